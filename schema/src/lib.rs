@@ -1,0 +1,45 @@
+//! The vocabulary of Celeriant: what every other crate means by an event, a write, a receipt.
+//!
+//! ```text
+//! limits   every bound, checked against each other at compile time
+//! ids      numbers with a meaning: Lsn, Version, Stamp, ClientId …
+//! key      org / type / id
+//! event    what a writer gives: an Event, and its canonical bytes (EncodedEvents)
+//! request  Write, Read, Head, List — what a client may ask
+//! response Receipt, Page, HeadInfo … — what it may be answered
+//! refusal  every error a client can see, with number, advice and fields
+//! hash     event chain, record hash, frame hash, write hash
+//! record   what one entry of a shard's log is, in bytes
+//! wire     what travels between client and server, in bytes
+//! ```
+//!
+//! Deliberately absent: I/O, clocks, runtimes, threads. Everything here is a value or a pure function
+//! of values, so that clients in any environment can use it.
+//!
+//! To change an encoding: change the byte tables in `docs/wire.md` or `storage/docs/format.md`, the code,
+//! and the golden vectors, in one commit, and raise the version that the frame carries.
+
+pub mod event;
+pub mod hash;
+pub mod ids;
+pub mod key;
+pub mod limits;
+pub mod record;
+pub mod refusal;
+pub mod request;
+pub mod response;
+pub mod wire;
+
+pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
+pub use hash::Hash;
+pub use ids::{
+    BootId, ClientId, ClusterId, Epoch, EventId, Lsn, Sequence, ShardId, Stamp, StoreId, TxnId,
+    Version, WriteId,
+};
+pub use key::AggregateKey;
+pub use refusal::{AlreadyApplied, Conflict, Refusal, Retry};
+pub use request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Write};
+pub use response::{
+    AggregateReceipt, BatchHeader, HeadInfo, ListPage, Page, ReadBatch, ReadEvent, Receipt,
+    Response,
+};

@@ -1,0 +1,1 @@
+//! What one entry of a shard's log is, in bytes.

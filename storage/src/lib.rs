@@ -1,0 +1,4 @@
+//! Durable bytes.
+
+pub mod buffer;
+pub mod disk;
