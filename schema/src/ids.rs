@@ -24,6 +24,12 @@ macro_rules! number {
                 self.0.fmt(f)
             }
         }
+
+        impl From<$inner> for $name {
+            fn from(value: $inner) -> Self {
+                Self(value)
+            }
+        }
     };
 }
 
@@ -44,6 +50,20 @@ macro_rules! identity {
             }
         }
 
+        /// Reads a UUID, with or without hyphens.
+        impl std::str::FromStr for $name {
+            type Err = IdentityError;
+
+            fn from_str(text: &str) -> Result<Self, IdentityError> {
+                let digits: String = text.chars().filter(|c| *c != '-').collect();
+                let hex = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+                if !hex {
+                    return Err(IdentityError);
+                }
+                u128::from_str_radix(&digits, 16).map(Self).map_err(|_| IdentityError)
+            }
+        }
+
         /// Written like a UUID.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,6 +81,11 @@ macro_rules! identity {
         }
     };
 }
+
+/// The text is not 32 hexadecimal digits, with or without hyphens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("must be a UUID: 32 hexadecimal digits, with or without hyphens")]
+pub struct IdentityError;
 
 number! {
     /// Place of a record in one shard's log. Dense: the next record is always `lsn.next()`.
@@ -161,6 +186,15 @@ impl Version {
     /// `events` versions further.
     #[must_use]
     pub const fn plus(self, events: u64) -> Self {
+        Self(self.0 + events)
+    }
+}
+
+/// `version + 1`: one event further.
+impl std::ops::Add<u64> for Version {
+    type Output = Self;
+
+    fn add(self, events: u64) -> Self {
         Self(self.0 + events)
     }
 }
