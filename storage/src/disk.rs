@@ -8,13 +8,35 @@
 //! crash. Before that, any subset of it may survive, torn at any 512-byte boundary; `Put` alone is all or
 //! nothing. Operations may complete in any order. An error of a `Write` means that the content of the
 //! range is unknown from here on: the caller must stop the node, never retry.
+//!
+//! Misuse (unaligned, outside the file, a file that isn't open) panics: it is never the disk's doing.
+//!
+//! ```text
+//!   uring    io_uring, Direct I/O                 production
+//!   pool     threads, Direct I/O or page cache    where io_uring is refused
+//!   files    blocking operations of a directory   under both
+//!   workers  threads that carry them out          under both
+//! ```
 
+mod files;
+pub mod pool;
+pub mod uring;
+mod workers;
+
+#[cfg(test)]
+mod disk_test;
+
+use std::fmt;
 use std::future::poll_fn;
+use std::path::Path;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
 use crate::buffer::AlignedBuffer;
+pub(crate) use crate::disk::files::Folder;
+use crate::disk::pool::PoolDisk;
+use crate::disk::uring::UringDisk;
 
 /// An open file of a disk. Valid until `Remove` or `Close` of that file, never reused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -113,6 +135,10 @@ pub struct DiskError {
 }
 
 impl DiskError {
+    fn of_folder(path: &Path, source: std::io::Error) -> Self {
+        Self { op: "open directory", name: path.display().to_string(), source }
+    }
+
     /// The device or quota has no space left.
     pub fn is_full(&self) -> bool {
         matches!(
@@ -158,4 +184,85 @@ pub async fn run<D: Disk>(disk: &mut D, op: Op) -> Result<Done, DiskError> {
     let completion = poll_fn(|cx| disk.poll_complete(cx)).await;
     assert_eq!(completion.token, RUN, "run() while other operations are in flight");
     completion.outcome
+}
+
+/// Which way to the device.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Kind {
+    /// io_uring with Direct I/O.
+    #[default]
+    Uring,
+    /// Threads with Direct I/O.
+    Pool,
+    /// Threads through the page cache. Durable on file systems that mean their syncs.
+    Buffered,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "io_uring, Direct I/O",
+            Self::Pool => "threads, Direct I/O",
+            Self::Buffered => "threads, page cache",
+        })
+    }
+}
+
+/// A disk on real files.
+#[derive(Debug)]
+pub enum FileDisk {
+    /// `Kind::Uring`.
+    Uring(UringDisk),
+    /// `Kind::Pool` and `Kind::Buffered`.
+    Pool(PoolDisk, Kind),
+}
+
+/// Opens the existing directory `path`, `prefer`red or else the next best way, which it logs.
+///
+/// # Errors
+/// The directory is missing or not accessible.
+pub fn open(path: &Path, prefer: Kind) -> Result<FileDisk, DiskError> {
+    let of_folder = |source| DiskError::of_folder(path, source);
+    let mut kind = prefer;
+    if kind != Kind::Buffered && !Folder::probe_direct(path).map_err(of_folder)? {
+        kind = Kind::Buffered;
+        tracing::warn!(path = %path.display(), "no Direct I/O here: falling back to {kind}");
+    }
+    if kind == Kind::Uring {
+        match UringDisk::open(path) {
+            Ok(disk) => return Ok(FileDisk::Uring(disk)),
+            Err(error) => {
+                // A directory that can't be opened fails below again, with its own error.
+                kind = Kind::Pool;
+                tracing::warn!(%error, "no io_uring here, writes take longer: falling back to {kind}");
+            }
+        }
+    }
+    Ok(FileDisk::Pool(PoolDisk::open(path, kind == Kind::Pool)?, kind))
+}
+
+impl FileDisk {
+    /// Which way it goes.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Uring(_) => Kind::Uring,
+            Self::Pool(_, kind) => *kind,
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn start(&mut self, token: Token, op: Op) {
+        match self {
+            Self::Uring(disk) => disk.start(token, op),
+            Self::Pool(disk, _) => disk.start(token, op),
+        }
+    }
+
+    fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {
+        match self {
+            Self::Uring(disk) => disk.poll_complete(cx),
+            Self::Pool(disk, _) => disk.poll_complete(cx),
+        }
+    }
 }
