@@ -20,8 +20,10 @@
 
 pub mod buffer;
 pub(crate) mod codec;
+pub mod directory;
 pub mod disk;
 pub mod error;
+pub mod index;
 pub mod segment;
 pub mod settings;
 pub mod watermark;
