@@ -1,1 +1,29 @@
-//! Under construction.
+//! Behaviour: what a node of Celeriant does with durable bytes and bytes in motion.
+//!
+//! ```text
+//! net ── requests of one read ──► router ── one message a shard ──► shard ──► disk
+//!  ▲                                │                                 │ ▲
+//!  │                                └──► coordinator ◄── answers ─────┘ │
+//!  └──────────── answers of one commit, one message a connection ──────┘
+//! ```
+//!
+//! Read a write forwards: [`router`] (admit, send to its shard), `shard/write.rs` (guards, sequences,
+//! append), `shard/core.rs` (`commit`: make visible, release the receipt), [`route`] (back to the
+//! connection). Over several shards: [`coordinator`] and `shard/leg.rs`. Reads: `shard/read.rs`.
+//!
+//! Actors are thin shells (`shard.rs`, `coordinator.rs`) around cores without I/O, clock or randomness;
+//! [`node`] is the only place that joins settings, components, threads and spawns.
+//!
+//! Deliberately absent: locks on the write path, timers that delay a commit, retries of disk errors,
+//! restarts in place, state that is keyed by connection.
+
+pub mod admission;
+pub mod clock;
+pub mod coordinator;
+pub mod node;
+pub mod route;
+pub mod router;
+pub mod settlement;
+pub mod shard;
+pub mod verdict;
+pub mod work;

@@ -1,0 +1,446 @@
+//! The decisions of one shard: a state machine without I/O, clock or randomness.
+//!
+//! ```text
+//! work ──► write / leg / read ──► log (open frame) ──► Effect::Disk
+//!                 │                                        │
+//!                 ▼                                        ▼
+//!              pending (in lsn order)  ◄──── commit ◄── complete
+//!                 │
+//!                 └──► directory, Effect::Reply, Effect::Answer
+//! ```
+//!
+//! Commit on a single node is "durable in this shard's log". Receipts are released by lsn only: whoever
+//! waits in `pending` is answered when commit has passed the record it depends on, never because some
+//! flush returned.
+//!
+//! Copies of a payload on its way to disk: socket buffer → open frame (one copy); large payloads are
+//! referenced until the frame is sealed (one copy, then). The hash reads it once, the write hash once more.
+
+use std::collections::VecDeque;
+
+use celeriant_schema::record::{EncodedBatch, EpochStart};
+use celeriant_schema::{
+    AggregateKey, AggregateReceipt, BootId, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn, Receipt,
+    Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId, limits::LIST_PAGE_MAX,
+};
+use celeriant_storage::cache::FrameCache;
+use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory};
+use celeriant_storage::disk::{Completion, Op, Token};
+use celeriant_storage::log::{DurableFrame, Log};
+use celeriant_storage::recovery::PendingLeg;
+use celeriant_storage::{Error, Identity};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::accepted::AcceptedStates;
+use super::leg::Leg;
+use super::read::Reads;
+use crate::clock::{Micros, StampClock};
+use crate::work::{Answer, AnswerKind, Step, Task, Work};
+
+/// What the shell must do, in order.
+#[derive(Debug)]
+pub enum Effect<R> {
+    /// Start an operation of the disk.
+    Disk(Token, Op),
+    /// Answer a client.
+    Reply(R, Response),
+    /// Tell a coordinator.
+    Answer(usize, Answer),
+}
+
+/// What a core is made of.
+pub struct Parts {
+    /// Which log this is.
+    pub identity: Identity,
+    /// Of this process start.
+    pub epoch: Epoch,
+    /// Of this process start.
+    pub boot: BootId,
+    /// Recovered log, ready to append.
+    pub log: Log,
+    /// Committed state.
+    pub directory: Directory,
+    /// Legs that recovery found without a `Resolve`, and what the node decided about each.
+    pub settlements: Vec<(PendingLeg, bool)>,
+    /// Bounded by bytes.
+    pub cache: FrameCache,
+    /// The node's.
+    pub stamps: StampClock,
+}
+
+/// One shard.
+pub struct Core<R> {
+    pub(super) shard: ShardId,
+    pub(super) identity: Identity,
+    epoch: Epoch,
+    boot: BootId,
+    pub(super) log: Log,
+    pub(super) directory: Directory,
+    pub(super) cache: FrameCache,
+    pub(super) stamps: StampClock,
+    pub(super) accepted: AcceptedStates<R>,
+    /// What waits for a commit, in lsn order.
+    pub(super) pending: VecDeque<Pending<R>>,
+    /// What waits for room in the log, in order of arrival.
+    pub(super) backlog: VecDeque<Work<R>>,
+    /// Parts of writes over several shards that are held or appended.
+    pub(super) legs: HashMap<TxnId, Leg, FixedState>,
+    pub(super) reads: Reads<R>,
+    pub(super) committed: Lsn,
+    attempts: u64,
+    pub(super) encoded: Vec<EncodedBatch>,
+    ops: Vec<(Token, Op)>,
+}
+
+/// Something that happens when commit reaches `lsn`.
+#[derive(Debug)]
+pub(super) struct Pending<R> {
+    pub(super) lsn: Lsn,
+    /// First stamp of the record at `lsn`; `None` for an answer that only waits for it.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) then: Then<R>,
+}
+
+#[derive(Debug)]
+pub(super) enum Then<R> {
+    /// A record of one shard's own write becomes visible; its writer is answered.
+    Write { route: R, receipt: Receipt, applied: Applied },
+    /// A leg is committed here: tell the coordinator.
+    Leg { txn: TxnId },
+    /// A record that changes nothing visible.
+    Mark,
+    /// An answer that rests on records up to `lsn` (R3).
+    Reply { route: R, response: Response },
+    /// The same for a coordinator.
+    Answer { coordinator: usize, answer: AnswerKind },
+}
+
+/// What a record did, as the directory needs it.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    pub(super) client_id: ClientId,
+    pub(super) write_hash: Hash,
+    pub(super) record_offset: u32,
+    /// Largest of the record.
+    pub(super) stamp: Stamp,
+    pub(super) batches: Vec<AppliedMember>,
+}
+
+#[derive(Debug)]
+pub(super) struct AppliedMember {
+    pub(super) receipt: AggregateReceipt,
+    pub(super) sequence: Option<Sequence>,
+    pub(super) batch_offset: u32,
+    pub(super) first_stamp: Stamp,
+    pub(super) last_stamp: Stamp,
+}
+
+impl<R> Core<R> {
+    /// Takes over a recovered shard. Appends the epoch's first record and a `Resolve` for every leg that
+    /// recovery left undecided; nothing is served before [`Core::is_ready`].
+    pub fn new(parts: Parts, now: Micros, effects: &mut Vec<Effect<R>>) -> Self {
+        let committed = parts.log.durable();
+        let mut core = Self {
+            shard: parts.identity.shard,
+            identity: parts.identity,
+            epoch: parts.epoch,
+            boot: parts.boot,
+            log: parts.log,
+            directory: parts.directory,
+            cache: parts.cache,
+            stamps: parts.stamps,
+            accepted: AcceptedStates::new(),
+            pending: VecDeque::new(),
+            backlog: VecDeque::new(),
+            legs: HashMap::with_hasher(FixedState::default()),
+            reads: Reads::default(),
+            committed,
+            attempts: 0,
+            encoded: Vec::new(),
+            ops: Vec::new(),
+        };
+        core.log.lead(core.epoch, core.boot);
+        core.start_epoch(now);
+        for (leg, commit) in parts.settlements {
+            core.settle_recovered(now, leg, commit);
+        }
+        core.pump(effects);
+        core
+    }
+
+    /// Everything that start appended is committed: the shard may serve.
+    pub fn is_ready(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Handles what arrived together, in order.
+    pub fn handle(&mut self, now: Micros, work: Vec<Work<R>>, effects: &mut Vec<Effect<R>>) {
+        for item in work {
+            self.take(now, item, effects);
+        }
+        self.assert_invariants();
+    }
+
+    /// Seals and starts what the log's depth allows. Called when nothing more has arrived.
+    pub fn pump(&mut self, effects: &mut Vec<Effect<R>>) {
+        let mut ops = std::mem::take(&mut self.ops);
+        self.log.pump(&mut ops);
+        self.start(ops, effects);
+    }
+
+    /// Takes the end of a disk operation.
+    ///
+    /// # Errors
+    /// Every error of the log path. The shard must stop: nothing more may be acknowledged.
+    pub fn complete(
+        &mut self,
+        now: Micros,
+        completion: Completion,
+        effects: &mut Vec<Effect<R>>,
+    ) -> Result<(), Error> {
+        if !Log::owns(completion.token) {
+            return self.complete_read(completion, effects);
+        }
+        let mut ops = std::mem::take(&mut self.ops);
+        let progress = self.log.complete(completion, &mut ops)?;
+        for segment in progress.indexed {
+            self.directory.segment_indexed(segment);
+        }
+        for frame in progress.frames {
+            self.commit(frame, effects);
+        }
+        self.index_sealed(&mut ops);
+        self.start(ops, effects);
+        self.resume_backlog(now, effects);
+        self.resume_waiting_reads(now, effects);
+        self.assert_invariants();
+        Ok(())
+    }
+
+    /// About once a second: records how far the log is durable, retries a full disk, ends reads whose
+    /// deadline has passed.
+    pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        let mut ops = std::mem::take(&mut self.ops);
+        self.log.note_watermark(&mut ops);
+        self.log.retry_space(&mut ops);
+        self.start(ops, effects);
+        self.resume_waiting_reads(now, effects);
+    }
+
+    /// Nothing is in flight and nothing waits: a clean stop may follow.
+    pub fn is_quiet(&self) -> bool {
+        self.log.idle() && self.pending.is_empty() && self.backlog.is_empty()
+    }
+
+    /// Position up to which everything is committed.
+    pub fn committed(&self) -> Lsn {
+        self.committed
+    }
+
+    /// Committed state, for tests and tools.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Hands the log's operations to the shell; keeps the buffer for the next time.
+    fn start(&mut self, mut ops: Vec<(Token, Op)>, effects: &mut Vec<Effect<R>>) {
+        effects.extend(ops.drain(..).map(|(token, op)| Effect::Disk(token, op)));
+        self.ops = ops;
+    }
+
+    /// Writes the index of a full segment once everything in it is applied.
+    fn index_sealed(&mut self, ops: &mut Vec<(Token, Op)>) {
+        let Some(sealed) = self.log.indexable() else { return };
+        if sealed.applied_upto <= self.committed {
+            let block = self.directory.index_block(sealed);
+            self.log.put_index(block, ops);
+        }
+    }
+
+    fn take(&mut self, now: Micros, work: Work<R>, effects: &mut Vec<Effect<R>>) {
+        match work {
+            Work::Task(task) => self.take_task(now, task, effects),
+            Work::Step(Step::Reserve { txn, coordinator, mode, part }) => {
+                self.reserve(txn, coordinator, mode, part, effects);
+            }
+            Work::Step(Step::Append { txn, participants, decision }) => {
+                self.append_leg(now, txn, participants, decision);
+            }
+            Work::Step(Step::Release { txn }) => self.release(now, txn, effects),
+            Work::Step(Step::Settle { txn }) => self.settle(now, txn, effects),
+            Work::Step(Step::List { gather, coordinator, query }) => {
+                let page = list(&self.directory, &query);
+                let kind = AnswerKind::Listed { gather, page };
+                effects.push(Effect::Answer(coordinator, Answer { shard: self.shard, kind }));
+            }
+        }
+    }
+
+    fn take_task(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
+        if task.deadline.is_some_and(|deadline| now >= deadline) {
+            let refusal = Refusal::DeadlineExceeded { definite: true };
+            return effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
+        }
+        match &task.request {
+            Request::Write(_) if !self.backlog.is_empty() => {
+                self.backlog.push_back(Work::Task(task));
+            }
+            Request::Write(write) => match self.accepted.held(&write.members).cloned() {
+                Some(key) => self.wait_for(&key, Work::Task(task)),
+                None => self.write(now, task, effects),
+            },
+            Request::Read(_) | Request::Head(_) => self.read(now, task, effects),
+            Request::List(query) => {
+                let page = list(&self.directory, query);
+                effects.push(Effect::Reply(task.route, Response::List(page)));
+            }
+            Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
+        }
+    }
+
+    /// Queues `work` behind the write that holds `key`.
+    pub(super) fn wait_for(&mut self, key: &AggregateKey, work: Work<R>) {
+        match self.accepted.find_mut(key) {
+            Some(state) => state.waiting.push_back(work),
+            None => unreachable!("{key} is held, so its accepted state is kept"),
+        }
+    }
+
+    /// Hands `work` its turn again, in order.
+    pub(super) fn resume(
+        &mut self,
+        now: Micros,
+        work: VecDeque<Work<R>>,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        for item in work {
+            self.take(now, item, effects);
+        }
+    }
+
+    /// Writes that found no room in the log, as far as there is room now.
+    fn resume_backlog(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        let mut waiting = std::mem::take(&mut self.backlog);
+        while let Some(work) = waiting.pop_front() {
+            self.take(now, work, effects);
+            if !self.backlog.is_empty() {
+                // Still no room: what was put back goes first, the rest stays behind it.
+                self.backlog.append(&mut waiting);
+                return;
+            }
+        }
+    }
+
+    /// One frame is durable, hence committed: make its records visible and release who waits for them.
+    fn commit(&mut self, frame: DurableFrame, effects: &mut Vec<Effect<R>>) {
+        while self.pending.front().is_some_and(|pending| pending.lsn <= frame.last_lsn) {
+            let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
+            self.committed = self.committed.max(lsn);
+            match then {
+                Then::Write { route, receipt, applied } => {
+                    self.apply(lsn, &applied, &frame);
+                    effects.push(Effect::Reply(route, Response::Receipt(receipt)));
+                }
+                Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
+                Then::Mark => {}
+                Then::Reply { route, response } => effects.push(Effect::Reply(route, response)),
+                Then::Answer { coordinator, answer } => {
+                    let answer = Answer { shard: self.shard, kind: answer };
+                    effects.push(Effect::Answer(coordinator, answer));
+                }
+            }
+        }
+        self.committed = self.committed.max(frame.last_lsn);
+        self.cache.insert(frame.segment, frame.frame_offset, frame.bytes);
+    }
+
+    fn apply(&mut self, lsn: Lsn, applied: &Applied, frame: &DurableFrame) {
+        for member in &applied.batches {
+            let location = location(frame, applied.record_offset, member.batch_offset);
+            self.apply_member(applied, member, location);
+            self.accepted.close(&member.receipt.key, lsn);
+        }
+    }
+
+    pub(super) fn apply_member(
+        &mut self,
+        applied: &Applied,
+        member: &AppliedMember,
+        location: BatchLocation,
+    ) {
+        let batch = AppliedBatch {
+            first_version: member.receipt.first_version,
+            last_version: member.receipt.last_version,
+            hash: member.receipt.hash,
+            stamp: member.first_stamp,
+            last_stamp: member.last_stamp,
+            write_stamp: applied.stamp,
+            server_time: member.first_stamp.unix_micros(),
+            client_id: applied.client_id,
+            sequence: member.sequence,
+            write_hash: applied.write_hash,
+            location,
+        };
+        self.directory.apply(&member.receipt.key, &batch);
+    }
+
+    /// A fresh id for an attempt that stays in this shard.
+    pub(super) fn next_attempt(&mut self) -> TxnId {
+        self.attempts += 1;
+        let counter = u64::from(self.shard.value()) << 48 | self.attempts;
+        TxnId { epoch: self.epoch, boot: self.boot, counter }
+    }
+
+    fn start_epoch(&mut self, now: Micros) {
+        let stamp = self.stamps.take(now, 1);
+        let start = EpochStart {
+            epoch: self.epoch,
+            boot: self.boot,
+            server_time: stamp.unix_micros(),
+            stamp,
+        };
+        let lsn = self.log.append_epoch_start(&start).lsn;
+        self.pending.push_back(Pending { lsn, stamp: Some(stamp), then: Then::Mark });
+    }
+
+    /// What must hold between any two events. Cheap: looks at ends, not at contents.
+    fn assert_invariants(&self) {
+        assert!(
+            self.committed <= self.log.durable(),
+            "commit {} is beyond what is durable, {}",
+            self.committed,
+            self.log.durable()
+        );
+        if let Some(first) = self.pending.front() {
+            assert!(first.lsn > self.committed, "{} should have been released", first.lsn);
+        }
+        if let Some(last) = self.pending.back() {
+            assert!(last.lsn < self.log.next_lsn(), "{} was never appended", last.lsn);
+        }
+        if self.pending.is_empty() && self.legs.is_empty() && self.backlog.is_empty() {
+            assert_eq!(self.accepted.len(), 0, "an idle shard keeps accepted state");
+        }
+    }
+}
+
+pub(super) fn location(frame: &DurableFrame, record: u32, batch: u32) -> BatchLocation {
+    BatchLocation {
+        segment: frame.segment,
+        frame_offset: frame.frame_offset,
+        frame_bytes: frame.frame_bytes,
+        record_offset: record,
+        batch_offset: batch,
+    }
+}
+
+/// This shard's names for a listing.
+fn list(directory: &Directory, query: &ListQuery) -> ListPage {
+    let (prefix, after) = (query.prefix.as_str(), query.after.as_deref());
+    let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
+    match (&query.org, &query.kind) {
+        (Some(org), Some(kind)) => directory.ids(org, kind, prefix, after, limit),
+        (Some(org), None) => directory.types(org, prefix, after, limit),
+        (None, _) => directory.orgs(prefix, after, limit),
+    }
+}

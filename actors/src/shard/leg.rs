@@ -1,0 +1,243 @@
+//! This shard's part in writes over several shards (replication.md §6): hold, append, become visible with
+//! all the others, resolve.
+//!
+//! A held aggregate takes no other write. Its leg may be committed in this shard long before the write is
+//! decided; until then readers see the state before it, and nobody is told anything that rests on it.
+
+use std::sync::Arc;
+
+use celeriant_schema::record::Resolve;
+use celeriant_schema::{Lsn, ShardId, Stamp, TxnId};
+use celeriant_storage::directory::BatchLocation;
+use celeriant_storage::log::DurableFrame;
+use celeriant_storage::recovery::PendingLeg;
+
+use super::core::{Applied, Core, Effect, Pending, Then, location};
+use crate::clock::Micros;
+use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step, Work};
+
+/// One part of a write over several shards.
+#[derive(Debug)]
+pub(super) struct Leg {
+    coordinator: usize,
+    part: Arc<Part>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Its aggregates are held; nothing is appended.
+    Held,
+    /// The leg is in the log.
+    Appended(AppendedLeg),
+}
+
+#[derive(Debug)]
+struct AppendedLeg {
+    lsn: Lsn,
+    applied: Applied,
+    decision: Decision,
+    /// Where its batches are, once committed; same order as `applied.batches`.
+    places: Option<Vec<BatchLocation>>,
+    visible: bool,
+}
+
+impl<R> Core<R> {
+    /// Holds the part's aggregates if nothing speaks against it; see [`Mode`].
+    pub(super) fn reserve(
+        &mut self,
+        txn: TxnId,
+        coordinator: usize,
+        mode: Mode,
+        part: Arc<Part>,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let shard = self.shard;
+        let tell = |kind| Effect::Answer(coordinator, Answer { shard, kind });
+        if !self.backlog.is_empty() {
+            let step = Step::Reserve { txn, coordinator, mode, part };
+            return self.backlog.push_back(Work::Step(step));
+        }
+        if self.log.full() {
+            return effects.push(tell(AnswerKind::Full { txn }));
+        }
+        if let Some(key) = self.accepted.held(&part.members).cloned() {
+            if mode == Mode::Try {
+                return effects.push(tell(AnswerKind::Busy { txn }));
+            }
+            let step = Step::Reserve { txn, coordinator, mode, part };
+            return self.wait_for(&key, Work::Step(step));
+        }
+        let findings = self.accepted.inspect(
+            &self.directory,
+            self.committed,
+            part.client_id,
+            part.write_hash,
+            &part.members,
+        );
+        if findings.is_clear() && mode != Mode::Check {
+            for member in &part.members {
+                self.accepted.open(&self.directory, &member.key).hold = Some(txn);
+            }
+            self.legs.insert(txn, Leg { coordinator, part, stage: Stage::Held });
+            return effects.push(tell(AnswerKind::Held { txn }));
+        }
+        let uncommitted = findings.uncommitted;
+        let answer = AnswerKind::Found { txn, findings };
+        if uncommitted {
+            // R3, as for a write of this shard alone.
+            let (lsn, then) = (self.last_accepted(), Then::Answer { coordinator, answer });
+            self.pending.push_back(Pending { lsn, stamp: None, then });
+        } else {
+            effects.push(tell(answer));
+        }
+    }
+
+    /// Appends the leg of a held part. A part that only guards gets a leg too: its commit covers what the
+    /// guard was computed from (F5).
+    pub(super) fn append_leg(
+        &mut self,
+        now: Micros,
+        txn: TxnId,
+        participants: Arc<[ShardId]>,
+        decision: Decision,
+    ) {
+        let Some(leg) = self.legs.get(&txn) else {
+            unreachable!("{txn} is appended by the coordinator that was told it is held");
+        };
+        let part = Arc::clone(&leg.part);
+        if !self.backlog.is_empty() || !self.has_room(&part.members, participants.len()) {
+            let step = Step::Append { txn, participants, decision };
+            return self.backlog.push_back(Work::Step(step));
+        }
+        let (client, hash) = (part.client_id, part.write_hash);
+        let written = self.append(now, txn, client, hash, &part.members, Some(&participants));
+        self.pending.push_back(Pending {
+            lsn: written.lsn,
+            stamp: Some(written.first_stamp),
+            then: Then::Leg { txn },
+        });
+        if let Some(leg) = self.legs.get_mut(&txn) {
+            leg.stage = Stage::Appended(AppendedLeg {
+                lsn: written.lsn,
+                applied: written.applied,
+                decision,
+                places: None,
+                visible: false,
+            });
+        }
+    }
+
+    /// The leg's frame is committed: remembers where its batches are and tells the coordinator.
+    pub(super) fn leg_committed(
+        &mut self,
+        txn: TxnId,
+        frame: &DurableFrame,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let Some(Leg { coordinator, stage: Stage::Appended(leg), .. }) = self.legs.get_mut(&txn)
+        else {
+            unreachable!("{txn} was appended, and only settling removes it");
+        };
+        let place = |batch_offset| location(frame, leg.applied.record_offset, batch_offset);
+        leg.places =
+            Some(leg.applied.batches.iter().map(|member| place(member.batch_offset)).collect());
+        let receipts = leg.applied.batches.iter().map(|member| member.receipt.clone()).collect();
+        let kind = AnswerKind::Committed { txn, receipts, stamp: leg.applied.stamp };
+        effects.push(Effect::Answer(*coordinator, Answer { shard: self.shard, kind }));
+    }
+
+    /// The write is decided: shows the leg, appends its `Resolve` and lets the aggregates go.
+    pub(super) fn settle(&mut self, now: Micros, txn: TxnId, effects: &mut Vec<Effect<R>>) {
+        if !self.backlog.is_empty() || !self.log.fits_resolve() {
+            return self.backlog.push_back(Work::Step(Step::Settle { txn }));
+        }
+        self.show_leg(txn);
+        let Some(Leg { stage: Stage::Appended(leg), .. }) = self.legs.get(&txn) else {
+            unreachable!("{txn} is settled once, after its leg is committed");
+        };
+        let stamp = self.stamps.take(now, 1);
+        let resolve = Resolve { txn, commit: true, leg_lsn: leg.lsn, stamp };
+        self.append_resolve(&resolve);
+        self.release(now, txn, effects);
+    }
+
+    /// Lets a part go and gives what waited for it its turn.
+    pub(super) fn release(&mut self, now: Micros, txn: TxnId, effects: &mut Vec<Effect<R>>) {
+        let Some(leg) = self.legs.remove(&txn) else { return };
+        let mut waiting = std::collections::VecDeque::new();
+        for member in &leg.part.members {
+            if let Some(state) = self.accepted.find_mut(&member.key) {
+                state.hold = None;
+                waiting.append(&mut state.waiting);
+            }
+            self.accepted.close(&member.key, self.committed);
+        }
+        self.resume(now, waiting, effects);
+    }
+
+    /// If `key` is held by a write that is decided, shows it now: a reader that saw another leg of the
+    /// same write must see this one too, whichever shard hears of the decision first (F2).
+    pub(super) fn show_if_decided(&mut self, key: &celeriant_schema::AggregateKey) {
+        let Some(txn) = self.accepted.find(key).and_then(|state| state.hold) else { return };
+        let decided = matches!(
+            self.legs.get(&txn),
+            Some(Leg { stage: Stage::Appended(leg), .. }) if leg.decision.is_decided()
+        );
+        if decided {
+            self.show_leg(txn);
+        }
+    }
+
+    /// Lowest stamp of a leg that is committed here but not decided: nothing at or above it may be
+    /// promised to be complete (F3).
+    pub(super) fn first_undecided(&self) -> Option<Stamp> {
+        let undecided = |leg: &Leg| match &leg.stage {
+            Stage::Appended(leg) if !leg.visible => {
+                let first = leg.applied.batches.first().map(|member| member.first_stamp);
+                Some(first.unwrap_or(leg.applied.stamp))
+            }
+            _ => None,
+        };
+        self.legs.values().filter_map(undecided).min()
+    }
+
+    /// A leg that recovery found without a `Resolve`: the node decided it from the whole log
+    /// (replication.md §6), this shard writes the decision down.
+    pub(super) fn settle_recovered(&mut self, now: Micros, leg: PendingLeg, commit: bool) {
+        let (txn, leg_lsn) = (leg.txn, leg.lsn);
+        if commit {
+            for (key, batch) in &leg.batches {
+                self.directory.apply(key, batch);
+            }
+        }
+        let stamp = self.stamps.take(now, 1);
+        self.append_resolve(&Resolve { txn, commit, leg_lsn, stamp });
+    }
+
+    fn append_resolve(&mut self, resolve: &Resolve) {
+        let lsn = self.log.append_resolve(resolve).lsn;
+        let stamp = Some(resolve.stamp);
+        self.pending.push_back(Pending { lsn, stamp, then: Then::Mark });
+    }
+
+    fn show_leg(&mut self, txn: TxnId) {
+        let Some(Leg { stage: Stage::Appended(leg), .. }) = self.legs.get_mut(&txn) else {
+            unreachable!("{txn} is decided, so its leg is appended");
+        };
+        if leg.visible {
+            return;
+        }
+        leg.visible = true;
+        let Some(places) = leg.places.take() else {
+            unreachable!("{txn} is decided only when every leg is committed");
+        };
+        // Taken out, since applying needs the whole core.
+        let applied = std::mem::take(&mut leg.applied);
+        let lsn = leg.lsn;
+        for (member, place) in applied.batches.iter().zip(places) {
+            self.apply_member(&applied, member, place);
+            self.advance(lsn, &applied, member);
+        }
+    }
+}

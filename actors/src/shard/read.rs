@@ -1,0 +1,358 @@
+//! Reads of one shard: pages of events, and heads.
+//!
+//! A page is made from committed state only. Its batches come from frames in the cache; what is missing is
+//! read from the log, each frame once however many pages want it. The shard keeps no cursor between
+//! pages, so a reader costs nothing while it is slow.
+
+use bytes::Bytes;
+use celeriant_schema::event::EventBody;
+use celeriant_schema::limits::{PAGE_BYTES_TARGET, SECTOR_BYTES};
+use celeriant_schema::{
+    AggregateKey, BatchHeader, HeadInfo, HeadQuery, Page, ReadBatch, ReadEvent, ReadQuery, Refusal,
+    Request, Response, Stamp, Version,
+};
+use celeriant_storage::directory::BatchLocation;
+use celeriant_storage::disk::{Completion, Done, Op, Token};
+use celeriant_storage::{Error, Identity, frame};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::core::{Core, Effect};
+use crate::clock::Micros;
+use crate::work::Task;
+
+/// Batches that one page looks at, matching or not.
+const PAGE_BATCHES_MAX: usize = 1024;
+/// Frames that one page reads ahead: enough to keep a device busy, few enough to stay fair.
+const READ_AHEAD: usize = 8;
+/// Reads that wait for a stamp; more are refused.
+const WAITING_READS_MAX: usize = 10_000;
+
+type FramePlace = (u32, u32);
+
+/// Pages in the making.
+#[derive(Debug)]
+pub(super) struct Reads<R> {
+    next: u64,
+    /// By number; waiting for the frame they need next.
+    pages: HashMap<u64, PageInProgress<R>, FixedState>,
+    /// Frames being read, and who waits for them.
+    loads: HashMap<FramePlace, Vec<u64>, FixedState>,
+    tokens: HashMap<Token, BatchLocation, FixedState>,
+    /// Waiting for `min_stamp`.
+    waiting: Vec<Task<R>>,
+}
+
+#[derive(Debug)]
+struct PageInProgress<R> {
+    route: R,
+    query: ReadQuery,
+    page: Page,
+    plan: Vec<(Version, Version, BatchLocation)>,
+    at: usize,
+    bytes: usize,
+    events: u64,
+    /// Lowest and highest version wanted.
+    range: (Version, Version),
+}
+
+impl<R> Default for Reads<R> {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            pages: HashMap::with_hasher(FixedState::default()),
+            loads: HashMap::with_hasher(FixedState::default()),
+            tokens: HashMap::with_hasher(FixedState::default()),
+            waiting: Vec::new(),
+        }
+    }
+}
+
+impl<R> Core<R> {
+    /// Answers a `Read` or `Head`, now or when its frames have been read.
+    pub(super) fn read(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
+        let (key, min_stamp) = match &task.request {
+            Request::Read(query) => (&query.key, query.min_stamp),
+            Request::Head(query) => (&query.key, query.min_stamp),
+            other => unreachable!("{other:?} is no read"),
+        };
+        self.show_if_decided(key);
+        let reached = self.closed_stamp();
+        if let Some(wanted) = min_stamp.filter(|wanted| *wanted > reached) {
+            return self.wait_for_stamp(now, task, wanted, reached, effects);
+        }
+        match task.request {
+            Request::Read(query) => self.start_page(task.route, query, reached, effects),
+            Request::Head(query) => {
+                let response = self.head(&query, reached);
+                effects.push(Effect::Reply(task.route, response));
+            }
+            other => unreachable!("{other:?} is no read"),
+        }
+    }
+
+    /// Every event with a stamp up to here that this shard will ever have is visible.
+    pub(super) fn closed_stamp(&self) -> Stamp {
+        let below = |stamp: Stamp| Stamp::new(stamp.value() - 1);
+        let appended = self.pending.iter().find_map(|pending| pending.stamp).map(below);
+        let undecided = self.first_undecided().map(below);
+        let open = self.stamps.highest();
+        appended.unwrap_or(open).min(undecided.unwrap_or(open))
+    }
+
+    /// Takes the end of a frame's read.
+    ///
+    /// # Errors
+    /// A device that cannot read back the log: the node must stop (replication.md §5).
+    pub(super) fn complete_read(
+        &mut self,
+        completion: Completion,
+        effects: &mut Vec<Effect<R>>,
+    ) -> Result<(), Error> {
+        let Some(at) = self.reads.tokens.remove(&completion.token) else {
+            unreachable!("token {} was never started", completion.token);
+        };
+        let place = (at.segment, at.frame_offset);
+        let waiters = self.reads.loads.remove(&place).unwrap_or_default();
+        let opened = match completion.outcome {
+            Ok(Done::Read(buffer)) => {
+                let bytes = buffer.into_bytes();
+                frame::verify(&bytes, &self.identity).map(|_| bytes)
+            }
+            Ok(other) => unreachable!("a read ended as {other:?}"),
+            Err(error) => return Err(Error::Disk(error)),
+        };
+        match opened {
+            Ok(bytes) => {
+                self.cache.insert(at.segment, at.frame_offset, bytes.clone());
+                for page in waiters {
+                    self.continue_page(page, Some((place, bytes.clone())), effects);
+                }
+            }
+            Err(damage) => {
+                tracing::error!(segment = at.segment, frame = at.frame_offset, %damage, "damaged frame");
+                for page in waiters {
+                    self.fail_page(page, place, effects);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks again at reads that wait for a stamp.
+    pub(super) fn resume_waiting_reads(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        for task in std::mem::take(&mut self.reads.waiting) {
+            self.read(now, task, effects);
+        }
+    }
+
+    fn wait_for_stamp(
+        &mut self,
+        now: Micros,
+        task: Task<R>,
+        wanted: Stamp,
+        reached: Stamp,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let patient = task.deadline.is_some_and(|deadline| now < deadline);
+        if patient && self.reads.waiting.len() < WAITING_READS_MAX {
+            return self.reads.waiting.push(task);
+        }
+        let refusal = Refusal::NotYet { wanted, reached };
+        effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
+    }
+
+    fn head(&self, query: &HeadQuery, read_stamp: Stamp) -> Response {
+        let Some(head) = self.directory.head(&query.key) else {
+            return Response::Refused(Refusal::NotFound { key: query.key.detached() });
+        };
+        let last_sequence = query
+            .client
+            .and_then(|client| self.directory.sequences(&query.key, client))
+            .map(|sequences| sequences.highest());
+        Response::Head(HeadInfo {
+            version: head.version,
+            hash: head.hash,
+            created: head.created,
+            updated: head.updated,
+            stamp: head.stamp,
+            deleted: head.deleted,
+            first_available: head.first_available,
+            last_sequence,
+            read_stamp,
+        })
+    }
+
+    fn start_page(
+        &mut self,
+        route: R,
+        query: ReadQuery,
+        stamp: Stamp,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let Some(head) = self.directory.head(&query.key) else {
+            let refusal = Refusal::NotFound { key: query.key.detached() };
+            return effects.push(Effect::Reply(route, Response::Refused(refusal)));
+        };
+        let version = head.version;
+        let first = query.from.max(head.first_available).max(Version::new(1));
+        let last = query.to.unwrap_or(version).min(version);
+        let plan = match first <= last {
+            true => {
+                self.directory.locate(&query.key, first, last, query.backwards, PAGE_BATCHES_MAX)
+            }
+            false => Vec::new(),
+        };
+        let page = Page { version, stamp, batches: Vec::new(), next: None };
+        let range = (first, last);
+        let number = self.reads.next;
+        self.reads.next += 1;
+        let building = PageInProgress { route, query, page, plan, at: 0, bytes: 0, events: 0, range };
+        self.reads.pages.insert(number, building);
+        self.continue_page(number, None, effects);
+    }
+
+    /// Adds batches while their frames are at hand. `loaded` is at hand even if the cache let it go.
+    fn continue_page(
+        &mut self,
+        number: u64,
+        loaded: Option<(FramePlace, Bytes)>,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let Some(mut building) = self.reads.pages.remove(&number) else { return };
+        while let Some((_, _, place)) = building.wanted() {
+            let frame_place = (place.segment, place.frame_offset);
+            let found = match &loaded {
+                Some((at, bytes)) if *at == frame_place => Some(bytes.clone()),
+                _ => self.cache.get(place.segment, place.frame_offset),
+            };
+            let Some(frame) = found else {
+                self.load_ahead(number, &building, effects);
+                self.reads.pages.insert(number, building);
+                return;
+            };
+            if !building.take(&frame, &self.identity, place) {
+                self.reads.pages.insert(number, building);
+                return self.fail_page(number, frame_place, effects);
+            }
+        }
+        let (route, page) = building.finish();
+        effects.push(Effect::Reply(route, Response::Page(page)));
+    }
+
+    /// Starts reading the frame that the page needs next, and a few after it.
+    fn load_ahead(
+        &mut self,
+        number: u64,
+        building: &PageInProgress<R>,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        for (ahead, (_, _, place)) in building.plan[building.at..].iter().take(READ_AHEAD).enumerate()
+        {
+            let frame_place = (place.segment, place.frame_offset);
+            if let Some(waiters) = self.reads.loads.get_mut(&frame_place) {
+                if ahead == 0 {
+                    waiters.push(number);
+                }
+                continue;
+            }
+            if ahead > 0 && self.cache.get(place.segment, place.frame_offset).is_some() {
+                continue;
+            }
+            let Some(file) = self.log.segment_file(place.segment) else {
+                unreachable!("segment {} is in the directory, so it is open", place.segment);
+            };
+            let token = self.reads.next;
+            self.reads.next += 1;
+            let waiters = if ahead == 0 { vec![number] } else { Vec::new() };
+            self.reads.loads.insert(frame_place, waiters);
+            self.reads.tokens.insert(token, *place);
+            let offset = u64::from(place.frame_offset) * SECTOR_BYTES as u64;
+            let op = Op::Read { file, offset, len: place.frame_bytes };
+            effects.push(Effect::Disk(token, op));
+        }
+    }
+
+    fn fail_page(&mut self, number: u64, place: FramePlace, effects: &mut Vec<Effect<R>>) {
+        let Some(building) = self.reads.pages.remove(&number) else { return };
+        let id = u64::from(place.0) << 32 | u64::from(place.1);
+        let key = &building.query.key;
+        tracing::error!(%key, id, "a read failed: the frame in the log is damaged");
+        let refusal = Refusal::Internal { id };
+        effects.push(Effect::Reply(building.route, Response::Refused(refusal)));
+    }
+}
+
+impl<R> PageInProgress<R> {
+    /// The batch to add next; `None` when the page is full or there is nothing more.
+    fn wanted(&self) -> Option<(Version, Version, BatchLocation)> {
+        let limited = self.query.limit.is_some_and(|limit| self.events >= limit);
+        if limited || self.bytes >= PAGE_BYTES_TARGET {
+            return None;
+        }
+        self.plan.get(self.at).copied()
+    }
+
+    /// Adds the matching events of one batch; `false` if the frame does not hold what it should.
+    fn take(&mut self, bytes: &Bytes, identity: &Identity, place: BatchLocation) -> bool {
+        let Ok((header, key, events)) = frame::read_batch(bytes, identity, &place) else {
+            return false;
+        };
+        if key != self.query.key {
+            return false;
+        }
+        self.at += 1;
+        if !self.wants_batch(&header) {
+            return true;
+        }
+        let mut batch = ReadBatch { header, events };
+        batch.events.retain(|event| self.wants_event(event));
+        if !batch.events.is_empty() {
+            self.bytes += batch.events.iter().map(|event| event.body.len() + 40).sum::<usize>();
+            self.events += batch.events.len() as u64;
+            self.page.batches.push(batch);
+        }
+        true
+    }
+
+    fn wants_batch(&self, header: &BatchHeader) -> bool {
+        let query = &self.query;
+        query.client.is_none_or(|client| client == header.client_id)
+            && query.since.is_none_or(|since| header.server_time >= since)
+            && query.until.is_none_or(|until| header.server_time < until)
+    }
+
+    fn wants_event(&self, event: &ReadEvent) -> bool {
+        let (first, last) = self.range;
+        if event.version < first || event.version > last {
+            return false;
+        }
+        let types = &self.query.types;
+        types.is_empty()
+            || EventBody::new(&event.body)
+                .is_ok_and(|body| types.iter().any(|kind| kind == body.event_type().as_bytes()))
+    }
+
+    /// The page, with the place to go on if the plan or the range is not used up.
+    fn finish(mut self) -> (R, Page) {
+        let (first, last) = self.range;
+        let done = self.at.checked_sub(1).and_then(|at| self.plan.get(at));
+        self.page.next = match done {
+            None => None,
+            Some((batch_first, _, _)) if self.query.backwards => {
+                (*batch_first > first).then(|| Version::new(batch_first.value() - 1))
+            }
+            Some((_, batch_last, _)) => (*batch_last < last).then(|| batch_last.next()),
+        };
+        (self.route, self.page)
+    }
+}
+
+/// Which aggregate a read is about.
+pub(crate) fn key_of(request: &Request) -> Option<&AggregateKey> {
+    match request {
+        Request::Read(query) => Some(&query.key),
+        Request::Head(query) => Some(&query.key),
+        _ => None,
+    }
+}

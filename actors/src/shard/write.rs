@@ -1,0 +1,202 @@
+//! A write whose aggregates all live in this shard: one record, atomic by itself.
+
+use celeriant_schema::hash::write_hash;
+use celeriant_schema::record::{BatchDraft, WriteDraft};
+use celeriant_schema::{
+    AggregateReceipt, ClientId, Hash, Lsn, Member, Receipt, Refusal, Request, Response, ShardId, Stamp,
+    TxnId, Write,
+};
+
+use super::accepted::UsedSequence;
+use super::core::{Applied, AppliedMember, Core, Effect, Pending, Then};
+use crate::clock::Micros;
+use crate::verdict::{Verdict, judge};
+use crate::work::{Task, Work};
+
+/// How long a writer should wait when the disk is full: space comes back by an operator's hand.
+const FULL_RETRY_MS: u32 = 1_000;
+
+/// A record in the open frame.
+pub(super) struct AppendedWrite {
+    pub(super) lsn: Lsn,
+    pub(super) first_stamp: Stamp,
+    pub(super) applied: Applied,
+}
+
+impl<R> Core<R> {
+    /// Checks the write against the newest accepted state and appends it, or says why not.
+    /// None of its aggregates is held.
+    pub(super) fn write(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
+        let Request::Write(write) = &task.request else { return };
+        if !self.has_room(&write.members, 0) {
+            return self.no_room(task, effects);
+        }
+        let hash = hash_if_sequenced(write);
+        let findings = self.accepted.inspect(
+            &self.directory,
+            self.committed,
+            write.client_id,
+            hash,
+            &write.members,
+        );
+        let uncommitted = findings.uncommitted;
+        let keys = write.members.iter().map(|member| &member.key);
+        let response = match judge(findings, keys) {
+            Verdict::Accept => {
+                let attempt = self.next_attempt();
+                let written =
+                    self.append(now, attempt, write.client_id, hash, &write.members, None);
+                return self.await_commit(task.route, written);
+            }
+            Verdict::Landed(receipt) => Response::Receipt(receipt),
+            Verdict::Refuse(refusal) => Response::Refused(refusal),
+        };
+        if uncommitted {
+            // R3: it was computed from what may still vanish. The last accepted record is at or after
+            // everything it rests on.
+            let lsn = self.last_accepted();
+            let then = Then::Reply { route: task.route, response };
+            self.pending.push_back(Pending { lsn, stamp: None, then });
+        } else {
+            effects.push(Effect::Reply(task.route, response));
+        }
+    }
+
+    /// Encodes the members with events as one record, moves their accepted state, and says what commit
+    /// will make visible. With `participants` the record is a leg.
+    pub(super) fn append(
+        &mut self,
+        now: Micros,
+        attempt: TxnId,
+        client_id: ClientId,
+        write_hash: Hash,
+        members: &[Member],
+        participants: Option<&[ShardId]>,
+    ) -> AppendedWrite {
+        let events: u64 = members.iter().map(|member| member.events.len() as u64).sum();
+        let stamp = self.stamps.take(now, events);
+        let draft_of = |member| self.draft(member);
+        let (one, many);
+        let appending = members.iter().filter(|member| !member.events.is_empty());
+        let batches: &[BatchDraft<'_>] = match members {
+            [member] if !member.events.is_empty() => {
+                one = [draft_of(member)];
+                &one
+            }
+            _ => {
+                many = appending.clone().map(draft_of).collect::<Vec<_>>();
+                &many
+            }
+        };
+        let draft = WriteDraft {
+            client_id,
+            write_id: attempt,
+            write_hash,
+            server_time: stamp.unix_micros(),
+            stamp,
+            leg: participants,
+            batches,
+        };
+        self.encoded.clear();
+        let appended = self.log.append_write(&draft, &mut self.encoded);
+        let mut next = stamp.value();
+        let mut applied = Applied {
+            client_id,
+            write_hash,
+            record_offset: appended.record_offset,
+            // A leg that only guards has one stamp of its own.
+            stamp: Stamp::new(stamp.value() + events.max(1) - 1),
+            batches: Vec::with_capacity(self.encoded.len()),
+        };
+        for (member, batch) in appending.zip(&self.encoded) {
+            let first_stamp = Stamp::new(next);
+            next += member.events.len() as u64;
+            applied.batches.push(AppliedMember {
+                receipt: AggregateReceipt {
+                    key: member.key.clone(),
+                    first_version: batch.first_version,
+                    last_version: batch.last_version,
+                    hash: batch.hash,
+                },
+                sequence: member.sequence,
+                batch_offset: batch.offset,
+                first_stamp,
+                last_stamp: Stamp::new(next - 1),
+            });
+        }
+        AppendedWrite { lsn: appended.lsn, first_stamp: stamp, applied }
+    }
+
+    /// Whether the open frame takes these members now.
+    pub(super) fn has_room(&self, members: &[Member], participants: usize) -> bool {
+        let sizes = members.iter().map(|member| (&member.key, &member.events));
+        let (meta, blobs) = celeriant_schema::record::write_size(sizes, participants);
+        self.log.fits(meta, blobs)
+    }
+
+    /// The newest record in the log, committed or not.
+    pub(super) fn last_accepted(&self) -> Lsn {
+        Lsn::new(self.log.next_lsn().value() - 1)
+    }
+
+    fn draft<'m>(&self, member: &'m Member) -> BatchDraft<'m> {
+        let standing = self.accepted.standing(&self.directory, &member.key);
+        BatchDraft {
+            key: &member.key,
+            guard: member.guard,
+            sequence: member.sequence,
+            first_version: standing.version.next(),
+            prev_hash: standing.hash,
+            events: &member.events,
+        }
+    }
+
+    fn await_commit(&mut self, route: R, written: AppendedWrite) {
+        let AppendedWrite { lsn, first_stamp, applied } = written;
+        for member in &applied.batches {
+            self.advance(lsn, &applied, member);
+        }
+        let writes = applied.batches.iter().map(|member| member.receipt.clone()).collect();
+        let receipt = Receipt { stamp: applied.stamp, already_applied: false, writes };
+        let then = Then::Write { route, receipt, applied };
+        self.pending.push_back(Pending { lsn, stamp: Some(first_stamp), then });
+    }
+
+    /// Moves an aggregate's accepted state past an appended batch.
+    pub(super) fn advance(&mut self, lsn: Lsn, applied: &Applied, member: &AppliedMember) {
+        let state = self.accepted.open(&self.directory, &member.receipt.key);
+        state.version = member.receipt.last_version;
+        state.hash = member.receipt.hash;
+        state.deleted = false;
+        state.lsn = lsn;
+        if let Some(sequence) = member.sequence {
+            state.sequences.push_back(UsedSequence {
+                lsn,
+                client: applied.client_id,
+                sequence,
+                write_hash: applied.write_hash,
+                receipt: member.receipt.clone(),
+                stamp: applied.stamp,
+            });
+        }
+    }
+
+    fn no_room(&mut self, task: Task<R>, effects: &mut Vec<Effect<R>>) {
+        if !self.log.full() {
+            return self.backlog.push_back(Work::Task(task));
+        }
+        let refusal = Refusal::Overloaded {
+            what: "no space left in the data directory".into(),
+            retry_after_ms: FULL_RETRY_MS,
+        };
+        effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
+    }
+}
+
+/// Only sequences need the write's identity; without them two equal writes are two writes.
+pub(crate) fn hash_if_sequenced(write: &Write) -> Hash {
+    match write.members.iter().any(|member| member.sequence.is_some()) {
+        true => write_hash(write),
+        false => Hash::ZERO,
+    }
+}

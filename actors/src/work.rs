@@ -1,0 +1,166 @@
+//! What travels between router, shards and coordinators: values, in batches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use celeriant_schema::{
+    AggregateReceipt, ClientId, Hash, ListPage, ListQuery, Member, Request, ShardId, Stamp, TxnId,
+};
+
+use crate::clock::Micros;
+use crate::verdict::Findings;
+
+/// One client's request on its way. `R` is how the answer gets back; it also holds the admission permit.
+#[derive(Debug)]
+pub struct Task<R> {
+    /// The way back.
+    pub route: R,
+    /// After this nobody waits for the answer.
+    pub deadline: Option<Micros>,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What a shard's mailbox carries, in the order of arrival.
+#[derive(Debug)]
+pub enum Work<R> {
+    /// A request for this shard alone.
+    Task(Task<R>),
+    /// A step of something that spans shards.
+    Step(Step),
+}
+
+/// This shard's part of a write over several shards.
+#[derive(Debug)]
+pub struct Part {
+    /// Whose sequences.
+    pub client_id: ClientId,
+    /// Over the whole write, all shards.
+    pub write_hash: Hash,
+    /// The members whose aggregates live here.
+    pub members: Vec<Member>,
+}
+
+/// How a reservation treats aggregates that another write holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Answer `Busy` at once.
+    Try,
+    /// Queue for them. Free of deadlock only because coordinators ask in ascending shard order.
+    Wait,
+    /// Queue for them, then only look, hold nothing: so that a refusal names every conflict.
+    Check,
+}
+
+/// A step of something that spans shards (replication.md §6).
+#[derive(Debug)]
+pub enum Step {
+    /// Check guards and sequences; hold the part's aggregates if nothing speaks against it.
+    Reserve {
+        /// The attempt.
+        txn: TxnId,
+        /// Which coordinator asks.
+        coordinator: usize,
+        /// What to do about aggregates that are held already.
+        mode: Mode,
+        /// What to hold.
+        part: Arc<Part>,
+    },
+    /// Append the leg of a part that is held.
+    Append {
+        /// The attempt.
+        txn: TxnId,
+        /// All shards of the write, ascending.
+        participants: Arc<[ShardId]>,
+        /// Set once, when all legs are committed.
+        decision: Decision,
+    },
+    /// Let go of a part, or of its place in the queue; nothing was appended.
+    Release {
+        /// The attempt.
+        txn: TxnId,
+    },
+    /// The write is decided: make its leg visible, append the `Resolve`, let go.
+    Settle {
+        /// The attempt.
+        txn: TxnId,
+    },
+    /// This shard's share of a listing.
+    List {
+        /// Which listing of that coordinator.
+        gather: u64,
+        /// Which coordinator asks.
+        coordinator: usize,
+        /// What is asked.
+        query: ListQuery,
+    },
+}
+
+/// What a shard tells a coordinator.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who tells.
+    pub shard: ShardId,
+    /// What.
+    pub kind: AnswerKind,
+}
+
+/// What a shard tells a coordinator.
+#[derive(Debug)]
+pub enum AnswerKind {
+    /// The part is held.
+    Held {
+        /// The attempt.
+        txn: TxnId,
+    },
+    /// Another write holds an aggregate of the part.
+    Busy {
+        /// The attempt.
+        txn: TxnId,
+    },
+    /// There is no space left in the shard's log; nothing is held.
+    Full {
+        /// The attempt.
+        txn: TxnId,
+    },
+    /// What was found; nothing is held. Sent for `Check` also when nothing speaks against the part.
+    Found {
+        /// The attempt.
+        txn: TxnId,
+        /// The findings, safe to tell.
+        findings: Findings,
+    },
+    /// The leg is committed in this shard.
+    Committed {
+        /// The attempt.
+        txn: TxnId,
+        /// What it did to this shard's members.
+        receipts: Vec<AggregateReceipt>,
+        /// Largest stamp of the leg.
+        stamp: Stamp,
+    },
+    /// A share of a listing.
+    Listed {
+        /// Which listing.
+        gather: u64,
+        /// This shard's names.
+        page: ListPage,
+    },
+}
+
+/// One flag per write and node: makes all legs of a write visible together, whichever shard is asked
+/// first.
+#[derive(Clone, Debug, Default)]
+pub struct Decision(Arc<AtomicBool>);
+
+impl Decision {
+    /// Makes the write visible. Release: a reader that sees the flag sees everything before it.
+    pub fn decide(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether the write is visible.
+    pub fn is_decided(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
