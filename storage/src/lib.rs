@@ -19,10 +19,12 @@
 //! commit. To change when something is durable: `log.rs`, and the crash harness of the simulation must pass.
 
 pub mod buffer;
+pub mod cache;
 pub(crate) mod codec;
 pub mod directory;
 pub mod disk;
 pub mod error;
+pub mod frame;
 pub mod index;
 pub mod segment;
 pub mod settings;
