@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime;
 
@@ -50,7 +51,7 @@ const DROP_WAIT: Duration = Duration::from_secs(30);
 
 /// A disk on io_uring.
 pub struct UringDisk {
-    ring: Option<Ring>,
+    ring: Option<Box<Ring>>,
     workers: Workers,
     files: FileTable,
     /// Not yet in the ring, oldest first.
@@ -124,7 +125,7 @@ impl UringDisk {
                 return Err(io::Error::other("moved to another thread with operations in flight"));
             }
         }
-        self.ring = Some(Ring::new()?);
+        self.ring = Some(Box::new(Ring::new()?));
         Ok(())
     }
 
@@ -142,7 +143,7 @@ impl UringDisk {
     fn abandon(&mut self, error: &io::Error) {
         let kind = error.kind();
         let why = error.to_string();
-        let in_kernel = self.ring.take().map(Ring::give_up).unwrap_or_default();
+        let in_kernel = self.ring.take().map(|ring| ring.give_up()).unwrap_or_default();
         let waiting = self.backlog.drain(..).map(|transfer| transfer.describe());
         for (token, op, name) in in_kernel.into_iter().chain(waiting) {
             let source = io::Error::new(kind, format!("io_uring: {why}"));
@@ -365,9 +366,11 @@ impl Ring {
         let ring = build_ring()?;
         let signal = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         ring.submitter().register_eventfd(signal.as_raw_fd())?;
+        // SAFETY: an `OwnedFd` is open, and the same descriptor, until the `AsyncFd` drops it.
+        let signal = unsafe { AsyncFd::register_with_interest(signal, Interest::READABLE)? };
         Ok(Self {
             ring,
-            signal: AsyncFd::with_interest(signal, tokio::io::Interest::READABLE)?,
+            signal,
             thread: thread::current().id(),
             runtime: runtime::Handle::current().id(),
             slots: (0..SLOTS).map(|_| None).collect(),
