@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release -p celeriant-storage --example disk_latency [DIR] [WRITES]`
 
+// It measures time and prints: that is all it is for.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros)]
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::path::Path;

@@ -28,6 +28,7 @@ pub mod frame;
 pub mod index;
 pub mod segment;
 pub mod settings;
+pub mod store;
 pub mod watermark;
 
 use celeriant_schema::{ClusterId, ShardId};

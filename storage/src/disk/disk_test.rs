@@ -15,6 +15,7 @@ use crate::buffer::BLOCK_BYTES;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// A disk of the wanted kind in a new directory; `None` where the system refuses that kind.
+#[allow(clippy::disallowed_macros)] // A test that is skipped must say so.
 fn disk_in(path: &Path, kind: Kind) -> Option<FileDisk> {
     let disk = open(path, kind).expect("the directory opens");
     let offered = disk.kind() == kind;
@@ -333,6 +334,10 @@ async fn dropping_a_disk_ends_a_long_create() {
     }
 }
 
+fn spawn(work: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    std::thread::Builder::new().spawn(work).expect("a thread")
+}
+
 #[test]
 fn an_idle_disk_moves_to_another_thread_and_runtime() {
     let block_on = |future: std::pin::Pin<Box<dyn Future<Output = _> + Send>>| {
@@ -351,7 +356,7 @@ fn an_idle_disk_moves_to_another_thread_and_runtime() {
         Some((dir, disk, file))
     }));
     let Some((_dir, mut disk, file)) = made else { return };
-    let moved = std::thread::spawn(move || {
+    let moved = spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             write(&mut disk, file, 2 * BLOCK, block_of(12)).await;
@@ -376,7 +381,7 @@ fn a_disk_dropped_on_another_thread_gives_its_memory_up() {
         Some((dir, disk))
     });
     let Some((_dir, disk)) = busy else { return };
-    std::thread::spawn(move || drop(disk)).join().expect("it ended");
+    spawn(move || drop(disk)).join().expect("it ended");
 }
 
 #[tokio::test]
