@@ -1,1 +1,6 @@
-//! Integration tests.
+//! Integration tests as one binary: rules of the code base, and real processes, sockets and files.
+
+// Tests look at the real world: clocks, threads and processes are what they are about.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod tidy;

@@ -1,1 +1,1 @@
-//! Integration tests live in `it/`.
+//! Holds nothing: the integration tests are one binary, `it/main.rs`.
