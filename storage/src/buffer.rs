@@ -4,11 +4,12 @@
 //!   0              len          initialised      capacity
 //!   |--- content ----|--- stale ---|--- zeroes ------|      every boundary of the allocation: n × 4,096
 //! ```
-//! All memory up to the capacity is initialised at any time; what becomes content without having been
-//! written reads as zero, so padding never leaks an earlier frame. `stale` is content that was cut off.
+//! All memory up to the capacity is initialised at any time; what becomes content without having
+//! been written reads as zero, so padding never leaks an earlier frame. `stale` is content that was
+//! cut off.
 //!
-//! Deliberately absent: pools, reference counts, writing through a shared handle. One of the two places
-//! with `unsafe` (the other is `disk::uring`).
+//! Deliberately absent: pools, reference counts, writing through a shared handle. One of the two
+//! places with `unsafe` (the other is `disk::uring`).
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

@@ -4,12 +4,14 @@
 //! simulation can drop, tear, delay or fail any of them. One disk serves one shard and is rooted at
 //! that shard's directory; names are plain file names in it.
 //!
-//! Contract. After a `Write`, `Create`, `Put` or `Remove` completed without error its effect survives a
-//! crash. Before that, any subset of it may survive, torn at any 512-byte boundary; `Put` alone is all or
-//! nothing. Operations may complete in any order. An error of a `Write` means that the content of the
-//! range is unknown from here on: the caller must stop the node, never retry.
+//! Contract. After a `Write`, `Create`, `Put` or `Remove` completed without error its effect
+//! survives a crash. Before that, any subset of it may survive, torn at any 512-byte boundary;
+//! `Put` alone is all or nothing. Operations may complete in any order. An error of a `Write` means
+//! that the content of the range is unknown from here on: the caller must stop the node, never
+//! retry.
 //!
-//! Misuse (unaligned, outside the file, a file that isn't open) panics: it is never the disk's doing.
+//! Misuse (unaligned, outside the file, a file that isn't open) panics: it is never the disk's
+//! doing.
 //!
 //! ```text
 //!   uring    io_uring, Direct I/O                 production
@@ -55,8 +57,8 @@ pub enum Op {
         /// File name.
         name: String,
     },
-    /// Makes a file of `len` bytes, every byte written (head first, then zeroes, not merely allocated),
-    /// durable with its directory entry, and opens it. Replaces a file of that name.
+    /// Makes a file of `len` bytes, every byte written (head first, then zeroes, not merely
+    /// allocated), durable with its directory entry, and opens it. Replaces a file of that name.
     Create {
         /// File name.
         name: String,
@@ -65,7 +67,8 @@ pub enum Op {
         /// First bytes of the file.
         head: Bytes,
     },
-    /// Replaces or makes a whole small file atomically and durably (write aside, sync, rename, sync).
+    /// Replaces or makes a whole small file atomically and durably (write aside, sync, rename,
+    /// sync).
     Put {
         /// File name.
         name: String,
@@ -81,7 +84,8 @@ pub enum Op {
         /// What; all of `buffer.len()`.
         buffer: AlignedBuffer,
     },
-    /// Reads `len` bytes (fewer only at the end of the file). Offset and length are multiples of 4,096.
+    /// Reads `len` bytes (fewer only at the end of the file). Offset and length are multiples of
+    /// 4,096.
     Read {
         /// Where.
         file: FileId,
@@ -167,8 +171,8 @@ pub trait Disk: Send + 'static {
     /// Queues `op`; its completion comes from [`Disk::poll_complete`]. Never blocks on the device.
     fn start(&mut self, token: Token, op: Op);
 
-    /// Hands everything queued to the device (at most one system call) and takes the next completion.
-    /// `Pending` registers the waker. With nothing in flight it stays pending.
+    /// Hands everything queued to the device (at most one system call) and takes the next
+    /// completion. `Pending` registers the waker. With nothing in flight it stays pending.
     fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Completion>;
 }
 

@@ -5,15 +5,15 @@
 //!   DATA/node            superblock (store/superblock.rs), two slots
 //!   DATA/shard-0000/ …   one directory per shard: the root of that shard's disk
 //! ```
-//! Opening is a row of refusals, cheapest first, and nothing is written before those that don't need it:
-//! foreign files, in use, a file system that buffers, a newer format, damage, another shard count, a shard
-//! that is gone. A directory becomes a store in one step, when `node` gets its name; before that only
-//! empty shard directories exist.
+//! Opening is a row of refusals, cheapest first, and nothing is written before those that don't
+//! need it: foreign files, in use, a file system that buffers, a newer format, damage, another
+//! shard count, a shard that is gone. A directory becomes a store in one step, when `node` gets its
+//! name; before that only empty shard directories exist.
 //!
 //! Everything here blocks: it runs before the node serves, and when an epoch changes.
 //!
-//! Deliberately absent: randomness (ids are arguments), a repair of what is damaged, a way to take a
-//! directory over while its owner lives.
+//! Deliberately absent: randomness (ids are arguments), a repair of what is damaged, a way to take
+//! a directory over while its owner lives.
 
 mod file_system;
 mod superblock;
@@ -39,14 +39,15 @@ use superblock::{Reading, SLOT_BYTES};
 
 const LOCK: &str = "lock";
 const NODE: &str = "node";
-/// What an interrupted formatting may leave besides empty shard directories, and what a freshly made
-/// file system has in its root.
+/// What an interrupted formatting may leave besides empty shard directories, and what a freshly
+/// made file system has in its root.
 const HARMLESS: [&str; 4] = [LOCK, ".node.new", ".probe", "lost+found"];
 
 /// How to open a data directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Makes the directory a store with these if it isn't one yet. Without: such a directory is refused.
+    /// Makes the directory a store with these if it isn't one yet. Without: such a directory is
+    /// refused.
     pub format: Option<Format>,
     /// The shard count that the settings ask for; `None` takes what the store has.
     pub shard_count: Option<u16>,
@@ -254,8 +255,8 @@ impl DataDir {
         self.fresh
     }
 
-    /// Takes an epoch that nobody has seen: above everything promised or seen here, and above `found`,
-    /// the highest in the logs. Durable on return.
+    /// Takes an epoch that nobody has seen: above everything promised or seen here, and above
+    /// `found`, the highest in the logs. Durable on return.
     ///
     /// # Errors
     /// `Error::Io`: the promise may or may not be kept; stop the node.
@@ -366,7 +367,8 @@ fn is_shard(path: &Path, name: &str) -> bool {
     number.is_some_and(|number| shard_name(number) == name) && path.is_dir()
 }
 
-/// Takes the directory's lock for as long as the file is open; the system frees it when the process dies.
+/// Takes the directory's lock for as long as the file is open; the system frees it when the process
+/// dies.
 fn lock(path: &Path) -> Result<File, Error> {
     let name = path.join(LOCK);
     let failed = io_error("lock", &name);

@@ -3,11 +3,11 @@
 //! ```text
 //!   Create, Put:  .name.new  →  written, synced  →  renamed to name  →  directory synced
 //! ```
-//! So a name stands for a whole file or for none, whenever the power fails. Names that begin with a dot
-//! are ours alone: never listed, removed when the directory is opened.
+//! So a name stands for a whole file or for none, whenever the power fails. Names that begin with a
+//! dot are ours alone: never listed, removed when the directory is opened.
 //!
-//! Deliberately absent: retries. A failed sync may have dropped the very pages it reported, and the next
-//! one would succeed without them; the first failure of a file is final.
+//! Deliberately absent: retries. A failed sync may have dropped the very pages it reported, and the
+//! next one would succeed without them; the first failure of a file is final.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -45,8 +45,8 @@ pub(crate) struct OpenFile {
     pub(crate) len: u64,
     /// A write or sync failed: what the file holds is unknown, and it takes no more writes.
     failed: AtomicBool,
-    /// The kernel reports a failed sync once. Whoever syncs holds this, so that a second sync of the
-    /// same file cannot succeed before the first has marked the file as failed.
+    /// The kernel reports a failed sync once. Whoever syncs holds this, so that a second sync of
+    /// the same file cannot succeed before the first has marked the file as failed.
     sync: Mutex<()>,
 }
 
@@ -312,8 +312,8 @@ impl FileTable {
     }
 }
 
-/// Reserves the space, so that a full device shows before anything is written and the file is laid out
-/// in one piece. Not every file system can; zeroing allocates too.
+/// Reserves the space, so that a full device shows before anything is written and the file is laid
+/// out in one piece. Not every file system can; zeroing allocates too.
 fn allocate(file: &File, len: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, len) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),

@@ -1,8 +1,8 @@
 //! The fallback disk: a few threads with blocking writes and syncs, where io_uring is refused.
 //!
 //! Same contract, several times the latency: a write is `pwrite` and `fdatasync` on another thread.
-//! Without Direct I/O it goes through the page cache; it is durable all the same, on file systems that
-//! mean it.
+//! Without Direct I/O it goes through the page cache; it is durable all the same, on file systems
+//! that mean it.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -28,7 +28,8 @@ impl PoolDisk {
     /// Opens an existing directory, with Direct I/O or through the page cache.
     ///
     /// # Errors
-    /// The directory is missing or not accessible. Whether `direct` works shows at the first operation.
+    /// The directory is missing or not accessible. Whether `direct` works shows at the first
+    /// operation.
     pub fn open(path: &Path, direct: bool) -> Result<Self, DiskError> {
         let folder =
             Folder::open(path, direct).map_err(|source| DiskError::of_folder(path, source))?;

@@ -7,16 +7,16 @@
 //!                 <─ finished <─ waker <─ threads
 //! ```
 //! A durable write is one submission: `O_DIRECT` with `RWF_DSYNC`. The ring belongs to one thread
-//! (`SINGLE_ISSUER`) and posts completions only when that thread enters the kernel (`DEFER_TASKRUN`), so
-//! it is made at the first poll, and a registered eventfd says when entering is worth it: an `AsyncFd`
-//! on the ring itself never wakes in this mode.
+//! (`SINGLE_ISSUER`) and posts completions only when that thread enters the kernel
+//! (`DEFER_TASKRUN`), so it is made at the first poll, and a registered eventfd says when entering
+//! is worth it: an `AsyncFd` on the ring itself never wakes in this mode.
 //!
-//! Memory safety. From the push of an operation to its completion the kernel uses the buffer and the
-//! file. Both live in the ring's slot for exactly that long; a ring that must go while the kernel still
-//! uses slots waits for them, and gives their memory up for good if they don't come.
+//! Memory safety. From the push of an operation to its completion the kernel uses the buffer and
+//! the file. Both live in the ring's slot for exactly that long; a ring that must go while the
+//! kernel still uses slots waits for them, and gives their memory up for good if they don't come.
 //!
-//! Deliberately absent: registered files and buffers, polling of the device, cancellation (device I/O
-//! can't be cancelled), a limit on what is started (the disk's owner has one).
+//! Deliberately absent: registered files and buffers, polling of the device, cancellation (device
+//! I/O can't be cancelled), a limit on what is started (the disk's owner has one).
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -42,7 +42,8 @@ use crate::disk::{Completion, Disk, DiskError, Done, Op, Token};
 /// Operations the kernel has at once; more wait in the backlog. The completion queue has twice the
 /// room, so it cannot overflow.
 const SLOTS: u32 = 128;
-/// Threads for what isn't a transfer: one may zero a segment for a while, another opens a file meanwhile.
+/// Threads for what isn't a transfer: one may zero a segment for a while, another opens a file
+/// meanwhile.
 const THREADS_MAX: usize = 2;
 /// How often a read that the kernel interrupted is started again. Writes never are.
 const READ_RETRIES_MAX: u8 = 8;
@@ -84,8 +85,8 @@ impl UringDisk {
     /// Opens an existing directory.
     ///
     /// # Errors
-    /// The directory is missing or not accessible, or the kernel refuses a ring of this kind (before
-    /// Linux 6.1, or forbidden as in many containers).
+    /// The directory is missing or not accessible, or the kernel refuses a ring of this kind
+    /// (before Linux 6.1, or forbidden as in many containers).
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         let of_folder = |source| DiskError::of_folder(path, source);
         let folder = Folder::open(path, true).map_err(of_folder)?;
@@ -99,8 +100,8 @@ impl UringDisk {
         })
     }
 
-    /// Moves the backlog into the ring and enters the kernel if there is something to hand over or to
-    /// collect. False: try again soon, the kernel was short of something.
+    /// Moves the backlog into the ring and enters the kernel if there is something to hand over or
+    /// to collect. False: try again soon, the kernel was short of something.
     fn flush(&mut self) -> bool {
         if self.backlog.is_empty() && self.ring.as_ref().is_none_or(|ring| ring.in_kernel == 0) {
             return true;
@@ -114,8 +115,8 @@ impl UringDisk {
         }
     }
 
-    /// Makes the ring on first use, and again when an idle disk has moved to another thread or runtime
-    /// (start-up may recover it in one place and serve it in another).
+    /// Makes the ring on first use, and again when an idle disk has moved to another thread or
+    /// runtime (start-up may recover it in one place and serve it in another).
     fn own_ring(&mut self) -> io::Result<()> {
         if let Some(ring) = &self.ring {
             if ring.is_at_home() {
@@ -139,7 +140,8 @@ impl UringDisk {
         ring.enter()
     }
 
-    /// The ring is of no use any more: fails everything that was started. Nothing is known about it.
+    /// The ring is of no use any more: fails everything that was started. Nothing is known about
+    /// it.
     fn abandon(&mut self, error: &io::Error) {
         let kind = error.kind();
         let why = error.to_string();
@@ -318,7 +320,8 @@ impl Transfer {
 
     fn finish(mut self) -> Completion {
         let outcome = match self.direction {
-            // Parts of a log are acknowledged in order, but a file that failed holds nothing certain.
+            // Parts of a log are acknowledged in order, but a file that failed holds nothing
+            // certain.
             Direction::Write => match self.file.check() {
                 Ok(()) => Ok(Done::Written(self.buffer)),
                 Err(error) => return self.fail(error),
@@ -389,16 +392,16 @@ impl Ring {
         let entry = transfer.entry().user_data(slot as u64);
         self.slots[slot] = Some(transfer);
         self.in_kernel += 1;
-        // SAFETY: the entry's buffer is heap memory of the transfer and its file descriptor belongs to
-        // the transfer's file; both stay in the slot, untouched, until `pop` has the completion, or are
-        // leaked by `give_up`. Moving the transfer doesn't move the heap memory.
+        // SAFETY: the entry's buffer is heap memory of the transfer and its file descriptor belongs
+        // to the transfer's file; both stay in the slot, untouched, until `pop` has the completion,
+        // or are leaked by `give_up`. Moving the transfer doesn't move the heap memory.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         // The queue has as many entries as there are slots.
         assert!(pushed.is_ok(), "submission queue is full with {} in the kernel", self.in_kernel);
     }
 
-    /// One system call, if there is something to submit or to collect. False if the kernel could not
-    /// take everything now.
+    /// One system call, if there is something to submit or to collect. False if the kernel could
+    /// not take everything now.
     fn enter(&mut self) -> io::Result<bool> {
         let queue = self.ring.submission();
         if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
@@ -456,7 +459,8 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         if !self.drain() {
-            // On another thread, or the device is stuck: the kernel may still write into this memory.
+            // On another thread, or the device is stuck: the kernel may still write into this
+            // memory.
             tracing::warn!(operations = self.in_kernel, "disk dropped with operations in flight");
             std::mem::forget(std::mem::take(&mut self.slots));
         }

@@ -1,8 +1,8 @@
 //! Whether a file system keeps what it says it has written.
 //!
-//! Two tests, both must pass: the kind is not one that is known to lose or to buffer, and an aligned
-//! Direct I/O write that is durable on completion works there. Kinds that are unknown but pass the second
-//! are taken at their word.
+//! Two tests, both must pass: the kind is not one that is known to lose or to buffer, and an
+//! aligned Direct I/O write that is durable on completion works there. Kinds that are unknown but
+//! pass the second are taken at their word.
 
 use std::fmt;
 use std::io;
@@ -12,8 +12,8 @@ use rustix::fs::statfs;
 
 use crate::disk::{Folder, Kind};
 
-/// Kinds that accept durable writes and don't mean it, or whose durability is another machine's affair.
-/// The number is `f_type` of statfs(2).
+/// Kinds that accept durable writes and don't mean it, or whose durability is another machine's
+/// affair. The number is `f_type` of statfs(2).
 const REFUSED: [(u32, &str, &str); 11] = [
     (0x0102_1994, "tmpfs", "lives in memory"),
     (0x8584_58f6, "ramfs", "lives in memory"),

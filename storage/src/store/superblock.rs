@@ -17,8 +17,8 @@
 //!     72  zero         4020
 //!   4092  checksum        4    crc32c of everything before it
 //! ```
-//! Because both slots are written before an update counts, one damaged slot loses nothing: what it held
-//! was either also in the other, or had not been acknowledged yet.
+//! Because both slots are written before an update counts, one damaged slot loses nothing: what it
+//! held was either also in the other, or had not been acknowledged yet.
 
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_schema::{ClusterId, Epoch, StoreId};
