@@ -2,9 +2,13 @@
 //!
 //! A frame's hash covers its records' hashes; a record's hash covers its events' hashes; an event's hash
 //! covers the one before it and its own bytes. So compaction can drop payloads and keep only hashes, and
-//! everything that remains still verifies. The exact bytes are listed in `storage/docs/format.md`.
+//! everything that remains still verifies. The exact bytes are listed in `docs/record.md`.
 
 use std::fmt;
+
+use crate::ids::{ClientId, Sequence, Stamp, Version};
+use crate::key::AggregateKey;
+use crate::request::Write;
 
 /// 32 bytes of Blake3. All zero stands for "nothing before".
 #[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -13,6 +17,86 @@ pub struct Hash(pub [u8; 32]);
 impl Hash {
     /// Before the first frame of a log.
     pub const ZERO: Self = Self([0; 32]);
+}
+
+/// What an event's hash covers besides the event's own bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct EventContext {
+    /// Hash of the aggregate's event before it; [`chain_start`] for the first.
+    pub prev: Hash,
+    /// Its version.
+    pub version: Version,
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// Server clock at acceptance, µs since 1970.
+    pub server_time: i64,
+    /// Who wrote it.
+    pub client_id: ClientId,
+    /// The batch's sequence, if there is one.
+    pub sequence: Option<Sequence>,
+}
+
+/// Hash of an aggregate at version 0: of its key, so that a chain cannot be moved to another aggregate.
+pub fn chain_start(key: &AggregateKey) -> Hash {
+    blake3::hash(key.as_bytes()).into()
+}
+
+/// Hash of one event: `prev ‖ version ‖ stamp ‖ server time ‖ client id ‖ sequence (0 = none) ‖ body`,
+/// numbers little-endian. `body` is given in two pieces, so that a payload stored apart is not copied.
+pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
+    let mut fixed = [0; 80];
+    fixed[..32].copy_from_slice(&context.prev.0);
+    fixed[32..40].copy_from_slice(&context.version.value().to_le_bytes());
+    fixed[40..48].copy_from_slice(&context.stamp.value().to_le_bytes());
+    fixed[48..56].copy_from_slice(&context.server_time.to_le_bytes());
+    fixed[56..72].copy_from_slice(&context.client_id.value().to_le_bytes());
+    let sequence = context.sequence.map_or(0, Sequence::value);
+    fixed[72..].copy_from_slice(&sequence.to_le_bytes());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&fixed);
+    hasher.update(head);
+    hasher.update(payload);
+    hasher.finalize().into()
+}
+
+/// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids), in
+/// order, without guards, times and sequences: a retry may carry a newer guard or clock.
+pub fn write_hash(write: &Write) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    for member in &write.members {
+        hasher.update(&(member.key.as_bytes().len() as u16).to_le_bytes());
+        hasher.update(member.key.as_bytes());
+        hasher.update(&(member.events.len() as u32).to_le_bytes());
+        for body in member.events.iter() {
+            let kind = body.event_type_bytes();
+            let id = body.event_id().unwrap_or_default();
+            let mut fixed = [0; 24];
+            fixed[..4].copy_from_slice(&(kind.len() as u32).to_le_bytes());
+            fixed[4..8].copy_from_slice(&(body.payload().len() as u32).to_le_bytes());
+            fixed[8..].copy_from_slice(&id.value().to_le_bytes());
+            hasher.update(&fixed);
+            hasher.update(kind);
+            hasher.update(body.payload());
+        }
+    }
+    hasher.finalize().into()
+}
+
+/// Hash of a record: of its header and batch headers (`fields`, in the order of the byte table) and of its
+/// events' hashes, but of no event's bytes.
+pub(crate) fn record_hasher() -> blake3::Hasher {
+    blake3::Hasher::new()
+}
+
+/// Hash of a frame: of its header's bytes (`header`: everything from magic to the previous frame's hash)
+/// and of its records' hashes in order.
+pub fn frame_hash<'a>(header: &[u8], records: impl Iterator<Item = &'a Hash>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(header);
+    records.for_each(|record| {
+        hasher.update(&record.0);
+    });
+    hasher.finalize().into()
 }
 
 impl fmt::Display for Hash {

@@ -1,0 +1,436 @@
+//! Reading records back. Nothing here trusts a length: every access is checked, nothing is allocated by a
+//! claimed count.
+
+use bytes::Bytes;
+
+use super::{
+    BATCH_FLAG_TOMBSTONE, BATCH_HEADER, EVENT_HEADER, EpochStart, FLAG_COMPACTED, HASHED_FROM, INLINE,
+    KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, WRITE_HEADER,
+};
+use crate::event::{DecodeError, EventBody};
+use crate::hash::{Hash, record_hasher};
+use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
+use crate::key::AggregateKey;
+use crate::limits::NUMBER_MAX;
+use crate::request::Guard;
+use crate::response::{BatchHeader, ReadEvent};
+
+const CUT: DecodeError = DecodeError::new("record is cut short");
+
+/// One record of a shard's log.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A write of this shard alone.
+    Write(WriteRecord),
+    /// This shard's part of a write over several.
+    Leg(WriteRecord),
+    /// The decision over a leg.
+    Resolve(Resolve),
+    /// A leader begins.
+    EpochStart(EpochStart),
+}
+
+/// A write or a leg, taken apart.
+#[derive(Clone, Debug)]
+pub struct WriteRecord {
+    /// Who wrote.
+    pub client_id: ClientId,
+    /// The attempt; of a leg, the transaction.
+    pub write_id: WriteId,
+    /// Zero without sequences.
+    pub write_hash: Hash,
+    /// Server clock, µs since 1970.
+    pub server_time: i64,
+    /// Of the first event, or of a leg without events.
+    pub stamp: Stamp,
+    /// All shards of the write; empty unless it is a leg.
+    pub participants: Vec<ShardId>,
+    /// Its batches.
+    pub batches: Vec<BatchView>,
+}
+
+/// One batch, taken apart.
+#[derive(Clone, Debug)]
+pub struct BatchView {
+    /// From the record's start, in bytes.
+    pub offset: u32,
+    /// Which aggregate.
+    pub key: AggregateKey,
+    /// What was checked.
+    pub guard: Guard,
+    /// The writer's.
+    pub sequence: Option<Sequence>,
+    /// Version of the first event.
+    pub first_version: Version,
+    /// Version of the last event.
+    pub last_version: Version,
+    /// Chain hash after the last event.
+    pub hash: Hash,
+    /// Of the first event.
+    pub stamp: Stamp,
+    /// Of the last event.
+    pub last_stamp: Stamp,
+    events: Bytes,
+    count: u32,
+}
+
+/// One event in a frame: its hash, its bytes before the payload, its payload.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Chain hash after it.
+    pub hash: Hash,
+    /// Canonical bytes before the payload.
+    pub head: Bytes,
+    /// The payload.
+    pub payload: Bytes,
+    /// Canonical bytes in one piece, where they lie in one piece.
+    whole: Option<Bytes>,
+}
+
+impl StoredEvent {
+    /// The canonical bytes; copies only a payload that was stored apart.
+    pub fn body(&self) -> Bytes {
+        self.whole.clone().unwrap_or_else(|| [&self.head[..], &self.payload[..]].concat().into())
+    }
+}
+
+/// The records of a frame, in order: each with its offset in `meta` and its hash. Ends after `count`, or at
+/// the first that is malformed.
+pub fn decode_records<'a>(
+    meta: &'a Bytes,
+    blobs: &'a Bytes,
+    count: u32,
+) -> impl Iterator<Item = Result<(u32, Record, Hash), DecodeError>> + 'a {
+    let mut at = 0;
+    let mut left = count;
+    std::iter::from_fn(move || {
+        if left == 0 {
+            if at < meta.len() {
+                at = meta.len();
+                return Some(Err(DecodeError::new("bytes after the last record")));
+            }
+            return None;
+        }
+        left -= 1;
+        match record_bytes(meta, at).and_then(|bytes| Ok((bytes.len(), decode(&bytes, blobs)?))) {
+            Ok((len, (record, hash))) => {
+                let offset = at as u32;
+                at += len;
+                Some(Ok((offset, record, hash)))
+            }
+            Err(error) => {
+                (left, at) = (0, meta.len());
+                Some(Err(error))
+            }
+        }
+    })
+}
+
+/// One batch as a reader gets it, from the place an index remembers.
+///
+/// # Errors
+/// When there is no batch at that place.
+pub fn batch_at(
+    meta: &Bytes,
+    blobs: &Bytes,
+    record_offset: u32,
+    batch_offset: u32,
+) -> Result<(BatchHeader, AggregateKey, Vec<ReadEvent>), DecodeError> {
+    let bytes = record_bytes(meta, record_offset as usize)?;
+    if !matches!(bytes[HASHED_FROM], KIND_WRITE | KIND_LEG) {
+        return Err(DecodeError::new("no write at this place"));
+    }
+    let header = WriteHeader::read(&bytes)?;
+    let start = batch_offset as usize;
+    if start < WRITE_HEADER || start >= bytes.len() {
+        return Err(DecodeError::new("no batch at this place"));
+    }
+    let batch = BatchView::read(&bytes, start, header.stamp)?.0;
+    let mut version = batch.first_version;
+    let mut events = Vec::with_capacity(batch.count.min(4096) as usize);
+    for event in batch.events(blobs) {
+        let event = event?;
+        events.push(ReadEvent { version, hash: event.hash, body: event.body() });
+        version = version.next();
+    }
+    let header = BatchHeader {
+        first_version: batch.first_version,
+        last_version: batch.last_version,
+        client_id: header.client_id,
+        sequence: batch.sequence,
+        server_time: header.server_time,
+        stamp: batch.stamp,
+        write_id: header.write_id,
+    };
+    Ok((header, batch.key, events))
+}
+
+fn record_bytes(meta: &Bytes, at: usize) -> Result<Bytes, DecodeError> {
+    let head = meta.get(at..).ok_or(CUT)?;
+    let len = u32_at(head, 0)? as usize;
+    if len < 8 || len % 8 != 0 || len > head.len() {
+        return Err(DecodeError::new("record's length is impossible"));
+    }
+    Ok(meta.slice(at..at + len))
+}
+
+fn decode(bytes: &Bytes, blobs: &Bytes) -> Result<(Record, Hash), DecodeError> {
+    if bytes[4] & !FLAG_COMPACTED != 0 {
+        return Err(DecodeError::new("unknown record flag"));
+    }
+    if bytes[4] & FLAG_COMPACTED != 0 {
+        return Err(DecodeError::new("compacted records are of a later format"));
+    }
+    match bytes[HASHED_FROM] {
+        KIND_WRITE => decode_write(bytes, blobs).map(|(write, hash)| (Record::Write(write), hash)),
+        KIND_LEG => decode_write(bytes, blobs).map(|(write, hash)| (Record::Leg(write), hash)),
+        KIND_RESOLVE if bytes.len() == Resolve::LEN => {
+            let hash = blake3::hash(&bytes[HASHED_FROM..]).into();
+            let resolve = Resolve {
+                txn: write_id_at(bytes, 8)?,
+                commit: bytes[48] == 1,
+                leg_lsn: Lsn::new(u64_at(bytes, 32)?),
+                stamp: stamp_at(bytes, 40)?,
+            };
+            Ok((Record::Resolve(resolve), hash))
+        }
+        KIND_EPOCH_START if bytes.len() == EpochStart::LEN => {
+            let hash = blake3::hash(&bytes[HASHED_FROM..]).into();
+            let start = EpochStart {
+                epoch: Epoch::new(u64_at(bytes, 8)?),
+                boot: BootId::new(u64_at(bytes, 16)?),
+                server_time: u64_at(bytes, 24)? as i64,
+                stamp: stamp_at(bytes, 32)?,
+            };
+            Ok((Record::EpochStart(start), hash))
+        }
+        _ => Err(DecodeError::new("unknown kind of record")),
+    }
+}
+
+fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), DecodeError> {
+    let header = WriteHeader::read(bytes)?;
+    let mut hasher = record_hasher();
+    hasher.update(&bytes[HASHED_FROM..header.end]);
+    let mut batches = Vec::new();
+    let mut at = header.end;
+    for _ in 0..header.batches {
+        let (batch, end) = BatchView::read(bytes, at, header.stamp)?;
+        let events_at = at + BATCH_HEADER + batch.key.as_bytes().len();
+        hasher.update(&bytes[at + 4..events_at]);
+        for event in batch.events(blobs) {
+            hasher.update(&event?.hash.0);
+        }
+        batches.push(batch);
+        at = end;
+    }
+    if at != bytes.len() {
+        return Err(DecodeError::new("record's batches do not add up to its length"));
+    }
+    let record = WriteRecord {
+        client_id: header.client_id,
+        write_id: header.write_id,
+        write_hash: header.write_hash,
+        server_time: header.server_time,
+        stamp: header.stamp,
+        participants: header.participants,
+        batches,
+    };
+    Ok((record, hasher.finalize().into()))
+}
+
+struct WriteHeader {
+    client_id: ClientId,
+    write_id: WriteId,
+    write_hash: Hash,
+    server_time: i64,
+    stamp: Stamp,
+    participants: Vec<ShardId>,
+    batches: u16,
+    /// Where the first batch starts.
+    end: usize,
+}
+
+impl WriteHeader {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() < WRITE_HEADER {
+            return Err(CUT);
+        }
+        let count = usize::from(u16_at(bytes, 96)?);
+        if (bytes[HASHED_FROM] == KIND_LEG) != (count > 0) {
+            return Err(DecodeError::new("a leg names its shards, a write has none"));
+        }
+        let end = WRITE_HEADER + (count * 2).next_multiple_of(8);
+        let listed = bytes.get(WRITE_HEADER..end).ok_or(CUT)?.chunks_exact(2).take(count);
+        let shard = |pair: &[u8]| ShardId::new(u16::from_le_bytes([pair[0], pair[1]]));
+        Ok(Self {
+            client_id: ClientId::new(u128_at(bytes, 8)?),
+            write_id: write_id_at(bytes, 24)?,
+            write_hash: hash_at(bytes, 48)?,
+            server_time: u64_at(bytes, 80)? as i64,
+            stamp: stamp_at(bytes, 88)?,
+            participants: listed.map(shard).collect(),
+            batches: u16_at(bytes, 6)?,
+            end,
+        })
+    }
+}
+
+impl BatchView {
+    /// Reads the batch at `start` of a record; returns it and where the next one starts.
+    fn read(record: &Bytes, start: usize, stamp: Stamp) -> Result<(Self, usize), DecodeError> {
+        let bytes = record.get(start..).ok_or(CUT)?;
+        let len = u32_at(bytes, 0)? as usize;
+        if len < BATCH_HEADER || len % 8 != 0 || len > bytes.len() {
+            return Err(DecodeError::new("batch's length is impossible"));
+        }
+        let bytes = &bytes[..len];
+        if bytes[7] & BATCH_FLAG_TOMBSTONE != 0 {
+            return Err(DecodeError::new("tombstones are of a later format"));
+        }
+        let events_at = BATCH_HEADER + usize::from(u16_at(bytes, 4)?);
+        if events_at > len {
+            return Err(CUT);
+        }
+        let key = record.slice(start + BATCH_HEADER..start + events_at);
+        let key = AggregateKey::from_bytes(key)
+            .map_err(|_| DecodeError::new("batch's key is not org/type/id"))?;
+        let count = u32_at(bytes, 32)?;
+        let first = u64_at(bytes, 24)?;
+        let first_stamp = stamp.value() + u64::from(u32_at(bytes, 36)?);
+        if count == 0 || first == 0 || first > NUMBER_MAX || first_stamp > NUMBER_MAX {
+            return Err(DecodeError::new("batch's numbers are impossible"));
+        }
+        let events = record.slice(start + events_at..start + len);
+        let hash = last_hash(&events, count)?;
+        let view = Self {
+            offset: start as u32,
+            key,
+            guard: guard_at(bytes)?,
+            sequence: Some(u64_at(bytes, 16)?).filter(|s| *s > 0).map(Sequence::new),
+            first_version: Version::new(first),
+            last_version: Version::new(first + u64::from(count) - 1),
+            hash,
+            stamp: Stamp::new(first_stamp),
+            last_stamp: Stamp::new(first_stamp + u64::from(count) - 1),
+            events,
+            count,
+        };
+        Ok((view, start + len))
+    }
+
+    /// How many events.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Never: a batch has at least one event.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The events in order. Ends at the first that is malformed.
+    pub fn events<'a>(
+        &'a self,
+        blobs: &'a Bytes,
+    ) -> impl Iterator<Item = Result<StoredEvent, DecodeError>> + 'a {
+        let mut at = 0;
+        let mut failed = false;
+        (0..self.count).map_while(move |_| {
+            if failed {
+                return None;
+            }
+            let event = stored_event(&self.events, at, blobs);
+            match &event {
+                Ok((_, end)) => at = *end,
+                Err(_) => failed = true,
+            }
+            Some(event.map(|(event, _)| event))
+        })
+    }
+}
+
+fn stored_event(
+    events: &Bytes,
+    at: usize,
+    blobs: &Bytes,
+) -> Result<(StoredEvent, usize), DecodeError> {
+    let hash = hash_at(events, at)?;
+    let len = u32_at(events, at + 32)? as usize;
+    let blob = u32_at(events, at + 36)?;
+    let start = at + EVENT_HEADER;
+    let end = start.checked_add(len).filter(|end| *end <= events.len()).ok_or(CUT)?;
+    let bytes = events.slice(start..end);
+    if blob == INLINE {
+        let payload_at = EventBody::new(&bytes)?.head().len();
+        let (head, payload) = (bytes.slice(..payload_at), bytes.slice(payload_at..));
+        return Ok((StoredEvent { hash, head, payload, whole: Some(bytes) }, end));
+    }
+    let payload_len = u32_at(&bytes, 20)? as usize;
+    let from = blob as usize;
+    let to = from.checked_add(payload_len).filter(|to| *to <= blobs.len()).ok_or(CUT)?;
+    let payload = blobs.slice(from..to);
+    Ok((StoredEvent { hash, head: bytes, payload, whole: None }, end))
+}
+
+/// The chain hash after a batch is that of its last event; found by walking lengths only.
+fn last_hash(events: &Bytes, count: u32) -> Result<Hash, DecodeError> {
+    let mut at = 0;
+    for left in (0..count).rev() {
+        if left == 0 {
+            return hash_at(events, at);
+        }
+        let len = u32_at(events, at + 32)? as usize;
+        at = at.checked_add(EVENT_HEADER + len).ok_or(CUT)?;
+    }
+    Err(CUT)
+}
+
+fn guard_at(batch: &[u8]) -> Result<Guard, DecodeError> {
+    match batch[6] {
+        0 => Ok(Guard::Any),
+        1 => Ok(Guard::NoStream),
+        2 => Ok(Guard::Exists),
+        3 => Ok(Guard::Exact(Version::new(u64_at(batch, 8)?))),
+        _ => Err(DecodeError::new("unknown guard")),
+    }
+}
+
+fn write_id_at(bytes: &[u8], at: usize) -> Result<TxnId, DecodeError> {
+    Ok(TxnId {
+        epoch: Epoch::new(u64_at(bytes, at)?),
+        boot: BootId::new(u64_at(bytes, at + 8)?),
+        counter: u64_at(bytes, at + 16)?,
+    })
+}
+
+fn stamp_at(bytes: &[u8], at: usize) -> Result<Stamp, DecodeError> {
+    let stamp = u64_at(bytes, at)?;
+    let fits = stamp < NUMBER_MAX;
+    fits.then(|| Stamp::new(stamp)).ok_or(DecodeError::new("a stamp is below 2^53"))
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], DecodeError> {
+    let end = at.checked_add(N).ok_or(CUT)?;
+    bytes.get(at..end).and_then(|slice| slice.try_into().ok()).ok_or(CUT)
+}
+
+fn hash_at(bytes: &[u8], at: usize) -> Result<Hash, DecodeError> {
+    array_at(bytes, at).map(Hash)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16, DecodeError> {
+    array_at(bytes, at).map(u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32, DecodeError> {
+    array_at(bytes, at).map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64, DecodeError> {
+    array_at(bytes, at).map(u64::from_le_bytes)
+}
+
+fn u128_at(bytes: &[u8], at: usize) -> Result<u128, DecodeError> {
+    array_at(bytes, at).map(u128::from_le_bytes)
+}
