@@ -26,6 +26,7 @@ pub mod disk;
 pub mod error;
 pub mod frame;
 pub mod index;
+pub mod log;
 pub mod segment;
 pub mod settings;
 pub mod store;

@@ -1,0 +1,495 @@
+//! A shard's log as a state machine without I/O.
+//!
+//! ```text
+//! append_* ─► open frame ─pump─► in flight (≤ write_depth) ─complete─► durable, strictly in log order
+//!                 │                                                        │
+//!                 └ fits? space is certain before a record is taken        ├ Progress.frames ─► the shard commits
+//!   active segment ──full──► spare (made ahead) becomes active             └ indexable ─► put_index ─► Progress.indexed
+//! ```
+//! While frames are in flight the next one fills: group commit without a timer. A record is only taken
+//! when there is a place for it, so a full disk stops admission and loses nothing. A segment's first
+//! frame waits until everything before it is durable; with [`IN_FLIGHT_BYTES_MAX`] that bounds where
+//! recovery finds the remains of a crash. Every error but "no space for a further file" is fatal and
+//! sticky: after a failed write nobody knows what the disk holds.
+//!
+//! Deliberately absent: I/O, clocks, what a record means (except legs, which keep a segment from being
+//! indexed), reading.
+
+mod legs;
+mod notes;
+mod records;
+mod space;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use celeriant_schema::{BootId, Epoch, Hash, Lsn, Stamp};
+
+use crate::buffer::AlignedBuffer;
+use crate::disk::{Completion, DiskError, Done, FileId, Op, Token};
+use crate::error::Error;
+use crate::frame::{Builder, Context, FRAME_HEADER_BYTES, FrameHeader, IN_FLIGHT_BYTES_MAX};
+pub use crate::index::{LegOutcome, SealedSegment};
+use crate::{Identity, Settings};
+pub(crate) use legs::Legs;
+pub(crate) use notes::Notes;
+pub use records::Appended;
+pub(crate) use space::{Active, Segment, Space};
+
+/// Tokens of a log have this bit set. A shard's own reads use tokens below it.
+const LOG_BIT: Token = 1 << 63;
+/// What a log's token is for, and the number within that.
+const KIND_SHIFT: u32 = 56;
+const KIND_FRAME: Token = 1;
+const KIND_CREATE: Token = 2;
+const KIND_NOTE: Token = 3;
+const KIND_INDEX: Token = 4;
+
+fn token(kind: Token, number: u64) -> Token {
+    LOG_BIT | kind << KIND_SHIFT | number & ((1 << KIND_SHIFT) - 1)
+}
+
+/// A frame that is durable, with everything before it.
+#[derive(Clone, Debug)]
+pub struct DurableFrame {
+    /// Its first record.
+    pub first_lsn: Lsn,
+    /// Its last record.
+    pub last_lsn: Lsn,
+    /// Segment that it lies in.
+    pub segment: u32,
+    /// Where it starts in the segment, in sectors of 4,096 bytes.
+    pub frame_offset: u32,
+    /// Its size in bytes, padding included.
+    pub frame_bytes: u32,
+    /// Stamp of its last event.
+    pub last_stamp: Stamp,
+    /// Its hash.
+    pub hash: Hash,
+    /// The frame itself.
+    pub bytes: Bytes,
+}
+
+/// What a completion brought.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Frames that became durable, in log order.
+    pub frames: Vec<DurableFrame>,
+    /// Segments whose index became durable: tell [`crate::directory::Directory::segment_indexed`].
+    pub indexed: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    header: FrameHeader,
+    segment: u32,
+    offset: u64,
+    written: Option<AlignedBuffer>,
+}
+
+/// A shard's log. Comes from [`crate::recovery::recover`], also for a new directory.
+#[derive(Debug)]
+pub struct Log {
+    identity: Identity,
+    settings: Settings,
+    leader: Option<(Epoch, BootId)>,
+    open: Builder,
+    next_lsn: Lsn,
+    last_stamp: Stamp,
+    /// Hash of the last frame that was sealed.
+    tip_hash: Hash,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+    frames_sealed: u64,
+    durable: Lsn,
+    durable_hash: Hash,
+    space: Space,
+    legs: Legs,
+    notes: Notes,
+    /// The next segment to index, if it is ready for that.
+    ready: Option<SealedSegment>,
+    /// Somebody asked for more space than there is.
+    starved: Cell<bool>,
+    poisoned: bool,
+    buffers: Vec<AlignedBuffer>,
+}
+
+/// What recovery found, from which a log goes on.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    pub(crate) identity: Identity,
+    pub(crate) settings: Settings,
+    pub(crate) tip: Lsn,
+    pub(crate) tip_hash: Hash,
+    pub(crate) last_stamp: Stamp,
+    pub(crate) space: Space,
+    pub(crate) legs: Legs,
+    pub(crate) notes: Notes,
+}
+
+impl Log {
+    pub(crate) fn resume(from: Resume) -> Self {
+        let mut log = Self {
+            identity: from.identity,
+            settings: from.settings,
+            leader: None,
+            open: Builder::new(),
+            next_lsn: from.tip.next(),
+            last_stamp: from.last_stamp,
+            tip_hash: from.tip_hash,
+            in_flight: VecDeque::with_capacity(from.settings.write_depth),
+            in_flight_bytes: 0,
+            frames_sealed: 0,
+            durable: from.tip,
+            durable_hash: from.tip_hash,
+            space: from.space,
+            legs: from.legs,
+            notes: from.notes,
+            ready: None,
+            starved: Cell::new(false),
+            poisoned: false,
+            buffers: Vec::new(),
+        };
+        log.find_indexable();
+        log.assert_invariants();
+        log
+    }
+
+    /// Says who appends from here on. Once, before the first append of a process.
+    pub fn lead(&mut self, epoch: Epoch, boot: BootId) {
+        assert!(self.leader.is_none(), "a process leads one epoch only");
+        self.leader = Some((epoch, boot));
+    }
+
+    /// The lsn that the next record gets.
+    pub fn next_lsn(&self) -> Lsn {
+        self.next_lsn
+    }
+
+    /// Every record up to here survives power loss on this disk.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Hash of the last sealed frame.
+    pub fn tip_hash(&self) -> Hash {
+        self.tip_hash
+    }
+
+    /// Highest stamp that was appended or recovered.
+    pub fn last_stamp(&self) -> Stamp {
+        self.last_stamp
+    }
+
+    /// Whose log it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A record with more bytes than this, large payloads included, never fits.
+    pub fn record_bytes_max(&self) -> usize {
+        self.settings.frame_bytes_max() - FRAME_HEADER_BYTES
+    }
+
+    /// Whether a record can be appended now. If not: pump and ask again, else wait for a completion.
+    /// Leaves room for the `Resolve`s of all unresolved legs.
+    pub fn fits(&self, meta_len: usize, blob_len: usize) -> bool {
+        self.has_room(
+            meta_len + blob_len,
+            self.legs.reserve_bytes(),
+            self.settings.frame_bytes_soft,
+        )
+    }
+
+    /// Whether a `Resolve` or `EpochStart` can be appended now.
+    pub fn fits_resolve(&self) -> bool {
+        self.has_room(records::SMALL_RECORD_BYTES, 0, self.settings.frame_bytes_max())
+    }
+
+    fn has_room(&self, bytes: usize, reserve: u64, soft: usize) -> bool {
+        if self.poisoned || self.leader.is_none() || !self.open.has_room_for_record() {
+            return false;
+        }
+        let frame_bytes = self.open.frame_bytes_with(bytes);
+        let is_grown = !self.open.is_empty() && frame_bytes > soft;
+        if is_grown || frame_bytes > self.settings.frame_bytes_max() {
+            return false;
+        }
+        let has_space = self.space.has_place(frame_bytes as u64, reserve);
+        self.starved.set(self.starved.get() || !has_space);
+        has_space
+    }
+
+    /// The device has no room for a further segment, and the present one does not suffice.
+    pub fn full(&self) -> bool {
+        self.space.is_full()
+    }
+
+    /// Tries again to make files that did not fit on the device.
+    pub fn retry_space(&mut self, ops: &mut Vec<(Token, Op)>) {
+        self.space.retry();
+        self.find_indexable();
+        self.pump(ops);
+    }
+
+    /// Seals the open frame if the write depth allows, and starts whatever else is due.
+    pub fn pump(&mut self, ops: &mut Vec<(Token, Op)>) {
+        if self.poisoned {
+            return;
+        }
+        if self.may_seal() {
+            self.seal(ops);
+        }
+        if let Some((number, op)) = self.space.create_if_due(
+            &self.identity,
+            &self.settings,
+            self.next_lsn,
+            self.starved.take(),
+        ) {
+            ops.push((token(KIND_CREATE, u64::from(number)), op));
+        }
+        self.start_note(ops);
+        self.assert_invariants();
+    }
+
+    /// Notes durably how far the log is durable. Does nothing when that is already noted.
+    pub fn note_watermark(&mut self, ops: &mut Vec<(Token, Op)>) {
+        self.notes.want(self.durable);
+        self.start_note(ops);
+    }
+
+    /// Nothing is open and no write is in flight: a clean stop may follow.
+    pub fn idle(&self) -> bool {
+        self.open.is_empty() && self.in_flight.is_empty() && self.notes.is_idle()
+    }
+
+    /// Whether a completion with this token belongs to a log.
+    pub fn owns(token: Token) -> bool {
+        token & LOG_BIT != 0
+    }
+
+    /// The open file of a segment, to read from.
+    pub fn segment_file(&self, segment: u32) -> Option<FileId> {
+        self.space.file(segment)
+    }
+
+    /// The next segment to index. When the directory has applied everything up to its
+    /// `applied_upto`, make the block and call [`Self::put_index`].
+    pub fn indexable(&self) -> Option<&SealedSegment> {
+        self.ready.as_ref()
+    }
+
+    /// Starts to write the index of the segment that [`Self::indexable`] names.
+    ///
+    /// # Panics
+    /// When there is no such segment.
+    pub fn put_index(&mut self, block: Bytes, ops: &mut Vec<(Token, Op)>) {
+        let Some(sealed) = self.ready.take() else { panic!("no segment is ready for its index") };
+        self.space.indexing = Some(sealed.segment);
+        let name = crate::segment::index_name(sealed.segment);
+        ops.push((token(KIND_INDEX, u64::from(sealed.segment)), Op::Put { name, content: block }));
+    }
+
+    /// Takes the end of one of the log's operations.
+    ///
+    /// # Errors
+    /// Every error but a full disk while a file is made. It is final: the log takes nothing any more,
+    /// and what was in flight has an unknown outcome.
+    pub fn complete(
+        &mut self,
+        completion: Completion,
+        ops: &mut Vec<(Token, Op)>,
+    ) -> Result<Progress, Error> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        let mut progress = Progress::default();
+        match self.take(completion, &mut progress) {
+            Ok(()) => {
+                self.find_indexable();
+                self.pump(ops);
+                Ok(progress)
+            }
+            Err(error) => {
+                self.poisoned = true;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn take(&mut self, completion: Completion, progress: &mut Progress) -> Result<(), DiskError> {
+        let Completion { token, outcome } = completion;
+        assert!(Self::owns(token), "token {token} is not the log's");
+        let number = token & ((1 << KIND_SHIFT) - 1);
+        match (token & !LOG_BIT) >> KIND_SHIFT {
+            KIND_FRAME => self.take_written(number, outcome?, progress),
+            KIND_CREATE => match outcome {
+                Ok(Done::Opened { file, len }) => {
+                    self.space.created(number as u32, file, len);
+                    self.notes.want_segments(number as u32);
+                }
+                Ok(other) => panic!("Create ended with {other:?}"),
+                Err(error) if error.is_full() => self.space.create_failed(),
+                Err(error) => return Err(error),
+            },
+            KIND_NOTE => {
+                let noted = self.notes.written(outcome?);
+                self.space.noted(noted.segments_made);
+            }
+            KIND_INDEX => match outcome {
+                Ok(_) => {
+                    let last_lsn = self.space.indexed(number as u32);
+                    self.legs.forget(last_lsn);
+                    progress.indexed.push(number as u32);
+                }
+                Err(error) if error.is_full() => self.space.index_failed(),
+                Err(error) => return Err(error),
+            },
+            kind => panic!("token of unknown kind {kind}"),
+        }
+        Ok(())
+    }
+
+    fn take_written(&mut self, number: u64, done: Done, progress: &mut Progress) {
+        let Done::Written(buffer) = done else { panic!("Write ended with {done:?}") };
+        let Some(frame) = self.in_flight.iter_mut().find(|frame| frame.number == number) else {
+            panic!("frame {number} is not in flight")
+        };
+        assert!(frame.written.is_none(), "frame {number} was written twice");
+        frame.written = Some(buffer);
+        while self.in_flight.front().is_some_and(|frame| frame.written.is_some()) {
+            let Some(frame) = self.in_flight.pop_front() else { break };
+            progress.frames.push(self.frame_is_durable(frame));
+        }
+        self.legs.settle(self.durable);
+    }
+
+    fn frame_is_durable(&mut self, frame: InFlight) -> DurableFrame {
+        let InFlight { header, segment, offset, written, .. } = frame;
+        assert_eq!(header.first_lsn, self.durable.next(), "frames become durable in log order");
+        self.in_flight_bytes -= header.frame_bytes();
+        self.durable = header.last_lsn();
+        self.durable_hash = header.hash;
+        self.notes.durable(self.durable, self.durable_hash);
+        DurableFrame {
+            first_lsn: header.first_lsn,
+            last_lsn: header.last_lsn(),
+            segment,
+            frame_offset: sectors(offset),
+            frame_bytes: header.frame_bytes() as u32,
+            last_stamp: header.last_stamp,
+            hash: header.hash,
+            bytes: self.share(written.unwrap_or_default()),
+        }
+    }
+
+    /// The buffer's content for whoever reads it. A small frame is copied, so that it does not hold on to
+    /// the memory that a large one needs, and the buffer is used again.
+    fn share(&mut self, buffer: AlignedBuffer) -> Bytes {
+        if buffer.capacity() <= 2 * buffer.len() {
+            return buffer.into_bytes();
+        }
+        let bytes = Bytes::copy_from_slice(&buffer);
+        if self.buffers.len() <= self.settings.write_depth {
+            self.buffers.push(buffer);
+        }
+        bytes
+    }
+
+    fn may_seal(&self) -> bool {
+        let bytes = self.open.frame_bytes_with(0);
+        let waits_for_more =
+            !self.in_flight.is_empty() && self.open.content_bytes() < self.settings.fill_bytes;
+        if self.open.is_empty() || waits_for_more {
+            return false;
+        }
+        // Everything before a segment's first frame must be durable when that is written.
+        let may_place = self.in_flight.is_empty() || self.space.active_has_place(bytes as u64);
+        // A frame alone may have any size; together they stay where recovery looks.
+        let within =
+            self.in_flight.is_empty() || self.in_flight_bytes + bytes <= IN_FLIGHT_BYTES_MAX;
+        self.in_flight.len() < self.settings.write_depth && may_place && within
+    }
+
+    fn seal(&mut self, ops: &mut Vec<(Token, Op)>) {
+        let Some((epoch, boot)) = self.leader else { panic!("an append without a leader") };
+        let count = self.open.count() as u64;
+        let first_lsn = Lsn::new(self.next_lsn.value() - count);
+        let context = Context {
+            identity: self.identity,
+            epoch,
+            boot,
+            first_lsn,
+            durable_upto: self.durable,
+            prev_hash: self.tip_hash,
+        };
+        let next = self.buffers.pop();
+        let (header, buffer) = self.open.seal(&context, next);
+        if !self.space.active_has_place(buffer.len() as u64) {
+            self.space.rotate();
+            self.notes.want(self.durable);
+        }
+        let (segment, file, offset) = self.space.place(&header);
+        self.tip_hash = header.hash;
+        self.in_flight_bytes += buffer.len();
+        self.frames_sealed += 1;
+        let number = self.frames_sealed;
+        self.in_flight.push_back(InFlight { number, header, segment, offset, written: None });
+        ops.push((token(KIND_FRAME, number), Op::Write { file, offset, buffer }));
+    }
+
+    fn start_note(&mut self, ops: &mut Vec<(Token, Op)>) {
+        if self.poisoned {
+            return;
+        }
+        if let Some((turn, op)) = self.notes.start_if_due(&self.identity) {
+            ops.push((token(KIND_NOTE, turn), op));
+        }
+    }
+
+    fn find_indexable(&mut self) {
+        if self.ready.is_some() || self.space.indexing.is_some() || self.poisoned {
+            return;
+        }
+        let Some(sealed) = self.space.next_to_index() else { return };
+        if sealed.last_lsn > self.durable {
+            return;
+        }
+        let Some(outcomes) = self.legs.outcomes(sealed.last_lsn) else { return };
+        let applied_upto = self.legs.decided_at(sealed.last_lsn).max(sealed.last_lsn);
+        self.ready = Some(SealedSegment { applied_upto, outcomes, ..sealed.clone() });
+    }
+
+    /// What must hold between any two calls.
+    pub fn assert_invariants(&self) {
+        let depth = self.settings.write_depth;
+        assert!(self.in_flight.len() <= depth, "{} frames in flight", self.in_flight.len());
+        let mut next = self.durable.next();
+        let mut bytes = 0;
+        for frame in &self.in_flight {
+            assert_eq!(frame.header.first_lsn, next, "frames in flight are contiguous");
+            next = frame.header.last_lsn().next();
+            bytes += frame.header.frame_bytes();
+        }
+        assert_eq!(bytes, self.in_flight_bytes, "bytes in flight are counted");
+        assert!(
+            self.in_flight.len() <= 1 || bytes <= IN_FLIGHT_BYTES_MAX,
+            "{bytes} bytes in flight"
+        );
+        assert_eq!(next.plus(self.open.count() as u64), self.next_lsn, "lsns are dense");
+        assert!(self.notes.watermark().durable <= self.durable, "the watermark is durable");
+        let open = if self.open.is_empty() { 0 } else { self.open.frame_bytes_with(0) as u64 };
+        assert!(self.space.has_place(open, 0), "there is a place for what was taken");
+        self.space.assert_invariants();
+    }
+}
+
+fn sectors(offset: u64) -> u32 {
+    (offset / celeriant_schema::limits::SECTOR_BYTES as u64) as u32
+}
+
+#[cfg(test)]
+#[path = "log/log_test.rs"]
+mod tests;
