@@ -20,6 +20,7 @@
 pub mod admission;
 pub mod clock;
 pub mod coordinator;
+pub mod launch;
 pub mod node;
 pub mod route;
 pub mod router;

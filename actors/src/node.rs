@@ -47,18 +47,23 @@ pub struct Settings {
     /// Of every shard's log.
     pub log: celeriant_storage::Settings,
     /// Of every listener.
-    pub net: celeriant_net::Settings,
+    pub net: Arc<celeriant_net::Settings>,
 }
 
 /// Makes a shard's disk, on the shard's thread.
 pub type Disks<D> = Arc<dyn Fn(ShardId) -> Result<D, DiskError> + Send + Sync>;
 
+/// Takes an epoch above the one given, durably.
+pub type TakeEpoch =
+    Box<dyn Fn(Epoch) -> Result<Epoch, celeriant_storage::store::Error> + Send + Sync>;
+
 /// What can be swapped.
 pub struct Components<D> {
     /// Whose data this is.
     pub cluster: ClusterId,
-    /// Of this process start: durable before it is handed over, higher than any before (R8).
-    pub epoch: Epoch,
+    /// Takes the epoch of this process start: above the highest in any log, which it is given, and
+    /// above every earlier one; durable before it returns (R8).
+    pub take_epoch: TakeEpoch,
     /// Of this process start; random.
     pub boot: BootId,
     /// Time.
@@ -90,6 +95,9 @@ pub enum Error {
         /// What happened.
         source: celeriant_storage::Error,
     },
+    /// The superblock.
+    #[error(transparent)]
+    Store(#[from] celeriant_storage::store::Error),
     /// The logs disagree about a write.
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
@@ -152,7 +160,8 @@ impl Node {
             let (orders, order_receiver) = mpsc::unbounded_channel();
             node.orders.push(orders);
             let (settings, components) = (Arc::clone(&settings), Arc::clone(&components));
-            let worker = Worker::new(index, settings, components, order_receiver, news_sender.clone());
+            let worker =
+                Worker::new(index, settings, components, order_receiver, news_sender.clone());
             node.launch(index, placement, worker)?;
         }
         match node.take_lead(&settings, &components).await {
@@ -180,10 +189,11 @@ impl Node {
     /// When the address cannot be bound.
     pub async fn listen(&mut self, addr: SocketAddr) -> Result<SocketAddr, Error> {
         let mut bound = addr;
+        let door = celeriant_net::Door::default();
         for orders in &self.orders {
             let (reply, answer) = oneshot::channel();
             // A closed channel or a dropped reply: the thread has stopped and says why in the news.
-            let _ = orders.send(Order::Listen { addr: bound, reply });
+            let _ = orders.send(Order::Listen { addr: bound, door: door.clone(), reply });
             bound = match answer.await {
                 Ok(result) => result.map_err(|source| Error::Listen { addr: bound, source })?,
                 Err(_) => return Err(self.failed().await),
@@ -264,8 +274,15 @@ impl Node {
         let decisions = Arc::new(decide(&undecided)?);
         if !decisions.is_empty() {
             let committed = decisions.values().filter(|commit| **commit).count();
-            tracing::info!(writes = decisions.len(), committed, "settled writes over several shards");
+            tracing::info!(
+                writes = decisions.len(),
+                committed,
+                "settled writes over several shards"
+            );
         }
+        let highest = survey.shards.iter().map(|s| s.max_epoch).max().unwrap_or_default();
+        let epoch = (components.take_epoch)(highest)?;
+        assert!(epoch > highest, "epoch {epoch} was in use before, up to {highest}");
         let floor = survey.shards.iter().map(|s| s.max_stamp).max().unwrap_or(Stamp::ZERO);
         let stamps = StampClock::new(components.clock.as_ref(), floor);
         let shards: Arc<[Recipient<ShardMail>]> =
@@ -274,6 +291,7 @@ impl Node {
             survey.coordinators.into_values().unzip();
         let answers: Arc<[Recipient<AnswerMail>]> = answers.into();
         let lead = || Lead {
+            epoch,
             stamps: stamps.clone(),
             shards: Arc::clone(&shards),
             coordinators: Arc::clone(&answers),
@@ -282,7 +300,7 @@ impl Node {
         let shared = Arc::new(Shared {
             admission: Admission::new(settings.admission_bytes),
             shards: Arc::clone(&shards),
-            epoch: components.epoch,
+            epoch,
             boot: components.boot,
             counter: AtomicU64::new(1),
         });

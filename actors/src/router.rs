@@ -156,7 +156,8 @@ impl Router {
         }
         let mut answered = out.refused;
         for (shard, work) in out.mail {
-            let sent = self.shared.shards[usize::from(shard.value())].tell(ShardMail(work)).try_send();
+            let sent =
+                self.shared.shards[usize::from(shard.value())].tell(ShardMail(work)).try_send();
             if let Err(SendError::ActorNotRunning(ShardMail(work))) = sent {
                 answered.extend(work.into_iter().filter_map(refuse_stopped));
             }

@@ -75,8 +75,11 @@ impl Findings {
             newest = newest.max(*stamp);
             writes.push(receipt.clone());
         }
-        (!writes.is_empty() && writes.len() == self.sequenced)
-            .then_some(Receipt { stamp: newest, already_applied: true, writes })
+        (!writes.is_empty() && writes.len() == self.sequenced).then_some(Receipt {
+            stamp: newest,
+            already_applied: true,
+            writes,
+        })
     }
 
     fn already_applied(&self) -> AlreadyApplied {
@@ -136,10 +139,7 @@ fn refuse_sequence(findings: Vec<SequenceFinding>) -> Refusal {
             // Landed here but not in every member: the members were parted since (a sequence memory
             // was forgotten by a delete). What is remembered elsewhere is stale to this writer.
             SequenceFinding::Landed { sequence, receipt, .. } => {
-                landed.get_or_insert(Refusal::SequenceStale {
-                    key: receipt.key,
-                    sequence,
-                });
+                landed.get_or_insert(Refusal::SequenceStale { key: receipt.key, sequence });
             }
         }
     }

@@ -143,7 +143,10 @@ impl<R> Core<R> {
     pub fn begin(&mut self, begin: Begin<R>) {
         match begin {
             Begin::Write { txn, route, deadline, order, parts } => {
-                assert!(parts.is_sorted_by_key(|(shard, _)| *shard), "{txn}: ascending, or deadlock");
+                assert!(
+                    parts.is_sorted_by_key(|(shard, _)| *shard),
+                    "{txn}: ascending, or deadlock"
+                );
                 let asked = |(shard, part)| PartState { shard, part, state: State::Asked };
                 let write = InFlight {
                     route,
@@ -352,13 +355,7 @@ impl<R> InFlight<R> {
 }
 
 impl PartState {
-    fn ask<R>(
-        &mut self,
-        txn: TxnId,
-        coordinator: usize,
-        mode: Mode,
-        effects: &mut Vec<Effect<R>>,
-    ) {
+    fn ask<R>(&mut self, txn: TxnId, coordinator: usize, mode: Mode, effects: &mut Vec<Effect<R>>) {
         self.state = State::Asked;
         let part = Arc::clone(&self.part);
         effects.push(Effect::Step(self.shard, Step::Reserve { txn, coordinator, mode, part }));
@@ -366,5 +363,4 @@ impl PartState {
 }
 
 #[cfg(test)]
-#[path = "core_test.rs"]
 mod core_test;

@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celeriant_schema::{ShardId, Stamp, TxnId};
+use celeriant_net::{Door, Shutdown};
+use celeriant_schema::{Epoch, ShardId, Stamp, TxnId};
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::disk::Disk;
 use celeriant_storage::recovery::{Recovered, Report, find_outcomes, recover};
 use celeriant_storage::{Error as StorageError, Identity};
 use kameo::actor::{ActorRef, PreparedActor, Recipient, Spawn};
 use kameo::mailbox;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -34,13 +35,14 @@ pub(super) enum Order {
     /// Start the actors.
     Lead(Lead, Router),
     /// Accept connections.
-    Listen { addr: SocketAddr, reply: oneshot::Sender<std::io::Result<SocketAddr>> },
+    Listen { addr: SocketAddr, door: Door, reply: oneshot::Sender<std::io::Result<SocketAddr>> },
     /// Drain and end.
     Stop,
 }
 
 /// What all threads need to start their actors.
 pub(super) struct Lead {
+    pub(super) epoch: Epoch,
     pub(super) stamps: StampClock,
     pub(super) shards: Arc<[Recipient<ShardMail>]>,
     pub(super) coordinators: Arc<[Recipient<AnswerMail>]>,
@@ -70,6 +72,7 @@ pub(super) struct Survey {
     pub(super) pending: Vec<(TxnId, Vec<ShardId>)>,
     pub(super) outcomes: BTreeMap<TxnId, bool>,
     pub(super) max_stamp: Stamp,
+    pub(super) max_epoch: Epoch,
     pub(super) report: Report,
 }
 
@@ -95,7 +98,7 @@ pub(super) struct Worker<D: Disk> {
     running: Vec<ActorRef<Shard<D>>>,
     /// Everything spawned; dropped with the worker, which ends it.
     tasks: Vec<AbortOnDrop>,
-    listeners: watch::Sender<bool>,
+    shutdown: Shutdown,
     listening: Vec<JoinHandle<()>>,
     router: Option<Router>,
 }
@@ -133,7 +136,7 @@ impl<D: Disk> Worker<D> {
             coordinator: None,
             running: Vec::new(),
             tasks: Vec::new(),
-            listeners: watch::channel(false).0,
+            shutdown: Shutdown::new(),
             listening: Vec::new(),
             router: None,
         }
@@ -167,8 +170,8 @@ impl<D: Disk> Worker<D> {
                         self.tell(News::Leading);
                     }
                 }
-                Some(Order::Listen { addr, reply }) => {
-                    let _ = reply.send(self.listen(addr));
+                Some(Order::Listen { addr, door, reply }) => {
+                    let _ = reply.send(self.listen(addr, door));
                 }
                 Some(Order::Stop) => {
                     self.stop().await;
@@ -190,10 +193,9 @@ impl<D: Disk> Worker<D> {
         for shard in (0..self.settings.shards).filter(mine).map(ShardId::new) {
             let fail = |source| Error::Storage { shard, source };
             let identity = Identity { cluster: self.components.cluster, shard };
-            let mut disk = (self.components.disks)(shard)
-                .map_err(|error| fail(StorageError::Disk(error)))?;
-            let recovered =
-                recover(&mut disk, identity, &self.settings.log).await.map_err(fail)?;
+            let mut disk =
+                (self.components.disks)(shard).map_err(|error| fail(StorageError::Disk(error)))?;
+            let recovered = recover(&mut disk, identity, &self.settings.log).await.map_err(fail)?;
             let actor = Shard::<D>::prepare_with_mailbox(mailbox::unbounded());
             let pending = recovered.pending.iter();
             surveys.push(Survey {
@@ -202,6 +204,7 @@ impl<D: Disk> Worker<D> {
                 pending: pending.map(|leg| (leg.txn, leg.participants.clone())).collect(),
                 outcomes: recovered.outcomes.iter().map(|(txn, commit)| (*txn, *commit)).collect(),
                 max_stamp: recovered.max_stamp,
+                max_epoch: recovered.max_epoch,
                 report: recovered.report.clone(),
             });
             self.recovered.push(RecoveredShard { identity, disk, recovered, actor });
@@ -248,7 +251,8 @@ impl<D: Disk> Worker<D> {
         }
         let cache_bytes = self.settings.cache_bytes / usize::from(self.settings.shards.max(1));
         let mut waiting = Vec::new();
-        for RecoveredShard { identity, disk, recovered, actor } in std::mem::take(&mut self.recovered)
+        for RecoveredShard { identity, disk, recovered, actor } in
+            std::mem::take(&mut self.recovered)
         {
             let decided = |txn| lead.decisions.get(&txn).copied().unwrap_or(false);
             let settlements = recovered.pending.into_iter().map(|leg| {
@@ -257,7 +261,7 @@ impl<D: Disk> Worker<D> {
             });
             let parts = Parts {
                 identity,
-                epoch: self.components.epoch,
+                epoch: lead.epoch,
                 boot: self.components.boot,
                 log: recovered.log,
                 directory: recovered.directory,
@@ -305,22 +309,27 @@ impl<D: Disk> Worker<D> {
         }
     }
 
-    fn listen(&mut self, addr: SocketAddr) -> std::io::Result<SocketAddr> {
-        let listener = celeriant_net::bind(addr)?;
+    fn listen(&mut self, addr: SocketAddr, door: Door) -> std::io::Result<SocketAddr> {
+        let addr = match self.index {
+            // A shared port can be joined by any process of the same user: make sure that nobody
+            // else listens there before this node's threads share it.
+            0 => celeriant_net::bind(addr, false)?.local_addr()?,
+            _ => addr,
+        };
+        let listener = celeriant_net::bind(addr, true)?;
         let bound = listener.local_addr()?;
         let Some(router) = self.router.clone() else {
             unreachable!("a node listens only after it leads");
         };
-        let stop = self.listeners.subscribe();
-        let net = self.settings.net.clone();
-        let serving = celeriant_net::serve(listener, router, net, stop);
+        let (net, stop) = (Arc::clone(&self.settings.net), self.shutdown.stop());
+        let serving = celeriant_net::serve(listener, router, net, door, stop);
         self.listening.push(tokio::spawn(serving));
         Ok(bound)
     }
 
     /// Connections first: they are answered what they have asked. Then the shards.
     async fn stop(&mut self) {
-        self.listeners.send_replace(true);
+        self.shutdown.trigger();
         for listening in std::mem::take(&mut self.listening) {
             let _ = listening.await;
         }

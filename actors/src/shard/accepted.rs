@@ -79,11 +79,7 @@ impl<R> AcceptedStates<R> {
     }
 
     /// The state of `key`, taken over from the directory if nothing was in flight.
-    pub(super) fn open(
-        &mut self,
-        directory: &Directory,
-        key: &AggregateKey,
-    ) -> &mut Accepted<R> {
+    pub(super) fn open(&mut self, directory: &Directory, key: &AggregateKey) -> &mut Accepted<R> {
         let standing = || committed_standing(directory, key);
         self.states.entry(key.clone()).or_insert_with(|| {
             let standing = standing();

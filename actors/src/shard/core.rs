@@ -20,8 +20,8 @@ use std::collections::VecDeque;
 
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, BootId, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn, Receipt,
-    Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId, limits::LIST_PAGE_MAX,
+    AggregateKey, AggregateReceipt, BootId, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn,
+    Receipt, Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId, limits::LIST_PAGE_MAX,
 };
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory};
@@ -444,3 +444,8 @@ fn list(directory: &Directory, query: &ListQuery) -> ListPage {
         (None, _) => directory.orgs(prefix, after, limit),
     }
 }
+
+#[cfg(test)]
+mod core_test;
+#[cfg(test)]
+mod rig;

@@ -207,7 +207,8 @@ impl<R> Core<R> {
         let range = (first, last);
         let number = self.reads.next;
         self.reads.next += 1;
-        let building = PageInProgress { route, query, page, plan, at: 0, bytes: 0, events: 0, range };
+        let building =
+            PageInProgress { route, query, page, plan, at: 0, bytes: 0, events: 0, range };
         self.reads.pages.insert(number, building);
         self.continue_page(number, None, effects);
     }
@@ -247,7 +248,8 @@ impl<R> Core<R> {
         building: &PageInProgress<R>,
         effects: &mut Vec<Effect<R>>,
     ) {
-        for (ahead, (_, _, place)) in building.plan[building.at..].iter().take(READ_AHEAD).enumerate()
+        for (ahead, (_, _, place)) in
+            building.plan[building.at..].iter().take(READ_AHEAD).enumerate()
         {
             let frame_place = (place.segment, place.frame_offset);
             if let Some(waiters) = self.reads.loads.get_mut(&frame_place) {

@@ -3,8 +3,8 @@
 use celeriant_schema::hash::write_hash;
 use celeriant_schema::record::{BatchDraft, WriteDraft};
 use celeriant_schema::{
-    AggregateReceipt, ClientId, Hash, Lsn, Member, Receipt, Refusal, Request, Response, ShardId, Stamp,
-    TxnId, Write,
+    AggregateReceipt, ClientId, Hash, Lsn, Member, Receipt, Refusal, Request, Response, ShardId,
+    Stamp, TxnId, Write,
 };
 
 use super::accepted::UsedSequence;

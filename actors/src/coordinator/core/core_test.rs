@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, Guard, Hash, Refusal, Response,
-    ShardId, Stamp, TxnId, Version,
+    AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, Guard, Hash, Refusal,
+    Response, ShardId, Stamp, TxnId, Version,
 };
 
 use super::*;
 
-const TXN: TxnId = TxnId { epoch: celeriant_schema::Epoch::new(1), boot: celeriant_schema::BootId::new(1), counter: 7 };
+const TXN: TxnId = TxnId {
+    epoch: celeriant_schema::Epoch::new(1),
+    boot: celeriant_schema::BootId::new(1),
+    counter: 7,
+};
 
 fn key(id: &str) -> AggregateKey {
     AggregateKey::new("o", "t", id).expect("valid")
@@ -17,7 +21,8 @@ fn key(id: &str) -> AggregateKey {
 
 fn begun(shards: u16) -> Core<&'static str> {
     let mut core = Core::new(3);
-    let part = || Arc::new(Part { client_id: ClientId::NONE, write_hash: Hash::ZERO, members: vec![] });
+    let part =
+        || Arc::new(Part { client_id: ClientId::NONE, write_hash: Hash::ZERO, members: vec![] });
     core.begin(Begin::Write {
         txn: TXN,
         route: "client",
@@ -42,8 +47,12 @@ fn conflict(id: &str) -> AnswerKind {
 
 fn committed(id: &str, stamp: u64) -> AnswerKind {
     let version = Version::new(1);
-    let receipt =
-        AggregateReceipt { key: key(id), first_version: version, last_version: version, hash: Hash::ZERO };
+    let receipt = AggregateReceipt {
+        key: key(id),
+        first_version: version,
+        last_version: version,
+        hash: Hash::ZERO,
+    };
     AnswerKind::Committed { txn: TXN, receipts: vec![receipt], stamp: Stamp::new(stamp) }
 }
 
@@ -83,7 +92,8 @@ fn a_refusal_releases_what_is_held_and_appends_nothing() {
     assert!(say(&mut core, 0, conflict("a")).is_empty());
     let end = say(&mut core, 1, AnswerKind::Held { txn: TXN });
     assert_eq!(steps(&end), ["release 1", "reply"]);
-    let Effect::Reply(_, Response::Refused(Refusal::Conflict { conflicts, already_applied })) = &end[1]
+    let Effect::Reply(_, Response::Refused(Refusal::Conflict { conflicts, already_applied })) =
+        &end[1]
     else {
         panic!("{end:?}")
     };
@@ -125,7 +135,8 @@ fn a_refusal_under_contention_still_names_every_conflict() {
 #[test]
 fn a_deadline_that_passes_before_the_append_is_definite() {
     let mut core = Core::new(0);
-    let part = || Arc::new(Part { client_id: ClientId::NONE, write_hash: Hash::ZERO, members: vec![] });
+    let part =
+        || Arc::new(Part { client_id: ClientId::NONE, write_hash: Hash::ZERO, members: vec![] });
     core.begin(Begin::Write {
         txn: TXN,
         route: "client",

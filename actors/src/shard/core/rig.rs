@@ -1,0 +1,249 @@
+//! A core on a disk in memory, driven step by step: nothing completes until the test says so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use celeriant_schema::{
+    AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
+    Member, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
+};
+use celeriant_storage::Identity;
+use celeriant_storage::buffer::AlignedBuffer;
+use celeriant_storage::cache::FrameCache;
+use celeriant_storage::disk::{Completion, Disk, DiskError, Done, FileId, Op, Token};
+use celeriant_storage::recovery::recover;
+
+use super::{Core, Effect, Parts};
+use crate::clock::{Clock, Micros, StampClock};
+use crate::work::{Answer, Task, Work};
+
+/// Files in memory; operations complete in order when polled.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryDisk {
+    files: BTreeMap<String, Vec<u8>>,
+    open: Vec<String>,
+    done: VecDeque<Completion>,
+}
+
+impl MemoryDisk {
+    fn run(&mut self, op: Op) -> Result<Done, DiskError> {
+        match op {
+            Op::List => {
+                let size = |(name, file): (&String, &Vec<u8>)| (name.clone(), file.len() as u64);
+                Ok(Done::Listed(self.files.iter().map(size).collect()))
+            }
+            Op::Open { name } if !self.files.contains_key(&name) => {
+                let source = std::io::ErrorKind::NotFound.into();
+                Err(DiskError { op: "open", name, source })
+            }
+            Op::Open { name } => Ok(self.opened(name)),
+            Op::Create { name, len, head } => {
+                let mut file = vec![0; len as usize];
+                file[..head.len()].copy_from_slice(&head);
+                self.files.insert(name.clone(), file);
+                Ok(self.opened(name))
+            }
+            Op::Put { name, content } => {
+                self.files.insert(name, content.to_vec());
+                Ok(Done::Ok)
+            }
+            Op::Write { file, offset, buffer } => {
+                let bytes = buffer.as_slice();
+                self.file(file)[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+                Ok(Done::Written(buffer))
+            }
+            Op::Read { file, offset, len } => {
+                let file = self.file(file);
+                let (from, to) =
+                    (offset as usize, (offset as usize + len as usize).min(file.len()));
+                let mut buffer = AlignedBuffer::with_capacity(len as usize);
+                buffer.extend_from_slice(&file[from..to]);
+                Ok(Done::Read(buffer))
+            }
+            Op::Close { .. } => Ok(Done::Ok),
+            Op::Remove { name } => {
+                self.files.remove(&name);
+                Ok(Done::Ok)
+            }
+        }
+    }
+
+    fn opened(&mut self, name: String) -> Done {
+        let len = self.files[&name].len() as u64;
+        self.open.push(name);
+        Done::Opened { file: FileId(self.open.len() as u32 - 1), len }
+    }
+
+    fn file(&mut self, file: FileId) -> &mut Vec<u8> {
+        let name = &self.open[file.0 as usize];
+        self.files.get_mut(name).expect("the file is there")
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn start(&mut self, token: Token, op: Op) {
+        let outcome = self.run(op);
+        self.done.push_back(Completion { token, outcome });
+    }
+
+    fn poll_complete(&mut self, _: &mut Context<'_>) -> Poll<Completion> {
+        self.done.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Micros {
+        0
+    }
+    fn wall(&self) -> i64 {
+        Stamp::ORIGIN_UNIX_MICROS + 1_000_000
+    }
+}
+
+/// One shard whose disk answers when asked.
+pub(crate) struct Rig {
+    pub(crate) core: Core<u32>,
+    disk: MemoryDisk,
+    /// What was answered, by route, since last asked.
+    replies: Vec<(u32, Response)>,
+    answers: Vec<Answer>,
+    pub(crate) now: Micros,
+}
+
+impl Rig {
+    /// A fresh shard, ready to serve.
+    pub(crate) fn new() -> Self {
+        Self::open(MemoryDisk::default(), 1)
+    }
+
+    /// The same disk after a crash that lost nothing.
+    pub(crate) fn restarted(self) -> Self {
+        Self::open(self.disk, 2)
+    }
+
+    fn open(mut disk: MemoryDisk, epoch: u64) -> Self {
+        disk.done.clear();
+        let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
+        let settings = celeriant_storage::Settings {
+            segment_bytes_first: 256 << 10,
+            segment_bytes_max: 256 << 10,
+            ..celeriant_storage::Settings::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let recovered =
+            runtime.block_on(recover(&mut disk, identity, &settings)).expect("recovers");
+        let parts = Parts {
+            identity,
+            epoch: Epoch::new(epoch),
+            boot: BootId::new(epoch),
+            stamps: StampClock::new(&Still, recovered.max_stamp),
+            log: recovered.log,
+            directory: recovered.directory,
+            settlements: recovered.pending.into_iter().map(|leg| (leg, false)).collect(),
+            cache: FrameCache::new(1 << 20),
+        };
+        let mut effects = Vec::new();
+        let core = Core::new(parts, 0, &mut effects);
+        let (replies, answers) = (Vec::new(), Vec::new());
+        let mut rig = Self { core, disk, replies, answers, now: 0 };
+        rig.deliver(effects);
+        rig.flush();
+        assert!(rig.core.is_ready());
+        rig
+    }
+
+    /// Hands work over; it is accepted or refused, nothing is durable yet.
+    pub(crate) fn send(&mut self, work: Vec<Work<u32>>) {
+        let mut effects = Vec::new();
+        self.core.handle(self.now, work, &mut effects);
+        self.deliver(effects);
+    }
+
+    /// Sends one request.
+    pub(crate) fn request(&mut self, route: u32, request: Request) {
+        self.send(vec![Work::Task(Task { route, deadline: None, request })]);
+    }
+
+    /// Seals and completes everything until nothing is in flight.
+    pub(crate) fn flush(&mut self) {
+        loop {
+            let mut effects = Vec::new();
+            self.core.pump(&mut effects);
+            self.deliver(effects);
+            let Some(completion) = self.disk.done.pop_front() else { return };
+            let mut effects = Vec::new();
+            self.core.complete(self.now, completion, &mut effects).expect("the disk works");
+            self.deliver(effects);
+        }
+    }
+
+    /// Takes the replies so far.
+    pub(crate) fn replies(&mut self) -> Vec<(u32, Response)> {
+        std::mem::take(&mut self.replies)
+    }
+
+    /// Takes what coordinators were told so far.
+    pub(crate) fn answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Sends a request, completes everything and returns its answer.
+    pub(crate) fn ask(&mut self, request: Request) -> Response {
+        self.request(0, request);
+        self.flush();
+        let mut replies = self.replies();
+        assert_eq!(replies.len(), 1, "{replies:?}");
+        replies.remove(0).1
+    }
+
+    fn deliver(&mut self, effects: Vec<Effect<u32>>) {
+        for effect in effects {
+            match effect {
+                Effect::Disk(token, op) => self.disk.start(token, op),
+                Effect::Reply(route, response) => self.replies.push((route, response)),
+                Effect::Answer(_, answer) => self.answers.push(answer),
+            }
+        }
+    }
+}
+
+pub(crate) fn key(id: &str) -> AggregateKey {
+    AggregateKey::new("acme", "account", id).expect("valid")
+}
+
+pub(crate) fn events(count: usize, payload: &str) -> EncodedEvents {
+    let event = Event {
+        event_type: "Happened".into(),
+        schema: SchemaVersion { major: 1, minor: 0 },
+        content_type: ContentType::Bytes,
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        event_id: None,
+        metadata: Vec::new(),
+        envelope: None,
+        client_time: 0,
+    };
+    EncodedEvents::encode(&vec![event; count]).expect("valid")
+}
+
+pub(crate) fn member(id: &str, guard: Guard, count: usize) -> Member {
+    Member { key: key(id), guard, sequence: None, events: events(count, id) }
+}
+
+pub(crate) fn write(members: Vec<Member>) -> Request {
+    Request::Write(Write { client_id: ClientId::NONE, members })
+}
+
+/// One event for `id` with a sequence of client 7.
+pub(crate) fn sequenced(id: &str, guard: Guard, sequence: u64, payload: &str) -> Request {
+    let (key, events) = (key(id), events(1, payload));
+    let sequence = Some(Sequence::new(sequence));
+    let members = vec![Member { key, guard, sequence, events }];
+    Request::Write(Write { client_id: ClientId::new(7), members })
+}
+
+pub(crate) fn exact(version: u64) -> Guard {
+    Guard::Exact(Version::new(version))
+}
