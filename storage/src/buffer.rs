@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0              len          initialised      capacity
-//!   |--- content ----|--- stale ---|--- zeroes ------|      every boundary of the allocation: n × 4,096
+//!   |--- content ----|--- stale ---|--- zeroes ------|   boundaries: n × 4,096
 //! ```
 //! All memory up to the capacity is initialised at any time; what becomes content without having
 //! been written reads as zero, so padding never leaks an earlier frame. `stale` is content that was

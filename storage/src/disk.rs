@@ -238,7 +238,7 @@ pub fn open(path: &Path, prefer: Kind) -> Result<FileDisk, DiskError> {
             Err(error) => {
                 // A directory that can't be opened fails below again, with its own error.
                 kind = Kind::Pool;
-                tracing::warn!(%error, "no io_uring here, writes take longer: falling back to {kind}");
+                tracing::warn!(%error, "no io_uring, writes take longer: falling back to {kind}");
             }
         }
     }

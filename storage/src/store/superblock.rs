@@ -1,8 +1,8 @@
 //! The file `node`: which store a directory holds, and what this node promised. Two equal slots.
 //!
 //! ```text
-//!      0  slot 0          4,096 bytes        both slots hold the same; an update writes one after the
-//!   4096  slot 1          4,096 bytes        other, so at any moment one of them is whole
+//!      0  slot 0          4,096 bytes    both slots hold the same; an update writes one after the
+//!   4096  slot 1          4,096 bytes    other, so at any moment one of them is whole
 //!
 //!   a slot, little-endian
 //!      0  magic           8    "CELNODE" and a zero
