@@ -3,6 +3,9 @@
 //! A frame's hash covers its records' hashes; a record's hash covers its events' hashes; an event's hash
 //! covers the one before it and its own bytes. So compaction can drop payloads and keep only hashes, and
 //! everything that remains still verifies. The exact bytes are listed in `docs/record.md`.
+//!
+//! Event, record and write hashes use BLAKE3's keyed mode, each with a fixed public key: a hash of one
+//! kind can never pass for one of another kind, at no cost. Nothing here allocates.
 
 use std::fmt;
 
@@ -18,6 +21,13 @@ impl Hash {
     /// Before the first frame of a log.
     pub const ZERO: Self = Self([0; 32]);
 }
+
+/// Key of event hashes. Public: it only tells kinds of hashes apart.
+pub const EVENT_HASH_KEY: &[u8; 32] = b"celeriant event hash v1         ";
+/// Key of record hashes.
+pub const RECORD_HASH_KEY: &[u8; 32] = b"celeriant record hash v1        ";
+/// Key of write hashes.
+pub const WRITE_HASH_KEY: &[u8; 32] = b"celeriant write hash v1         ";
 
 /// What an event's hash covers besides the event's own bytes.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +51,8 @@ pub fn chain_start(key: &AggregateKey) -> Hash {
     blake3::hash(key.as_bytes()).into()
 }
 
-/// Hash of one event: `prev ‖ version ‖ stamp ‖ server time ‖ client id ‖ sequence (0 = none) ‖ body`,
-/// numbers little-endian. `body` is given in two pieces, so that a payload stored apart is not copied.
+/// Hash of one event, keyed with [`EVENT_HASH_KEY`], over `prev ‖ version ‖ stamp ‖ server time ‖ client id ‖ sequence
+/// (0 = none) ‖ body`, numbers little-endian. `body` is given in two pieces, so that a payload stored apart is not copied.
 pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     let mut fixed = [0; 80];
     fixed[..32].copy_from_slice(&context.prev.0);
@@ -52,7 +62,7 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     fixed[56..72].copy_from_slice(&context.client_id.value().to_le_bytes());
     let sequence = context.sequence.map_or(0, Sequence::value);
     fixed[72..].copy_from_slice(&sequence.to_le_bytes());
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = blake3::Hasher::new_keyed(EVENT_HASH_KEY);
     hasher.update(&fixed);
     hasher.update(head);
     hasher.update(payload);
@@ -62,7 +72,7 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
 /// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids), in
 /// order, without guards, times and sequences: a retry may carry a newer guard or clock.
 pub fn write_hash(write: &Write) -> Hash {
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = blake3::Hasher::new_keyed(WRITE_HASH_KEY);
     for member in &write.members {
         hasher.update(&(member.key.as_bytes().len() as u16).to_le_bytes());
         hasher.update(member.key.as_bytes());
@@ -85,18 +95,12 @@ pub fn write_hash(write: &Write) -> Hash {
 /// Hash of a record: of its header and batch headers (`fields`, in the order of the byte table) and of its
 /// events' hashes, but of no event's bytes.
 pub(crate) fn record_hasher() -> blake3::Hasher {
-    blake3::Hasher::new()
+    blake3::Hasher::new_keyed(RECORD_HASH_KEY)
 }
 
-/// Hash of a frame: of its header's bytes (`header`: everything from magic to the previous frame's hash)
-/// and of its records' hashes in order.
-pub fn frame_hash<'a>(header: &[u8], records: impl Iterator<Item = &'a Hash>) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(header);
-    records.for_each(|record| {
-        hasher.update(&record.0);
-    });
-    hasher.finalize().into()
+/// Hash of a record without events.
+pub(crate) fn plain_record_hash(fields: &[u8]) -> Hash {
+    blake3::keyed_hash(RECORD_HASH_KEY, fields).into()
 }
 
 impl fmt::Display for Hash {

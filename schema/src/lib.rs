@@ -16,9 +16,10 @@
 //! Deliberately absent: I/O, clocks, runtimes, threads. Everything here is a value or a pure function
 //! of values, so that clients in any environment can use it.
 //!
-//! To change an encoding: change the byte tables in `docs/wire.md` or `storage/docs/format.md`, the code,
+//! To change an encoding: change the byte tables in `docs/wire.md` or `docs/record.md`, the code,
 //! and the golden vectors, in one commit, and raise the version that the frame carries.
 
+mod codec;
 pub mod event;
 pub mod hash;
 pub mod ids;
@@ -30,6 +31,7 @@ pub mod request;
 pub mod response;
 pub mod wire;
 
+pub use codec::DecodeError;
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
 pub use hash::Hash;
 pub use ids::{

@@ -14,10 +14,8 @@
 use bytes::Bytes;
 
 use crate::event::EncodedEvents;
-use crate::hash::{EventContext, Hash, event_hash, record_hasher};
-use crate::ids::{
-    BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId,
-};
+use crate::hash::{EventContext, Hash, event_hash, plain_record_hash, record_hasher};
+use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::request::Guard;
@@ -129,21 +127,12 @@ pub fn write_size<'a>(
     let mut meta = WRITE_HEADER + (participants * 2).next_multiple_of(8);
     let mut blobs = 0;
     for (key, events) in members.filter(|(_, events)| !events.is_empty()) {
-        let apart = outlined_bytes(events);
+        let apart = events.large_bytes();
         let bytes = events.as_bytes().len() - apart + events.len() * EVENT_HEADER;
         meta += (BATCH_HEADER + key.as_bytes().len() + bytes).next_multiple_of(8);
         blobs += apart;
     }
     (meta, blobs)
-}
-
-/// Bytes of payloads that go to the blob area.
-fn outlined_bytes(events: &EncodedEvents) -> usize {
-    if events.as_bytes().len() <= INLINE_PAYLOAD_BYTES_MAX {
-        return 0;
-    }
-    let large = |len: &usize| *len > INLINE_PAYLOAD_BYTES_MAX;
-    events.iter().map(|body| body.payload().len()).filter(large).sum()
 }
 
 impl WriteDraft<'_> {
@@ -299,7 +288,7 @@ impl Resolve {
         meta[32..40].copy_from_slice(&self.leg_lsn.value().to_le_bytes());
         meta[40..48].copy_from_slice(&self.stamp.value().to_le_bytes());
         meta[48] = u8::from(self.commit);
-        blake3::hash(&meta[HASHED_FROM..]).into()
+        plain_record_hash(&meta[HASHED_FROM..])
     }
 }
 
@@ -316,7 +305,7 @@ impl EpochStart {
         meta[16..24].copy_from_slice(&self.boot.value().to_le_bytes());
         meta[24..32].copy_from_slice(&self.server_time.to_le_bytes());
         meta[32..40].copy_from_slice(&self.stamp.value().to_le_bytes());
-        blake3::hash(&meta[HASHED_FROM..]).into()
+        plain_record_hash(&meta[HASHED_FROM..])
     }
 }
 

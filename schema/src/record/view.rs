@@ -4,11 +4,11 @@
 use bytes::Bytes;
 
 use super::{
-    BATCH_FLAG_TOMBSTONE, BATCH_HEADER, EVENT_HEADER, EpochStart, FLAG_COMPACTED, HASHED_FROM, INLINE,
-    KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, WRITE_HEADER,
+    BATCH_FLAG_TOMBSTONE, BATCH_HEADER, EVENT_HEADER, EpochStart, FLAG_COMPACTED, HASHED_FROM,
+    INLINE, KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, WRITE_HEADER,
 };
 use crate::event::{DecodeError, EventBody};
-use crate::hash::{Hash, record_hasher};
+use crate::hash::{Hash, plain_record_hash, record_hasher};
 use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::limits::NUMBER_MAX;
@@ -185,7 +185,7 @@ fn decode(bytes: &Bytes, blobs: &Bytes) -> Result<(Record, Hash), DecodeError> {
         KIND_WRITE => decode_write(bytes, blobs).map(|(write, hash)| (Record::Write(write), hash)),
         KIND_LEG => decode_write(bytes, blobs).map(|(write, hash)| (Record::Leg(write), hash)),
         KIND_RESOLVE if bytes.len() == Resolve::LEN => {
-            let hash = blake3::hash(&bytes[HASHED_FROM..]).into();
+            let hash = plain_record_hash(&bytes[HASHED_FROM..]);
             let resolve = Resolve {
                 txn: write_id_at(bytes, 8)?,
                 commit: bytes[48] == 1,
@@ -195,7 +195,7 @@ fn decode(bytes: &Bytes, blobs: &Bytes) -> Result<(Record, Hash), DecodeError> {
             Ok((Record::Resolve(resolve), hash))
         }
         KIND_EPOCH_START if bytes.len() == EpochStart::LEN => {
-            let hash = blake3::hash(&bytes[HASHED_FROM..]).into();
+            let hash = plain_record_hash(&bytes[HASHED_FROM..]);
             let start = EpochStart {
                 epoch: Epoch::new(u64_at(bytes, 8)?),
                 boot: BootId::new(u64_at(bytes, 16)?),
