@@ -24,6 +24,7 @@ pub mod launch;
 pub mod node;
 pub mod route;
 pub mod router;
+pub mod settings;
 pub mod settlement;
 pub mod shard;
 pub mod verdict;

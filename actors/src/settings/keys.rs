@@ -1,0 +1,105 @@
+//! The table of configuration keys: name, what it takes, what it is for, whether this version has it.
+
+/// One key: in the file as it is, as a flag with `-` for `_`, as a variable in capitals after
+/// `CELERIANT_`.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// What kind of value.
+    pub takes: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// Whether this version has what it configures.
+    pub support: Support,
+}
+
+/// Whether a version has what a key configures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Support {
+    /// It works.
+    Here,
+    /// Allowed and without effect, because nothing bad follows from that.
+    NoEffect(&'static str),
+    /// Refused unless it has this value, which means "off".
+    OnlyOff(&'static str, &'static str),
+    /// Refused.
+    NotYet(&'static str),
+}
+
+const ALONE: Support = Support::NoEffect("this version runs single nodes only");
+const NO_BUCKET: Support =
+    Support::NotYet("this version runs single nodes only: replication and buckets come later");
+const NO_TLS: Support = Support::NotYet("this version has no TLS: it comes later");
+
+const fn key(name: &'static str, takes: &'static str, support: Support, help: &'static str) -> Key {
+    Key { name, takes, help, support }
+}
+
+/// All of them, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key("node_id", "a name", Support::Here, "Name of this node, unique in its cluster"),
+    key("data_dir", "a path", Support::Here, "Directory of this node's files"),
+    key("listen", "host:port", Support::Here, "Where clients connect; loopback unless allowed"),
+    key("replication", "host:port", ALONE, "Where the other node connects"),
+    key(
+        "http",
+        "host:port",
+        Support::OnlyOff("", "this version has no HTTP gateway: it comes later"),
+        "Where the HTTP gateway listens; \"\" = off",
+    ),
+    key("advertise", "host:port", ALONE, "What clients are told to connect to"),
+    key("advertise_replication", "host:port", ALONE, "What the other node is told to connect to"),
+    key("bucket", "a URL", NO_BUCKET, "The bucket that both nodes share"),
+    key("bucket_endpoint", "a URL", NO_BUCKET, "Of an S3-compatible store"),
+    key("shards", "a number", Support::Here, "Shards of a new store; fixed once it is made"),
+    key("threads", "a number", Support::Here, "Threads that serve"),
+    key("memory", "a size", Support::Here, "Budget for caches and requests in flight"),
+    key("tls_ca", "a path", NO_TLS, "Certificate authority of clients and nodes"),
+    key("tls_cert", "a path", NO_TLS, "This node's certificate"),
+    key("tls_key", "a path", NO_TLS, "This node's private key"),
+    key(
+        "tls_client_auth",
+        "required, optional or none",
+        Support::OnlyOff("none", "this version has no TLS: it comes later"),
+        "Whether clients must show a certificate",
+    ),
+    key(
+        "insecure_plaintext",
+        "true or false",
+        Support::Here,
+        "Allow to listen without TLS on anything but loopback",
+    ),
+    key("log", "a level or filter", Support::Here, "error, warn, info, debug or trace"),
+    key("log_format", "text or json", Support::Here, "How log lines look"),
+    key("heartbeat_ms", "a number", ALONE, "Between the nodes of a pair"),
+    key("cluster_secret_file", "a path", NO_BUCKET, "Secret for hashes on bucket objects"),
+];
+
+/// The key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The known key that `name` most probably means, if one is near enough.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let distances = KEYS.iter().map(|key| (distance(name, key.name), key.name));
+    let (distance, near) = distances.min()?;
+    (distance <= 1 + near.len() / 3).then_some(near)
+}
+
+/// Insertions, deletions and replacements between two texts (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

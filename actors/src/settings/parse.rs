@@ -1,0 +1,178 @@
+//! From texts to checked settings. Every problem is collected, none stops the others.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use celeriant_schema::limits::SHARDS_MAX;
+
+use super::keys::{KEYS, Support};
+use super::{ConfigError, Given, Loaded, LogFormat, Settings, Shown};
+
+const LISTEN: &str = "127.0.0.1:7440";
+const MEMORY: &str = "1GiB";
+const MEMORY_MIN: u64 = 64 << 20;
+const THREADS_MAX: usize = 1024;
+
+/// Understands and checks what was given.
+pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
+    let notes = check_support(&mut given);
+    let node_id = given.get("node_id").unwrap_or("node").to_owned();
+    if node_id.is_empty() || node_id.len() > 64 || node_id.chars().any(char::is_control) {
+        given.refuse("node_id", "must be 1 to 64 bytes without control characters");
+    }
+    let data_dir = PathBuf::from(given.get("data_dir").unwrap_or_default());
+    if data_dir.as_os_str().is_empty() {
+        given.refuse("data_dir", "missing: say where this node keeps its files");
+    }
+    let plaintext = switch(&mut given, "insecure_plaintext", false);
+    let listen = address(&mut given, "listen", LISTEN);
+    if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback() && !plaintext) {
+        let why = format!(
+            "{} is not loopback, and this version has no TLS: everybody who reaches it could read \
+             and write; set insecure_plaintext = true to do it all the same",
+            listen.ip()
+        );
+        given.refuse("listen", why);
+    }
+    let shards = number(&mut given, "shards", 1, u64::from(SHARDS_MAX));
+    let threads = number(&mut given, "threads", 1, THREADS_MAX as u64);
+    let memory = memory(&mut given);
+    let log = given.get("log").unwrap_or("info").to_owned();
+    if log.trim().is_empty() {
+        given.refuse("log", "must be a level: error, warn, info, debug or trace");
+    }
+    let log_format = log_format(&mut given);
+    let settings = Settings {
+        node_id,
+        data_dir,
+        listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        shards: shards.map(|shards| shards as u16),
+        threads: threads.map_or_else(cores, |threads| threads as usize),
+        memory,
+        log,
+        log_format,
+    };
+    if !given.reasons.is_empty() {
+        return Err(ConfigError { reasons: given.reasons });
+    }
+    let shown = show(&given, &settings, plaintext);
+    Ok(Loaded { settings, shown, notes })
+}
+
+/// Refuses keys of what this version lacks; notes those that do nothing.
+fn check_support(given: &mut Given) -> Vec<String> {
+    let mut notes = Vec::new();
+    for key in KEYS {
+        let Some(text) = given.get(key.name).map(str::to_owned) else { continue };
+        match key.support {
+            Support::Here => {}
+            Support::NoEffect(why) => notes.push(format!("{} has no effect: {why}", key.name)),
+            Support::OnlyOff(off, _) if text == off => {}
+            Support::OnlyOff(off, why) => {
+                given.refuse(
+                    key.name,
+                    format!("not in this version yet: {why}; only {off:?} works"),
+                );
+            }
+            Support::NotYet(why) => {
+                given.refuse(key.name, format!("not in this version yet: {why}"));
+            }
+        }
+    }
+    notes
+}
+
+fn switch(given: &mut Given, name: &str, default: bool) -> bool {
+    match given.get(name) {
+        None => default,
+        Some("true") => true,
+        Some("false") => false,
+        Some(_) => {
+            given.refuse(name, "must be true or false");
+            default
+        }
+    }
+}
+
+fn number(given: &mut Given, name: &str, min: u64, max: u64) -> Option<u64> {
+    let number = given.get(name)?.parse().ok().filter(|number| (min..=max).contains(number));
+    if number.is_none() {
+        given.refuse(name, format!("must be a number from {min} to {max}"));
+    }
+    number
+}
+
+fn address(given: &mut Given, name: &str, default: &str) -> Option<SocketAddr> {
+    let text = given.get(name).unwrap_or(default);
+    let text = text.replace("localhost", "127.0.0.1");
+    let address = text.parse().ok();
+    if address.is_none() {
+        given.refuse(name, "must be an IP address and a port, like 127.0.0.1:7440");
+    }
+    address
+}
+
+fn memory(given: &mut Given) -> u64 {
+    match size(given.get("memory").unwrap_or(MEMORY)) {
+        Some(bytes) if bytes >= MEMORY_MIN => bytes,
+        Some(_) => {
+            given.refuse("memory", "must be at least 64MiB");
+            0
+        }
+        None => {
+            given.refuse("memory", "must be a size, like 512MiB or 8GiB");
+            0
+        }
+    }
+}
+
+/// Bytes, with an optional unit: `4096`, `512MiB`, `8GiB`.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1u64 << 40,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+fn log_format(given: &mut Given) -> LogFormat {
+    match given.get("log_format") {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(_) => {
+            given.refuse("log_format", "must be text or json");
+            LogFormat::Text
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn show(given: &Given, settings: &Settings, plaintext: bool) -> Vec<Shown> {
+    let default = |name: &str| match name {
+        "node_id" => settings.node_id.clone(),
+        "listen" => settings.listen.to_string(),
+        "shards" => format!("{} if the store is new", cores()),
+        "threads" => settings.threads.to_string(),
+        "memory" => MEMORY.to_owned(),
+        "tls_client_auth" => "none".to_owned(),
+        "insecure_plaintext" => plaintext.to_string(),
+        "log" => settings.log.clone(),
+        "log_format" => "text".to_owned(),
+        _ => String::new(),
+    };
+    let shown = KEYS.iter().map(|key| Shown {
+        key: key.name,
+        value: given.get(key.name).map_or_else(|| default(key.name), str::to_owned),
+        source: given.source(key.name),
+    });
+    shown.collect()
+}

@@ -1,0 +1,103 @@
+//! Where values come from, and what is refused with which reason.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn load(file: &str) -> Result<Loaded, ConfigError> {
+    Settings::load(Some(file), [], &BTreeMap::new())
+}
+
+#[track_caller]
+fn refused(file: &str) -> String {
+    load(file).expect_err("it cannot be used").to_string()
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_defaults() {
+    let file = "data_dir = \"/file\"\nthreads = 3\nmemory = \"128MiB\"\nlog = \"warn\"";
+    let variables = [
+        ("CELERIANT_DATA_DIR".to_owned(), "/variable".to_owned()),
+        ("CELERIANT_THREADS".to_owned(), "4".to_owned()),
+        ("HOME".to_owned(), "/root".to_owned()),
+    ];
+    let flags = BTreeMap::from([("data_dir".to_owned(), "/flag".to_owned())]);
+    let loaded = Settings::load(Some(file), variables, &flags).expect("valid");
+    assert_eq!(loaded.settings.data_dir, PathBuf::from("/flag"));
+    assert_eq!(loaded.settings.threads, 4);
+    assert_eq!(loaded.settings.memory, 128 << 20);
+    assert_eq!(loaded.settings.shards, None);
+    let source = |key| loaded.shown.iter().find(|shown| shown.key == key).expect("shown").source;
+    assert_eq!(source("data_dir"), Source::Flag);
+    assert_eq!(source("threads"), Source::Variable);
+    assert_eq!(source("log"), Source::File);
+    assert_eq!(source("listen"), Source::Default);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    let text = refused("data_dir = \"d\"\nthread = 2");
+    assert!(text.contains("thread: no such key; did you mean threads?"), "{text}");
+    assert!(refused("data_dir = \"d\"\nlisten_on = \"x\"").contains("did you mean listen?"));
+    let text = refused("data_dir = \"d\"\nsomething_entirely_different = 1");
+    assert!(text.ends_with("no such key"), "{text}");
+}
+
+#[test]
+fn variables_that_no_key_has_are_left_alone() {
+    let service = ("CELERIANT_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned());
+    let loaded = Settings::load(Some("data_dir = \"d\""), [service], &BTreeMap::new());
+    assert!(loaded.is_ok());
+}
+
+#[test]
+fn all_problems_are_named_at_once_with_where_the_value_came_from() {
+    let text = refused("threads = 0\nmemory = \"lots\"\nlog_format = \"xml\"\nshards = 5000");
+    for part in [
+        "data_dir: missing",
+        "threads = \"0\" (from file): must be a number from 1 to 1024",
+        "memory = \"lots\" (from file): must be a size",
+        "log_format = \"xml\" (from file): must be text or json",
+        "shards = \"5000\" (from file): must be a number from 1 to 1024",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_not_ignored() {
+    for line in [
+        "bucket = \"s3://b/p\"",
+        "bucket_endpoint = \"http://127.0.0.1:9000\"",
+        "tls_ca = \"ca.crt\"",
+        "tls_cert = \"node.crt\"",
+        "tls_key = \"node.key\"",
+        "tls_client_auth = \"required\"",
+        "http = \"127.0.0.1:7442\"",
+        "cluster_secret_file = \"secret\"",
+    ] {
+        let text = refused(&format!("data_dir = \"d\"\n{line}"));
+        assert!(text.contains("not in this version yet"), "{line}: {text}");
+    }
+    let off = "data_dir = \"d\"\nhttp = \"\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
+    let loaded = load(off).expect("switched off");
+    assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+}
+
+#[test]
+fn listening_beyond_loopback_without_tls_must_be_said_aloud() {
+    let text = refused("data_dir = \"d\"\nlisten = \"0.0.0.0:7440\"");
+    assert!(text.contains("is not loopback") && text.contains("insecure_plaintext"), "{text}");
+    let aloud = "data_dir = \"d\"\nlisten = \"0.0.0.0:7440\"\ninsecure_plaintext = true";
+    assert!(load(aloud).is_ok());
+    assert!(load("data_dir = \"d\"\nlisten = \"[::1]:7440\"").is_ok());
+    assert!(refused("data_dir = \"d\"\nlisten = \"somewhere\"").contains("IP address and a port"));
+}
+
+#[test]
+fn a_file_that_is_not_toml_says_where() {
+    let text = refused("data_dir = ");
+    assert!(text.contains("not valid TOML") && text.contains("line 1"), "{text}");
+    let text = refused("data_dir = [\"a\"]");
+    assert!(text.contains("data_dir: takes a path, got: array"), "{text}");
+}
