@@ -16,9 +16,13 @@ mod builder;
 
 use bytes::Bytes;
 use celeriant_schema::limits::{FRAME_BYTES_MAX, FRAME_RECORDS_MAX, SECTOR_BYTES};
-use celeriant_schema::{BootId, ClusterId, Epoch, Hash, Lsn, ShardId, Stamp};
+use celeriant_schema::record::batch_at;
+use celeriant_schema::{
+    AggregateKey, BatchHeader, BootId, ClusterId, Epoch, Hash, Lsn, ReadEvent, ShardId, Stamp,
+};
 
 use crate::codec::{Reader, crc32c, put};
+use crate::directory::BatchLocation;
 use crate::error::Flaw;
 use crate::{FORMAT, Identity};
 
@@ -222,6 +226,25 @@ pub fn verify(frame: &[u8], identity: &Identity) -> Result<FrameHeader, Flaw> {
         return Err(Flaw::BodyChecksum);
     }
     Ok(header)
+}
+
+/// Reads one batch out of a frame that was verified.
+///
+/// # Errors
+/// When there is no batch at that place of the frame.
+pub fn read_batch(
+    frame: &Bytes,
+    identity: &Identity,
+    location: &BatchLocation,
+) -> Result<(BatchHeader, AggregateKey, Vec<ReadEvent>), Flaw> {
+    let header = FrameHeader::decode(frame)?;
+    header.check_identity(identity)?;
+    if frame.len() != header.frame_bytes() || frame.len() != location.frame_bytes as usize {
+        return Err(Flaw::Lengths);
+    }
+    let (meta, blobs) = (header.meta(frame), header.blobs(frame));
+    batch_at(&meta, &blobs, location.record_offset, location.batch_offset)
+        .map_err(|error| Flaw::Decode(error.to_string()))
 }
 
 /// A write that a crash cut short leaves every 512 bytes either as they were sent or as they were before:

@@ -27,6 +27,8 @@ pub mod error;
 pub mod frame;
 pub mod index;
 pub mod log;
+pub mod recovery;
+pub(crate) mod scan;
 pub mod segment;
 pub mod settings;
 pub mod store;

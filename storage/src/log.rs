@@ -35,7 +35,7 @@ use crate::{Identity, Settings};
 pub(crate) use legs::Legs;
 pub(crate) use notes::Notes;
 pub use records::Appended;
-pub(crate) use space::{Active, Segment, Space};
+pub(crate) use space::{Active, Segment, Space, nothing_before};
 
 /// Tokens of a log have this bit set. A shard's own reads use tokens below it.
 const LOG_BIT: Token = 1 << 63;
@@ -273,6 +273,11 @@ impl Log {
     /// The open file of a segment, to read from.
     pub fn segment_file(&self, segment: u32) -> Option<FileId> {
         self.space.file(segment)
+    }
+
+    /// Segments that have an index, newest first.
+    pub(crate) fn indexed_segments(&self) -> impl Iterator<Item = u32> {
+        self.space.indexed_segments()
     }
 
     /// The next segment to index. When the directory has applied everything up to its

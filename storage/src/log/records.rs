@@ -1,12 +1,14 @@
 //! Appending records: the one way into the open frame.
 
 use bytes::Bytes;
+use celeriant_schema::record::{EncodedBatch, EpochStart, Resolve, WriteDraft};
 use celeriant_schema::{Hash, Lsn, Stamp};
 
 use super::Log;
 
 /// Room that a `Resolve` or an `EpochStart` needs at most, in bytes.
-pub(super) const SMALL_RECORD_BYTES: usize = 128;
+pub(super) const SMALL_RECORD_BYTES: usize =
+    if Resolve::LEN > EpochStart::LEN { Resolve::LEN } else { EpochStart::LEN };
 
 /// Where a record went. Its segment and frame are known when the frame is durable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,6 +20,50 @@ pub struct Appended {
 }
 
 impl Log {
+    /// Appends a write, or a leg of one. What became of its batches is added to `out`.
+    ///
+    /// # Panics
+    /// When it does not fit ([`Log::fits`]), or when its stamps do not follow the last.
+    pub fn append_write(
+        &mut self,
+        draft: &WriteDraft<'_>,
+        out: &mut Vec<EncodedBatch>,
+    ) -> Appended {
+        let (meta_len, blob_len) = (draft.meta_len(), draft.blob_len());
+        assert!(self.fits(meta_len, blob_len), "a write of {meta_len}+{blob_len} bytes");
+        let events: usize = draft.batches.iter().map(|batch| batch.events.len()).sum();
+        let last_stamp = Stamp::new(draft.stamp.value() + events.saturating_sub(1) as u64);
+        let appended = self.append((draft.stamp, last_stamp), meta_len, |meta, base, blobs| {
+            draft.encode(meta, base, blobs, out)
+        });
+        if draft.leg.is_some() {
+            self.legs.open(appended.lsn, draft.write_id);
+        }
+        appended
+    }
+
+    /// Appends the decision over a leg that is in this log.
+    ///
+    /// # Panics
+    /// When it does not fit ([`Log::fits_resolve`]), or when there is no such undecided leg.
+    pub fn append_resolve(&mut self, resolve: &Resolve) -> Appended {
+        assert!(self.fits_resolve(), "a Resolve that does not fit");
+        let stamps = (resolve.stamp, resolve.stamp);
+        let appended = self.append(stamps, Resolve::LEN, |meta, _, _| resolve.encode(meta));
+        self.legs.resolve(resolve.leg_lsn, resolve.txn, resolve.commit, appended.lsn);
+        appended
+    }
+
+    /// Appends the first record of an epoch.
+    ///
+    /// # Panics
+    /// When it does not fit ([`Log::fits_resolve`]).
+    pub fn append_epoch_start(&mut self, start: &EpochStart) -> Appended {
+        assert!(self.fits_resolve(), "an EpochStart that does not fit");
+        let stamps = (start.stamp, start.stamp);
+        self.append(stamps, EpochStart::LEN, |meta, _, _| start.encode(meta))
+    }
+
     /// Adds a record whose events have stamps from `stamps.0` to `stamps.1`.
     fn append(
         &mut self,

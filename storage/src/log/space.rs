@@ -126,8 +126,11 @@ impl Space {
         self.files.get(&segment).copied()
     }
 
-    pub(crate) fn segments(&self) -> impl Iterator<Item = u32> {
-        self.files.keys().copied()
+    /// Full segments with an index, newest first.
+    pub(crate) fn indexed_segments(&self) -> impl Iterator<Item = u32> {
+        let is_sealed = |number: u32| self.sealed.iter().any(|it| it.segment == number);
+        let full = self.files.range(..self.active.segment.number).rev();
+        full.map(|(number, _)| *number).filter(move |number| !is_sealed(*number))
     }
 
     /// Whether a frame of `bytes` and then `reserve` bytes in small frames have a place.

@@ -1,0 +1,546 @@
+//! From a shard's folder to a log that can go on: the start path, after a crash or not.
+//!
+//! ```text
+//!   watermark, file list ─► segments in order: index intact? ──yes──► load it
+//!                                     └──no──► read every frame, check it, replay its records
+//!   tail found ─► covered by the watermark or a later durable_upto? ──► damage: typed error, nothing cut
+//!              ─► zero what is behind it, write again what nobody knew to be durable, note the watermark
+//! ```
+//! *Unfinished* and *damaged* are told apart in scan.rs. What is read here may only sit in a cache of a
+//! process that was killed: the frames that no later frame or note vouches for are written again, durably,
+//! before anybody sees them. Every step can be cut by a crash and done again: the log stays the same.
+//!
+//! Deliberately absent: repair from elsewhere (there is nobody else yet), any decision over an undecided
+//! leg (the node makes it, knowing all shards), compaction.
+
+mod files;
+mod replay;
+mod tail;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use celeriant_schema::limits::SECTOR_BYTES;
+use celeriant_schema::record::{EpochStart, Resolve};
+use celeriant_schema::{Epoch, Lsn, Stamp, TxnId};
+
+use crate::directory::Directory;
+use crate::disk::Disk;
+use crate::error::{Damage, Error, Flaw};
+use crate::index::Index;
+use crate::log::{Active, Log, Notes, Resume, Segment, Space, nothing_before};
+use crate::scan::{Chain, Stop};
+use crate::segment::{FIRST_FRAME_OFFSET, index_name, segment_name};
+use crate::watermark::{WATERMARK_BYTES, WATERMARK_NAME, Watermark, first_page};
+use crate::{Identity, Settings};
+use files::{Inventory, SegmentReader};
+pub use replay::PendingLeg;
+use replay::{FramePlace, Replay};
+use tail::Tail;
+
+/// What recovery had to do. All zero and empty after a clean stop.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Report {
+    /// The folder was empty: this is a new log.
+    pub formatted: bool,
+    /// Frames that were read and replayed.
+    pub frames_read: u64,
+    /// Segments taken from their index.
+    pub segments_indexed: u32,
+    /// Indexes that were missing or damaged although their segment is full; they are made again.
+    pub indexes_rebuilt: Vec<u32>,
+    /// Bytes of unfinished frames that were overwritten with zeroes.
+    pub cut_bytes: u64,
+    /// Intact frames among them: written, but behind one that was not.
+    pub cut_frames: u32,
+    /// Bytes of frames that were written again because nobody vouched for them.
+    pub secured_bytes: u64,
+    /// Files that were removed: unfinished segments, damaged indexes.
+    pub removed: Vec<String>,
+    /// Files that do not belong here; left alone.
+    pub strangers: Vec<String>,
+    /// Slots of the watermark that were damaged; the other one ruled.
+    pub watermark_slots_damaged: u32,
+}
+
+/// A log that can go on, and what it says.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Call [`Log::lead`] before the first append.
+    pub log: Log,
+    /// Everything that is committed.
+    pub directory: Directory,
+    /// Legs to decide, in log order.
+    pub pending: Vec<PendingLeg>,
+    /// Decided legs of segments without index: whether they were committed. For others see
+    /// [`find_outcomes`].
+    pub outcomes: BTreeMap<TxnId, bool>,
+    /// Highest epoch of any frame.
+    pub max_epoch: Epoch,
+    /// Highest stamp of any frame.
+    pub max_stamp: Stamp,
+    /// What had to be done.
+    pub report: Report,
+}
+
+/// Opens the log in `disk`'s folder, or makes a new one in an empty folder. On return everything that it
+/// says is durable.
+///
+/// # Errors
+/// `Error::Damage` when something that was durable is not what was written: nothing has been cut then.
+/// `Error::Io` when the device fails; `Error::Settings`.
+pub async fn recover<D: Disk>(
+    disk: &mut D,
+    identity: Identity,
+    settings: &Settings,
+) -> Result<Recovered, Error> {
+    settings.validate()?;
+    let inventory = Inventory::take(disk).await?;
+    let mut report = Report { strangers: inventory.strangers.clone(), ..Report::default() };
+    let marks = Marks::open(disk, &identity, &inventory, &mut report).await?;
+    let mut recovery = Recovery {
+        disk,
+        identity,
+        settings: *settings,
+        marks,
+        report,
+        replay: Replay::new(settings.hash_seed),
+        chain: Chain::start(identity),
+        segments: BTreeMap::new(),
+        sealed: VecDeque::new(),
+        current: None,
+        spares: VecDeque::new(),
+        tail: Tail::default(),
+    };
+    recovery.remove_unfinished(&inventory).await?;
+    recovery.walk(&inventory).await?;
+    recovery.finish().await
+}
+
+/// What became of legs in segments that have an index: commit, abort, or not found. For the rare leg that
+/// neither `pending` nor `outcomes` of [`Recovered`] knows.
+///
+/// # Errors
+/// `Error::Io`, and `Error::Damage` when an index that was intact at start is not any more.
+pub async fn find_outcomes<D: Disk>(
+    disk: &mut D,
+    identity: Identity,
+    log: &Log,
+    txns: &[TxnId],
+) -> Result<Vec<Option<bool>>, Error> {
+    let mut found = vec![None; txns.len()];
+    for number in log.indexed_segments() {
+        let name = index_name(number);
+        let content = files::read_whole(disk, &name).await?;
+        let index = Index::decode(content, &identity, number)
+            .map_err(|flaw| flaw.at(name, number, 0, Lsn::ZERO))?;
+        for outcome in &index.sealed.outcomes {
+            for (txn, found) in txns.iter().zip(&mut found) {
+                if *txn == outcome.txn {
+                    *found = Some(outcome.commit);
+                }
+            }
+        }
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// The watermark file, opened.
+struct Marks {
+    file: crate::disk::FileId,
+    newest: Watermark,
+}
+
+impl Marks {
+    async fn open<D: Disk>(
+        disk: &mut D,
+        identity: &Identity,
+        inventory: &Inventory,
+        report: &mut Report,
+    ) -> Result<Self, Error> {
+        let is_new = inventory.segments.is_empty() && inventory.indexes.is_empty();
+        let damage = |what: Flaw| Error::from(what.at(WATERMARK_NAME, 0, 0, Lsn::ZERO));
+        match inventory.watermark {
+            // The watermark is the first file that is made: without it there is no log.
+            None if is_new => Self::create(disk, identity).await,
+            None => Err(damage(Flaw::Missing)),
+            Some(bytes) => {
+                let loaded = if bytes == WATERMARK_BYTES {
+                    Self::load(disk, identity, report).await
+                } else {
+                    Err(damage(Flaw::Lengths))
+                };
+                match loaded {
+                    // Half made by a first start that crashed: nothing was ever appended.
+                    Err(Error::Damage(_)) if is_new => {
+                        report.watermark_slots_damaged = 0;
+                        Self::create(disk, identity).await
+                    }
+                    loaded => loaded,
+                }
+            }
+        }
+    }
+
+    async fn create<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Self, Error> {
+        let head = first_page(identity);
+        let file = files::create(disk, WATERMARK_NAME, WATERMARK_BYTES, head).await?;
+        Ok(Self { file, newest: Watermark::default() })
+    }
+
+    async fn load<D: Disk>(
+        disk: &mut D,
+        identity: &Identity,
+        report: &mut Report,
+    ) -> Result<Self, Error> {
+        let (file, _) = files::open(disk, WATERMARK_NAME).await?;
+        let pages = files::read(disk, file, 0, WATERMARK_BYTES as usize).await?;
+        let mut newest: Option<Watermark> = None;
+        let mut flaw = Flaw::Missing;
+        for (slot, page) in pages.chunks(SECTOR_BYTES).enumerate() {
+            match Watermark::decode(page, slot as u64, identity) {
+                Ok(note) => newest = newest.max_by_turn(note),
+                Err(Flaw::Foreign(whose)) => {
+                    let flaw = Flaw::Foreign(whose);
+                    return Err(flaw.at(WATERMARK_NAME, 0, 0, Lsn::ZERO).into());
+                }
+                Err(error) => {
+                    tracing::warn!(slot, %error, "a slot of the watermark is damaged");
+                    report.watermark_slots_damaged += 1;
+                    flaw = error;
+                }
+            }
+        }
+        match newest {
+            Some(newest) => Ok(Self { file, newest }),
+            None => Err(flaw.at(WATERMARK_NAME, 0, 0, Lsn::ZERO).into()),
+        }
+    }
+
+    async fn note<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        identity: &Identity,
+        note: Watermark,
+    ) -> Result<(), Error> {
+        let note = Watermark { turn: self.newest.turn + 1, ..note };
+        files::write(disk, self.file, note.slot_offset(), note.encode(identity)).await?;
+        self.newest = note;
+        Ok(())
+    }
+}
+
+trait MaxByTurn {
+    fn max_by_turn(self, other: Option<Watermark>) -> Option<Watermark>;
+}
+
+impl MaxByTurn for Option<Watermark> {
+    fn max_by_turn(self, other: Option<Watermark>) -> Option<Watermark> {
+        [self, other].into_iter().flatten().max_by_key(|note| note.turn)
+    }
+}
+
+struct Recovery<'d, D: Disk> {
+    disk: &'d mut D,
+    identity: Identity,
+    settings: Settings,
+    marks: Marks,
+    report: Report,
+    replay: Replay,
+    chain: Chain,
+    segments: BTreeMap<u32, Segment>,
+    /// Full segments without index.
+    sealed: VecDeque<crate::index::SealedSegment>,
+    /// The last segment with frames.
+    current: Option<Current>,
+    /// Segments behind it.
+    spares: VecDeque<Segment>,
+    tail: Tail,
+}
+
+/// The last segment with frames so far.
+struct Current {
+    active: Active,
+    /// It has an index: it takes no more frames.
+    is_indexed: bool,
+}
+
+impl<D: Disk> Recovery<'_, D> {
+    /// A segment that the watermark does not count was not completely made, and no frame went there.
+    async fn remove_unfinished(&mut self, inventory: &Inventory) -> Result<(), Error> {
+        let made = self.marks.newest.segments_made;
+        for (number, bytes) in inventory.segments.range(made + 1..) {
+            let name = segment_name(*number);
+            if self.report.watermark_slots_damaged > 0 && *bytes > FIRST_FRAME_OFFSET {
+                // The note that counted it may be the damaged one.
+                let (file, _) = files::open(self.disk, &name).await?;
+                let page = files::read(self.disk, file, FIRST_FRAME_OFFSET, SECTOR_BYTES).await?;
+                if !crate::scan::is_zero(&page) {
+                    let flaw = Flaw::Durable("a frame in it");
+                    return Err(flaw.at(WATERMARK_NAME, *number, 0, Lsn::ZERO).into());
+                }
+            }
+            files::remove(self.disk, name.clone()).await?;
+            self.report.removed.push(name);
+        }
+        for number in inventory.indexes.range(made + 1..) {
+            let name = index_name(*number);
+            files::remove(self.disk, name.clone()).await?;
+            self.report.removed.push(name);
+        }
+        Ok(())
+    }
+
+    async fn walk(&mut self, inventory: &Inventory) -> Result<(), Error> {
+        for number in 1..=self.marks.newest.segments_made {
+            let segment = files::open_segment(self.disk, &self.identity, number).await?;
+            self.segments.insert(number, segment);
+            if inventory.indexes.contains(&number) {
+                if self.take_index(segment).await? {
+                    continue;
+                }
+                let name = index_name(number);
+                files::remove(self.disk, name.clone()).await?;
+                self.report.removed.push(name);
+            }
+            self.scan(segment).await?;
+        }
+        self.check_watermark()
+    }
+
+    /// Loads the segment's index if it is intact and what it continues is complete.
+    async fn take_index(&mut self, segment: Segment) -> Result<bool, Error> {
+        let name = index_name(segment.number);
+        let content = files::read_whole(self.disk, &name).await?;
+        let index = match Index::decode(content, &self.identity, segment.number) {
+            Ok(index) => index,
+            Err(flaw) => {
+                tracing::warn!(%name, %flaw, "an index is damaged; it is made again");
+                return Ok(false);
+            }
+        };
+        // With a leg undecided before it, its segment must be read for the Resolve.
+        let is_usable = self.chain.continues(&index.sealed)
+            && self.replay.pending.is_empty()
+            && self.spares.is_empty()
+            && index.sealed.end <= segment.bytes;
+        if !is_usable {
+            return Ok(false);
+        }
+        self.close_current();
+        self.replay.load(&index).map_err(|flaw| flaw.at(name, segment.number, 0, Lsn::ZERO))?;
+        self.chain.skip(&index.sealed);
+        self.vouch(index.sealed.last_lsn, index.sealed.last_hash, segment, index.sealed.end)?;
+        self.tail.stopped_at(segment, index.sealed.end, true);
+        let next_offset = index.sealed.end;
+        let active = Active { segment, next_offset, so_far: index.sealed };
+        self.current = Some(Current { active, is_indexed: true });
+        self.report.segments_indexed += 1;
+        Ok(true)
+    }
+
+    /// Reads and replays the segment's frames up to the first that is not there.
+    async fn scan(&mut self, segment: Segment) -> Result<(), Error> {
+        let mut reader = SegmentReader::new(segment);
+        let mut offset = FIRST_FRAME_OFFSET;
+        loop {
+            let step = self.step(&mut reader, segment, offset).await?;
+            match step {
+                Ok(next_offset) => offset = next_offset,
+                Err(Stop::Unfinished) => break,
+                Err(Stop::Damaged(flaw)) => {
+                    return Err(self.damage(segment, offset, flaw).into());
+                }
+            }
+        }
+        if offset == FIRST_FRAME_OFFSET {
+            self.spares.push_back(segment);
+            return Ok(());
+        }
+        let page = reader.slice(self.disk, offset, SECTOR_BYTES).await?;
+        self.tail.stopped_at(segment, offset, crate::scan::is_zero(&page));
+        Ok(())
+    }
+
+    /// Takes in the frame at `offset`; `Ok` is where the next one starts.
+    async fn step(
+        &mut self,
+        reader: &mut SegmentReader,
+        segment: Segment,
+        offset: u64,
+    ) -> Result<Result<u64, Stop>, Error> {
+        let page = reader.slice(self.disk, offset, SECTOR_BYTES).await?;
+        if page.is_empty() {
+            return Ok(Err(Stop::Unfinished));
+        }
+        let header = match self.chain.header(&page, segment.bytes - offset) {
+            Ok(header) => header,
+            Err(stop) => return Ok(Err(stop)),
+        };
+        let frame = reader.slice(self.disk, offset, header.frame_bytes()).await?;
+        let records = match self.chain.records(&header, &frame) {
+            Ok(records) => records,
+            Err(stop) => return Ok(Err(stop)),
+        };
+        if offset == FIRST_FRAME_OFFSET {
+            self.enter(segment)?;
+        }
+        let place = FramePlace {
+            segment: segment.number,
+            frame_offset: (offset / SECTOR_BYTES as u64) as u32,
+            frame_bytes: header.frame_bytes() as u32,
+        };
+        self.replay.frame(&header, place, records).map_err(|(lsn, flaw)| {
+            flaw.at(segment_name(segment.number), segment.number, offset, lsn)
+        })?;
+        self.chain.advance(&header);
+        if let Some(current) = &mut self.current {
+            current.active.extend(&header);
+        }
+        self.vouch(header.last_lsn(), header.hash, segment, offset)?;
+        self.tail.read(segment, offset, &header, frame);
+        self.report.frames_read += 1;
+        Ok(Ok(offset + header.frame_bytes() as u64))
+    }
+
+    /// The first frame of a segment is there: everything before must be complete.
+    fn enter(&mut self, segment: Segment) -> Result<(), Error> {
+        if let Some(skipped) = self.spares.front() {
+            return Err(self.damage(*skipped, FIRST_FRAME_OFFSET, Flaw::Missing).into());
+        }
+        if let Some((before, offset)) = self.tail.unclean_end() {
+            let flaw = Flaw::Durable("the next segment");
+            return Err(self.damage(before, offset, flaw).into());
+        }
+        self.close_current();
+        let before = self.current.as_ref().map(|current| &current.active.so_far);
+        let nothing = nothing_before(self.identity);
+        let active = Active::fresh(segment, before.unwrap_or(&nothing));
+        self.current = Some(Current { active, is_indexed: false });
+        Ok(())
+    }
+
+    /// The current segment turns out to be full.
+    fn close_current(&mut self) {
+        if let Some(Current { active, is_indexed: false }) = &self.current {
+            self.report.indexes_rebuilt.push(active.segment.number);
+            self.sealed.push_back(active.so_far.clone());
+        }
+    }
+
+    /// Holds a frame's end against the watermark.
+    fn vouch(
+        &self,
+        last_lsn: Lsn,
+        hash: celeriant_schema::Hash,
+        segment: Segment,
+        offset: u64,
+    ) -> Result<(), Damage> {
+        let noted = &self.marks.newest;
+        if last_lsn == noted.durable && hash != noted.hash {
+            let name = segment_name(segment.number);
+            return Err(Flaw::Hash.at(name, segment.number, offset, last_lsn));
+        }
+        Ok(())
+    }
+
+    /// The tail may not lie below what was noted as durable.
+    fn check_watermark(&self) -> Result<(), Error> {
+        if self.marks.newest.durable <= self.chain.tip() {
+            return Ok(());
+        }
+        let flaw = Flaw::Durable("the watermark");
+        match self.tail.end() {
+            Some((segment, offset)) => Err(self.damage(segment, offset, flaw).into()),
+            None => {
+                Err(flaw.at(segment_name(1), 1, FIRST_FRAME_OFFSET, self.chain.next_lsn).into())
+            }
+        }
+    }
+
+    fn damage(&self, segment: Segment, offset: u64, flaw: Flaw) -> Damage {
+        flaw.at(segment_name(segment.number), segment.number, offset, self.chain.next_lsn)
+    }
+
+    async fn finish(mut self) -> Result<Recovered, Error> {
+        self.settle_tail().await?;
+        let active = self.choose_active().await?;
+        self.ensure_room(&active).await?;
+        let tip = self.chain.tip();
+        let noted = self.marks.newest;
+        if noted.durable != tip {
+            let note = Watermark { durable: tip, hash: self.chain.prev_hash, ..noted };
+            self.marks.note(self.disk, &self.identity, note).await?;
+        }
+        self.replay.legs.settle(tip);
+        let files = self.segments.iter().map(|(number, segment)| (*number, segment.file)).collect();
+        let log = Log::resume(Resume {
+            identity: self.identity,
+            settings: self.settings,
+            tip,
+            tip_hash: self.chain.prev_hash,
+            last_stamp: self.chain.last_stamp,
+            space: Space::new(active, self.spares, self.sealed, files),
+            legs: self.replay.legs,
+            notes: Notes::new(self.marks.file, self.marks.newest),
+        });
+        Ok(Recovered {
+            log,
+            directory: self.replay.directory,
+            pending: self.replay.pending.into_values().collect(),
+            outcomes: self.replay.outcomes,
+            max_epoch: self.chain.max_epoch,
+            max_stamp: self.chain.last_stamp,
+            report: self.report,
+        })
+    }
+
+    /// The segment that takes the next frame: the last with frames, unless that has an index.
+    async fn choose_active(&mut self) -> Result<Active, Error> {
+        let current = self.current.take();
+        let before = match current {
+            Some(Current { active, is_indexed: false }) => return Ok(active),
+            Some(Current { active, .. }) => active.so_far,
+            None => nothing_before(self.identity),
+        };
+        if self.spares.is_empty() {
+            self.report.formatted = before.segment == 0;
+            self.make_segment(before.segment + 1).await?;
+        }
+        let Some(next) = self.spares.pop_front() else { unreachable!("one was just made") };
+        Ok(Active::fresh(next, &before))
+    }
+
+    /// What a start appends, an `EpochStart` and a `Resolve` for every pending leg, must have a place.
+    async fn ensure_room(&mut self, active: &Active) -> Result<(), Error> {
+        let records = EpochStart::LEN + self.replay.pending.len() * Resolve::LEN;
+        let needed = (records + 2 * SECTOR_BYTES) as u64;
+        let rest = active.segment.bytes - active.next_offset;
+        if rest < needed && self.spares.is_empty() {
+            self.make_segment(active.segment.number + 1).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_segment(&mut self, number: u32) -> Result<(), Error> {
+        let bytes = self.settings.segment_bytes(number);
+        let hint = self.chain.next_lsn;
+        let segment = files::create_segment(self.disk, &self.identity, number, bytes, hint).await?;
+        let note = Watermark {
+            segments_made: number,
+            durable: self.chain.tip(),
+            hash: self.chain.prev_hash,
+            ..self.marks.newest
+        };
+        self.marks.note(self.disk, &self.identity, note).await?;
+        self.segments.insert(number, segment);
+        self.spares.push_back(segment);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "recovery/recovery_test.rs"]
+mod tests;

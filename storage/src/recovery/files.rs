@@ -1,0 +1,179 @@
+//! Recovery's view of a shard's folder: what is there, and whole operations on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use celeriant_schema::Lsn;
+use celeriant_schema::limits::SECTOR_BYTES;
+
+use crate::Identity;
+use crate::buffer::AlignedBuffer;
+use crate::disk::{Disk, DiskError, Done, FileId, Op, run};
+use crate::error::{Error, Flaw};
+use crate::log::Segment;
+use crate::segment::{SegmentHeader, number_of, segment_name};
+use crate::watermark::WATERMARK_NAME;
+
+/// How much of a file is read at a time, unless a single frame is larger.
+pub(super) const WINDOW_BYTES: usize = 1 << 20;
+
+/// What a shard's folder holds.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    /// Sizes of the segment files.
+    pub(super) segments: BTreeMap<u32, u64>,
+    pub(super) indexes: BTreeSet<u32>,
+    /// Size of the watermark file.
+    pub(super) watermark: Option<u64>,
+    /// Files that no version of this crate makes.
+    pub(super) strangers: Vec<String>,
+}
+
+impl Inventory {
+    pub(super) async fn take<D: Disk>(disk: &mut D) -> Result<Self, DiskError> {
+        let Done::Listed(files) = run(disk, Op::List).await? else { unreachable!("List lists") };
+        let mut inventory = Self::default();
+        for (name, bytes) in files {
+            if let Some(number) = number_of(&name, "seg") {
+                inventory.segments.insert(number, bytes);
+            } else if let Some(number) = number_of(&name, "idx") {
+                inventory.indexes.insert(number);
+            } else if name == WATERMARK_NAME {
+                inventory.watermark = Some(bytes);
+            } else {
+                inventory.strangers.push(name);
+            }
+        }
+        Ok(inventory)
+    }
+}
+
+pub(super) async fn open<D: Disk>(disk: &mut D, name: &str) -> Result<(FileId, u64), DiskError> {
+    match run(disk, Op::Open { name: name.to_owned() }).await? {
+        Done::Opened { file, len } => Ok((file, len)),
+        other => panic!("Open ended with {other:?}"),
+    }
+}
+
+pub(super) async fn create<D: Disk>(
+    disk: &mut D,
+    name: &str,
+    len: u64,
+    head: Bytes,
+) -> Result<FileId, DiskError> {
+    match run(disk, Op::Create { name: name.to_owned(), len, head }).await? {
+        Done::Opened { file, .. } => Ok(file),
+        other => panic!("Create ended with {other:?}"),
+    }
+}
+
+pub(super) async fn read<D: Disk>(
+    disk: &mut D,
+    file: FileId,
+    offset: u64,
+    len: usize,
+) -> Result<Bytes, DiskError> {
+    match run(disk, Op::Read { file, offset, len: len as u32 }).await? {
+        Done::Read(buffer) => Ok(buffer.into_bytes()),
+        other => panic!("Read ended with {other:?}"),
+    }
+}
+
+pub(super) async fn write<D: Disk>(
+    disk: &mut D,
+    file: FileId,
+    offset: u64,
+    buffer: AlignedBuffer,
+) -> Result<(), DiskError> {
+    run(disk, Op::Write { file, offset, buffer }).await.map(|_| ())
+}
+
+pub(super) async fn remove<D: Disk>(disk: &mut D, name: String) -> Result<(), DiskError> {
+    run(disk, Op::Remove { name }).await.map(|_| ())
+}
+
+/// A whole file, read in windows: its size is the only thing that bounds the memory.
+pub(super) async fn read_whole<D: Disk>(disk: &mut D, name: &str) -> Result<Bytes, DiskError> {
+    let (file, len) = open(disk, name).await?;
+    let mut content = Vec::new();
+    while (content.len() as u64) < len {
+        let piece = read(disk, file, content.len() as u64, WINDOW_BYTES).await?;
+        if piece.is_empty() {
+            break;
+        }
+        content.extend_from_slice(&piece);
+    }
+    run(disk, Op::Close { file }).await?;
+    Ok(content.into())
+}
+
+/// Makes segment `number` and opens it.
+pub(super) async fn create_segment<D: Disk>(
+    disk: &mut D,
+    identity: &Identity,
+    number: u32,
+    bytes: u64,
+    lsn_hint: Lsn,
+) -> Result<Segment, DiskError> {
+    let header = SegmentHeader { identity: *identity, number, bytes, lsn_hint };
+    let file = create(disk, &segment_name(number), bytes, header.encode()).await?;
+    Ok(Segment { number, file, bytes })
+}
+
+/// Opens segment `number` and checks its header page.
+pub(super) async fn open_segment<D: Disk>(
+    disk: &mut D,
+    identity: &Identity,
+    number: u32,
+) -> Result<Segment, Error> {
+    let name = segment_name(number);
+    let (file, bytes) = match open(disk, &name).await {
+        Ok(opened) => opened,
+        Err(error) if error.is_not_found() => {
+            return Err(Flaw::Missing.at(name, number, 0, Lsn::ZERO).into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let page = read(disk, file, 0, SECTOR_BYTES).await?;
+    SegmentHeader::decode(&page)
+        .and_then(|header| header.check(identity, number, bytes))
+        .map_err(|flaw| flaw.at(name, number, 0, Lsn::ZERO))?;
+    Ok(Segment { number, file, bytes })
+}
+
+/// Reads a segment front to back in windows.
+pub(super) struct SegmentReader {
+    segment: Segment,
+    window: Bytes,
+    window_at: u64,
+}
+
+impl SegmentReader {
+    pub(super) fn new(segment: Segment) -> Self {
+        Self { segment, window: Bytes::new(), window_at: 0 }
+    }
+
+    /// `len` bytes at `offset`, fewer at the end of the file.
+    pub(super) async fn slice<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, Error> {
+        let len = (len as u64).min(self.segment.bytes.saturating_sub(offset)) as usize;
+        let is_inside = offset >= self.window_at
+            && offset + len as u64 <= self.window_at + self.window.len() as u64;
+        if !is_inside {
+            let ahead = (self.segment.bytes - offset).min(WINDOW_BYTES as u64) as usize;
+            self.window = read(disk, self.segment.file, offset, len.max(ahead)).await?;
+            self.window_at = offset;
+        }
+        let start = (offset - self.window_at) as usize;
+        if start + len > self.window.len() {
+            let name = segment_name(self.segment.number);
+            let at = self.window_at + self.window.len() as u64;
+            return Err(Flaw::Lengths.at(name, self.segment.number, at, Lsn::ZERO).into());
+        }
+        Ok(self.window.slice(start..start + len))
+    }
+}
