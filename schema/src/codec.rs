@@ -124,12 +124,6 @@ impl<'a> Reader<'a> {
         Ok(crate::Hash(self.array()?))
     }
 
-    /// A number below 2^53.
-    #[inline]
-    pub(crate) fn exact(&mut self, what: &'static str) -> Result<u64, DecodeError> {
-        below_number_max(self.u64()?, what)
-    }
-
     /// A flag byte or word of which only `known` may be set.
     #[inline]
     pub(crate) fn flags(&mut self, known: u8) -> Result<u8, DecodeError> {
@@ -163,15 +157,5 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Length { what: self.what }) }
-    }
-}
-
-/// Versions, sequences and stamps stay exact in every JSON reader.
-#[inline]
-pub(crate) fn below_number_max(value: u64, what: &'static str) -> Result<u64, DecodeError> {
-    if value < crate::limits::NUMBER_MAX {
-        Ok(value)
-    } else {
-        Err(DecodeError::invalid(what, "must be below 2^53"))
     }
 }

@@ -60,8 +60,7 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     fixed[40..48].copy_from_slice(&context.stamp.value().to_le_bytes());
     fixed[48..56].copy_from_slice(&context.server_time.to_le_bytes());
     fixed[56..72].copy_from_slice(&context.client_id.value().to_le_bytes());
-    let sequence = context.sequence.map_or(0, Sequence::value);
-    fixed[72..].copy_from_slice(&sequence.to_le_bytes());
+    fixed[72..].copy_from_slice(&sequence_number(context.sequence).to_le_bytes());
     let mut hasher = blake3::Hasher::new_keyed(EVENT_HASH_KEY);
     hasher.update(&fixed);
     hasher.update(head);
@@ -90,6 +89,11 @@ pub fn write_hash(write: &Write) -> Hash {
         }
     }
     hasher.finalize().into()
+}
+
+/// 0 stands for "no sequence": sequences start at 1.
+pub(crate) fn sequence_number(sequence: Option<Sequence>) -> u64 {
+    sequence.map_or(0, Sequence::value)
 }
 
 /// Hash of a record: of its header and batch headers (`fields`, in the order of the byte table) and of its

@@ -25,6 +25,8 @@ pub const INLINE_PAYLOAD_BYTES_MAX: usize = 2 << 10;
 pub const WRITE_MEMBERS_MAX: usize = 1024;
 /// Most events of one batch (one write to one aggregate).
 pub const BATCH_EVENTS_MAX: usize = 4096;
+/// Most events of one write, over all of its aggregates.
+pub const WRITE_EVENTS_MAX: usize = 16_384;
 /// Largest encoded request, in bytes. Larger ones are refused with `TooLarge`.
 pub const REQUEST_BYTES_MAX: usize = 12 << 20;
 /// Largest response frame, in bytes.
@@ -57,9 +59,19 @@ pub const NUMBER_MAX: u64 = 1 << 53;
 const _: () = {
     assert!(KEY_BYTES_MAX < u16::MAX as usize);
     assert!(PAYLOAD_BYTES_MAX < REQUEST_BYTES_MAX);
-    // Hashes, headers and padding that a record adds to a request's bytes: 32 bytes and a few
-    // words an event, at most 4,096 × 64 and a key's header per member; a megabyte is ample.
-    assert!(REQUEST_BYTES_MAX + (2 << 20) <= FRAME_BYTES_MAX);
+    // Hashes, headers and padding that a record adds to a request's bytes: 40 bytes an event, less
+    // than 64 a member, two a shard; one frame's header.
+    assert!(BATCH_EVENTS_MAX <= WRITE_EVENTS_MAX);
+    assert!(
+        REQUEST_BYTES_MAX
+            + WRITE_EVENTS_MAX * 40
+            + WRITE_MEMBERS_MAX * 64
+            + SHARDS_MAX as usize * 2
+            + 2 * SECTOR_BYTES
+            <= FRAME_BYTES_MAX
+    );
+    // What a page adds to the largest batch: 40 bytes an event and a few words.
+    assert!(REQUEST_BYTES_MAX + BATCH_EVENTS_MAX * 40 + SECTOR_BYTES <= RESPONSE_BYTES_MAX);
     assert!(FRAME_BYTES_SOFT < FRAME_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX <= CONNECTION_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX < RESPONSE_BYTES_MAX);

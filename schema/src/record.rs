@@ -14,7 +14,9 @@
 use bytes::Bytes;
 
 use crate::event::EncodedEvents;
-use crate::hash::{EventContext, Hash, event_hash, plain_record_hash, record_hasher};
+use crate::hash::{
+    EventContext, Hash, event_hash, plain_record_hash, record_hasher, sequence_number,
+};
 use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
@@ -317,17 +319,12 @@ fn put_write_id(bytes: &mut [u8], id: WriteId) {
 
 /// The length, at the start, is filled in when it is known.
 fn put_batch_header(bytes: &mut [u8], batch: &BatchDraft<'_>, stamp_offset: u32) {
-    let (guard, guard_version) = match batch.guard {
-        Guard::Any => (0, 0),
-        Guard::NoStream => (1, 0),
-        Guard::Exists => (2, 0),
-        Guard::Exact(version) => (3, version.value()),
-    };
-    let sequence = batch.sequence.map_or(0, Sequence::value);
+    let (guard, guard_version) = batch.guard.to_numbers();
+    let sequence = sequence_number(batch.sequence);
     bytes[4..6].copy_from_slice(&(batch.key.as_bytes().len() as u16).to_le_bytes());
     bytes[6] = guard;
     bytes[7] = 0;
-    bytes[8..16].copy_from_slice(&u64::to_le_bytes(guard_version));
+    bytes[8..16].copy_from_slice(&guard_version.to_le_bytes());
     bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
     bytes[24..32].copy_from_slice(&batch.first_version.value().to_le_bytes());
     bytes[32..36].copy_from_slice(&(batch.events.len() as u32).to_le_bytes());

@@ -241,6 +241,21 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The same, with `place` (`"members[3]."`) before the field it names.
+    pub(crate) fn inside(self, place: &str) -> Self {
+        match self {
+            Self::InvalidArgument { field, reason } => {
+                Self::InvalidArgument { field: format!("{place}{field}"), reason }
+            }
+            Self::TooLarge { what, limit } => {
+                Self::TooLarge { what: format!("{place}{what}"), limit }
+            }
+            other => other,
+        }
+    }
+}
+
 struct FirstConflict<'a>(&'a [Conflict]);
 
 impl fmt::Display for FirstConflict<'_> {

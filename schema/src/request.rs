@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 
+use crate::codec::DecodeError;
 use crate::event::EncodedEvents;
 use crate::ids::{ClientId, Sequence, Stamp, Version};
 use crate::key::AggregateKey;
+use crate::limits::{NUMBER_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX};
+use crate::refusal::Refusal;
 
 /// What must hold for an aggregate at the moment a write is accepted (semantics.md §2).
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -18,6 +21,29 @@ pub enum Guard {
     Exists,
     /// It is at this version. `Exact(0)` is `NoStream` for one that never existed.
     Exact(Version),
+}
+
+impl Guard {
+    /// As it is stored and sent: a number, and a version that only `Exact` has.
+    pub(crate) const fn to_numbers(self) -> (u8, u64) {
+        match self {
+            Self::Any => (0, 0),
+            Self::NoStream => (1, 0),
+            Self::Exists => (2, 0),
+            Self::Exact(version) => (3, version.value()),
+        }
+    }
+
+    /// `None`: no guard is stored or sent like this.
+    pub(crate) const fn from_numbers(number: u8, version: u64) -> Option<Self> {
+        match (number, version) {
+            (0, 0) => Some(Self::Any),
+            (1, 0) => Some(Self::NoStream),
+            (2, 0) => Some(Self::Exists),
+            (3, version) if version < NUMBER_MAX => Some(Self::Exact(Version::new(version))),
+            _ => None,
+        }
+    }
 }
 
 /// One aggregate's part in a write: a guard, and the events to append (none: the guard alone).
@@ -110,4 +136,71 @@ pub enum Request {
     List(ListQuery),
     /// Answered at once: is the connection alive?
     Ping,
+}
+
+/// Members up to this many are compared pairwise: cheaper than sorting, and allocates nothing.
+const PAIRWISE_MEMBERS_MAX: usize = 16;
+
+impl Write {
+    /// Checks what can be checked without any state (semantics.md §1 to §3): members, each once, at
+    /// least one with events; sequences on all that have events or on none, and then a client id.
+    /// Events are valid by their type.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `TooLarge`, naming the member by its index.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let limit = |what, limit: usize| DecodeError::Limit { what, limit: limit as u64 };
+        if self.members.is_empty() {
+            return Err(DecodeError::invalid("members", "must not be empty").into());
+        }
+        if self.members.len() > WRITE_MEMBERS_MAX {
+            return Err(limit("members", WRITE_MEMBERS_MAX).into());
+        }
+        let events: usize = self.members.iter().map(|member| member.events.len()).sum();
+        if events == 0 {
+            return Err(DecodeError::invalid("members", "must append at least one event").into());
+        }
+        if events > WRITE_EVENTS_MAX {
+            return Err(limit("events", WRITE_EVENTS_MAX).into());
+        }
+        self.check_sequences()?;
+        if self.has_a_key_twice() {
+            return Err(DecodeError::invalid("members", "name an aggregate twice").into());
+        }
+        Ok(())
+    }
+
+    fn check_sequences(&self) -> Result<(), Refusal> {
+        let appending = || self.members.iter().filter(|member| !member.events.is_empty());
+        let sequenced = appending().next().is_some_and(|member| member.sequence.is_some());
+        for (index, member) in self.members.iter().enumerate() {
+            let reason = match member.sequence.map(Sequence::value) {
+                Some(_) if member.events.is_empty() => "is only for members with events",
+                Some(_) if !sequenced => "must be on all members with events or on none",
+                Some(0) => "starts at 1",
+                Some(NUMBER_MAX..) => "must be below 2^53",
+                None if sequenced && !member.events.is_empty() => {
+                    "must be on all members with events or on none"
+                }
+                _ => continue,
+            };
+            let field = format!("members[{index}].sequence");
+            return Err(Refusal::InvalidArgument { field, reason: reason.into() });
+        }
+        if sequenced && self.client_id == ClientId::NONE {
+            return Err(DecodeError::invalid("client_id", "is needed for sequences").into());
+        }
+        Ok(())
+    }
+
+    fn has_a_key_twice(&self) -> bool {
+        let members = &self.members;
+        if members.len() <= PAIRWISE_MEMBERS_MAX {
+            let earlier = |at: usize| members[..at].iter().any(|m| m.key == members[at].key);
+            return (1..members.len()).any(earlier);
+        }
+        let mut keys: Vec<&[u8]> = members.iter().map(|member| member.key.as_bytes()).collect();
+        keys.sort_unstable();
+        keys.windows(2).any(|pair| pair[0] == pair[1])
+    }
 }

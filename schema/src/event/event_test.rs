@@ -1,1 +1,2 @@
+//! Tests of events and their canonical bytes.
 use super::*;

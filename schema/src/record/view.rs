@@ -387,13 +387,8 @@ fn last_hash(events: &Bytes, count: u32) -> Result<Hash, DecodeError> {
 }
 
 fn guard_at(batch: &[u8]) -> Result<Guard, DecodeError> {
-    match batch[6] {
-        0 => Ok(Guard::Any),
-        1 => Ok(Guard::NoStream),
-        2 => Ok(Guard::Exists),
-        3 => Ok(Guard::Exact(Version::new(u64_at(batch, 8)?))),
-        _ => Err(DecodeError::new("unknown guard")),
-    }
+    let guard = Guard::from_numbers(batch[6], u64_at(batch, 8)?);
+    guard.ok_or(DecodeError::new("unknown guard"))
 }
 
 fn write_id_at(bytes: &[u8], at: usize) -> Result<TxnId, DecodeError> {
