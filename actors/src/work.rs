@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use celeriant_schema::{
-    AggregateReceipt, ClientId, Hash, ListPage, ListQuery, Member, Request, ShardId, Stamp, TxnId,
+    AggregateReceipt, ClientId, Hash, ListPage, ListQuery, Member, Refusal, Request, ShardId,
+    Stamp, TxnId,
 };
 
 use crate::clock::Micros;
@@ -118,10 +119,12 @@ pub enum AnswerKind {
         /// The attempt.
         txn: TxnId,
     },
-    /// There is no space left in the shard's log; nothing is held.
-    Full {
+    /// The shard cannot take the part whatever its guards say; nothing is held.
+    Refused {
         /// The attempt.
         txn: TxnId,
+        /// Why.
+        refusal: Refusal,
     },
     /// What was found; nothing is held. Sent for `Check` also when nothing speaks against the part.
     Found {

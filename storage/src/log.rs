@@ -20,8 +20,8 @@ mod notes;
 mod records;
 mod space;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use celeriant_schema::{BootId, Epoch, Hash, Lsn, Stamp};
@@ -110,8 +110,9 @@ pub struct Log {
     notes: Notes,
     /// The next segment to index, if it is ready for that.
     ready: Option<SealedSegment>,
-    /// Somebody asked for more space than there is.
-    starved: Cell<bool>,
+    /// Somebody asked for more space than there is. Atomic only so that asking needs no `&mut` and a
+    /// log can be shared.
+    starved: AtomicBool,
     poisoned: bool,
     buffers: Vec<AlignedBuffer>,
 }
@@ -148,7 +149,7 @@ impl Log {
             legs: from.legs,
             notes: from.notes,
             ready: None,
-            starved: Cell::new(false),
+            starved: AtomicBool::new(false),
             poisoned: false,
             buffers: Vec::new(),
         };
@@ -218,7 +219,9 @@ impl Log {
             return false;
         }
         let has_space = self.space.has_place(frame_bytes as u64, reserve);
-        self.starved.set(self.starved.get() || !has_space);
+        if !has_space {
+            self.starved.store(true, Ordering::Relaxed);
+        }
         has_space
     }
 
@@ -246,7 +249,7 @@ impl Log {
             &self.identity,
             &self.settings,
             self.next_lsn,
-            self.starved.take(),
+            self.starved.swap(false, Ordering::Relaxed),
         ) {
             ops.push((token(KIND_CREATE, u64::from(number)), op));
         }

@@ -80,6 +80,7 @@ struct InFlight<R> {
     parts: Vec<PartState>,
     phase: Phase,
     findings: Findings,
+    refusal: Option<Refusal>,
     decision: Decision,
     receipts: Vec<AggregateReceipt>,
     stamp: Stamp,
@@ -102,8 +103,8 @@ enum State {
     Busy,
     /// Answered with findings; nothing is held.
     Found,
-    /// No space there.
-    Full,
+    /// Cannot take its part; nothing is held.
+    Refused,
     Committed,
 }
 
@@ -155,6 +156,7 @@ impl<R> Core<R> {
                     parts: parts.into_iter().map(asked).collect(),
                     phase: Phase::Trying,
                     findings: Findings::default(),
+                    refusal: None,
                     decision: Decision::default(),
                     receipts: Vec::new(),
                     stamp: Stamp::ZERO,
@@ -180,7 +182,12 @@ impl<R> Core<R> {
             }
             AnswerKind::Held { txn } => (txn, State::Held, None),
             AnswerKind::Busy { txn } => (txn, State::Busy, None),
-            AnswerKind::Full { txn } => (txn, State::Full, None),
+            AnswerKind::Refused { txn, refusal } => {
+                if let Some(write) = self.writes.get_mut(&txn) {
+                    write.refusal.get_or_insert(refusal);
+                }
+                (txn, State::Refused, None)
+            }
             AnswerKind::Found { txn, findings } => (txn, State::Found, Some(findings)),
         };
         let Some(write) = self.writes.get_mut(&txn) else {
@@ -203,9 +210,7 @@ impl<R> Core<R> {
             let refusal = Refusal::DeadlineExceeded { definite: true };
             return self.refuse(txn, refusal, effects);
         }
-        if write.any(State::Full) {
-            let what = "no space left in the data directory".into();
-            let refusal = Refusal::Overloaded { what, retry_after_ms: 1_000 };
+        if let Some(refusal) = write.refusal.take() {
             return self.refuse(txn, refusal, effects);
         }
         match write.phase {

@@ -194,7 +194,7 @@ impl<D: Disk> Worker<D> {
             let fail = |source| Error::Storage { shard, source };
             let identity = Identity { cluster: self.components.cluster, shard };
             let mut disk =
-                (self.components.disks)(shard).map_err(|error| fail(StorageError::Disk(error)))?;
+                (self.components.disks)(shard).map_err(|error| fail(StorageError::Io(error)))?;
             let recovered = recover(&mut disk, identity, &self.settings.log).await.map_err(fail)?;
             let actor = Shard::<D>::prepare_with_mailbox(mailbox::unbounded());
             let pending = recovered.pending.iter();
@@ -266,7 +266,7 @@ impl<D: Disk> Worker<D> {
                 log: recovered.log,
                 directory: recovered.directory,
                 settlements: settlements.collect(),
-                cache: FrameCache::new(cache_bytes),
+                cache: FrameCache::new(cache_bytes as u64),
                 stamps: lead.stamps.clone(),
             };
             let (ready, readiness) = oneshot::channel();

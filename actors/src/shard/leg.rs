@@ -58,8 +58,8 @@ impl<R> Core<R> {
             let step = Step::Reserve { txn, coordinator, mode, part };
             return self.backlog.push_back(Work::Step(step));
         }
-        if self.log.full() {
-            return effects.push(tell(AnswerKind::Full { txn }));
+        if let Some(refusal) = self.cannot_take(&part.members) {
+            return effects.push(tell(AnswerKind::Refused { txn, refusal }));
         }
         if let Some(key) = self.accepted.held(&part.members).cloned() {
             if mode == Mode::Try {

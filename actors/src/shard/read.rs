@@ -120,7 +120,7 @@ impl<R> Core<R> {
                 frame::verify(&bytes, &self.identity).map(|_| bytes)
             }
             Ok(other) => unreachable!("a read ended as {other:?}"),
-            Err(error) => return Err(Error::Disk(error)),
+            Err(error) => return Err(Error::Io(error)),
         };
         match opened {
             Ok(bytes) => {

@@ -1,7 +1,8 @@
 //! A write whose aggregates all live in this shard: one record, atomic by itself.
 
 use celeriant_schema::hash::write_hash;
-use celeriant_schema::record::{BatchDraft, WriteDraft};
+use celeriant_schema::limits::SHARDS_MAX;
+use celeriant_schema::record::{BatchDraft, WriteDraft, write_size};
 use celeriant_schema::{
     AggregateReceipt, ClientId, Hash, Lsn, Member, Receipt, Refusal, Request, Response, ShardId,
     Stamp, TxnId, Write,
@@ -28,8 +29,14 @@ impl<R> Core<R> {
     /// None of its aggregates is held.
     pub(super) fn write(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
         let Request::Write(write) = &task.request else { return };
+        if let Some(refusal) = self.cannot_take(&write.members) {
+            return effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
+        }
         if !self.has_room(&write.members, 0) {
-            return self.no_room(task, effects);
+            self.pump(effects);
+            if !self.has_room(&write.members, 0) {
+                return self.backlog.push_back(Work::Task(task));
+            }
         }
         let hash = hash_if_sequenced(write);
         let findings = self.accepted.inspect(
@@ -127,10 +134,23 @@ impl<R> Core<R> {
         AppendedWrite { lsn: appended.lsn, first_stamp: stamp, applied }
     }
 
+    /// Why these members can't be appended whatever their guards say.
+    pub(super) fn cannot_take(&self, members: &[Member]) -> Option<Refusal> {
+        if self.log.full() {
+            let what = "no space left in the data directory".into();
+            return Some(Refusal::Overloaded { what, retry_after_ms: FULL_RETRY_MS });
+        }
+        let sizes = members.iter().map(|member| (&member.key, &member.events));
+        let (meta, blobs) = write_size(sizes, SHARDS_MAX.into());
+        let limit = self.log.record_bytes_max();
+        (meta + blobs > limit)
+            .then(|| Refusal::TooLarge { what: "write".into(), limit: limit as u64 })
+    }
+
     /// Whether the open frame takes these members now.
     pub(super) fn has_room(&self, members: &[Member], participants: usize) -> bool {
         let sizes = members.iter().map(|member| (&member.key, &member.events));
-        let (meta, blobs) = celeriant_schema::record::write_size(sizes, participants);
+        let (meta, blobs) = write_size(sizes, participants);
         self.log.fits(meta, blobs)
     }
 
@@ -179,17 +199,6 @@ impl<R> Core<R> {
                 stamp: applied.stamp,
             });
         }
-    }
-
-    fn no_room(&mut self, task: Task<R>, effects: &mut Vec<Effect<R>>) {
-        if !self.log.full() {
-            return self.backlog.push_back(Work::Task(task));
-        }
-        let refusal = Refusal::Overloaded {
-            what: "no space left in the data directory".into(),
-            retry_after_ms: FULL_RETRY_MS,
-        };
-        effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
     }
 }
 

@@ -151,3 +151,12 @@ fn a_deadline_that_passes_before_the_append_is_definite() {
     }
     assert_eq!(steps(&effects), ["release 0", "release 1", "reply"]);
 }
+
+#[test]
+fn a_shard_without_space_refuses_the_whole_write() {
+    let mut core = begun(2);
+    let refusal = Refusal::Overloaded { what: "disk".into(), retry_after_ms: 1 };
+    say(&mut core, 0, AnswerKind::Refused { txn: TXN, refusal });
+    let end = say(&mut core, 1, AnswerKind::Held { txn: TXN });
+    assert_eq!(steps(&end), ["release 1", "reply"]);
+}
