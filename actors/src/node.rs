@@ -391,3 +391,6 @@ struct Surveys {
     shards: Vec<Survey>,
     coordinators: BTreeMap<usize, (Recipient<BeginMail>, Recipient<AnswerMail>)>,
 }
+
+#[cfg(test)]
+mod node_test;

@@ -448,4 +448,4 @@ fn list(directory: &Directory, query: &ListQuery) -> ListPage {
 #[cfg(test)]
 mod core_test;
 #[cfg(test)]
-mod rig;
+pub(crate) mod rig;
