@@ -196,7 +196,9 @@ impl Media {
             let fate = fate(&flight);
             let words = [self.shared.id, flight.number, fate.code()];
             self.shared.trace.note(&words, format_args!("{} {fate:?} {}", self.shared.id, flight));
-            state.apply(&flight.op, &fate);
+            if flight.changes() {
+                state.apply(&flight.op, &fate);
+            }
         }
         state.durable.close_all();
     }
@@ -227,6 +229,11 @@ impl Media {
     /// Flips one bit of what is durable. `false` when there is no such byte.
     pub fn rot(&self, name: &str, offset: u64, bit: u8) -> bool {
         self.shared.lock().durable.flip(name, offset, bit)
+    }
+
+    /// Takes a file away, as an operator's mistake does. `false` when there is none.
+    pub fn lose(&self, name: &str) -> bool {
+        self.shared.lock().durable.remove(name)
     }
 
     /// Calls `observer` with name, offset and content of every write that becomes durable.
@@ -271,6 +278,7 @@ impl Shared {
         let now = self.timeline.as_ref().map_or(state.now, Timeline::now);
         let outcome = state.decide(&op);
         let at = state.ends_at(now, &op, &outcome);
+        let (op, outcome) = state.perhaps_lie(at, number, op, outcome);
         let flight = Flight { number, token, op, outcome };
         flight.assert_legal(&state.durable);
         let words = [self.id, number, flight.digest(), at];
@@ -315,8 +323,9 @@ impl Shared {
             let flight = entry.remove();
             let words = [self.id, flight.number, now];
             self.trace.note(&words, format_args!("{now} disk {} ends {flight}", self.id));
-            let completion = state.complete(flight);
-            state.ready.push_back(completion);
+            if let Some(completion) = state.complete(flight) {
+                state.ready.push_back(completion);
+            }
         }
     }
 }

@@ -1,6 +1,35 @@
 //! A whole node in one thread, one seed and no real time: everything that can go wrong, many times a second.
+//!
+//! ```text
+//! scenario   a run as data: shape, workload, faults          cli     run, replay, shrink
+//! world      carries a scenario out ── machine (disks, power, clock) ── wire (network) ── client
+//! watcher    checks while it runs; oracle and invariants/ check at rest; sabotage shows that they do
+//! crash      every I/O of a recorded workload is the last one, in every way; bytes flip one by one
+//! ```
+//! Determinism: everything random comes from [`rng`], everything timed from [`timeline`]; maps are ordered;
+//! `select!` is biased. The same scenario gives the same [`trace`] hash in any process on any machine.
+//!
+//! Deliberately absent: sockets, files, real clocks, threads, any `cfg` in the code that is tested.
 
+pub mod cli;
+pub mod client;
 pub mod disk;
+pub mod fault;
+pub mod history;
+pub mod invariants;
+pub mod ledger;
+pub mod machine;
+pub mod oracle;
+pub mod reopen;
 pub mod rng;
+pub mod sabotage;
+pub mod scenario;
+pub mod shrink;
+pub mod stopwatch;
 pub mod timeline;
 pub mod trace;
+pub mod walk;
+pub mod watcher;
+pub mod wire;
+pub mod workload;
+pub mod world;

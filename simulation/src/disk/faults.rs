@@ -62,6 +62,8 @@ pub struct Ailments {
     pub stalled_until: Micros,
     /// No space for new files.
     pub full: bool,
+    /// Planted bug: writes are reported as durable long before they are.
+    pub lies: bool,
     /// Each befalls the next operation of its kind, then is gone.
     pub pending: Vec<Ailment>,
     /// How many operations met with one.
@@ -77,6 +79,7 @@ impl Default for Ailments {
             slowness: 1,
             stalled_until: 0,
             full: false,
+            lies: false,
             pending: Vec::new(),
             reached: 0,
             refused: 0,

@@ -9,6 +9,7 @@ use celeriant_storage::disk::{Completion, DiskError, Done, Op, Token};
 
 use super::files::SECTOR;
 use super::{Files, State};
+use crate::timeline::Micros;
 use crate::trace::digest;
 
 /// An operation that has not ended.
@@ -24,6 +25,9 @@ pub struct Flight {
     pub outcome: Outcome,
 }
 
+/// How much later than it says a lying disk has done a write, in µs.
+const LATE: Micros = 50_000;
+
 /// How an operation ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
@@ -33,6 +37,10 @@ pub enum Outcome {
     Fails,
     /// For lack of space.
     Full,
+    /// Planted bug: says that it succeeded, and has done nothing.
+    Lie,
+    /// Planted bug: does what was promised earlier, and says nothing.
+    Late,
 }
 
 /// What a crash does to an operation in flight.
@@ -59,7 +67,11 @@ impl Fate {
 impl Flight {
     /// Whether a crash can leave a trace of it.
     pub fn changes(&self) -> bool {
-        matches!(self.op, Op::Write { .. } | Op::Create { .. } | Op::Put { .. } | Op::Remove { .. })
+        let lie = self.outcome == Outcome::Lie;
+        !lie && matches!(
+            self.op,
+            Op::Write { .. } | Op::Create { .. } | Op::Put { .. } | Op::Remove { .. }
+        )
     }
 
     /// Whether a crash can leave a part of it.
@@ -130,10 +142,19 @@ impl fmt::Display for Flight {
 
 impl State {
     /// Ends an operation as was decided when it started.
-    pub(super) fn complete(&mut self, flight: Flight) -> Completion {
+    pub(super) fn complete(&mut self, flight: Flight) -> Option<Completion> {
         let Flight { token, op, outcome, .. } = flight;
         let outcome = match outcome {
             Outcome::Succeeds => self.succeed(op),
+            Outcome::Lie => match op {
+                Op::Write { buffer, .. } => Ok(Done::Written(buffer)),
+                _ => Ok(Done::Ok),
+            },
+            Outcome::Late => {
+                // Its file may be closed by now; then the lie stays one.
+                let _ = self.succeed(op);
+                return None;
+            }
             Outcome::Full => Err(error(&op, io::ErrorKind::StorageFull)),
             Outcome::Fails => {
                 let error = error(&op, io::ErrorKind::Other);
@@ -142,7 +163,25 @@ impl State {
                 Err(error)
             }
         };
-        Completion { token, outcome }
+        Some(Completion { token, outcome })
+    }
+
+    /// A lying disk makes two of a write: one that answers in time, one that is done much later.
+    pub(super) fn perhaps_lie(
+        &mut self,
+        at: Micros,
+        number: u64,
+        op: Op,
+        outcome: Outcome,
+    ) -> (Op, Outcome) {
+        let Op::Write { file, offset, buffer } = op else { return (op, outcome) };
+        if !self.ailments.lies || outcome != Outcome::Succeeds {
+            return (Op::Write { file, offset, buffer }, outcome);
+        }
+        let copy = Op::Write { file, offset, buffer: AlignedBuffer::copy_of(&buffer) };
+        let late = Flight { number, token: Token::MAX, op: copy, outcome: Outcome::Late };
+        self.flights.insert((at + LATE, number), late);
+        (Op::Write { file, offset, buffer }, Outcome::Lie)
     }
 
     fn succeed(&mut self, op: Op) -> Result<Done, DiskError> {

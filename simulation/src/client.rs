@@ -1,0 +1,381 @@
+//! A client of the world: chooses what to do, sends it, sends it again, remembers what it was told.
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::{
+    AggregateKey, ClientId, EncodedEvents, Guard, Member, Refusal, Request, Response, Retry,
+    Sequence, Version,
+};
+
+use crate::fault::Reached;
+use crate::ledger::{Ledger, OperationId};
+use crate::rng::Rng;
+use crate::timeline::{Micros, Timeline};
+use crate::wire::{Sending, Wire};
+use crate::workload::{self, Workload};
+
+/// Everything a client needs of its world.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Virtual time.
+    pub timeline: Timeline,
+    /// The way to the node.
+    pub wire: Wire,
+    /// Where everything is written down.
+    pub ledger: Ledger,
+    /// Counters.
+    pub reached: Reached,
+    /// What clients do.
+    pub workload: Workload,
+    /// When clients begin nothing new.
+    pub until: Micros,
+}
+
+/// One client.
+pub struct Client {
+    index: usize,
+    world: Surroundings,
+    rng: Rng,
+    client_id: ClientId,
+    /// Newest version it was told, by aggregate.
+    versions: BTreeMap<AggregateKey, Version>,
+    /// Highest sequence it believes to be used, by aggregate.
+    sequences: BTreeMap<AggregateKey, u64>,
+    /// Writes it has sent.
+    past: Vec<OperationId>,
+}
+
+/// A sequenced write is sent this often before its client gives up.
+const ATTEMPTS_MAX: u64 = 400;
+
+impl Client {
+    /// Client number `index`.
+    pub fn new(index: usize, world: Surroundings, mut rng: Rng) -> Self {
+        let client_id = world.workload.client_id(index, &mut rng);
+        Self {
+            index,
+            world,
+            rng,
+            client_id,
+            versions: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            past: Vec::new(),
+        }
+    }
+
+    /// Works until its world says that it is enough.
+    pub async fn work(mut self) {
+        let weights = self.world.workload.weights.clone();
+        let weights = [
+            weights.append,
+            weights.write,
+            weights.resend,
+            weights.wrong_sequence,
+            weights.duplicate,
+            weights.read,
+            weights.head,
+            weights.list,
+            weights.ping,
+        ];
+        while self.world.timeline.now() < self.world.until {
+            let pause = self.rng.between(0, 2 * self.world.workload.think_us);
+            self.world.timeline.sleep(pause).await;
+            let action = self.rng.weighted(&weights);
+            self.world.reached.note(format!("client {}", ACTIONS[action]));
+            match action {
+                0 => self.append().await,
+                1 => self.write().await,
+                2 => self.resend().await,
+                3 => self.wrong_sequence().await,
+                4 => self.duplicate().await,
+                5 => self.read().await,
+                6 => self.head().await,
+                7 => self.list().await,
+                _ => self.ping().await,
+            }
+        }
+    }
+
+    /// Sends `count` appends at once, as a client that has gone wild does.
+    pub async fn burst(mut self, count: u64) {
+        let ids: Vec<OperationId> = (0..count).map(|_| self.new_append(false)).collect();
+        let timeout = self.timeout();
+        let wire = self.world.wire.clone();
+        let sendings = ids.iter().map(|id| wire.send(self.index, *id, timeout, None));
+        join(sendings.collect()).await;
+    }
+
+    async fn append(&mut self) {
+        let sequenced = self.rng.chance(self.world.workload.sequenced_per_mille);
+        let id = self.new_append(sequenced);
+        self.persist(id).await;
+    }
+
+    async fn write(&mut self) {
+        let id = self.new_write();
+        self.persist(id).await;
+    }
+
+    async fn resend(&mut self) {
+        if self.past.is_empty() {
+            return;
+        }
+        let id = *self.rng.pick(&self.past);
+        self.persist(id).await;
+    }
+
+    async fn wrong_sequence(&mut self) {
+        let key = Workload::key(self.rng.below(self.world.workload.aggregates));
+        let highest = self.sequences.get(&key).copied().unwrap_or(0);
+        let sequence = match self.rng.below(3) {
+            0 => highest + self.rng.between(2, 5),
+            1 => 1,
+            _ => highest.max(1),
+        };
+        let client_id = self.client_id;
+        let (workload, rng) = (&self.world.workload, &mut self.rng);
+        let id = self.world.ledger.open(|id| {
+            let events = workload.events(id, 0, rng);
+            let sequence = Some(Sequence::new(sequence));
+            workload::write(client_id, vec![workload::member(key, Guard::Any, sequence, events)])
+        });
+        self.persist(id).await;
+    }
+
+    async fn duplicate(&mut self) {
+        let sequenced = self.rng.chance(700);
+        let id = if self.rng.chance(500) { self.new_append(sequenced) } else { self.new_write() };
+        let timeout = self.timeout();
+        let wire = self.world.wire.clone();
+        let times = self.rng.between(2, 4);
+        // Through a second connection now and then: the order of arrival is anybody's.
+        let other = self.index + if self.rng.chance(300) { 1_000 } else { 0 };
+        let sendings = (0..times).map(|time| {
+            let connection = if time == 0 { self.index } else { other };
+            wire.send(connection, id, timeout, None)
+        });
+        for sending in join(sendings.collect()).await {
+            if let Sending::Answered(response) = sending {
+                self.learn(id, &response);
+            }
+        }
+    }
+
+    async fn read(&mut self) {
+        let key = Workload::key(self.rng.below(self.world.workload.aggregates));
+        let version = self.versions.get(&key).copied().unwrap_or_default();
+        let newest = self.world.ledger.newest_stamp();
+        let mut query = workload::read(key, version, newest, &mut self.rng);
+        // Pages end somewhere; a reader that never ends would be a bug of the store.
+        for _ in 0..200 {
+            let request = Request::Read(query.clone());
+            let id = self.world.ledger.open(|_| request);
+            let Sending::Answered(Response::Page(page)) = self.once(id).await else { return };
+            let seen = page.batches.iter().map(|batch| batch.events.len() as u64).sum::<u64>();
+            let limit = query.limit.map(|limit| limit.saturating_sub(seen));
+            let (Some(next), true) = (page.next, limit != Some(0)) else { return };
+            query.limit = limit;
+            match query.backwards {
+                true => query.to = Some(next),
+                false => query.from = next,
+            }
+        }
+        self.world.reached.note("read without end");
+    }
+
+    async fn head(&mut self) {
+        let key = Workload::key(self.rng.below(self.world.workload.aggregates + 1));
+        let newest = self.world.ledger.newest_stamp();
+        let request = Request::Head(workload::head(key, newest, &mut self.rng));
+        let id = self.world.ledger.open(|_| request);
+        self.once(id).await;
+    }
+
+    async fn list(&mut self) {
+        let mut query = workload::list(&mut self.rng);
+        for _ in 0..50 {
+            let request = Request::List(query.clone());
+            let id = self.world.ledger.open(|_| request);
+            let Sending::Answered(Response::List(page)) = self.once(id).await else { return };
+            if !page.more {
+                return;
+            }
+            query.after = page.names.last().cloned();
+        }
+    }
+
+    async fn ping(&mut self) {
+        let id = self.world.ledger.open(|_| Request::Ping);
+        self.once(id).await;
+    }
+
+    /// Sends an operation once and takes what comes.
+    async fn once(&mut self, id: OperationId) -> Sending {
+        let timeout = self.timeout();
+        let deadline = self.deadline();
+        let sending = self.world.wire.send(self.index, id, timeout, deadline).await;
+        match &sending {
+            Sending::Answered(response) => self.learn(id, response),
+            Sending::NoNode => self.world.timeline.sleep(5_000).await,
+            Sending::Lost => {}
+        }
+        sending
+    }
+
+    /// Sends a write until its outcome is known, as a careful client does; without sequences it gives
+    /// up now and then, and never knows.
+    async fn persist(&mut self, id: OperationId) {
+        let request = self.world.ledger.request(id);
+        let Request::Write(write) = &*request else { return };
+        let sequenced = write.members.iter().any(|member| member.sequence.is_some());
+        if !self.past.contains(&id) {
+            self.past.push(id);
+        }
+        for attempt in 0..ATTEMPTS_MAX {
+            match self.once(id).await {
+                Sending::Answered(Response::Refused(refusal)) if refusal.retry() == Retry::Same => {
+                }
+                Sending::Answered(_) => return,
+                Sending::Lost if !sequenced && self.rng.chance(700) => return,
+                Sending::Lost => self.world.reached.note("client sends again"),
+                Sending::NoNode => {}
+            }
+            let pause = self.rng.between(100, 2_000 * (1 + attempt.min(20)));
+            self.world.timeline.sleep(pause).await;
+        }
+        self.world.reached.note("client gave up");
+    }
+
+    fn new_append(&mut self, sequenced: bool) -> OperationId {
+        let key = Workload::key(self.rng.below(self.world.workload.aggregates));
+        let version = self.versions.get(&key).copied().unwrap_or_default();
+        let guard = workload::guard(version, &mut self.rng);
+        let sequence = sequenced.then(|| self.next_sequence(&key));
+        let client_id = self.client_id;
+        let (workload, rng) = (&self.world.workload, &mut self.rng);
+        self.world.ledger.open(|id| {
+            let events = workload.events(id, 0, rng);
+            workload::write(client_id, vec![workload::member(key, guard, sequence, events)])
+        })
+    }
+
+    fn new_write(&mut self) -> OperationId {
+        let count = self.rng.between(2, 5);
+        let keys = self.world.workload.keys(count, &mut self.rng);
+        let sequenced = self.rng.chance(self.world.workload.sequenced_per_mille);
+        let plans: Vec<_> = keys
+            .into_iter()
+            .enumerate()
+            .map(|(index, key)| {
+                let version = self.versions.get(&key).copied().unwrap_or_default();
+                let calm = self.rng.chance(600);
+                let guard = if calm { Guard::Any } else { workload::guard(version, &mut self.rng) };
+                let only_guard = index > 0 && self.rng.chance(250);
+                let sequence = (sequenced && !only_guard).then(|| self.next_sequence(&key));
+                (key, guard, sequence, only_guard)
+            })
+            .collect();
+        let client_id = self.client_id;
+        let (workload, rng) = (&self.world.workload, &mut self.rng);
+        self.world.ledger.open(|id| {
+            let member = |(index, plan): (usize, (AggregateKey, Guard, Option<Sequence>, bool))| {
+                let (key, guard, sequence, only_guard) = plan;
+                let events = match only_guard {
+                    true => EncodedEvents::default(),
+                    false => workload.events(id, index, rng),
+                };
+                workload::member(key, guard, sequence, events)
+            };
+            let members: Vec<Member> = plans.into_iter().enumerate().map(member).collect();
+            workload::write(client_id, members)
+        })
+    }
+
+    fn next_sequence(&self, key: &AggregateKey) -> Sequence {
+        Sequence::new(self.sequences.get(key).copied().unwrap_or(0) + 1)
+    }
+
+    fn timeout(&mut self) -> Micros {
+        self.world.workload.timeout_ms * 1000 + self.rng.below(50_000)
+    }
+
+    fn deadline(&mut self) -> Option<Micros> {
+        let wanted = self.rng.chance(self.world.workload.deadline_per_mille);
+        wanted.then(|| self.rng.between(1_000, 200_000))
+    }
+
+    /// Remembers what an answer says about versions and sequences.
+    fn learn(&mut self, id: OperationId, response: &Response) {
+        let request = self.world.ledger.request(id);
+        if let (Some(receipt), Request::Write(write)) =
+            (crate::ledger::receipt_of(response), &*request)
+        {
+            for part in &receipt.writes {
+                self.versions.insert(part.key.clone(), part.last_version);
+            }
+            for member in &write.members {
+                if let Some(sequence) = member.sequence {
+                    self.used(&member.key, sequence);
+                }
+            }
+        }
+        match (response, &*request) {
+            (Response::Page(page), Request::Read(query)) => {
+                self.versions.insert(query.key.clone(), page.version);
+            }
+            (Response::Head(head), Request::Head(query)) => {
+                self.versions.insert(query.key.clone(), head.version);
+            }
+            (Response::Refused(refusal), _) => self.learn_refusal(refusal),
+            _ => {}
+        }
+    }
+
+    fn learn_refusal(&mut self, refusal: &Refusal) {
+        match refusal {
+            Refusal::Conflict { conflicts, .. } => {
+                for conflict in conflicts {
+                    self.versions.insert(conflict.key.clone(), conflict.actual);
+                }
+            }
+            Refusal::SequenceGap { key, expected } => {
+                self.sequences.insert(key.clone(), expected.value() - 1);
+            }
+            Refusal::SequenceReused { key, sequence }
+            | Refusal::SequenceStale { key, sequence } => {
+                self.used(&key.clone(), *sequence);
+            }
+            _ => {}
+        }
+    }
+
+    fn used(&mut self, key: &AggregateKey, sequence: Sequence) {
+        let highest = self.sequences.entry(key.clone()).or_default();
+        *highest = sequence.value().max(*highest);
+    }
+}
+
+const ACTIONS: [&str; 9] =
+    ["append", "write", "resend", "wrong sequence", "duplicate", "read", "head", "list", "ping"];
+
+/// Waits for all, polled in order.
+pub async fn join<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(move |cx| {
+        let mut done = true;
+        for (future, output) in futures.iter_mut().zip(&mut outputs) {
+            if output.is_none() {
+                match future.as_mut().poll(cx) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => done = false,
+                }
+            }
+        }
+        match done {
+            true => std::task::Poll::Ready(outputs.iter_mut().filter_map(Option::take).collect()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await
+}

@@ -1,0 +1,44 @@
+//! I6: what is acknowledged is durable at that moment (on a single node: in one place).
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::{AggregateKey, Hash, Receipt, Version};
+
+use super::Violations;
+use crate::walk::Walked;
+
+const RULE: &str = "I6";
+
+/// Every event that is known to be durable.
+#[derive(Debug, Default)]
+pub struct Durable {
+    /// Several hashes at one position: legs of writes that were aborted.
+    events: BTreeMap<(AggregateKey, Version), Vec<Hash>>,
+}
+
+impl Durable {
+    /// A frame has become durable, or was found after a crash.
+    pub fn note(&mut self, frame: &Walked) {
+        for (key, version, hash) in frame.events() {
+            let hashes = self.events.entry((key.clone(), version)).or_default();
+            if !hashes.contains(&hash) {
+                hashes.push(hash);
+            }
+        }
+    }
+
+    /// Whether the event is there.
+    pub fn has(&self, key: &AggregateKey, version: Version, hash: Hash) -> bool {
+        let hashes = self.events.get(&(key.clone(), version));
+        hashes.is_some_and(|hashes| hashes.contains(&hash))
+    }
+
+    /// A node gives a receipt.
+    pub fn check(&self, receipt: &Receipt, violations: &Violations) {
+        for part in &receipt.writes {
+            violations.check(RULE, self.has(&part.key, part.last_version, part.hash), || {
+                format!("acknowledged and not durable: {part:?}")
+            });
+        }
+    }
+}

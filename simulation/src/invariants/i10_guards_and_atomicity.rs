@@ -1,0 +1,121 @@
+//! I10: guards = replay of the log at that position; a multi-aggregate write all or nothing; versions
+//! 1, 2, 3 …; hash chains unbroken.
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::event::EventBody;
+use celeriant_schema::hash::{EventContext, chain_start, event_hash};
+use celeriant_schema::{AggregateKey, Stamp, Version};
+
+use super::Violations;
+use crate::history::{Batch, History, Landing, passes};
+use crate::ledger::Operation;
+
+const RULE: &str = "I10";
+
+/// Checks the final log by itself and against what was asked.
+pub fn check_final(operations: &[Operation], history: &History, violations: &Violations) {
+    let mut stamps = BTreeMap::new();
+    for (key, batches) in &history.aggregates {
+        check_chain(key, batches, violations);
+        for batch in batches {
+            let before = stamps.insert(batch.header.stamp, key);
+            violations.check(RULE, before.is_none(), || {
+                format!("stamp {} is in {key} and in {before:?}", batch.header.stamp)
+            });
+        }
+    }
+    for (write_id, landing) in history.landings() {
+        let Some((id, _)) = landing[0].1.origin else {
+            violations.add(RULE, format_args!("nobody asked for {write_id}: {landing:?}"));
+            continue;
+        };
+        match operations.get(id) {
+            Some(operation) => check_landing(id, operation, &landing, history, violations),
+            None => violations.add(RULE, format_args!("nobody asked for operation {id}")),
+        }
+    }
+}
+
+/// Versions, stamps and hashes of one aggregate.
+fn check_chain(key: &AggregateKey, batches: &[Batch], violations: &Violations) {
+    let mut version = Version::NONE;
+    let mut stamp = Stamp::ZERO;
+    let mut prev = chain_start(key);
+    for batch in batches {
+        let header = &batch.header;
+        let last = version.plus(batch.events.len() as u64);
+        let dense = header.first_version == version.next() && header.last_version == last;
+        violations.check(RULE, dense && !batch.events.is_empty(), || {
+            format!("{key}: {header:?} with {} events follows {version}", batch.events.len())
+        });
+        violations.check(RULE, header.stamp > stamp, || {
+            format!("{key}: stamp {} follows {stamp}", header.stamp)
+        });
+        for (index, event) in batch.events.iter().enumerate() {
+            version = version.next();
+            stamp = Stamp::new(header.stamp.value() + index as u64);
+            let context = EventContext {
+                prev,
+                version,
+                stamp,
+                server_time: header.server_time,
+                client_id: header.client_id,
+                sequence: header.sequence,
+            };
+            let Ok(body) = EventBody::new(&event.body) else {
+                return violations.add(RULE, format_args!("{key}: {version} cannot be decoded"));
+            };
+            let hash = event_hash(&context, body.head(), body.payload());
+            violations.check(RULE, hash == event.hash && event.version == version, || {
+                format!("{key}: version {version} breaks the hash chain")
+            });
+            prev = event.hash;
+        }
+    }
+}
+
+/// All members or none, each as asked, each guard true at its place.
+fn check_landing(
+    id: usize,
+    operation: &Operation,
+    landing: &Landing<'_>,
+    history: &History,
+    violations: &Violations,
+) {
+    let Some(write) = operation.write() else {
+        return violations.add(RULE, format_args!("operation {id} is no write and landed"));
+    };
+    let appending = write.members.iter().filter(|member| !member.events.is_empty()).count();
+    violations.check(RULE, landing.len() == appending, || {
+        format!("operation {id} landed with {} of {appending} members", landing.len())
+    });
+    let newest = landing.iter().map(|(_, batch)| batch.last_stamp()).max().unwrap_or_default();
+    for member in &write.members {
+        let found = landing.iter().find(|(key, _)| **key == member.key);
+        let before = match found {
+            Some((_, batch)) => {
+                let same = member
+                    .events
+                    .iter()
+                    .map(|body| body.whole())
+                    .eq(batch.bodies().map(|b| &b[..]))
+                    && batch.header.sequence == member.sequence
+                    && batch.header.client_id == write.client_id;
+                violations.check(RULE, same, || {
+                    format!("operation {id}: {} is not what was written", member.key)
+                });
+                Version::new(batch.header.first_version.value().saturating_sub(1))
+            }
+            // It was held from before the first stamp of the write to after its last.
+            None if member.events.is_empty() => history.version_at(&member.key, newest),
+            None => {
+                violations.add(RULE, format_args!("operation {id} landed without {}", member.key));
+                continue;
+            }
+        };
+        violations.check(RULE, passes(member.guard, before), || {
+            format!("operation {id}: {} was at {before} against {:?}", member.key, member.guard)
+        });
+    }
+}

@@ -1,0 +1,66 @@
+//! I17: recovery is idempotent: crash at any step of it, same log.
+
+use celeriant_storage::{Identity, Settings};
+
+use super::Violations;
+use crate::disk::{Fate, Files, Flight};
+use crate::reopen::{LogState, reopen, reopen_until};
+use crate::rng::Rng;
+
+const RULE: &str = "I17";
+
+/// Recovers an image twice, and once more after a crash at one operation of the recovery. Returns how
+/// many recoveries were compared.
+pub fn check(
+    files: &Files,
+    identity: Identity,
+    settings: &Settings,
+    rng: &mut Rng,
+    violations: &Violations,
+) -> u64 {
+    let Ok((left, first)) = reopen(files, identity, settings) else { return 0 };
+    let first = LogState::of(&first);
+    let mut compared = 1;
+    expect(&left, identity, settings, &first, "a second time", violations);
+    let operation = rng.between(1, 30);
+    let mut fate = |flight: &Flight| any_fate(flight, rng);
+    if let Some(left) = reopen_until(files, identity, settings, operation, &mut fate) {
+        compared += 1;
+        let when = format!("after a crash at its operation {operation}");
+        expect(&left, identity, settings, &first, &when, violations);
+    }
+    compared
+}
+
+/// The image recovers to `expected`.
+pub fn expect(
+    files: &Files,
+    identity: Identity,
+    settings: &Settings,
+    expected: &LogState,
+    when: &str,
+    violations: &Violations,
+) {
+    let shard = identity.shard;
+    match reopen(files, identity, settings) {
+        Ok((_, again)) => {
+            let again = LogState::of(&again);
+            violations.check(RULE, again == *expected, || {
+                format!("shard {shard} recovered {when} differs: {again:?} from {expected:?}")
+            });
+        }
+        Err(error) => {
+            violations.add(RULE, format_args!("shard {shard} cannot be recovered {when}: {error}"));
+        }
+    }
+}
+
+/// Dropped, kept or torn.
+pub fn any_fate(flight: &Flight, rng: &mut Rng) -> Fate {
+    match rng.below(3) {
+        0 => Fate::Drop,
+        1 => Fate::Keep,
+        _ if flight.changes() => Fate::Tear(rng.number()),
+        _ => Fate::Keep,
+    }
+}

@@ -1,0 +1,215 @@
+//! What clients asked, when, and what they were told: the only evidence that the oracle accepts.
+//!
+//! Order is counted, not timed: everything happens on one thread, so "answered before it was sent" is a
+//! comparison of two numbers. Every event that a client writes carries the number of its operation as
+//! event id, so that whatever is found in a log can be traced to the request that put it there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use celeriant_schema::{
+    AggregateKey, EventId, Receipt, Refusal, Request, Response, Stamp, Version, Write,
+};
+
+/// Place of a happening among all that clients saw.
+pub type Order = u64;
+
+/// Number of an operation: a request, however often it is sent.
+pub type OperationId = usize;
+
+/// A request and everything that came of it.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// What was asked.
+    pub request: Arc<Request>,
+    /// Each time it was sent.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One sending of a request.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// When it was sent.
+    pub sent: Order,
+    /// When it was answered, and what; `None` when the answer never came.
+    pub answer: Option<(Order, Response)>,
+    /// It had a deadline.
+    pub deadline: bool,
+}
+
+impl Operation {
+    /// When it was first sent.
+    pub fn first_sent(&self) -> Order {
+        self.attempts.first().map_or(Order::MAX, |attempt| attempt.sent)
+    }
+
+    /// The write, if it is one.
+    pub fn write(&self) -> Option<&Write> {
+        match &*self.request {
+            Request::Write(write) => Some(write),
+            _ => None,
+        }
+    }
+
+    /// Receipts that were given for it, also inside of conflicts.
+    pub fn receipts(&self) -> impl Iterator<Item = (&Attempt, &Receipt)> {
+        self.attempts.iter().filter_map(|attempt| {
+            let (_, response) = attempt.answer.as_ref()?;
+            receipt_of(response).map(|receipt| (attempt, receipt))
+        })
+    }
+
+    /// Attempts that may have put something into a log, as far as their client knows.
+    pub fn may_have_landed(&self) -> usize {
+        let open = |attempt: &&Attempt| match &attempt.answer {
+            None => true,
+            Some((_, Response::Receipt(receipt))) => !receipt.already_applied,
+            Some((_, Response::Refused(refusal))) => !refusal.definite(),
+            Some(_) => false,
+        };
+        self.attempts.iter().filter(open).count()
+    }
+}
+
+/// The receipt that a response holds, if any.
+pub fn receipt_of(response: &Response) -> Option<&Receipt> {
+    use celeriant_schema::AlreadyApplied;
+    match response {
+        Response::Receipt(receipt) => Some(receipt),
+        Response::Refused(Refusal::Conflict {
+            already_applied: AlreadyApplied::Receipt(receipt),
+            ..
+        }) => Some(receipt),
+        _ => None,
+    }
+}
+
+/// Event id of event `event` of member `member` of an operation.
+pub fn tag(operation: OperationId, member: usize, event: usize) -> EventId {
+    EventId::new((operation as u128 + 1) << 64 | (member as u128) << 32 | event as u128)
+}
+
+/// Operation and member that an event id names.
+pub fn untag(id: EventId) -> Option<(OperationId, usize, usize)> {
+    let operation = (id.value() >> 64) as usize;
+    let (member, event) = ((id.value() >> 32) as u32, id.value() as u32);
+    operation.checked_sub(1).map(|operation| (operation, member as usize, event as usize))
+}
+
+/// Everything that all clients asked and were told. Cheap to clone: all clones are one ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    order: Order,
+    operations: Vec<Operation>,
+    known: BTreeMap<AggregateKey, Vec<(Order, Version)>>,
+    newest_stamp: Stamp,
+}
+
+impl Ledger {
+    /// Opens the next operation; `request` is made with its number.
+    pub fn open(&self, request: impl FnOnce(OperationId) -> Request) -> OperationId {
+        let id = self.lock().operations.len();
+        let request = request(id);
+        self.lock().operations.push(Operation { request: Arc::new(request), attempts: Vec::new() });
+        id
+    }
+
+    /// The request is being sent (again). Returns the attempt's number.
+    pub fn sent(&self, id: OperationId, deadline: bool) -> usize {
+        let mut inner = self.lock();
+        let sent = inner.tick();
+        let attempts = &mut inner.operations[id].attempts;
+        attempts.push(Attempt { sent, answer: None, deadline });
+        attempts.len() - 1
+    }
+
+    /// An answer has come.
+    pub fn answered(&self, id: OperationId, attempt: usize, response: Response) {
+        let mut inner = self.lock();
+        let order = inner.tick();
+        inner.learn(order, id, &response);
+        let slot = &mut inner.operations[id].attempts[attempt].answer;
+        assert!(slot.is_none(), "operation {id} attempt {attempt} is answered twice");
+        *slot = Some((order, response));
+    }
+
+    /// All operations so far.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.lock().operations.clone()
+    }
+
+    /// How many operations, and how many sendings.
+    pub fn counts(&self) -> (u64, u64) {
+        let inner = self.lock();
+        let sendings = inner.operations.iter().map(|operation| operation.attempts.len() as u64);
+        (inner.operations.len() as u64, sendings.sum())
+    }
+
+    /// The request of an operation.
+    pub fn request(&self, id: OperationId) -> Arc<Request> {
+        Arc::clone(&self.lock().operations[id].request)
+    }
+
+    /// The largest stamp that any client was told.
+    pub fn newest_stamp(&self) -> Stamp {
+        self.lock().newest_stamp
+    }
+
+    /// For each aggregate, which version was known to be committed from when on.
+    pub fn known(&self) -> BTreeMap<AggregateKey, Vec<(Order, Version)>> {
+        self.lock().known.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn tick(&mut self) -> Order {
+        self.order += 1;
+        self.order
+    }
+
+    /// Notes which versions the answer proves to be committed.
+    fn learn(&mut self, order: Order, id: OperationId, response: &Response) {
+        if let Some(receipt) = receipt_of(response) {
+            self.newest_stamp = self.newest_stamp.max(receipt.stamp);
+            for write in &receipt.writes {
+                self.note(order, &write.key, write.last_version);
+            }
+        }
+        match response {
+            Response::Page(page) => {
+                let request = Arc::clone(&self.operations[id].request);
+                if let Request::Read(query) = &*request {
+                    self.note(order, &query.key, page.version);
+                }
+            }
+            Response::Head(head) => {
+                let request = Arc::clone(&self.operations[id].request);
+                if let Request::Head(query) = &*request {
+                    self.note(order, &query.key, head.version);
+                }
+            }
+            Response::Refused(Refusal::Conflict { conflicts, .. }) => {
+                for conflict in conflicts {
+                    self.note(order, &conflict.key, conflict.actual);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, order: Order, key: &AggregateKey, version: Version) {
+        let known = self.known.entry(key.clone()).or_default();
+        if known.last().is_none_or(|(_, highest)| *highest < version) {
+            known.push((order, version));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Was everything that clients were told true? Checked at rest, against what is in the store in the end.
+//!
+//! ```text
+//! ledger   what was asked and answered, in which order   ┐
+//! history  every batch there is, with stamps             ┴──►  bounds ──► reads · refusals · lists
+//! ```
+//! Each answer was computed at some moment between sending and answering. Then an aggregate was at least
+//! at the version that anyone had been told before the sending, and at most at the newest version whose
+//! writer had sent by the time of the answer. An answer is right if it is right at some such moment.
+
+mod lists;
+mod reads;
+mod refusals;
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::{AggregateKey, Refusal, Request, Response, Version};
+
+use crate::history::History;
+use crate::invariants::{
+    Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity,
+};
+use crate::ledger::{Attempt, Ledger, Operation, Order};
+
+/// What happened in a run that explains answers that need an explanation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Excuses {
+    /// Durable bytes were damaged for a while.
+    pub rot: bool,
+    /// A disk had no space, or clients sent very much.
+    pub overload: bool,
+    /// The node stopped, failed or crashed.
+    pub outage: bool,
+}
+
+/// Everything that is known at rest.
+pub struct Evidence {
+    /// What was asked and answered.
+    pub operations: Vec<Operation>,
+    /// What is there.
+    pub history: History,
+    /// What explains refusals.
+    pub excuses: Excuses,
+    /// Shards of the node.
+    pub shards: u16,
+    known: BTreeMap<AggregateKey, Vec<(Order, Version)>>,
+}
+
+impl Evidence {
+    /// Of a run that has come to rest.
+    pub fn new(ledger: &Ledger, history: History, excuses: Excuses, shards: u16) -> Self {
+        let (operations, known) = (ledger.operations(), ledger.known());
+        Self { operations, history, excuses, shards, known }
+    }
+
+    /// Lowest version that the aggregate can have had for someone who asked at `sent`.
+    fn lowest(&self, key: &AggregateKey, sent: Order) -> Version {
+        let Some(known) = self.known.get(key) else { return Version::NONE };
+        let before = known.partition_point(|(order, _)| *order < sent);
+        before.checked_sub(1).map_or(Version::NONE, |at| known[at].1)
+    }
+
+    /// Highest version that the aggregate can have had when something was answered at `answered`.
+    fn highest(&self, key: &AggregateKey, answered: Order) -> Version {
+        let sent_before = |batch: &&crate::history::Batch| {
+            let origin = batch.origin.and_then(|(id, _)| self.operations.get(id));
+            origin.is_some_and(|operation| operation.first_sent() < answered)
+        };
+        let newest = self.history.batches(key).iter().rev().find(sent_before);
+        newest.map_or(Version::NONE, |batch| batch.header.last_version)
+    }
+
+    /// Whether `version` is one the aggregate can have had then.
+    fn possible(&self, key: &AggregateKey, version: Version, when: (Order, Order)) -> bool {
+        let (sent, answered) = when;
+        let whole = version == Version::NONE || self.history.ending_at(key, version).is_some();
+        whole && self.lowest(key, sent) <= version && version <= self.highest(key, answered)
+    }
+}
+
+/// Checks all answers and the whole log.
+pub fn check_final(evidence: &Evidence, violations: &Violations) {
+    let Evidence { operations, history, .. } = evidence;
+    i08_one_entry_per_position::check_final(operations, history, violations);
+    i09_exactly_once::check_final(operations, history, violations);
+    i10_guards_and_atomicity::check_final(operations, history, violations);
+    let lists = lists::Names::new(evidence);
+    for (id, operation) in operations.iter().enumerate() {
+        for attempt in &operation.attempts {
+            let Some((answered, response)) = &attempt.answer else { continue };
+            let when = (attempt.sent, *answered);
+            let found = match (&*operation.request, response) {
+                (Request::Read(query), Response::Page(page)) => {
+                    reads::check_page(evidence, query, page, when)
+                }
+                (Request::Head(query), Response::Head(head)) => {
+                    reads::check_head(evidence, query, head, when)
+                }
+                (Request::List(query), Response::List(page)) => lists.check(query, page, when),
+                (Request::Write(_), Response::Receipt(receipt)) => {
+                    refusals::check_receipt(evidence, operation, receipt, attempt)
+                }
+                (Request::Ping, Response::Pong) => Ok(()),
+                (_, Response::Refused(refusal)) => {
+                    check_refusal(evidence, operation, attempt, refusal, when)
+                }
+                _ => Err("the answer is not one to this request".into()),
+            };
+            if let Err(what) = found {
+                let rule = rule_of(response);
+                violations.add(rule, format_args!("operation {id}, {what}; {operation:?}"));
+            }
+        }
+    }
+}
+
+fn rule_of(response: &Response) -> &'static str {
+    match response {
+        Response::Page(_) => "reads",
+        Response::Head(_) => "heads",
+        Response::List(_) => "lists",
+        Response::Receipt(_) => "receipts",
+        Response::Refused(_) => "refusals",
+        Response::Pong => "answers",
+    }
+}
+
+fn check_refusal(
+    evidence: &Evidence,
+    operation: &Operation,
+    attempt: &Attempt,
+    refusal: &Refusal,
+    when: (Order, Order),
+) -> Result<(), String> {
+    let excuses = &evidence.excuses;
+    let excused = match refusal {
+        Refusal::Overloaded { .. } => excuses.overload,
+        Refusal::DeadlineExceeded { definite } => attempt.deadline && *definite,
+        Refusal::NoLeader | Refusal::NotLeader { .. } | Refusal::UnknownOutcome => excuses.outage,
+        Refusal::Internal { .. } => excuses.rot,
+        // A read that waited for its stamp in vain: only while writes were stuck, or out of time.
+        Refusal::NotYet { wanted, reached } => wanted > reached,
+        _ => return refusals::check(evidence, operation, attempt, refusal, when),
+    };
+    match excused {
+        true => Ok(()),
+        false => Err(format!("nothing explains the refusal {refusal:?}")),
+    }
+}

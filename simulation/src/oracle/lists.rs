@@ -1,0 +1,83 @@
+//! Listings: every name that existed before the asking, no name that did not exist before the answer.
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::{ListPage, ListQuery, Version, limits::LIST_PAGE_MAX};
+
+use super::Evidence;
+use crate::ledger::Order;
+
+/// When each name came into being: not before the first, known from the second.
+pub(super) struct Names {
+    orgs: BTreeMap<String, (Order, Order)>,
+    kinds: BTreeMap<(String, String), (Order, Order)>,
+    ids: BTreeMap<(String, String, String), (Order, Order)>,
+}
+
+impl Names {
+    pub(super) fn new(evidence: &Evidence) -> Self {
+        let (mut orgs, mut kinds, mut ids) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (key, batches) in &evidence.history.aggregates {
+            let Some(origin) = batches.first().and_then(|batch| batch.origin) else { continue };
+            let Some(operation) = evidence.operations.get(origin.0) else { continue };
+            let known = evidence.known.get(key).and_then(|known| {
+                known.iter().find(|(_, version)| *version > Version::NONE).map(|(order, _)| *order)
+            });
+            let life = (operation.first_sent(), known.unwrap_or(Order::MAX));
+            let (org, kind, id) =
+                (key.org().to_owned(), key.kind().to_owned(), key.id().to_owned());
+            merge(orgs.entry(org.clone()).or_insert(life), life);
+            merge(kinds.entry((org.clone(), kind.clone())).or_insert(life), life);
+            merge(ids.entry((org, kind, id)).or_insert(life), life);
+        }
+        Self { orgs, kinds, ids }
+    }
+
+    pub(super) fn check(
+        &self,
+        query: &ListQuery,
+        page: &ListPage,
+        (sent, answered): (Order, Order),
+    ) -> Result<(), String> {
+        let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
+        if page.names.len() > limit || !page.names.is_sorted() {
+            return Err(format!("{} names for a limit of {limit}, or unsorted", page.names.len()));
+        }
+        let after = |name: &str| query.after.as_deref().is_none_or(|after| name > after);
+        let mut lives = self.lives(query);
+        lives.retain(|name, _| name.starts_with(&query.prefix) && after(name));
+        for name in &page.names {
+            if lives.get(name.as_str()).is_none_or(|(born, _)| *born >= answered) {
+                return Err(format!("{name} is listed and was not there"));
+            }
+        }
+        let end = page.names.last().filter(|_| page.more);
+        let missing = lives.iter().find(|(name, (_, known))| {
+            let covered = end.is_none_or(|end| **name <= end.as_str());
+            *known < sent && covered && !page.names.iter().any(|listed| listed == *name)
+        });
+        match missing {
+            Some((name, _)) => Err(format!("{name} was there and is not listed")),
+            None if page.more && page.names.is_empty() => Err("an empty page with more".into()),
+            None => Ok(()),
+        }
+    }
+
+    fn lives(&self, query: &ListQuery) -> BTreeMap<&str, (Order, Order)> {
+        match (&query.org, &query.kind) {
+            (None, _) => self.orgs.iter().map(|(name, life)| (name.as_str(), *life)).collect(),
+            (Some(org), None) => {
+                let mine = self.kinds.iter().filter(|((other, _), _)| other == org);
+                mine.map(|((_, name), life)| (name.as_str(), *life)).collect()
+            }
+            (Some(org), Some(kind)) => {
+                let mine = self.ids.iter().filter(|((o, k, _), _)| o == org && k == kind);
+                mine.map(|((_, _, name), life)| (name.as_str(), *life)).collect()
+            }
+        }
+    }
+}
+
+fn merge(into: &mut (Order, Order), life: (Order, Order)) {
+    *into = (into.0.min(life.0), into.1.min(life.1));
+}

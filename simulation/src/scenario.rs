@@ -1,0 +1,153 @@
+//! A run as data: shape, workload, faults with virtual times. A seed makes one; a file keeps one.
+//!
+//! Everything that happens in a run follows from its scenario, so a scenario can be replayed anywhere,
+//! and shrunk by leaving faults out.
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Fault, Kind};
+use crate::rng::Rng;
+use crate::timeline::Micros;
+use crate::workload::Workload;
+
+/// How hard a run is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// A random subset of faults, each seed another one, at random rates.
+    #[default]
+    Swarm,
+    /// No faults.
+    Calm,
+}
+
+/// What a run is to come to.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expectation {
+    /// No violation.
+    #[default]
+    Holds,
+    /// At least one violation: a planted bug.
+    Violated,
+}
+
+/// A run as data.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Where all chances come from.
+    pub seed: u64,
+    /// How it was made; for people.
+    #[serde(default)]
+    pub profile: Profile,
+    /// What it shows; for people.
+    #[serde(default)]
+    pub about: String,
+    /// What it is to come to.
+    #[serde(default)]
+    pub expect: Expectation,
+    /// Violations that it came to when it was recorded; for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<String>,
+    /// What is deliberately broken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sabotage: Option<crate::sabotage::Sabotage>,
+    /// How long clients work and faults happen, in virtual ms.
+    pub duration_ms: u64,
+    /// The node.
+    pub shape: Shape,
+    /// The clients.
+    pub workload: Workload,
+    /// What goes wrong, in order of time.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+}
+
+/// The node of a run.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Shards of the cluster.
+    pub shards: u16,
+    /// Threads to deal them to.
+    pub threads: usize,
+    /// Frames in flight.
+    pub write_depth: usize,
+    /// Size of the first segment, in bytes.
+    pub segment_bytes_first: u64,
+    /// Size at which segments stop growing, in bytes.
+    pub segment_bytes_max: u64,
+    /// A frame that has grown to this takes no more records, in bytes.
+    pub frame_bytes_soft: usize,
+    /// Bytes of frames kept in memory.
+    pub cache_bytes: usize,
+    /// Bytes of unanswered requests.
+    pub admission_bytes: usize,
+}
+
+impl Scenario {
+    /// The run that `seed` stands for.
+    pub fn of_seed(seed: u64, profile: Profile) -> Self {
+        let rng = Rng::new(seed);
+        let mut choices = rng.fork("scenario");
+        let duration_ms = choices.between(8_000, 25_000);
+        let shape = Shape::of(&mut choices);
+        let workload = Workload::of(&mut choices);
+        let faults = match profile {
+            Profile::Calm => Vec::new(),
+            Profile::Swarm => faults(&mut rng.fork("faults"), duration_ms * 1000, &shape),
+        };
+        Self {
+            seed,
+            profile,
+            about: String::new(),
+            expect: Expectation::Holds,
+            found: Vec::new(),
+            sabotage: None,
+            duration_ms,
+            shape,
+            workload,
+            faults,
+        }
+    }
+}
+
+impl Shape {
+    fn of(rng: &mut Rng) -> Self {
+        let shards = *rng.pick(&[1, 1, 2, 3, 4, 7]);
+        let first = *rng.pick(&[64 << 10, 128 << 10, 256 << 10]);
+        Self {
+            shards,
+            threads: rng.between(1, 3) as usize,
+            write_depth: *rng.pick(&[1, 2, 4, 4, 8]),
+            segment_bytes_first: first,
+            segment_bytes_max: first * *rng.pick(&[1, 2, 4]),
+            frame_bytes_soft: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
+            cache_bytes: *rng.pick(&[16 << 10, 256 << 10, 4 << 20]),
+            admission_bytes: *rng.pick(&[64 << 10, 1 << 20, 16 << 20]),
+        }
+    }
+}
+
+/// A random subset of kinds, each at a rate of its own: seeds that have everything at once rarely get
+/// deep, seeds that have one thing often do.
+fn faults(rng: &mut Rng, duration: Micros, shape: &Shape) -> Vec<Fault> {
+    let share = rng.between(100, 700);
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.chance(share)).collect();
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let mean = *rng.pick(&[150_000, 400_000, 1_000_000]);
+    let mut faults = Vec::new();
+    let mut at = 0;
+    loop {
+        at += rng.between(1, 2 * mean);
+        if at >= duration {
+            return faults;
+        }
+        let kind = *rng.pick(&kinds);
+        let shard = rng.below(u64::from(shape.shards)) as u16;
+        faults.push(Fault::of(kind, at, shard, rng));
+    }
+}

@@ -1,0 +1,73 @@
+//! Reads a shard's log from an image, frame by frame, as an auditor does: no recovery, no index.
+
+use bytes::Bytes;
+use celeriant_schema::record::{BatchView, Record, decode_records};
+use celeriant_schema::{AggregateKey, Hash, Lsn, Version};
+use celeriant_storage::Identity;
+use celeriant_storage::frame::{FrameHeader, verify};
+use celeriant_storage::segment::FIRST_FRAME_OFFSET;
+
+use crate::disk::Files;
+
+/// One frame of an image.
+#[derive(Clone, Debug)]
+pub struct Walked {
+    /// Segment file.
+    pub name: String,
+    /// Byte offset in it.
+    pub offset: u64,
+    /// Its header.
+    pub header: FrameHeader,
+    /// Its records with their places and hashes.
+    pub records: Vec<(Lsn, Record, Hash)>,
+    blobs: Bytes,
+}
+
+impl Walked {
+    /// The frame at the start of `bytes`, if there is an intact one.
+    pub fn parse(name: &str, offset: u64, bytes: &[u8], identity: &Identity) -> Option<Self> {
+        let len = FrameHeader::decode(bytes).ok()?.frame_bytes();
+        let frame = Bytes::copy_from_slice(bytes.get(..len)?);
+        let header = verify(&frame, identity).ok()?;
+        let (meta, blobs) = (header.meta(&frame), header.blobs(&frame));
+        let mut lsn = header.first_lsn;
+        let mut records = Vec::new();
+        for decoded in decode_records(&meta, &blobs, header.count) {
+            let (_, record, hash) = decoded.ok()?;
+            records.push((lsn, record, hash));
+            lsn = lsn.next();
+        }
+        Some(Self { name: name.to_owned(), offset, header, records, blobs })
+    }
+
+    /// Every event of every write and leg in it: position and chain hash.
+    pub fn events(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
+        self.batches().flat_map(|batch| {
+            let first = batch.first_version.value();
+            batch.events(&self.blobs).enumerate().filter_map(move |(index, event)| {
+                Some((&batch.key, Version::new(first + index as u64), event.ok()?.hash))
+            })
+        })
+    }
+
+    fn batches(&self) -> impl Iterator<Item = &BatchView> {
+        self.records.iter().flat_map(|(_, record, _)| match record {
+            Record::Write(write) | Record::Leg(write) => write.batches.as_slice(),
+            Record::Resolve(_) | Record::EpochStart(_) => &[],
+        })
+    }
+}
+
+/// All frames of an image, in order. Each segment ends at the first page that is no intact frame.
+pub fn walk(files: &Files, identity: &Identity) -> Vec<Walked> {
+    let mut frames = Vec::new();
+    for (name, content) in files.iter().filter(|(name, _)| name.ends_with(".seg")) {
+        let mut offset = FIRST_FRAME_OFFSET;
+        while let Some(rest) = content.get(offset as usize..) {
+            let Some(frame) = Walked::parse(name, offset, rest, identity) else { break };
+            offset += frame.header.frame_bytes() as u64;
+            frames.push(frame);
+        }
+    }
+    frames
+}

@@ -1,0 +1,112 @@
+//! Sees every durable write and every answer at the moment it happens, and checks what can be checked then.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use celeriant_schema::{Request, Response, ShardId, limits::SECTOR_BYTES};
+use celeriant_storage::Identity;
+
+use crate::disk::Files;
+use crate::history::History;
+use crate::invariants::i02_log_matching::Logs;
+use crate::invariants::i06_acknowledged_is_durable::Durable;
+use crate::invariants::i07_exposed_is_final::Exposed;
+use crate::invariants::i08_one_entry_per_position::Acknowledged;
+use crate::invariants::{Violations, i07_exposed_is_final, i12_no_cut, i22_caps};
+use crate::ledger::receipt_of;
+use crate::walk::{Walked, walk};
+
+/// The invariants that are checked while a run goes on. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub struct Watcher {
+    state: Arc<Mutex<State>>,
+    violations: Violations,
+    frame_bytes_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    logs: Logs,
+    durable: Durable,
+    exposed: Exposed,
+    acknowledged: Acknowledged,
+}
+
+impl Watcher {
+    /// Reports to `violations`; no frame may have more than `frame_bytes_max`.
+    pub fn new(violations: Violations, frame_bytes_max: usize) -> Self {
+        Self { state: Arc::default(), violations, frame_bytes_max }
+    }
+
+    /// A write has become durable.
+    pub fn durable(&self, identity: &Identity, name: &str, offset: u64, bytes: &[u8]) {
+        if !name.ends_with(".seg") || offset < SECTOR_BYTES as u64 {
+            return;
+        }
+        let Some(frame) = Walked::parse(name, offset, bytes, identity) else { return };
+        i22_caps::check_frame(&frame, self.frame_bytes_max, &self.violations);
+        let mut state = self.lock();
+        state.logs.note(identity.shard, &frame, &self.violations);
+        state.durable.note(&frame);
+    }
+
+    /// What a crash left in a shard: nobody was told that it is durable, but it is.
+    pub fn survived(&self, identity: &Identity, files: &Files) {
+        let mut state = self.lock();
+        for frame in walk(files, identity) {
+            state.durable.note(&frame);
+        }
+    }
+
+    /// The node serves again; `images` are its shards'. Nothing that was told may be missing.
+    pub fn recovered<'a>(&self, images: impl Iterator<Item = (Identity, &'a Files)>) {
+        let mut left = Durable::default();
+        let mut state = self.lock();
+        for (identity, files) in images {
+            for frame in walk(files, &identity) {
+                state.logs.note(identity.shard, &frame, &self.violations);
+                left.note(&frame);
+            }
+        }
+        i12_no_cut::check(&left, &state.acknowledged, &state.exposed, &self.violations);
+    }
+
+    /// The node gives an answer.
+    pub fn answer(&self, request: &Request, response: &Response) {
+        i22_caps::check_answer(response, &self.violations);
+        let mut state = self.lock();
+        let state = &mut *state;
+        if let Some(receipt) = receipt_of(response) {
+            state.durable.check(receipt, &self.violations);
+            state.acknowledged.note(receipt, &self.violations);
+            state.exposed.receipt(receipt, &self.violations);
+        }
+        match (request, response) {
+            (Request::Read(query), Response::Page(page)) => {
+                state.exposed.page(&query.key, page, &self.violations);
+            }
+            (Request::Head(query), Response::Head(head)) => {
+                state.exposed.entry(&query.key, head.version, head.hash, &self.violations);
+            }
+            _ => {}
+        }
+    }
+
+    /// An answer to a request that nobody waits for: answered twice, or never asked.
+    pub fn stray(&self, number: u64) {
+        self.violations.add("answers", format_args!("request {number} has a second answer"));
+    }
+
+    /// The end: everything that was seen is there.
+    pub fn check_final(&self, history: &History) {
+        i07_exposed_is_final::check_final(&self.lock().exposed, history, &self.violations);
+    }
+
+    /// For shards that are checked at other moments.
+    pub fn shard_identity(cluster: celeriant_schema::ClusterId, shard: usize) -> Identity {
+        Identity { cluster, shard: ShardId::new(shard as u16) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

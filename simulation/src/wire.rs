@@ -1,0 +1,292 @@
+//! The world's network: connections of clients to the one node, with delays, cuts, and eyes on every answer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use celeriant_net::{Incoming, ReplySender};
+use celeriant_schema::{Request, Response};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::fault::Reached;
+use crate::ledger::{Ledger, OperationId};
+use crate::rng::Rng;
+use crate::sabotage::Submit;
+use crate::timeline::{Micros, Timeline};
+use crate::trace::{Trace, digest};
+use crate::watcher::Watcher;
+
+/// What is wrong with the network.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    /// Answers take this much longer until then.
+    pub slow_answers: (Micros, Micros),
+    /// Requests take up to this much longer until then.
+    pub slow_requests: (Micros, Micros),
+}
+
+/// The network. Cheap to clone: all clones are one network.
+#[derive(Clone)]
+pub struct Wire {
+    inner: Arc<Mutex<Inner>>,
+    timeline: Timeline,
+    trace: Trace,
+    ledger: Ledger,
+    watcher: Watcher,
+    reached: Reached,
+}
+
+struct Inner {
+    rng: Rng,
+    node: Option<Submit>,
+    weather: Weather,
+    connections: BTreeMap<usize, Connection>,
+    next: u64,
+}
+
+struct Connection {
+    replies: ReplySender,
+    task: JoinHandle<()>,
+    waiting: Waiting,
+}
+
+/// Who waits for the answer to a request id.
+type Waiting = Arc<Mutex<BTreeMap<u64, (OperationId, usize, oneshot::Sender<Response>)>>>;
+
+/// What came of sending a request once.
+#[derive(Debug)]
+pub enum Sending {
+    /// It was answered.
+    Answered(Response),
+    /// No answer in time, or the connection was lost: anything may have happened.
+    Lost,
+    /// There is nobody to send it to.
+    NoNode,
+}
+
+impl Wire {
+    /// A network without a node.
+    pub fn new(
+        rng: Rng,
+        timeline: Timeline,
+        trace: Trace,
+        ledger: Ledger,
+        watcher: Watcher,
+        reached: Reached,
+    ) -> Self {
+        let (weather, connections) = (Weather::default(), BTreeMap::new());
+        let inner = Inner { rng, node: None, weather, connections, next: 0 };
+        Self { inner: Arc::new(Mutex::new(inner)), timeline, trace, ledger, watcher, reached }
+    }
+
+    /// The node is there (again).
+    pub fn plug(&self, node: Submit) {
+        self.lock().node = Some(node);
+    }
+
+    /// The node is gone, and every connection with it.
+    pub fn unplug(&self) {
+        self.lock().node = None;
+        self.cut_all();
+    }
+
+    /// All connections are lost.
+    pub fn cut_all(&self) {
+        let connections = std::mem::take(&mut self.lock().connections);
+        connections.into_values().for_each(|connection| connection.task.abort());
+    }
+
+    /// One connection is lost. `false` when there is none.
+    pub fn cut_one(&self, which: u64) -> bool {
+        let mut inner = self.lock();
+        let count = inner.connections.len() as u64;
+        let Some(client) = inner.connections.keys().nth((which % count.max(1)) as usize).copied()
+        else {
+            return false;
+        };
+        if let Some(connection) = inner.connections.remove(&client) {
+            connection.task.abort();
+        }
+        true
+    }
+
+    /// Requests that have no answer although their connection stands.
+    pub fn unanswered(&self) -> Vec<u64> {
+        let inner = self.lock();
+        let waiting = inner.connections.values().map(|connection| &connection.waiting);
+        waiting.flat_map(|waiting| lock(waiting).keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    /// Changes the weather.
+    pub fn weather(&self, change: impl FnOnce(&mut Weather)) {
+        change(&mut self.lock().weather);
+    }
+
+    /// Sends an operation's request once, and waits for its answer or `timeout`.
+    pub async fn send(
+        &self,
+        client: usize,
+        id: OperationId,
+        timeout: Micros,
+        deadline: Option<Micros>,
+    ) -> Sending {
+        let delay = self.request_delay();
+        self.timeline.sleep(delay).await;
+        let Some(answer) = self.submit(client, id, deadline) else { return Sending::NoNode };
+        tokio::select! {
+            biased;
+            answer = answer => match answer {
+                Ok(response) => Sending::Answered(response),
+                Err(_) => Sending::Lost,
+            },
+            () = self.timeline.sleep(timeout) => Sending::Lost,
+        }
+    }
+
+    fn submit(
+        &self,
+        client: usize,
+        id: OperationId,
+        deadline: Option<Micros>,
+    ) -> Option<oneshot::Receiver<Response>> {
+        let mut inner = self.lock();
+        let node = inner.node.clone()?;
+        let number = inner.next;
+        inner.next += 1;
+        if !inner.connections.contains_key(&client) {
+            let connection = self.connect();
+            inner.connections.insert(client, connection);
+        }
+        let connection = inner.connections.get(&client)?;
+        let (replies, waiting) = (connection.replies.clone(), Arc::clone(&connection.waiting));
+        drop(inner);
+        let attempt = self.ledger.sent(id, deadline.is_some());
+        let (sender, receiver) = oneshot::channel();
+        lock(&waiting).insert(number, (id, attempt, sender));
+        let request = self.ledger.request(id);
+        self.trace.note(
+            &[number, id as u64, client as u64],
+            format_args!(
+                "{} client {client} sends operation {id} as {number}: {}",
+                self.timeline.now(),
+                brief(&request)
+            ),
+        );
+        let deadline =
+            deadline.map(|micros| tokio::time::Instant::now() + Duration::from_micros(micros));
+        let bytes = bytes_of(&request);
+        let request = Request::clone(&request);
+        node(vec![Incoming { id: number, deadline, bytes, request }], &replies);
+        Some(receiver)
+    }
+
+    /// A connection with its task: answers are looked at when the node gives them, and delivered later.
+    #[allow(clippy::disallowed_methods)]
+    fn connect(&self) -> Connection {
+        let (replies, mut receiver) = ReplySender::channel();
+        let waiting = Waiting::default();
+        let (wire, waiters) = (self.clone(), Arc::clone(&waiting));
+        let task = tokio::spawn(async move {
+            let mut batches = Vec::new();
+            while receiver.recv_many(&mut batches, 16).await > 0 {
+                let answers: Vec<_> = batches.drain(..).flatten().collect();
+                for reply in &answers {
+                    let asked = lock(&waiters).get(&reply.id).map(|(id, ..)| *id);
+                    if let Some(id) = asked {
+                        wire.watcher.answer(&wire.ledger.request(id), &reply.response);
+                    }
+                }
+                wire.timeline.sleep(wire.answer_delay()).await;
+                for reply in answers {
+                    wire.deliver(&waiters, reply.id, reply.response);
+                }
+            }
+        });
+        Connection { replies, task, waiting }
+    }
+
+    fn deliver(&self, waiting: &Waiting, number: u64, response: Response) {
+        let Some((id, attempt, sender)) = lock(waiting).remove(&number) else {
+            return self.watcher.stray(number);
+        };
+        let text = format!("{response:?}");
+        self.trace.note(
+            &[number, digest(text.as_bytes())],
+            format_args!("{} answer to {number}: {text}", self.timeline.now()),
+        );
+        self.reached.note(format!("answer {}", name_of(&response)));
+        self.ledger.answered(id, attempt, response.clone());
+        // Its client may have given up: the answer counts all the same.
+        let _ = sender.send(response);
+    }
+
+    fn request_delay(&self) -> Micros {
+        let now = self.timeline.now();
+        let mut inner = self.lock();
+        let (extra, until) = inner.weather.slow_requests;
+        let extra = if now < until { inner.rng.below(extra) } else { 0 };
+        inner.rng.between(20, 200) + extra
+    }
+
+    fn answer_delay(&self) -> Micros {
+        let now = self.timeline.now();
+        let mut inner = self.lock();
+        let (extra, until) = inner.weather.slow_answers;
+        inner.rng.between(20, 200) + if now < until { extra } else { 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn bytes_of(request: &Request) -> u32 {
+    match request {
+        Request::Write(write) => {
+            let member = |member: &celeriant_schema::Member| {
+                member.events.as_bytes().len() + member.key.as_bytes().len() + 32
+            };
+            write.members.iter().map(member).sum::<usize>() as u32 + 64
+        }
+        _ => 128,
+    }
+}
+
+/// Kind of a response, for counters.
+pub fn name_of(response: &Response) -> String {
+    match response {
+        Response::Receipt(receipt) if receipt.already_applied => "receipt again".into(),
+        Response::Receipt(_) => "receipt".into(),
+        Response::Page(_) => "page".into(),
+        Response::Head(_) => "head".into(),
+        Response::List(_) => "list".into(),
+        Response::Pong => "pong".into(),
+        Response::Refused(celeriant_schema::Refusal::Conflict { already_applied, .. }) => {
+            use celeriant_schema::AlreadyApplied::{None, Receipt, Unknown};
+            match already_applied {
+                None => "conflict".into(),
+                Receipt(_) => "conflict of a landed write".into(),
+                Unknown => "conflict of a forgotten write".into(),
+            }
+        }
+        Response::Refused(refusal) => refusal.name().into(),
+    }
+}
+
+fn brief(request: &Request) -> String {
+    match request {
+        Request::Write(write) => {
+            let members = write.members.iter().map(|member| {
+                let sequence = member.sequence.map_or(0, |sequence| sequence.value());
+                format!("{} {:?} #{sequence} +{}", member.key, member.guard, member.events.len())
+            });
+            members.collect::<Vec<_>>().join(", ")
+        }
+        other => format!("{other:?}"),
+    }
+}

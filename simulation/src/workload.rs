@@ -1,0 +1,217 @@
+//! What clients do, as numbers; and the requests that come of it.
+
+use bytes::Bytes;
+use celeriant_schema::{
+    AggregateKey, ClientId, ContentType, EncodedEvents, Event, Guard, HeadQuery, ListQuery, Member,
+    ReadQuery, Request, SchemaVersion, Sequence, Stamp, Version, Write,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::{OperationId, tag};
+use crate::rng::Rng;
+use crate::timeline::Micros;
+
+/// What clients do.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// How many clients.
+    pub clients: usize,
+    /// Mean pause between a client's operations, in µs.
+    pub think_us: Micros,
+    /// How long a client waits for an answer before it sends again, in ms.
+    pub timeout_ms: u64,
+    /// Aggregates that all clients share; fewer means more conflicts.
+    pub aggregates: u64,
+    /// Clients of a thousand that share their client id with another.
+    pub siblings_per_mille: u64,
+    /// Writes of a thousand that carry sequences.
+    pub sequenced_per_mille: u64,
+    /// Requests of a thousand that carry a deadline.
+    pub deadline_per_mille: u64,
+    /// Writes of a thousand that carry large payloads.
+    pub large_per_mille: u64,
+    /// How often each action is chosen.
+    pub weights: Weights,
+}
+
+/// How often each action is chosen, against the others.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// Append to one aggregate, guard by chance.
+    pub append: u64,
+    /// Write to several aggregates, on any shards, guards by chance, some of them only guards.
+    pub write: u64,
+    /// Send an old operation again.
+    pub resend: u64,
+    /// Use a sequence that is not the next one.
+    pub wrong_sequence: u64,
+    /// Send the same request twice at once.
+    pub duplicate: u64,
+    /// Read an aggregate, page by page.
+    pub read: u64,
+    /// Read a head.
+    pub head: u64,
+    /// List names, page by page.
+    pub list: u64,
+    /// Ping.
+    pub ping: u64,
+}
+
+impl Workload {
+    /// One by chance.
+    pub fn of(rng: &mut Rng) -> Self {
+        let mut weight = |to: u64| if rng.chance(850) { rng.between(1, to) } else { 0 };
+        let weights = Weights {
+            append: weight(10) + 1,
+            write: weight(8),
+            resend: weight(2),
+            wrong_sequence: weight(2),
+            duplicate: weight(3),
+            read: weight(5),
+            head: weight(3),
+            list: weight(2),
+            ping: weight(1),
+        };
+        Self {
+            clients: rng.between(2, 8) as usize,
+            think_us: *rng.pick(&[10_000, 30_000, 60_000]),
+            timeout_ms: *rng.pick(&[100, 400, 1_500]),
+            aggregates: *rng.pick(&[2, 6, 20, 60]),
+            siblings_per_mille: *rng.pick(&[0, 300, 900]),
+            sequenced_per_mille: *rng.pick(&[300, 700, 1000]),
+            deadline_per_mille: *rng.pick(&[0, 100, 300]),
+            large_per_mille: *rng.pick(&[0, 20, 100]),
+            weights,
+        }
+    }
+
+    /// Aggregate number `number`.
+    ///
+    /// # Panics
+    /// Never: the names are legal.
+    pub fn key(number: u64) -> AggregateKey {
+        let (org, kind) = (number % 2, number / 2 % 2);
+        match AggregateKey::new(&format!("org{org}"), &format!("kind{kind}"), &format!("a{number}"))
+        {
+            Ok(key) => key,
+            Err(error) => panic!("aggregate {number}: {error}"),
+        }
+    }
+
+    /// Client id of client `index`: siblings share one.
+    pub fn client_id(&self, index: usize, rng: &mut Rng) -> ClientId {
+        let shared = rng.chance(self.siblings_per_mille);
+        ClientId::new(if shared { 1_000 } else { 1 + index as u128 })
+    }
+
+    /// Keys for one write, different ones.
+    pub fn keys(&self, count: u64, rng: &mut Rng) -> Vec<AggregateKey> {
+        let mut keys = Vec::new();
+        for _ in 0..count {
+            let key = Self::key(rng.below(self.aggregates));
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// Events for member `member` of operation `id`.
+    pub fn events(&self, id: OperationId, member: usize, rng: &mut Rng) -> EncodedEvents {
+        let count = match rng.below(20) {
+            0 => rng.between(4, 30),
+            1..=5 => rng.between(2, 3),
+            _ => 1,
+        };
+        let bytes_max = if rng.chance(self.large_per_mille) { 12_000 } else { 60 };
+        let events: Vec<Event> = (0..count as usize)
+            .map(|index| Event {
+                event_type: format!("T{}", rng.below(3)),
+                schema: SchemaVersion { major: 1, minor: 0 },
+                content_type: ContentType::Bytes,
+                payload: Bytes::from(vec![id as u8; rng.below(bytes_max / count) as usize]),
+                event_id: Some(tag(id, member, index)),
+                metadata: Vec::new(),
+                envelope: None,
+                client_time: id as i64,
+            })
+            .collect();
+        match EncodedEvents::encode(&events) {
+            Ok(encoded) => encoded,
+            Err(refusal) => panic!("operation {id}: {refusal}"),
+        }
+    }
+}
+
+/// A guard by chance, most often one that holds if `version` is right.
+pub fn guard(version: Version, rng: &mut Rng) -> Guard {
+    match rng.below(10) {
+        0 | 1 => Guard::Any,
+        2 => Guard::Exists,
+        3 if version.value() > 0 => Guard::Exact(Version::new(rng.below(version.value()))),
+        4 => Guard::NoStream,
+        _ if version == Version::NONE => Guard::NoStream,
+        _ => Guard::Exact(version),
+    }
+}
+
+/// A write.
+pub fn write(client_id: ClientId, members: Vec<Member>) -> Request {
+    let sequenced = members.iter().any(|member: &Member| member.sequence.is_some());
+    let client_id = if sequenced { client_id } else { ClientId::NONE };
+    Request::Write(Write { client_id, members })
+}
+
+/// One member of a write.
+pub fn member(
+    key: AggregateKey,
+    guard: Guard,
+    sequence: Option<Sequence>,
+    events: EncodedEvents,
+) -> Member {
+    Member { key, guard, sequence, events }
+}
+
+/// A read by chance: range, direction, limit, filters, `min_stamp`.
+pub fn read(key: AggregateKey, version: Version, newest: Stamp, rng: &mut Rng) -> ReadQuery {
+    let some = |per_mille: u64, rng: &mut Rng| rng.chance(per_mille);
+    let version = version.value();
+    let from = if some(300, rng) { rng.below(version + 2) } else { 0 };
+    ReadQuery {
+        key,
+        from: Version::new(from),
+        to: some(200, rng).then(|| Version::new(rng.between(from, version + 3))),
+        backwards: some(300, rng),
+        limit: some(300, rng).then(|| rng.between(1, 12)),
+        types: if some(200, rng) {
+            vec![Bytes::from(format!("T{}", rng.below(3)))]
+        } else {
+            vec![]
+        },
+        client: some(150, rng).then(|| ClientId::new(u128::from(rng.between(1, 4)))),
+        since: some(50, rng).then(|| newest.unix_micros() - rng.below(10_000_000) as i64),
+        until: some(50, rng).then(|| newest.unix_micros() - rng.below(10_000_000) as i64),
+        min_stamp: some(300, rng).then_some(newest),
+        any: some(200, rng),
+    }
+}
+
+/// A head by chance.
+pub fn head(key: AggregateKey, newest: Stamp, rng: &mut Rng) -> HeadQuery {
+    HeadQuery {
+        key,
+        client: rng.chance(600).then(|| ClientId::new(u128::from(rng.between(1, 4)))),
+        min_stamp: rng.chance(200).then_some(newest),
+        any: rng.chance(100),
+    }
+}
+
+/// A listing by chance.
+pub fn list(rng: &mut Rng) -> ListQuery {
+    let org = rng.chance(700).then(|| format!("org{}", rng.below(3)));
+    let kind = org.as_ref().and_then(|_| rng.chance(700).then(|| format!("kind{}", rng.below(2))));
+    let prefix = if rng.chance(200) { "a1".into() } else { String::new() };
+    ListQuery { org, kind, prefix, after: None, limit: rng.between(1, 12) as u32 }
+}

@@ -1,0 +1,290 @@
+//! Makes things go wrong, and right again.
+
+use celeriant_storage::segment::FIRST_FRAME_OFFSET;
+
+use super::supervise::{Crash, How};
+use super::{World, spawn};
+use crate::client::Client;
+use crate::disk::{Ailment, Ailments, Latency};
+use crate::fault::{Fault, Kind};
+use crate::rng::Rng;
+use crate::timeline::Micros;
+use crate::walk::walk;
+
+/// Something to be put right at a time.
+#[derive(Clone, Debug)]
+pub(super) enum Heal {
+    /// A shard's disk has space again.
+    Space(usize),
+    /// A shard's disk is as quick as ever.
+    Speed(usize),
+    /// The node's clock runs at the world's rate.
+    Clock,
+    /// A flipped bit is put back, unless what it was in has been written since.
+    Rot { shard: usize, name: String, offset: u64, bit: u8, page: Vec<u8> },
+}
+
+impl World {
+    pub(super) async fn inject(&mut self, fault: &Fault) {
+        let now = self.timeline.now();
+        self.trace.note(&[6, fault.kind as u64, now], format_args!("{now} fault {fault:?}"));
+        self.faults_injected += 1;
+        let reached = match fault.kind {
+            Kind::Crash => self.power_cut(How::Any).await,
+            Kind::CrashDropAll => self.power_cut(How::Drop).await,
+            Kind::CrashKeepAll => self.power_cut(How::Keep).await,
+            Kind::CrashTearAll => self.power_cut(How::Tear).await,
+            Kind::CrashDropOne => self.power_cut(How::DropOne).await,
+            Kind::CrashTearOne => self.power_cut(How::TearOne).await,
+            Kind::CrashAtOperation => {
+                let power = &self.machine.power;
+                power.trip_at(power.operations() + fault.amount);
+                true
+            }
+            Kind::CrashWhileStarting => self.crash_while_starting(fault.amount, 1).await,
+            Kind::CrashThrice => self.crash_while_starting(fault.amount, 3).await,
+            Kind::CleanStop => {
+                self.restart_cleanly().await;
+                true
+            }
+            Kind::Kill => {
+                let mut crash = Crash::of(How::Keep);
+                crash.pause_max = 2_000;
+                self.crash(&mut crash).await;
+                true
+            }
+            Kind::CutAll => {
+                self.wire.cut_all();
+                true
+            }
+            Kind::CutOne => self.wire.cut_one(fault.amount),
+            Kind::SlowAnswers => {
+                self.wire.weather(|w| w.slow_answers = (fault.amount, now + fault.lasts));
+                true
+            }
+            Kind::SlowRequests => {
+                self.wire.weather(|w| w.slow_requests = (fault.amount, now + fault.lasts));
+                true
+            }
+            Kind::Burst => self.burst(fault.amount),
+            Kind::ClockAhead => self.jump(fault.amount as i64),
+            Kind::ClockBack => self.jump(-(fault.amount as i64)),
+            Kind::ClockFast => self.pace(1000 + fault.amount, fault),
+            Kind::ClockSlow => self.pace(1000 - fault.amount.min(1000), fault),
+            Kind::ClockFrozen => self.pace(0, fault),
+            Kind::RotFrame | Kind::RotIndex | Kind::RotWatermark | Kind::RotSegmentHeader => {
+                self.rot(fault)
+            }
+            Kind::LoseIndex => self.lose_index(fault).await,
+            _ => self.ail(fault),
+        };
+        if reached {
+            self.reached.note(format!("fault {:?}", fault.kind));
+        }
+    }
+
+    async fn power_cut(&mut self, how: How) -> bool {
+        self.crash(&mut Crash::of(how)).await;
+        true
+    }
+
+    async fn crash_while_starting(&mut self, operation: u64, times: u64) -> bool {
+        self.down(&mut Crash::any());
+        for time in 0..times {
+            let pause = self.rng.between(100, 20_000);
+            self.timeline.sleep(pause).await;
+            if self.try_start(operation + time).await {
+                return true;
+            }
+        }
+        self.start_node().await;
+        true
+    }
+
+    /// What is wrong with one disk.
+    fn ail(&mut self, fault: &Fault) -> bool {
+        let shard = usize::from(fault.shard) % self.machine.medias.len();
+        let until = self.timeline.now() + fault.lasts;
+        let change = |ailments: &mut Ailments| match fault.kind {
+            Kind::FailWrite => ailments.pending.push(Ailment::FailWrite),
+            Kind::FailRead => ailments.pending.push(Ailment::FailRead),
+            Kind::FailCreate => ailments.pending.push(Ailment::FailCreate),
+            Kind::FailPut => ailments.pending.push(Ailment::FailPut),
+            Kind::FailRemove => ailments.pending.push(Ailment::FailRemove),
+            Kind::DiskFull => ailments.full = true,
+            Kind::DiskSlow => ailments.slowness = fault.amount.max(1),
+            Kind::DiskStall => ailments.stalled_until = until,
+            _ => ailments.latency = Latency { from: 10, to: 20_000, outliers_per_mille: 50 },
+        };
+        self.machine.medias[shard].ail(change);
+        match fault.kind {
+            Kind::DiskFull => {
+                self.excuses.overload = true;
+                self.heal_at(until, Heal::Space(shard));
+            }
+            Kind::DiskSlow | Kind::DiskUneven => self.heal_at(until, Heal::Speed(shard)),
+            _ => {}
+        }
+        true
+    }
+
+    fn burst(&mut self, count: u64) -> bool {
+        self.excuses.overload |= self.scenario.shape.admission_bytes < 4 << 20;
+        for index in 0..self.scenario.workload.clients {
+            let rng = Rng::new(self.rng.number());
+            let client = Client::new(2_000 + index, self.surroundings(0), rng);
+            self.bursts.push(spawn(client.burst(count)));
+        }
+        true
+    }
+
+    fn jump(&mut self, micros: i64) -> bool {
+        self.machine.clock.jump(micros);
+        true
+    }
+
+    fn pace(&mut self, per_mille: u64, fault: &Fault) -> bool {
+        self.machine.clock.run_at(per_mille);
+        self.heal_at(self.timeline.now() + fault.lasts, Heal::Clock);
+        true
+    }
+
+    /// Flips a bit of something that is certainly durable and certainly known to be.
+    fn rot(&mut self, fault: &Fault) -> bool {
+        let shard = usize::from(fault.shard) % self.machine.medias.len();
+        let Some((name, offset)) = self.rot_target(shard, fault) else { return false };
+        let bit = (fault.amount % 8) as u8;
+        let media = &self.machine.medias[shard];
+        if !media.rot(&name, offset, bit) {
+            return false;
+        }
+        let page = page_of(media.image().content(&name).unwrap_or_default(), offset);
+        self.excuses.rot = true;
+        self.trace.note(&[7, offset], format_args!("rot in {shard}/{name} at {offset}"));
+        let heal = Heal::Rot { shard, name, offset, bit, page };
+        self.heal_at(self.timeline.now() + fault.lasts, heal);
+        true
+    }
+
+    fn rot_target(&mut self, shard: usize, fault: &Fault) -> Option<(String, u64)> {
+        let image = self.machine.medias[shard].image();
+        let choose = |count: usize| (fault.amount / 8) as usize % count.max(1);
+        match fault.kind {
+            Kind::RotFrame => {
+                let frames = walk(&image, &self.machine.identity(shard));
+                let vouched = frames.iter().map(|frame| frame.header.durable_upto).max()?;
+                let known = frames.iter().take_while(|frame| frame.header.last_lsn() <= vouched);
+                let known: Vec<_> = known.collect();
+                let frame = known.get(choose(known.len()))?;
+                let within = self.rng.below(frame.header.frame_bytes() as u64);
+                Some((frame.name.clone(), frame.offset + within))
+            }
+            Kind::RotWatermark => {
+                let size = image.content("watermark")?.len() as u64;
+                Some(("watermark".into(), self.rng.below(size)))
+            }
+            kind => {
+                let ending = if kind == Kind::RotIndex { ".idx" } else { ".seg" };
+                let files: Vec<_> = image.iter().filter(|(n, _)| n.ends_with(ending)).collect();
+                let (name, content) = files.get(choose(files.len()))?;
+                let size =
+                    if kind == Kind::RotIndex { content.len() as u64 } else { FIRST_FRAME_OFFSET };
+                Some(((*name).to_owned(), self.rng.below(size)))
+            }
+        }
+    }
+
+    async fn lose_index(&mut self, fault: &Fault) -> bool {
+        let shard = usize::from(fault.shard) % self.machine.medias.len();
+        self.down(&mut Crash::any());
+        let media = &self.machine.medias[shard];
+        let image = media.image();
+        let indexes: Vec<&str> =
+            image.iter().map(|(name, _)| name).filter(|name| name.ends_with(".idx")).collect();
+        let lost = indexes.last().is_some_and(|name| media.lose(name));
+        self.start_node().await;
+        lost
+    }
+
+    fn heal_at(&mut self, at: Micros, heal: Heal) {
+        let number = self.faults_injected;
+        self.heals.insert((at, number), heal);
+    }
+
+    /// Puts right what is due.
+    pub(super) fn heal_due(&mut self) {
+        let now = self.timeline.now();
+        while let Some(entry) = self.heals.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            let heal = entry.remove();
+            self.heal(heal);
+        }
+    }
+
+    /// Puts everything right.
+    pub(super) fn heal_all(&mut self) {
+        for heal in std::mem::take(&mut self.heals).into_values() {
+            self.heal(heal);
+        }
+        self.wire.weather(|weather| *weather = Default::default());
+        self.machine.clock.run_at(1000);
+        let power = &self.machine.power;
+        if !power.is_off() {
+            power.trip_at(0);
+        }
+        for media in &self.machine.medias {
+            media.ail(|ailments| {
+                ailments.pending.clear();
+                ailments.full = false;
+                ailments.slowness = 1;
+                ailments.stalled_until = 0;
+                ailments.latency = Latency::default();
+            });
+        }
+    }
+
+    /// Whether a flipped bit is somewhere.
+    pub(super) fn rotten(&self) -> bool {
+        self.heals.values().any(|heal| matches!(heal, Heal::Rot { .. }))
+    }
+
+    /// Puts flipped bits back: what a peer or an operator would do.
+    pub(super) fn repair_rot(&mut self) {
+        let rot = |heal: &Heal| matches!(heal, Heal::Rot { .. });
+        let due: Vec<_> =
+            self.heals.iter().filter(|(_, heal)| rot(heal)).map(|(at, _)| *at).collect();
+        for at in due {
+            if let Some(heal) = self.heals.remove(&at) {
+                self.heal(heal);
+            }
+        }
+    }
+
+    fn heal(&mut self, heal: Heal) {
+        let now = self.timeline.now();
+        self.trace.note(&[8, now], format_args!("{now} healed"));
+        match heal {
+            Heal::Space(shard) => self.machine.medias[shard].ail(|a| a.full = false),
+            Heal::Speed(shard) => self.machine.medias[shard].ail(|a| {
+                a.slowness = 1;
+                a.latency = Latency::default();
+            }),
+            Heal::Clock => self.machine.clock.run_at(1000),
+            Heal::Rot { shard, name, offset, bit, page } => {
+                let media = &self.machine.medias[shard];
+                let image = media.image();
+                if page_of(image.content(&name).unwrap_or_default(), offset) == page {
+                    media.rot(&name, offset, bit);
+                }
+            }
+        }
+    }
+}
+
+/// The 4 KiB around a byte.
+fn page_of(content: &[u8], offset: u64) -> Vec<u8> {
+    let from = (offset as usize / 4096 * 4096).min(content.len());
+    content[from..(from + 4096).min(content.len())].to_vec()
+}

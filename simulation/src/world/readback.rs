@@ -1,0 +1,67 @@
+//! Reads the whole store back, as any client would.
+
+use celeriant_schema::{AggregateKey, ReadQuery, Request, Response, Version};
+
+use super::{READER, World};
+use crate::history::{Batch, History};
+use crate::wire::Sending;
+use crate::workload::Workload;
+
+/// How often a page is asked for before the reader gives up.
+const TRIES: u32 = 20;
+
+impl World {
+    /// Every aggregate that clients can have written, with all of its events.
+    pub(super) async fn read_back(&mut self) -> History {
+        let mut history = History::default();
+        for number in 0..self.scenario.workload.aggregates {
+            let key = Workload::key(number);
+            let batches = self.read_whole(&key).await;
+            if !batches.is_empty() {
+                history.aggregates.insert(key, batches);
+            }
+        }
+        history
+    }
+
+    async fn read_whole(&mut self, key: &AggregateKey) -> Vec<Batch> {
+        let mut query = ReadQuery {
+            key: key.clone(),
+            from: Version::NONE,
+            to: None,
+            backwards: false,
+            limit: None,
+            types: Vec::new(),
+            client: None,
+            since: None,
+            until: None,
+            min_stamp: None,
+            any: false,
+        };
+        let mut batches = Vec::new();
+        let mut tries = 0;
+        loop {
+            let request = Request::Read(query.clone());
+            let id = self.ledger.open(|_| request);
+            match self.wire.send(READER, id, 5_000_000, None).await {
+                Sending::Answered(Response::Page(page)) => {
+                    batches.extend(page.batches.into_iter().map(Batch::from));
+                    match page.next {
+                        Some(next) => query.from = next,
+                        None => return batches,
+                    }
+                }
+                other => {
+                    tries += 1;
+                    let until = self.timeline.now() + 100_000;
+                    self.supervise(until).await;
+                    if tries > TRIES {
+                        self.violations
+                            .add("liveness", format_args!("{key} cannot be read: {other:?}"));
+                        return batches;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Keeps the node running: starts it, notices that it is gone, starts it again.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use celeriant_actors::node::{Error, Node};
+use celeriant_net::Service;
+
+use super::World;
+use crate::disk::{Fate, Flight};
+use crate::invariants::i17_recovery_is_idempotent::{self as i17, any_fate};
+use crate::sabotage::{Sabotage, Saboteur, Submit};
+use crate::timeline::Micros;
+
+/// Starts that fail in a row before the world gives up on the node.
+const STARTS_MAX: u32 = 60;
+/// How long a clean stop may take, in µs.
+const STOP_MAX: Micros = 30_000_000;
+
+impl World {
+    /// Injects the scenario's faults until `until`, keeping the node running.
+    pub(super) async fn work(&mut self, until: Micros) {
+        for fault in self.scenario.faults.clone() {
+            self.supervise(fault.at.min(until)).await;
+            if fault.at >= until {
+                return;
+            }
+            self.inject(&fault).await;
+        }
+        self.supervise(until).await;
+    }
+
+    /// Keeps the node running, and repairs what is due, until `until`.
+    pub(super) async fn supervise(&mut self, until: Micros) {
+        while self.timeline.now() < until {
+            let heal = self.heals.keys().next().map_or(Micros::MAX, |(at, _)| *at);
+            let power = Arc::clone(&self.machine.power);
+            let Some(node) = &mut self.node else { return self.start_node().await };
+            tokio::select! {
+                biased;
+                () = poll_fn(|cx| power.poll_off(cx)) => {
+                    self.reached.note("power went at an operation");
+                    self.crash(&mut Crash::any()).await;
+                }
+                error = node.failed() => {
+                    self.node_failed(&error);
+                    self.crash(&mut Crash::any()).await;
+                }
+                () = self.timeline.sleep_until(until.min(heal)) => self.heal_due(),
+            }
+        }
+    }
+
+    /// The node stopped by itself: only what is wrong with its disks explains that.
+    fn node_failed(&mut self, error: &Error) {
+        self.trace.note(&[3], format_args!("{} the node failed: {error}", self.timeline.now()));
+        let explained = self.ailments_explain() || self.rotten();
+        self.violations.check("node", explained, || format!("stopped without a reason: {error}"));
+        self.reached.note("node stopped by itself");
+    }
+
+    /// The process is gone, with its disks' operations in flight; then it starts again.
+    pub(super) async fn crash(&mut self, crash: &mut Crash) {
+        self.down(crash);
+        let pause = self.rng.between(100, crash.pause_max);
+        self.timeline.sleep(pause).await;
+        self.start_node().await;
+    }
+
+    /// The process is gone.
+    pub(super) fn down(&mut self, crash: &mut Crash) {
+        self.excuses.outage = true;
+        self.reached.note("crash");
+        self.wire.unplug();
+        self.machine.power.cut();
+        if let Some(node) = self.node.take() {
+            node.kill();
+        }
+        let in_flight: usize = self.machine.medias.iter().map(|m| m.in_flight().len()).sum();
+        self.reached.add("operations in flight at a crash", in_flight as u64);
+        let chosen = self.rng.below(in_flight.max(1) as u64);
+        let mut index = 0;
+        for media in &self.machine.medias {
+            let rng = &mut self.rng;
+            media.crash(&mut |flight| {
+                index += 1;
+                crash.fate(flight, index - 1 == chosen, rng)
+            });
+        }
+        let now = self.timeline.now();
+        self.trace.note(&[1, in_flight as u64], format_args!("{now} crash, {in_flight} in flight"));
+        for shard in 0..self.machine.medias.len() {
+            self.look_at_remains(shard);
+        }
+    }
+
+    fn look_at_remains(&mut self, shard: usize) {
+        let (identity, image) = (self.machine.identity(shard), self.machine.medias[shard].image());
+        self.watcher.survived(&identity, &image);
+        if self.rng.chance(300) && !self.rotten() {
+            let log = self.machine.log;
+            let compared = i17::check(&image, identity, &log, &mut self.rng, &self.violations);
+            self.reached.add("recoveries compared", compared);
+        }
+    }
+
+    /// Starts the node, again and again if it must be.
+    pub(super) async fn start_node(&mut self) {
+        for _ in 0..STARTS_MAX {
+            self.heal_due();
+            if self.try_start(0).await {
+                return;
+            }
+            let pause = self.rng.between(1_000, 200_000);
+            self.timeline.sleep(pause).await;
+        }
+        self.violations.add("liveness", format_args!("{STARTS_MAX} starts in a row failed"));
+        self.heal_all();
+        self.timeline.sleep(1_000).await;
+    }
+
+    /// Starts the node once; power goes with the start's operation `trip_after`, if that is not 0.
+    pub(super) async fn try_start(&mut self, trip_after: u64) -> bool {
+        let power = Arc::clone(&self.machine.power);
+        power.restore();
+        if trip_after > 0 {
+            power.trip_at(power.operations() + trip_after);
+        }
+        let now = self.timeline.now();
+        self.trace.note(&[2], format_args!("{now} the node starts"));
+        let started = tokio::select! {
+            biased;
+            () = poll_fn(|cx| power.poll_off(cx)) => None,
+            started = self.machine.start() => Some(started),
+        };
+        match started {
+            Some(Ok(node)) => {
+                self.up(node);
+                true
+            }
+            Some(Err(error)) => {
+                self.start_failed(&error);
+                self.down(&mut Crash::any());
+                false
+            }
+            None => {
+                self.reached.note("power went during a start");
+                self.down(&mut Crash::any());
+                false
+            }
+        }
+    }
+
+    fn up(&mut self, node: Node) {
+        let reports = node.recovery_reports();
+        self.reached
+            .add("recovery cut frames", reports.iter().map(|r| u64::from(r.cut_frames)).sum());
+        self.reached.add("recovery cut bytes", reports.iter().map(|r| r.cut_bytes).sum());
+        let rebuilt = reports.iter().map(|r| r.indexes_rebuilt.len() as u64).sum();
+        self.reached.add("recovery rebuilt an index", rebuilt);
+        self.reached
+            .add("recovery removed a file", reports.iter().map(|r| r.removed.len() as u64).sum());
+        let router = node.router(0).clone();
+        let routers: Vec<_> =
+            (0..self.scenario.shape.threads).map(|thread| node.router(thread).clone()).collect();
+        drop(router);
+        let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
+        if !self.rotten() {
+            let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
+            self.watcher.recovered(identities.zip(&images));
+        }
+        let submit: Submit = Arc::new(move |requests, replies| {
+            // Connections are dealt to threads; each stays on its own.
+            let thread = replies.connection() as usize % routers.len();
+            routers[thread].submit(requests, replies);
+        });
+        let submit = match self.scenario.sabotage {
+            None | Some(Sabotage::LyingDisks) => submit,
+            Some(kind) => Saboteur::before(kind, submit),
+        };
+        self.wire.plug(submit);
+        self.node = Some(node);
+        let now = self.timeline.now();
+        self.trace.note(&[4], format_args!("{now} the node serves"));
+    }
+
+    fn start_failed(&mut self, error: &Error) {
+        self.trace.note(&[5], format_args!("{} no start: {error}", self.timeline.now()));
+        let explained = self.ailments_explain() || self.rotten() || self.any_full();
+        self.violations.check("start", explained, || format!("failed without a reason: {error}"));
+        self.reached.note("start failed");
+        if self.rotten() {
+            self.reached.note("rot seen by a start");
+            self.repair_rot();
+        }
+    }
+
+    /// Stops the node in good order and starts it again.
+    pub(super) async fn restart_cleanly(&mut self) {
+        self.excuses.outage = true;
+        let Some(node) = self.node.take() else { return self.start_node().await };
+        let power = Arc::clone(&self.machine.power);
+        let clean = tokio::select! {
+            biased;
+            () = poll_fn(|cx| power.poll_off(cx)) => false,
+            () = node.stop() => true,
+            () = self.timeline.sleep(STOP_MAX) => {
+                self.violations.add("liveness", "a clean stop does not end");
+                false
+            }
+        };
+        if clean {
+            self.reached.note("clean stop");
+        }
+        self.down(&mut Crash::any());
+        self.start_node().await;
+    }
+
+    /// Whether a disk failed since this was last asked.
+    fn ailments_explain(&mut self) -> bool {
+        let mut reached = 0;
+        for media in &self.machine.medias {
+            media.ail(|ailments| reached += ailments.reached);
+        }
+        std::mem::replace(&mut self.seen_ailments, reached) < reached
+    }
+
+    fn any_full(&self) -> bool {
+        let mut full = false;
+        for media in &self.machine.medias {
+            media.ail(|ailments| full |= ailments.full);
+        }
+        full
+    }
+}
+
+/// What a crash does to operations in flight.
+pub(super) struct Crash {
+    how: How,
+    /// Longest pause before the next start, in µs.
+    pub(super) pause_max: Micros,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum How {
+    /// By chance.
+    Any,
+    /// Nothing survives.
+    Drop,
+    /// Everything survives.
+    Keep,
+    /// Everything is torn.
+    Tear,
+    /// One is lost.
+    DropOne,
+    /// One is torn.
+    TearOne,
+}
+
+impl Crash {
+    pub(super) fn any() -> Self {
+        Self::of(How::Any)
+    }
+
+    pub(super) fn of(how: How) -> Self {
+        Self { how, pause_max: 200_000 }
+    }
+
+    fn fate(&mut self, flight: &Flight, chosen: bool, rng: &mut crate::rng::Rng) -> Fate {
+        match self.how {
+            How::Any => any_fate(flight, rng),
+            How::Drop => Fate::Drop,
+            How::DropOne if chosen => Fate::Drop,
+            How::Tear => Fate::Tear(rng.number()),
+            How::TearOne if chosen => Fate::Tear(rng.number()),
+            How::Keep | How::DropOne | How::TearOne => Fate::Keep,
+        }
+    }
+}
