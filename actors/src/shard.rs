@@ -129,7 +129,12 @@ impl<D: Disk> Shard<D> {
             }
             Some(Draining { done, noted: false }) => {
                 self.core.tick(self.clock.now(), &mut self.effects);
-                self.drain = Some(Draining { done, noted: true });
+                if self.effects.is_empty() {
+                    // Nothing to note: no completion will come back here.
+                    let _ = done.send(());
+                } else {
+                    self.drain = Some(Draining { done, noted: true });
+                }
             }
         }
     }
