@@ -32,6 +32,8 @@ pub(crate) mod scan;
 pub mod segment;
 pub mod settings;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod watermark;
 
 use celeriant_schema::{ClusterId, ShardId};

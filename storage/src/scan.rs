@@ -152,5 +152,6 @@ pub(crate) fn runs_of_content(bytes: &[u8]) -> Vec<(usize, usize)> {
 }
 
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == 0)
+    static ZEROES: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
+    bytes.chunks(SECTOR_BYTES).all(|piece| piece == &ZEROES[..piece.len()])
 }

@@ -1,1 +1,236 @@
+use celeriant_schema::limits::SECTOR_BYTES;
+
 use super::*;
+use crate::frame::verify;
+use crate::testing::{Dice, Fate, Rig, identity, small_settings};
+
+fn settled(settings: Settings) -> Rig {
+    let mut rig = Rig::new(settings);
+    rig.settle();
+    rig
+}
+
+fn large_segments() -> Settings {
+    Settings { segment_bytes_first: 256 << 10, ..small_settings() }
+}
+
+#[test]
+fn durable_moves_in_log_order_whatever_completes_first() {
+    let mut rig = settled(large_segments());
+    let before = rig.log.durable();
+    for number in 0..4 {
+        assert!(rig.append(&[number], &[100], false));
+        rig.pump();
+    }
+    assert_eq!(rig.disk.waiting(), 4);
+    for last in [3, 2, 1] {
+        rig.finish(last).expect("a healthy disk");
+        assert_eq!(rig.log.durable(), before);
+    }
+    rig.finish(0).expect("a healthy disk");
+    assert_eq!(rig.log.durable(), before.plus(4));
+    rig.check();
+}
+
+#[test]
+fn no_more_frames_are_in_flight_than_the_write_depth_and_the_rest_shares_one() {
+    let mut rig = settled(large_segments());
+    for number in 0..20 {
+        assert!(rig.append(&[number], &[100], false));
+        rig.pump();
+        assert!(rig.disk.waiting() <= 4);
+    }
+    let before = rig.log.durable();
+    (0..4).for_each(|_| rig.finish(0).expect("a healthy disk"));
+    assert_eq!(rig.log.durable(), before.plus(4));
+    assert_eq!(rig.disk.waiting(), 1, "sixteen records wait in one frame");
+    rig.settle();
+    rig.check();
+}
+
+#[test]
+fn with_a_write_in_flight_a_small_frame_waits_for_more() {
+    let mut rig = settled(Settings { fill_bytes: 4096, ..large_segments() });
+    assert!(rig.append(&[1], &[100], false));
+    rig.pump();
+    assert!(rig.append(&[2], &[100], false));
+    rig.pump();
+    assert_eq!(rig.disk.waiting(), 1);
+    assert!(rig.append(&[3], &[2000, 2000], false));
+    rig.pump();
+    assert_eq!(rig.disk.waiting(), 2);
+    rig.settle();
+}
+
+#[test]
+fn each_frame_says_what_was_durable_when_it_was_made() {
+    let mut rig = settled(large_segments());
+    let durable = rig.log.durable();
+    for number in 0..3 {
+        assert!(rig.append(&[number], &[100], false));
+        rig.pump();
+    }
+    rig.settle();
+    let content = &rig.disk.files["00000001.seg"];
+    for frame in 2..5 {
+        let page = &content[frame * SECTOR_BYTES..(frame + 1) * SECTOR_BYTES];
+        assert_eq!(verify(page, &identity()).expect("intact").durable_upto, durable);
+    }
+}
+
+#[test]
+fn segments_double_up_to_their_limit() {
+    let mut rig = settled(small_settings());
+    while rig.log.segment_file(5).is_none() {
+        rig.append(&[1], &[3000, 3000, 3000], false);
+        rig.settle();
+    }
+    let sizes: Vec<_> = rig
+        .disk
+        .files
+        .iter()
+        .filter(|(name, _)| name.ends_with(".seg"))
+        .map(|(_, content)| content.len() >> 10)
+        .collect();
+    assert_eq!(sizes, [64, 128, 256, 256, 256]);
+    rig.check();
+}
+
+#[test]
+fn a_segments_first_frame_waits_until_everything_before_is_durable() {
+    let mut dice = Dice::new(5);
+    for _ in 0..10 {
+        let mut rig = Rig::new(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
+        for _ in 0..300 {
+            rig.step(&mut dice);
+            let mut segments = rig.log.in_flight.iter().map(|frame| frame.segment);
+            let first = segments.next();
+            assert!(segments.all(|segment| Some(segment) == first));
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_stops_admission_and_loses_nothing() {
+    let mut rig = settled(small_settings());
+    // Room for one more segment and no index.
+    rig.disk.room = Some(128 << 10);
+    let mut appended = 0;
+    loop {
+        if rig.append(&[appended % 5], &[900], appended % 3 == 0) {
+            appended += 1;
+            rig.resolve(0, true);
+        } else if rig.log.full() {
+            break;
+        }
+        rig.settle();
+    }
+    assert!(appended > 20, "{appended} writes fit");
+    rig.check();
+    rig.retry_space();
+    rig.settle();
+    assert!(rig.log.full(), "still full");
+    assert!(!rig.append(&[1], &[900], false));
+    rig.disk.room = None;
+    rig.retry_space();
+    rig.settle();
+    assert!(rig.append(&[1], &[900], false));
+    rig.settle();
+    rig.check();
+    assert!(rig.log.indexed_segments().count() > 0, "the index is written once there is room");
+    rig.snapshot().open().expect("intact");
+}
+
+#[test]
+fn on_a_full_disk_every_undecided_leg_can_still_be_resolved() {
+    let mut rig = settled(small_settings());
+    rig.disk.room = Some(0);
+    let mut number = 0;
+    while rig.append(&[number], &[600], true) {
+        rig.settle();
+        number += 1;
+    }
+    assert!(rig.log.full() && number > 1);
+    for _ in 0..number {
+        assert!(rig.resolve(0, true));
+        rig.settle();
+    }
+    assert_eq!(rig.undecided(), 0);
+    rig.check();
+}
+
+#[test]
+fn after_a_failed_write_the_log_takes_and_acknowledges_nothing() {
+    let mut rig = settled(large_segments());
+    for number in 0..2 {
+        assert!(rig.append(&[number], &[100], false));
+        rig.pump();
+    }
+    let durable = rig.log.durable();
+    rig.disk.broken = true;
+    assert!(matches!(rig.finish(0), Err(Error::Io(_))));
+    rig.disk.broken = false;
+    assert!(matches!(rig.finish(0), Err(Error::Poisoned)));
+    assert_eq!(rig.log.durable(), durable);
+    assert!(!rig.log.fits(1, 0) && !rig.log.fits_resolve());
+    rig.pump();
+    rig.note_watermark();
+    assert_eq!(rig.disk.waiting(), 0);
+    assert!(!rig.log.idle());
+}
+
+#[test]
+fn a_failed_note_of_the_watermark_is_fatal_too() {
+    let mut rig = settled(large_segments());
+    rig.note_watermark();
+    rig.disk.broken = true;
+    assert!(matches!(rig.finish(0), Err(Error::Io(_))));
+    assert!(!rig.log.fits(1, 0));
+}
+
+#[test]
+fn a_record_larger_than_a_frame_never_fits_and_one_as_large_does() {
+    let mut rig = settled(large_segments());
+    let max = rig.log.record_bytes_max();
+    assert!(!rig.log.fits(max + 1, 0));
+    let room = max - 300;
+    assert!(!rig.append(&[1], &[room], false), "a spare must be made first");
+    rig.settle();
+    assert!(rig.append(&[1], &[room], false));
+    rig.settle();
+    rig.check();
+    rig.snapshot().open().expect("intact");
+}
+
+#[test]
+fn the_watermark_is_written_only_when_it_says_something_new() {
+    let mut rig = settled(large_segments());
+    rig.note_watermark();
+    assert_eq!(rig.disk.waiting(), 1);
+    assert!(!rig.log.idle());
+    rig.finish(0).expect("a healthy disk");
+    rig.note_watermark();
+    assert_eq!(rig.disk.waiting(), 0);
+    assert!(rig.log.idle());
+    assert!(rig.append(&[1], &[100], false));
+    rig.settle();
+    let before = rig.disk.changes;
+    rig.note_watermark();
+    rig.settle();
+    assert_eq!(rig.disk.changes, before + 1);
+}
+
+#[test]
+fn a_restarted_log_goes_on_where_it_ended() {
+    let mut rig = settled(large_segments());
+    for number in 0..5 {
+        assert!(rig.append(&[number], &[100], false));
+    }
+    rig.settle();
+    let end = rig.log.next_lsn();
+    let mut rig = rig.restart(|_| Fate::Drop, &mut Dice::new(1));
+    assert_eq!(rig.log.next_lsn(), end.next(), "behind the EpochStart of the new process");
+    assert!(rig.append(&[0, 7], &[100, 5000], false));
+    rig.settle();
+    rig.check();
+}

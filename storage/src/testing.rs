@@ -1,0 +1,26 @@
+//! For tests of this crate: a disk in memory whose completions come in any order, and a small world around
+//! a log that checks it against a model.
+
+mod disk;
+mod rig;
+
+pub(crate) use disk::{Fate, MemoryDisk, now};
+pub(crate) use rig::{Rig, Snapshot, identity, key, small_settings};
+
+/// A generator for tests: one seed, one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `sides`.
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides.max(1)
+    }
+}

@@ -1,0 +1,556 @@
+//! A shard reduced to what its log needs, and a model of what the log must say after a crash.
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::hash::chain_start;
+use celeriant_schema::record::{BatchDraft, EncodedBatch, EpochStart, Resolve, WriteDraft};
+use celeriant_schema::{
+    AggregateKey, BootId, ClientId, ClusterId, EncodedEvents, Epoch, Event, Guard, Hash, Lsn,
+    SchemaVersion, Sequence, ShardId, Stamp, TxnId, Version, WriteId,
+};
+
+use super::{Dice, Fate, MemoryDisk, now};
+use crate::directory::{AppliedBatch, BatchLocation, Directory, Head};
+use crate::disk::{Completion, Disk};
+use crate::error::Error;
+use crate::frame;
+use crate::log::{DurableFrame, Log};
+use crate::recovery::{Recovered, Report, recover};
+use crate::{Identity, Settings};
+
+pub(crate) fn identity() -> Identity {
+    Identity { cluster: ClusterId::new(0xc0ffee << 64 | 0xce11), shard: ShardId::new(3) }
+}
+
+/// Segments of 64 to 256 KiB.
+pub(crate) fn small_settings() -> Settings {
+    Settings {
+        write_depth: 4,
+        segment_bytes_first: 64 << 10,
+        segment_bytes_max: 256 << 10,
+        frame_bytes_soft: 16 << 10,
+        fill_bytes: 0,
+        hash_seed: 7,
+    }
+}
+
+pub(crate) fn key(number: u64) -> AggregateKey {
+    AggregateKey::new("acme", "order", &format!("o-{number}")).expect("a valid key")
+}
+
+/// One record as it was appended.
+#[derive(Clone, Debug)]
+enum Action {
+    Write(Vec<(AggregateKey, AppliedBatch)>),
+    Leg(TxnId, Vec<(AggregateKey, AppliedBatch)>),
+    Resolve { leg_lsn: Lsn, commit: bool },
+    Start,
+}
+
+/// What the log must say of one aggregate.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Standing {
+    version: Version,
+    hash: Option<Hash>,
+    last: Option<AppliedBatch>,
+    held_by: Option<Lsn>,
+}
+
+/// A folder and what was appended to it.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    actions: Vec<Action>,
+    settings: Settings,
+}
+
+impl Snapshot {
+    pub(crate) fn open(&self) -> Result<Rig, Error> {
+        self.open_with(self.files.clone())
+    }
+
+    /// Recovers from `files` instead of its own.
+    pub(crate) fn open_with(&self, files: BTreeMap<String, Vec<u8>>) -> Result<Rig, Error> {
+        Rig::open(MemoryDisk::with_files(files), self.settings, self.actions.clone())
+    }
+
+    /// Recovers from its files with one byte of one changed.
+    pub(crate) fn open_flipped(&self, name: &str, at: usize) -> Result<Rig, Error> {
+        let mut files = self.files.clone();
+        files.get_mut(name).expect("a file")[at] ^= 0x10;
+        self.open_with(files)
+    }
+}
+
+/// A log, its disk and its model.
+pub(crate) struct Rig {
+    pub(crate) disk: MemoryDisk,
+    pub(crate) log: Log,
+    pub(crate) directory: Directory,
+    pub(crate) report: Report,
+    pub(crate) recovered_tip: Lsn,
+    pub(crate) recovered_hash: Hash,
+    pub(crate) settings: Settings,
+    actions: Vec<Action>,
+    accepted: BTreeMap<AggregateKey, Standing>,
+    undecided: Vec<(Lsn, TxnId)>,
+    epoch: u64,
+    attempts: u64,
+}
+
+impl Rig {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self::open(MemoryDisk::default(), settings, Vec::new()).expect("an empty folder")
+    }
+
+    /// Recovers from what `self`'s disk holds after a crash.
+    pub(crate) fn restart(
+        self,
+        fate: impl FnMut(&crate::disk::Op) -> Fate,
+        dice: &mut Dice,
+    ) -> Self {
+        let acknowledged = self.log.durable();
+        let files = self.disk.crash(fate, dice);
+        let disk = MemoryDisk::with_files(files);
+        let rig = Self::open(disk, self.settings, self.actions).expect("a crash is no damage");
+        let tip = rig.recovered_tip;
+        assert!(tip >= acknowledged, "acknowledged up to {acknowledged}, recovered up to {tip}");
+        rig
+    }
+
+    /// The files as they are, and what they must say.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            files: self.disk.files.clone(),
+            actions: self.actions.clone(),
+            settings: self.settings,
+        }
+    }
+
+    fn open(
+        mut disk: MemoryDisk,
+        settings: Settings,
+        mut actions: Vec<Action>,
+    ) -> Result<Self, Error> {
+        let recovered = now(recover(&mut disk, identity(), &settings))?;
+        let Recovered { mut log, directory, pending, max_epoch, report, .. } = recovered;
+        let tip = log.next_lsn().value() - 1;
+        assert!(tip <= actions.len() as u64, "recovered more than was appended");
+        assert_eq!(log.durable().value(), tip);
+        actions.truncate(tip as usize);
+        let epoch = max_epoch.value() + 1;
+        log.lead(Epoch::new(epoch), BootId::new(epoch * 31));
+        let undecided = pending.iter().map(|leg| (leg.lsn, leg.txn)).collect();
+        let mut rig = Self {
+            recovered_tip: log.durable(),
+            recovered_hash: log.tip_hash(),
+            disk,
+            log,
+            directory,
+            report,
+            settings,
+            actions,
+            accepted: BTreeMap::new(),
+            undecided,
+            epoch,
+            attempts: 0,
+        };
+        rig.relocate(&pending);
+        rig.replay_model();
+        rig.check();
+        rig.start_epoch();
+        Ok(rig)
+    }
+
+    /// The recovered places of pending legs are those that count.
+    fn relocate(&mut self, pending: &[crate::recovery::PendingLeg]) {
+        for leg in pending {
+            let action = &mut self.actions[leg.lsn.value() as usize - 1];
+            let Action::Leg(txn, batches) = action else { panic!("{leg:?} is no leg") };
+            assert_eq!(*txn, leg.txn);
+            assert_eq!(batches.len(), leg.batches.len());
+            *batches = leg.batches.clone();
+        }
+    }
+
+    /// Computes from the actions what is accepted.
+    fn replay_model(&mut self) {
+        self.accepted.clear();
+        let mut undecided = Vec::new();
+        for (at, action) in self.actions.clone().into_iter().enumerate() {
+            let lsn = Lsn::new(at as u64 + 1);
+            match action {
+                Action::Write(batches) => self.accept(&batches, None),
+                Action::Leg(txn, batches) => {
+                    undecided.push((lsn, txn));
+                    for (key, _) in &batches {
+                        self.accepted.entry(key.clone()).or_default().held_by = Some(lsn);
+                    }
+                }
+                Action::Resolve { leg_lsn, commit } => {
+                    undecided.retain(|(lsn, _)| *lsn != leg_lsn);
+                    let Action::Leg(_, batches) = &self.actions[leg_lsn.value() as usize - 1]
+                    else {
+                        panic!("no leg at {leg_lsn}")
+                    };
+                    let batches = batches.clone();
+                    if commit {
+                        self.accept(&batches, None);
+                    }
+                    for (key, _) in &batches {
+                        self.accepted.entry(key.clone()).or_default().held_by = None;
+                    }
+                }
+                Action::Start => {}
+            }
+        }
+        assert_eq!(undecided, self.undecided, "the legs to decide");
+    }
+
+    fn accept(&mut self, batches: &[(AggregateKey, AppliedBatch)], held_by: Option<Lsn>) {
+        for (key, batch) in batches {
+            let standing = self.accepted.entry(key.clone()).or_default();
+            standing.version = batch.last_version;
+            standing.hash = Some(batch.hash);
+            standing.last = Some(*batch);
+            standing.held_by = held_by;
+        }
+    }
+
+    /// Holds the directory, and every batch that it points to, against the model. Only when everything
+    /// that was appended is durable.
+    pub(crate) fn check(&mut self) {
+        let known = self.accepted.iter().filter(|(_, standing)| standing.version > Version::NONE);
+        let known: Vec<_> = known.map(|(key, standing)| (key.clone(), standing.clone())).collect();
+        assert_eq!(self.directory.len(), known.len(), "aggregates");
+        for (key, standing) in known {
+            let head: Head = *self.directory.head(&key).expect("known");
+            assert_eq!(head.version, standing.version, "{key}");
+            assert_eq!(Some(head.hash), standing.hash, "{key}");
+            let last = standing.last.expect("has a batch");
+            assert_eq!((head.updated, head.stamp), (last.server_time, last.last_stamp), "{key}");
+            if let Some(sequence) = last.sequence {
+                let sequences = self.directory.sequences(&key, last.client_id).expect("used");
+                assert_eq!(sequences.highest(), sequence);
+                let remembered = sequences.find(sequence).expect("remembered");
+                assert_eq!(remembered.write_hash, last.write_hash);
+                assert_eq!(remembered.stamp, last.write_stamp);
+            }
+            self.check_batches(&key, &head);
+        }
+    }
+
+    fn check_batches(&mut self, key: &AggregateKey, head: &Head) {
+        let all = self.directory.locate(key, Version::new(1), head.version, false, usize::MAX);
+        let mut next = Version::new(1);
+        for (first, last, location) in all {
+            assert_eq!(first, next, "{key}");
+            next = last.next();
+            let frame = self.read_frame(&location);
+            let (header, found, events) =
+                frame::read_batch(&frame, &identity(), &location).expect("a batch is there");
+            assert_eq!((header.first_version, header.last_version), (first, last), "{key}");
+            assert_eq!(&found, key);
+            for event in &events {
+                let decoded = Event::decode(&event.body).expect("canonical");
+                let expected = payload(key, event.version, decoded.payload.len());
+                assert_eq!(decoded.payload, expected, "{key} {}", event.version);
+            }
+            if last == head.version {
+                assert_eq!(events.last().map(|event| event.hash), Some(head.hash));
+            }
+        }
+        assert_eq!(next, head.version.next(), "{key}");
+    }
+
+    fn read_frame(&mut self, location: &BatchLocation) -> bytes::Bytes {
+        let name = crate::segment::segment_name(location.segment);
+        let start = location.frame_offset as usize * 4096;
+        let range = start..start + location.frame_bytes as usize;
+        let frame = bytes::Bytes::copy_from_slice(&self.disk.files[&name][range]);
+        frame::verify(&frame, &identity()).expect("intact");
+        frame
+    }
+
+    fn next_stamp(&self) -> Stamp {
+        Stamp::new(self.log.last_stamp().value() + 8)
+    }
+
+    fn start_epoch(&mut self) {
+        let (epoch, boot) = (Epoch::new(self.epoch), BootId::new(self.epoch * 31));
+        let stamp = self.next_stamp();
+        self.log.append_epoch_start(&EpochStart { epoch, boot, server_time: 5, stamp });
+        self.actions.push(Action::Start);
+    }
+
+    /// Appends batches of `sizes.len()` events each to `keys`; false if that does not fit now.
+    pub(crate) fn append(&mut self, keys: &[u64], sizes: &[usize], is_leg: bool) -> bool {
+        let keys: Vec<AggregateKey> = keys.iter().map(|number| key(*number)).collect();
+        if keys.iter().any(|key| self.accepted.get(key).is_some_and(|it| it.held_by.is_some())) {
+            return false;
+        }
+        let standings: Vec<(Version, Hash)> = keys.iter().map(|key| self.standing(key)).collect();
+        let events: Vec<EncodedEvents> = keys
+            .iter()
+            .zip(&standings)
+            .map(|(key, (version, _))| events(key, *version, sizes))
+            .collect();
+        self.attempts += 1;
+        let batches: Vec<BatchDraft<'_>> = keys
+            .iter()
+            .zip(&standings)
+            .zip(&events)
+            .map(|((key, (version, hash)), events)| BatchDraft {
+                key,
+                guard: Guard::Exact(*version),
+                sequence: Some(Sequence::new(version.value() + 1)),
+                first_version: version.next(),
+                prev_hash: *hash,
+                events,
+            })
+            .collect();
+        let shards = [ShardId::new(1), ShardId::new(3)];
+        let draft = WriteDraft {
+            client_id: ClientId::new(77),
+            write_id: WriteId {
+                epoch: Epoch::new(self.epoch),
+                boot: BootId::new(self.epoch * 31),
+                counter: self.attempts,
+            },
+            write_hash: Hash([self.attempts as u8; 32]),
+            server_time: self.attempts as i64,
+            stamp: self.next_stamp(),
+            leg: is_leg.then_some(&shards[..]),
+            batches: &batches,
+        };
+        self.append_draft(&draft, is_leg)
+    }
+
+    fn append_draft(&mut self, draft: &WriteDraft<'_>, is_leg: bool) -> bool {
+        if !self.log.fits(draft.meta_len(), draft.blob_len()) {
+            return false;
+        }
+        let mut encoded: Vec<EncodedBatch> = Vec::new();
+        let appended = self.log.append_write(draft, &mut encoded);
+        assert_eq!(appended.lsn.value(), self.actions.len() as u64 + 1);
+        let write_stamp = self.log.last_stamp();
+        let mut stamp = draft.stamp.value();
+        let mut applied = Vec::new();
+        for (batch, encoded) in draft.batches.iter().zip(&encoded) {
+            let last_stamp = stamp + batch.events.len() as u64 - 1;
+            let location = BatchLocation {
+                segment: 0,
+                frame_offset: 0,
+                frame_bytes: 0,
+                record_offset: appended.record_offset,
+                batch_offset: encoded.offset,
+            };
+            applied.push((
+                batch.key.clone(),
+                AppliedBatch {
+                    first_version: encoded.first_version,
+                    last_version: encoded.last_version,
+                    hash: encoded.hash,
+                    server_time: draft.server_time,
+                    stamp: Stamp::new(stamp),
+                    last_stamp: Stamp::new(last_stamp),
+                    write_stamp,
+                    client_id: draft.client_id,
+                    sequence: batch.sequence,
+                    write_hash: draft.write_hash,
+                    location,
+                },
+            ));
+            stamp = last_stamp + 1;
+        }
+        if is_leg {
+            self.undecided.push((appended.lsn, draft.write_id));
+            for (key, _) in &applied {
+                self.accepted.entry(key.clone()).or_default().held_by = Some(appended.lsn);
+            }
+            self.actions.push(Action::Leg(draft.write_id, applied));
+        } else {
+            self.accept(&applied, None);
+            self.actions.push(Action::Write(applied));
+        }
+        true
+    }
+
+    /// Decides an undecided leg; false if there is none or the log has no room.
+    pub(crate) fn resolve(&mut self, at: usize, commit: bool) -> bool {
+        if self.undecided.is_empty() || !self.log.fits_resolve() {
+            return false;
+        }
+        let (leg_lsn, txn) = self.undecided.remove(at % self.undecided.len());
+        let stamp = self.next_stamp();
+        self.log.append_resolve(&Resolve { txn, commit, leg_lsn, stamp });
+        let Action::Leg(_, batches) = self.actions[leg_lsn.value() as usize - 1].clone() else {
+            panic!("no leg at {leg_lsn}")
+        };
+        if commit {
+            self.accept(&batches, None);
+        }
+        for (key, _) in &batches {
+            self.accepted.entry(key.clone()).or_default().held_by = None;
+        }
+        self.actions.push(Action::Resolve { leg_lsn, commit });
+        true
+    }
+
+    /// Every leg that was appended.
+    pub(crate) fn legs(&self) -> Vec<TxnId> {
+        let txn = |action: &Action| match action {
+            Action::Leg(txn, _) => Some(*txn),
+            _ => None,
+        };
+        self.actions.iter().filter_map(txn).collect()
+    }
+
+    pub(crate) fn undecided(&self) -> usize {
+        self.undecided.len()
+    }
+
+    pub(crate) fn pump(&mut self) {
+        let mut ops = Vec::new();
+        self.log.pump(&mut ops);
+        self.start(ops);
+    }
+
+    pub(crate) fn note_watermark(&mut self) {
+        let mut ops = Vec::new();
+        self.log.note_watermark(&mut ops);
+        self.start(ops);
+    }
+
+    pub(crate) fn retry_space(&mut self) {
+        let mut ops = Vec::new();
+        self.log.retry_space(&mut ops);
+        self.start(ops);
+    }
+
+    fn start(&mut self, ops: Vec<(u64, crate::disk::Op)>) {
+        ops.into_iter().for_each(|(token, op)| self.disk.start(token, op));
+    }
+
+    /// Ends the `at`-th operation in flight.
+    pub(crate) fn finish(&mut self, at: usize) -> Result<(), Error> {
+        let completion = self.disk.finish(at);
+        self.complete(completion)
+    }
+
+    pub(crate) fn complete(&mut self, completion: Completion) -> Result<(), Error> {
+        let mut ops = Vec::new();
+        let progress = self.log.complete(completion, &mut ops)?;
+        progress.indexed.iter().for_each(|segment| self.directory.segment_indexed(*segment));
+        progress.frames.iter().for_each(|frame| self.commit(frame));
+        if let Some(sealed) = self.log.indexable()
+            && sealed.applied_upto <= self.log.durable()
+        {
+            let block = self.directory.index_block(sealed);
+            self.log.put_index(block, &mut ops);
+        }
+        self.start(ops);
+        Ok(())
+    }
+
+    fn commit(&mut self, frame: &DurableFrame) {
+        for lsn in frame.first_lsn.value()..=frame.last_lsn.value() {
+            let at = lsn as usize - 1;
+            match &mut self.actions[at] {
+                Action::Write(batches) | Action::Leg(_, batches) => {
+                    for (_, batch) in batches {
+                        batch.location.segment = frame.segment;
+                        batch.location.frame_offset = frame.frame_offset;
+                        batch.location.frame_bytes = frame.frame_bytes;
+                    }
+                }
+                _ => {}
+            }
+            let batches = match &self.actions[at] {
+                Action::Write(batches) => batches,
+                Action::Resolve { leg_lsn, commit: true } => {
+                    match &self.actions[leg_lsn.value() as usize - 1] {
+                        Action::Leg(_, batches) => batches,
+                        other => panic!("{other:?} is no leg"),
+                    }
+                }
+                _ => continue,
+            };
+            for (key, batch) in batches {
+                self.directory.apply(key, batch);
+            }
+        }
+    }
+
+    /// Ends everything in flight until nothing is left to do.
+    pub(crate) fn settle(&mut self) {
+        self.pump();
+        while self.disk.waiting() > 0 {
+            self.finish(0).expect("a healthy disk");
+        }
+        assert!(self.log.idle());
+    }
+
+    /// One random step of a busy shard.
+    pub(crate) fn step(&mut self, dice: &mut Dice) {
+        match dice.roll(12) {
+            0..=4 => {
+                let keys: Vec<u64> = match dice.roll(3) {
+                    0 => vec![dice.roll(20), 20 + dice.roll(20)],
+                    _ => vec![dice.roll(40)],
+                };
+                let events = 1 + dice.roll(3);
+                let sizes: Vec<usize> = (0..events)
+                    .map(|_| match dice.roll(8) {
+                        0 => 2048 + dice.roll(3000),
+                        _ => dice.roll(300),
+                    } as usize)
+                    .collect();
+                let is_leg = dice.roll(4) == 0;
+                if !self.append(&keys, &sizes, is_leg) {
+                    self.pump();
+                }
+            }
+            5..=6 => {
+                let (at, commit) = (dice.roll(64) as usize, dice.roll(3) > 0);
+                self.resolve(at, commit);
+            }
+            7..=8 => self.pump(),
+            9 if dice.roll(4) == 0 => self.note_watermark(),
+            _ if self.disk.waiting() > 0 => {
+                let at = dice.roll(self.disk.waiting() as u64) as usize;
+                self.finish(at).expect("a healthy disk");
+            }
+            _ => self.pump(),
+        }
+    }
+
+    fn standing(&self, key: &AggregateKey) -> (Version, Hash) {
+        let known = self.accepted.get(key).filter(|it| it.version > Version::NONE);
+        known.map_or((Version::NONE, chain_start(key)), |it| {
+            (it.version, it.hash.unwrap_or_default())
+        })
+    }
+}
+
+/// Bytes without a zero, so that no 512 of them look like a piece that was never written.
+fn payload(key: &AggregateKey, version: Version, len: usize) -> Vec<u8> {
+    let mix = |sum: u64, byte: &u8| (sum * 31 + u64::from(*byte)) % 255;
+    let seed = key.as_bytes().iter().fold(version.value(), mix);
+    (0..len as u64).map(|at| ((seed + at) % 255 + 1) as u8).collect()
+}
+
+fn events(key: &AggregateKey, after: Version, sizes: &[usize]) -> EncodedEvents {
+    let event = |(at, len): (usize, &usize)| Event {
+        event_type: "happened".into(),
+        schema: SchemaVersion { major: 1, minor: 0 },
+        content_type: Default::default(),
+        payload: payload(key, after.plus(at as u64 + 1), *len).into(),
+        event_id: None,
+        metadata: Vec::new(),
+        envelope: None,
+        client_time: 1,
+    };
+    let events: Vec<Event> = sizes.iter().enumerate().map(event).collect();
+    EncodedEvents::encode(&events).expect("valid events")
+}
