@@ -1,7 +1,7 @@
 //! Little-endian reading and writing that every encoding of this crate is made of.
 //!
-//! [`Reader`] takes things off the front of untrusted bytes: it never panics, never allocates and never
-//! reads what is not there.
+//! [`Reader`] takes things off the front of untrusted bytes: it never panics, never allocates and
+//! never reads what is not there.
 
 use crate::refusal::Refusal;
 

@@ -1,8 +1,8 @@
 //! An event as its writer gives it, and its canonical bytes.
 //!
-//! [`Event`] is the convenient form. [`EncodedEvents`] is a batch of them in canonical bytes: the client
-//! encodes once; wire, log and event hash all use the same bytes, so the server only ever copies them.
-//! [`EventBody`] looks into one event's bytes without copying. The bytes are listed in
+//! [`Event`] is the convenient form. [`EncodedEvents`] is a batch of them in canonical bytes: the
+//! client encodes once; wire, log and event hash all use the same bytes, so the server only ever
+//! copies them. [`EventBody`] looks into one event's bytes without copying. The bytes are listed in
 //! `docs/record.md`; the payload comes last, so that a body splits into head and payload.
 
 mod body;
@@ -85,7 +85,8 @@ impl Event {
         self.write(out).map_err(Refusal::from)
     }
 
-    /// Reads canonical bytes, all of them, and checks everything. The payload shares memory with `body`.
+    /// Reads canonical bytes, all of them, and checks everything. The payload shares memory with
+    /// `body`.
     ///
     /// # Errors
     /// What is wrong with the bytes.
@@ -120,8 +121,8 @@ impl Event {
     }
 }
 
-/// The events of one batch in canonical bytes, validated: every length lies inside, every name is legal.
-/// May be empty (a member of a write that only guards).
+/// The events of one batch in canonical bytes, validated: every length lies inside, every name is
+/// legal. May be empty (a member of a write that only guards).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct EncodedEvents {
     bytes: Bytes,

@@ -1,11 +1,12 @@
 //! Blake3 over what must not change unnoticed: event chain, record, frame, write.
 //!
-//! A frame's hash covers its records' hashes; a record's hash covers its events' hashes; an event's hash
-//! covers the one before it and its own bytes. So compaction can drop payloads and keep only hashes, and
-//! everything that remains still verifies. The exact bytes are listed in `docs/record.md`.
+//! A frame's hash covers its records' hashes; a record's hash covers its events' hashes; an event's
+//! hash covers the one before it and its own bytes. So compaction can drop payloads and keep only
+//! hashes, and everything that remains still verifies. The exact bytes are listed in
+//! `docs/record.md`.
 //!
-//! Event, record and write hashes use BLAKE3's keyed mode, each with a fixed public key: a hash of one
-//! kind can never pass for one of another kind, at no cost. Nothing here allocates.
+//! Event, record and write hashes use BLAKE3's keyed mode, each with a fixed public key: a hash of
+//! one kind can never pass for one of another kind, at no cost. Nothing here allocates.
 
 use std::fmt;
 
@@ -46,13 +47,15 @@ pub struct EventContext {
     pub sequence: Option<Sequence>,
 }
 
-/// Hash of an aggregate at version 0: of its key, so that a chain cannot be moved to another aggregate.
+/// Hash of an aggregate at version 0: of its key, so that a chain cannot be moved to another
+/// aggregate.
 pub fn chain_start(key: &AggregateKey) -> Hash {
     blake3::hash(key.as_bytes()).into()
 }
 
-/// Hash of one event, keyed with [`EVENT_HASH_KEY`], over `prev ‖ version ‖ stamp ‖ server time ‖ client id ‖ sequence
-/// (0 = none) ‖ body`, numbers little-endian. `body` is given in two pieces, so that a payload stored apart is not copied.
+/// Hash of one event, keyed with [`EVENT_HASH_KEY`], over `prev ‖ version ‖ stamp ‖ server time ‖
+/// client id ‖ sequence (0 = none) ‖ body`, numbers little-endian. `body` is given in two pieces,
+/// so that a payload stored apart is not copied.
 pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     let mut fixed = [0; 80];
     fixed[..32].copy_from_slice(&context.prev.0);
@@ -68,8 +71,8 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     hasher.finalize().into()
 }
 
-/// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids), in
-/// order, without guards, times and sequences: a retry may carry a newer guard or clock.
+/// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids),
+/// in order, without guards, times and sequences: a retry may carry a newer guard or clock.
 pub fn write_hash(write: &Write) -> Hash {
     let mut hasher = blake3::Hasher::new_keyed(WRITE_HASH_KEY);
     for member in &write.members {
@@ -96,8 +99,8 @@ pub(crate) fn sequence_number(sequence: Option<Sequence>) -> u64 {
     sequence.map_or(0, Sequence::value)
 }
 
-/// Hash of a record: of its header and batch headers (`fields`, in the order of the byte table) and of its
-/// events' hashes, but of no event's bytes.
+/// Hash of a record: of its header and batch headers (`fields`, in the order of the byte table) and
+/// of its events' hashes, but of no event's bytes.
 pub(crate) fn record_hasher() -> blake3::Hasher {
     blake3::Hasher::new_keyed(RECORD_HASH_KEY)
 }
@@ -122,5 +125,83 @@ impl fmt::Debug for Hash {
 impl From<blake3::Hash> for Hash {
     fn from(hash: blake3::Hash) -> Self {
         Self(*hash.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EncodedEvents;
+    use crate::request::Guard;
+    use crate::samples::{plain_event, sample_key, sample_write};
+
+    fn context() -> EventContext {
+        EventContext {
+            prev: chain_start(&sample_key()),
+            version: Version::new(1),
+            stamp: Stamp::new(2),
+            server_time: 3,
+            client_id: ClientId::new(4),
+            sequence: Some(Sequence::new(5)),
+        }
+    }
+
+    #[test]
+    fn hashes_never_change() {
+        let event = event_hash(&context(), b"head", b"payload");
+        assert_eq!(chain_start(&sample_key()).to_string(), GOLDEN_START);
+        assert_eq!(event.to_string(), GOLDEN_EVENT);
+        assert_eq!(write_hash(&sample_write()).to_string(), GOLDEN_WRITE);
+    }
+
+    const GOLDEN_START: &str = "ed5b6fce926677a9c1107299856a22ac4073c0e78480d03bd0673b96cf3b7ba1";
+    const GOLDEN_EVENT: &str = "7297bea94e19b7c58df8bc199f95e790ac9a8a97493298cdaebffb440285ea96";
+    const GOLDEN_WRITE: &str = "e5f443fb2c4d3c1397ab12f3f4b86624be3b36dd185b2791757204aea580e487";
+
+    #[test]
+    fn an_event_hash_covers_its_place_and_its_bytes_but_not_where_they_are_split() {
+        let hash = event_hash(&context(), b"head", b"payload");
+        assert_eq!(event_hash(&context(), b"headpay", b"load"), hash);
+        let others = [
+            EventContext { prev: Hash::ZERO, ..context() },
+            EventContext { version: Version::new(2), ..context() },
+            EventContext { stamp: Stamp::new(3), ..context() },
+            EventContext { server_time: 4, ..context() },
+            EventContext { client_id: ClientId::new(5), ..context() },
+            EventContext { sequence: None, ..context() },
+        ];
+        for other in others {
+            assert_ne!(event_hash(&other, b"head", b"payload"), hash, "{other:?}");
+        }
+        assert_ne!(event_hash(&context(), b"head", b"Payload"), hash);
+    }
+
+    #[test]
+    fn kinds_of_hashes_cannot_be_mistaken_for_each_other() {
+        let mut record = record_hasher();
+        record.update(b"same");
+        let record: Hash = record.finalize().into();
+        assert_eq!(plain_record_hash(b"same"), record);
+        let event: Hash = blake3::keyed_hash(EVENT_HASH_KEY, b"same").into();
+        let write: Hash = blake3::keyed_hash(WRITE_HASH_KEY, b"same").into();
+        let plain: Hash = blake3::hash(b"same").into();
+        let mut all = [record, event, write, plain];
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn a_write_hash_leaves_guards_and_times_out() {
+        let hash = write_hash(&sample_write());
+        let mut other = sample_write();
+        other.members[0].guard = Guard::Any;
+        assert_eq!(write_hash(&other), hash);
+        let mut event = plain_event("Seen", b"");
+        event.client_time += 1;
+        other.members[2].events = EncodedEvents::encode(&[event.clone()]).expect("valid");
+        assert_eq!(write_hash(&other), hash);
+        event.event_type = "Saw".into();
+        other.members[2].events = EncodedEvents::encode(&[event]).expect("valid");
+        assert_ne!(write_hash(&other), hash);
     }
 }

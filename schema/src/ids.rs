@@ -146,8 +146,8 @@ pub struct WriteId {
     pub counter: u64,
 }
 
-/// A write over several shards. New for every attempt, never derived from client and sequence: a retry
-/// must not meet the outcome of an earlier attempt (replication.md §6, F4).
+/// A write over several shards. New for every attempt, never derived from client and sequence: a
+/// retry must not meet the outcome of an earlier attempt (replication.md §6, F4).
 pub type TxnId = WriteId;
 
 impl fmt::Display for WriteId {

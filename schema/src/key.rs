@@ -55,7 +55,7 @@ pub enum NameError {
     Utf8,
     /// `/`, a control character, or `:` where it is not allowed.
     #[error(
-        "has a character that is not allowed (no '/', no control characters, no ':' in org and type)"
+        "has a character that is not allowed: '/', a control character, or ':' in org and type"
     )]
     Character,
     /// `.` or `..`.
@@ -197,8 +197,8 @@ impl AggregateKey {
     }
 }
 
-/// Compares two keys, given as text, by org, then type, then id. `/` sorts before every character of a
-/// name, which makes comparing the joined text the same as comparing part by part.
+/// Compares two keys, given as text, by org, then type, then id. `/` sorts before every character
+/// of a name, which makes comparing the joined text the same as comparing part by part.
 pub fn compare_key_text(a: &[u8], b: &[u8]) -> Ordering {
     let rank = |byte: u8| if byte == b'/' { 0 } else { byte };
     match a.iter().zip(b).find(|(x, y)| x != y) {

@@ -11,16 +11,18 @@
 //! hash     event chain, record hash, frame hash, write hash
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
+//! fuzzing  what must hold for any bytes, as functions that tests and fuzzers call
 //! ```
 //!
-//! Deliberately absent: I/O, clocks, runtimes, threads. Everything here is a value or a pure function
-//! of values, so that clients in any environment can use it.
+//! Deliberately absent: I/O, clocks, runtimes, threads. Everything here is a value or a pure
+//! function of values, so that clients in any environment can use it.
 //!
 //! To change an encoding: change the byte tables in `docs/wire.md` or `docs/record.md`, the code,
 //! and the golden vectors, in one commit, and raise the version that the frame carries.
 
 mod codec;
 pub mod event;
+pub mod fuzzing;
 pub mod hash;
 pub mod ids;
 pub mod key;
@@ -30,6 +32,9 @@ pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod wire;
+
+#[cfg(test)]
+mod samples;
 
 pub use codec::DecodeError;
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};

@@ -76,5 +76,5 @@ const _: () = {
     assert!(REQUEST_BYTES_MAX <= CONNECTION_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX < RESPONSE_BYTES_MAX);
     assert!(INLINE_PAYLOAD_BYTES_MAX < PAGE_BYTES_TARGET);
-    assert!(FRAME_BYTES_MAX % SECTOR_BYTES == 0);
+    assert!(FRAME_BYTES_MAX.is_multiple_of(SECTOR_BYTES));
 };

@@ -8,8 +8,8 @@
 //!                                                      └ header │ key │ event │ event │ …
 //! ```
 //!
-//! A payload above `INLINE_PAYLOAD_BYTES_MAX` lies in the blob area, so that scanning metadata skips it.
-//! The byte tables, and what each hash covers, are in `docs/record.md`.
+//! A payload above `INLINE_PAYLOAD_BYTES_MAX` lies in the blob area, so that scanning metadata
+//! skips it. The byte tables, and what each hash covers, are in `docs/record.md`.
 
 use bytes::Bytes;
 
@@ -57,7 +57,8 @@ pub struct WriteDraft<'a> {
     pub write_hash: Hash,
     /// Server clock, µs since 1970.
     pub server_time: i64,
-    /// Of the first event; event i over all batches has `stamp + i`. Of a leg without events, its own.
+    /// Of the first event; event i over all batches has `stamp + i`. Of a leg without events, its
+    /// own.
     pub stamp: Stamp,
     /// All shards of the write, if it is a leg.
     pub leg: Option<&'a [ShardId]>,
@@ -153,9 +154,10 @@ impl WriteDraft<'_> {
         write_size(members, self.leg.map_or(0, <[ShardId]>::len))
     }
 
-    /// Encodes into `meta`, which has exactly [`Self::meta_len`] bytes. Large payloads are pushed to
-    /// `blobs`, uncopied; their places count from `blob_base`. What became of each batch goes to `out`.
-    /// Returns the record's hash.
+    /// Encodes into `meta`, which has exactly [`Self::meta_len`] bytes. Large payloads are pushed
+    /// to
+    /// `blobs`, uncopied; their places count from `blob_base`. What became of each batch goes to
+    /// `out`. Returns the record's hash.
     ///
     /// # Panics
     /// When `meta` has another length.
@@ -330,3 +332,7 @@ fn put_batch_header(bytes: &mut [u8], batch: &BatchDraft<'_>, stamp_offset: u32)
     bytes[32..36].copy_from_slice(&(batch.events.len() as u32).to_le_bytes());
     bytes[36..40].copy_from_slice(&stamp_offset.to_le_bytes());
 }
+
+#[cfg(test)]
+#[path = "record/record_test.rs"]
+mod tests;

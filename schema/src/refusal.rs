@@ -101,7 +101,7 @@ pub enum Refusal {
         first_available: Version,
     },
     /// This node does not lead.
-    #[error("not the leader{}", leader.as_deref().map(|l| format!("; it is {l}")).unwrap_or_default())]
+    #[error("not the leader{}", leader.as_ref().map(|l| format!("; {l} is")).unwrap_or_default())]
     NotLeader {
         /// Address of the leader, if known.
         leader: Option<String>,
@@ -150,7 +150,7 @@ pub enum Refusal {
         max: u16,
     },
     /// The deadline passed.
-    #[error("deadline exceeded ({})", if *definite { "nothing was done" } else { "outcome unknown" })]
+    #[error("deadline exceeded ({})", if *definite { "nothing done" } else { "outcome unknown" })]
     DeadlineExceeded {
         /// Nothing was appended; otherwise the outcome is unknown.
         definite: bool,
@@ -167,7 +167,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Stable number: 1xxx the request, 2xxx the state of aggregates, 3xxx the node, 9xxx the store.
+    /// Stable number: 1xxx the request, 2xxx the state of aggregates, 3xxx the node, 9xxx the
+    /// store.
     pub const fn code(&self) -> u16 {
         match self {
             Self::InvalidArgument { .. } => 1001,

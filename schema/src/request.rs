@@ -164,6 +164,11 @@ impl Write {
             return Err(limit("events", WRITE_EVENTS_MAX).into());
         }
         self.check_sequences()?;
+        let beyond = |m: &Member| matches!(m.guard, Guard::Exact(v) if v.value() >= NUMBER_MAX);
+        if let Some(index) = self.members.iter().position(beyond) {
+            let field = format!("members[{index}].guard");
+            return Err(Refusal::InvalidArgument { field, reason: "must be below 2^53".into() });
+        }
         if self.has_a_key_twice() {
             return Err(DecodeError::invalid("members", "name an aggregate twice").into());
         }

@@ -7,8 +7,8 @@ use crate::ids::{ClientId, Sequence, Stamp, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::refusal::Refusal;
 
-/// What a write did to one aggregate. For a member that only guarded: `first_version` is the version
-/// after it (nothing appended), `last_version` and `hash` are what the guard saw.
+/// What a write did to one aggregate. For a member that only guarded: `first_version` is the
+/// version after it (nothing appended), `last_version` and `hash` are what the guard saw.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AggregateReceipt {
     /// Which aggregate.
@@ -80,7 +80,8 @@ pub struct Page {
     pub stamp: Stamp,
     /// In reading order.
     pub batches: Vec<ReadBatch>,
-    /// Where to go on: the next `from` (forwards) or `to` (backwards). `None`: the read is complete.
+    /// Where to go on: the next `from` (forwards) or `to` (backwards). `None`: the read is
+    /// complete.
     pub next: Option<Version>,
 }
 

@@ -1,16 +1,19 @@
 //! What travels between client and server, in bytes.
 //!
 //! ```text
-//! client ── Hello ──▶ server         frame: | len u32 | kind u8 | flags u8 | reserved u16 | id u64 | body |
-//!        ◀─ Welcome ─                               └──────────────── len bytes ────────────────┘
+//! client ── Hello ──▶ server
+//!        ◀─ Welcome ─
 //!        ── requests, each with an id ──▶
 //!        ◀─ one answer per id, in any order ──
+//!
+//! frame: | len u32 | kind u8 | flags u8 | reserved u16 | id u64 | body |
+//!                  └──────────────────── len bytes ───────────────────┘
 //! ```
 //!
-//! Little-endian; the tables are in `docs/wire.md`. Limits are checked before anything is allocated, and
-//! decoding shares memory with the frame: a request costs one allocation for its members. A frame whose
-//! body makes no sense is answered with a refusal for its id, and the connection lives; a broken
-//! frame ends it. Deliberately absent: sockets, buffers' growth, JSON.
+//! Little-endian; the tables are in `docs/wire.md`. Limits are checked before anything is
+//! allocated, and decoding shares memory with the frame: a request costs one allocation for its
+//! members. A frame whose body makes no sense is answered with a refusal for its id, and the
+//! connection lives; a broken frame ends it. Deliberately absent: sockets, buffers' growth, JSON.
 
 mod refusal;
 mod request;
@@ -158,8 +161,8 @@ impl From<TooLarge> for Refusal {
     }
 }
 
-/// Cuts the next whole frame off `input`, without its length and without copying. `None`: more bytes are
-/// needed.
+/// Cuts the next whole frame off `input`, without its length and without copying. `None`: more
+/// bytes are needed.
 ///
 /// # Errors
 /// When the frame claims more than `bytes_max` bytes; known from its first four bytes.

@@ -31,8 +31,8 @@ pub struct EventHead<'a> {
     bytes: &'a [u8],
 }
 
-/// One event's canonical bytes, looked into where they lie. Making one checks the lengths in the fixed
-/// part; names and metadata are checked when a batch is decoded.
+/// One event's canonical bytes, looked into where they lie. Making one checks the lengths in the
+/// fixed part; names and metadata are checked when a batch is decoded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct EventBody<'a> {
     whole: &'a [u8],

@@ -1,5 +1,5 @@
-//! Reading records back. Nothing here trusts a length: every access is checked, nothing is allocated by a
-//! claimed count.
+//! Reading records back. Nothing here trusts a length: every access is checked, nothing is
+//! allocated by a claimed count.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use super::{
     BATCH_FLAG_TOMBSTONE, BATCH_HEADER, EVENT_HEADER, EpochStart, FLAG_COMPACTED, HASHED_FROM,
     INLINE, KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, WRITE_HEADER,
 };
-use crate::event::{DecodeError, EventBody};
+use crate::event::{DecodeError, EventBody, EventHead};
 use crate::hash::{Hash, plain_record_hash, record_hasher};
 use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
@@ -94,8 +94,8 @@ impl StoredEvent {
     }
 }
 
-/// The records of a frame, in order: each with its offset in `meta` and its hash. Ends after `count`, or at
-/// the first that is malformed.
+/// The records of a frame, in order: each with its offset in `meta` and its hash. Ends after
+/// `count`, or at the first that is malformed.
 pub fn decode_records<'a>(
     meta: &'a Bytes,
     blobs: &'a Bytes,
@@ -137,7 +137,7 @@ pub fn batch_at(
     batch_offset: u32,
 ) -> Result<(BatchHeader, AggregateKey, Vec<ReadEvent>), DecodeError> {
     let bytes = record_bytes(meta, record_offset as usize)?;
-    if !matches!(bytes[HASHED_FROM], KIND_WRITE | KIND_LEG) {
+    if bytes[4] != 0 || !matches!(bytes[HASHED_FROM], KIND_WRITE | KIND_LEG) {
         return Err(DecodeError::new("no write at this place"));
     }
     let header = WriteHeader::read(&bytes)?;
@@ -168,7 +168,7 @@ pub fn batch_at(
 fn record_bytes(meta: &Bytes, at: usize) -> Result<Bytes, DecodeError> {
     let head = meta.get(at..).ok_or(CUT)?;
     let len = u32_at(head, 0)? as usize;
-    if len < 8 || len % 8 != 0 || len > head.len() {
+    if len < 8 || !len.is_multiple_of(8) || len > head.len() {
         return Err(DecodeError::new("record's length is impossible"));
     }
     Ok(meta.slice(at..at + len))
@@ -186,6 +186,11 @@ fn decode(bytes: &Bytes, blobs: &Bytes) -> Result<(Record, Hash), DecodeError> {
         KIND_LEG => decode_write(bytes, blobs).map(|(write, hash)| (Record::Leg(write), hash)),
         KIND_RESOLVE if bytes.len() == Resolve::LEN => {
             let hash = plain_record_hash(&bytes[HASHED_FROM..]);
+            if bytes[48] > 1 {
+                return Err(DecodeError::new("a decision is yes or no"));
+            }
+            check_zeroes(&bytes[6..8])?;
+            check_zeroes(&bytes[49..])?;
             let resolve = Resolve {
                 txn: write_id_at(bytes, 8)?,
                 commit: bytes[48] == 1,
@@ -196,6 +201,7 @@ fn decode(bytes: &Bytes, blobs: &Bytes) -> Result<(Record, Hash), DecodeError> {
         }
         KIND_EPOCH_START if bytes.len() == EpochStart::LEN => {
             let hash = plain_record_hash(&bytes[HASHED_FROM..]);
+            check_zeroes(&bytes[6..8])?;
             let start = EpochStart {
                 epoch: Epoch::new(u64_at(bytes, 8)?),
                 boot: BootId::new(u64_at(bytes, 16)?),
@@ -261,7 +267,14 @@ impl WriteHeader {
             return Err(DecodeError::new("a leg names its shards, a write has none"));
         }
         let end = WRITE_HEADER + (count * 2).next_multiple_of(8);
-        let listed = bytes.get(WRITE_HEADER..end).ok_or(CUT)?.chunks_exact(2).take(count);
+        let listed = bytes.get(WRITE_HEADER..end).ok_or(CUT)?;
+        check_zeroes(&bytes[98..WRITE_HEADER])?;
+        check_zeroes(&listed[count * 2..])?;
+        let listed = listed[..count * 2].chunks_exact(2);
+        let batches = u16_at(bytes, 6)?;
+        if batches == 0 && count == 0 {
+            return Err(DecodeError::new("a write has at least one batch"));
+        }
         let shard = |pair: &[u8]| ShardId::new(u16::from_le_bytes([pair[0], pair[1]]));
         Ok(Self {
             client_id: ClientId::new(u128_at(bytes, 8)?),
@@ -270,7 +283,7 @@ impl WriteHeader {
             server_time: u64_at(bytes, 80)? as i64,
             stamp: stamp_at(bytes, 88)?,
             participants: listed.map(shard).collect(),
-            batches: u16_at(bytes, 6)?,
+            batches,
             end,
         })
     }
@@ -281,12 +294,15 @@ impl BatchView {
     fn read(record: &Bytes, start: usize, stamp: Stamp) -> Result<(Self, usize), DecodeError> {
         let bytes = record.get(start..).ok_or(CUT)?;
         let len = u32_at(bytes, 0)? as usize;
-        if len < BATCH_HEADER || len % 8 != 0 || len > bytes.len() {
+        if len < BATCH_HEADER || !len.is_multiple_of(8) || len > bytes.len() {
             return Err(DecodeError::new("batch's length is impossible"));
         }
         let bytes = &bytes[..len];
         if bytes[7] & BATCH_FLAG_TOMBSTONE != 0 {
             return Err(DecodeError::new("tombstones are of a later format"));
+        }
+        if bytes[7] != 0 {
+            return Err(DecodeError::new("unknown batch flag"));
         }
         let events_at = BATCH_HEADER + usize::from(u16_at(bytes, 4)?);
         if events_at > len {
@@ -298,7 +314,9 @@ impl BatchView {
         let count = u32_at(bytes, 32)?;
         let first = u64_at(bytes, 24)?;
         let first_stamp = stamp.value() + u64::from(u32_at(bytes, 36)?);
-        if count == 0 || first == 0 || first > NUMBER_MAX || first_stamp > NUMBER_MAX {
+        let more = u64::from(count);
+        let impossible = |number: u64| number >= NUMBER_MAX || number + more > NUMBER_MAX;
+        if count == 0 || first == 0 || impossible(first) || impossible(first_stamp) {
             return Err(DecodeError::new("batch's numbers are impossible"));
         }
         let events = record.slice(start + events_at..start + len);
@@ -366,24 +384,37 @@ fn stored_event(
         let (head, payload) = (bytes.slice(..payload_at), bytes.slice(payload_at..));
         return Ok((StoredEvent { hash, head, payload, whole: Some(bytes) }, end));
     }
-    let payload_len = u32_at(&bytes, 20)? as usize;
+    let head = EventHead::first(&bytes)?;
+    if head.bytes().len() != bytes.len() {
+        return Err(DecodeError::new("event's lengths contradict each other"));
+    }
     let from = blob as usize;
-    let to = from.checked_add(payload_len).filter(|to| *to <= blobs.len()).ok_or(CUT)?;
+    let to = from.checked_add(head.payload_len()).filter(|to| *to <= blobs.len()).ok_or(CUT)?;
     let payload = blobs.slice(from..to);
     Ok((StoredEvent { hash, head: bytes, payload, whole: None }, end))
 }
 
-/// The chain hash after a batch is that of its last event; found by walking lengths only.
-fn last_hash(events: &Bytes, count: u32) -> Result<Hash, DecodeError> {
+/// The chain hash after a batch is that of its last event; found by walking lengths only, which
+/// also proves that there are `count` events and nothing but padding behind them.
+fn last_hash(events: &[u8], count: u32) -> Result<Hash, DecodeError> {
     let mut at = 0;
-    for left in (0..count).rev() {
-        if left == 0 {
-            return hash_at(events, at);
-        }
+    let mut hash = Err(CUT);
+    for _ in 0..count {
+        hash = Ok(hash_at(events, at)?);
         let len = u32_at(events, at + 32)? as usize;
         at = at.checked_add(EVENT_HEADER + len).ok_or(CUT)?;
     }
-    Err(CUT)
+    let padding = events.get(at..).ok_or(CUT)?;
+    if padding.len() >= 8 {
+        return Err(DecodeError::new("batch's events do not add up to its length"));
+    }
+    check_zeroes(padding)?;
+    hash
+}
+
+fn check_zeroes(reserved: &[u8]) -> Result<(), DecodeError> {
+    let clear = reserved.iter().all(|byte| *byte == 0);
+    clear.then_some(()).ok_or(DecodeError::new("reserved bytes are not zero"))
 }
 
 fn guard_at(batch: &[u8]) -> Result<Guard, DecodeError> {

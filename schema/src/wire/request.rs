@@ -117,7 +117,7 @@ fn write_bytes(write: &Write) -> Result<usize, Refusal> {
     if bytes > REQUEST_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
 }
 
-fn put_write(out: &mut BytesMut, write: &Write) {
+pub(super) fn put_write(out: &mut BytesMut, write: &Write) {
     out.put_u128_le(write.client_id.value());
     out.put_u16_le(write.members.len() as u16);
     for member in &write.members {

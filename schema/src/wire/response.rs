@@ -25,7 +25,8 @@ const FLAG_ALREADY_APPLIED: u8 = 1;
 const FLAG_DELETED: u8 = 1;
 const FLAG_MORE: u8 = 1;
 
-/// Appends an answer. One that no client would take (larger than `RESPONSE_BYTES_MAX`) becomes a refusal.
+/// Appends an answer. One that no client would take (larger than `RESPONSE_BYTES_MAX`) becomes a
+/// refusal.
 pub fn encode_response(id: u64, response: &Response, out: &mut BytesMut) {
     let start = out.len();
     let bytes = match response {
@@ -50,7 +51,8 @@ pub fn encode_refused(id: u64, refusal: &Refusal, out: &mut BytesMut) {
     put_frame(out, kind::REFUSED, id, |out| put_refusal(out, refusal));
 }
 
-/// Reads what a server sent: a frame as [`super::split_frame`] gives it. Event bodies share its memory.
+/// Reads what a server sent: a frame as [`super::split_frame`] gives it. Event bodies share its
+/// memory.
 ///
 /// # Errors
 /// What is wrong with the bytes. The connection is of no more use.
