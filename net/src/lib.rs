@@ -4,11 +4,17 @@
 //! listener    accepts (one per thread, SO_REUSEPORT), caps the number of connections
 //! connection  one task per client: socket ⇄ frames ⇄ Service, with every limit that protects the node
 //! service     what stands behind: submit a batch of requests, answers come back in batches
+//! settings    identity and limits as plain data; the signal to stop
 //! ```
 //!
 //! Deliberately absent: actors, shards, disks. Whatever implements [`Service`] is a node; tests and
 //! simulation use it without sockets.
 
+pub mod connection;
+pub mod listener;
 pub mod service;
+pub mod settings;
 
+pub use listener::{Door, bind, serve};
 pub use service::{Incoming, Reply, ReplyReceiver, ReplySender, Service};
+pub use settings::{Settings, Shutdown, Stop};

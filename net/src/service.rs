@@ -10,6 +10,7 @@
 //! is answered by its id, whenever, in any order, exactly once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use celeriant_schema::{Request, Response};
 use tokio::sync::mpsc;
@@ -26,7 +27,7 @@ pub trait Service: Clone + Send + Sync + 'static {
 /// One request, as it came in.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// Chosen by the client; its answer carries the same.
+    /// Given by the connection, unique while the request is unanswered; its answer carries the same.
     pub id: u64,
     /// After this nobody waits for the answer any more; a write not yet appended is refused with
     /// `DeadlineExceeded { definite: true }`.
@@ -89,6 +90,16 @@ impl ReplyReceiver {
     /// `into`. 0 = every sender is gone and everything was taken.
     pub async fn recv_many(&mut self, into: &mut Vec<Vec<Reply>>, batches: usize) -> usize {
         self.batches.recv_many(into, batches).await
+    }
+
+    /// Like [`ReplyReceiver::recv_many`], for those who wait for several things at once.
+    pub fn poll_recv_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<Vec<Reply>>,
+        batches: usize,
+    ) -> Poll<usize> {
+        self.batches.poll_recv_many(cx, into, batches)
     }
 
     /// The next message. `None` = every sender is gone and everything was taken.

@@ -1,1 +1,71 @@
-//! Under construction.
+//! The Rust client of Celeriant, an event store.
+//!
+//! ```no_run
+//! use celeriant_client::{AggregateKey, Client, Event};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("celeriant://localhost:7440").await?;
+//! let key: AggregateKey = "acme/account/alice".parse()?;
+//!
+//! let deposited = Event::json("Deposited", &serde_json::json!({ "amount": 100 }))?;
+//! let receipt = client.append(&key, [deposited]).await?;
+//!
+//! let mut batches = client.read(&key).stream();
+//! while let Some(batch) = batches.next().await {
+//!     for event in batch?.events {
+//!         println!("{} {} {:?}", event.version, event.event_type, event.payload);
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! ```text
+//! Client       one or a few connections, shared by all clones; sends again what is safe to send again
+//!  ├ append, write   Write: guards, sequences, many aggregates at once
+//!  ├ read            Read: a stream of batches, asked for page by page
+//!  ├ head, list      state and names
+//!  ├ writer          Writer: read, decide, append, on conflict again: exactly once, as one call
+//!  └ once            Once: the same, at most once per request id, across processes
+//! Aggregate    how an application's events make state
+//! Error        what went wrong, whether trying again helps, whether it is certain
+//! ```
+//!
+//! **What is sent again.** Reads always. A write with sequences, identically, until its timeout: the
+//! store recognises it, so it lands once. A write without sequences only while it certainly was not
+//! done; if the connection is lost after sending, the answer is `Error::UnknownOutcome`.
+//!
+//! Deliberately absent: the server and everything it needs, and everything that only one operating
+//! system has.
+
+// A client runs in other people's programs: it has its own clock, randomness and tasks. Simulation speaks
+// to a node without it.
+#![allow(clippy::disallowed_methods)]
+
+mod aggregate;
+mod backoff;
+mod client;
+mod error;
+mod event;
+mod link;
+mod queries;
+mod read;
+mod typed;
+mod url;
+mod write;
+mod writer;
+
+pub use aggregate::{Aggregate, Decision, DecisionMany, ExecuteError, Outcome};
+pub use celeriant_schema::event::Envelope;
+pub use celeriant_schema::key::KeyError;
+pub use celeriant_schema::{
+    AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, ContentType, EventId,
+    Guard, Hash, HeadInfo, ListPage, Receipt, Refusal, Retry, SchemaVersion, Sequence, Stamp,
+    Version, WriteId,
+};
+pub use client::{Client, Options};
+pub use error::Error;
+pub use event::{Batch, Event, IntoId, Recorded};
+pub use queries::{Head, List, Names};
+pub use read::{Batches, Page, Read};
+pub use write::{Expect, Write};
+pub use writer::{Once, Writer};

@@ -1,0 +1,56 @@
+//! How long to wait before trying again: longer each time, and never in step with others.
+
+use std::time::Duration;
+
+/// Waits between attempts, doubling up to a limit, each taken at random from its upper half.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    first: Duration,
+    max: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
+        // Not predictable, not equal on two machines: more is not needed.
+        let random = uuid::Uuid::new_v4().as_u128() as u64 | 1;
+        Self { next: first, first, max, random }
+    }
+
+    /// The wait before the next attempt.
+    pub(crate) fn wait(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.max);
+        // xorshift64*
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let share = (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f64;
+        whole.mul_f64(0.5 + share / f64::from(1 << 25))
+    }
+
+    /// It worked: the next failure starts over.
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_limit_and_differ() {
+        let (first, max) = (Duration::from_millis(10), Duration::from_millis(80));
+        let mut backoff = Backoff::new(first, max);
+        let waits: Vec<Duration> = (0..8).map(|_| backoff.wait()).collect();
+        for (at, wait) in waits.iter().enumerate() {
+            let whole = (first * (1 << at.min(3))).min(max);
+            assert!(*wait >= whole / 2 && *wait <= whole, "{wait:?} of {whole:?}");
+        }
+        assert_ne!(waits[4], waits[5]);
+        backoff.reset();
+        assert!(backoff.wait() <= first);
+    }
+}

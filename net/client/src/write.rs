@@ -1,0 +1,193 @@
+//! Writes: events for one or many aggregates, all or none.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use celeriant_schema::{
+    AggregateKey, EncodedEvents, Guard, Member, Receipt, Request, Response, Sequence, Version,
+};
+
+use crate::client::{Resend, unexpected};
+use crate::event::IntoId;
+use crate::{Client, ClientId, Error, Event};
+
+/// What must hold for an aggregate when the write is accepted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Expect {
+    /// Nothing.
+    #[default]
+    Any,
+    /// It never existed, or is deleted.
+    NoStream,
+    /// It has events.
+    Exists,
+    /// It is at this version: nobody has written since it was read.
+    Exact(Version),
+}
+
+impl From<Version> for Expect {
+    fn from(version: Version) -> Self {
+        Self::Exact(version)
+    }
+}
+
+impl From<u64> for Expect {
+    fn from(version: u64) -> Self {
+        Self::Exact(Version::new(version))
+    }
+}
+
+impl From<Expect> for Guard {
+    fn from(expect: Expect) -> Self {
+        match expect {
+            Expect::Any => Self::Any,
+            Expect::NoStream => Self::NoStream,
+            Expect::Exists => Self::Exists,
+            Expect::Exact(version) => Self::Exact(version),
+        }
+    }
+}
+
+/// One atomic write, being put together; await it to send it.
+///
+/// ```no_run
+/// # async fn example(client: celeriant_client::Client, from: celeriant_client::AggregateKey,
+/// #     to: celeriant_client::AggregateKey, limit: celeriant_client::AggregateKey,
+/// #     withdrawn: celeriant_client::Event, deposited: celeriant_client::Event)
+/// #     -> Result<(), celeriant_client::Error> {
+/// let receipt = client
+///     .write()
+///     .append(&from, [withdrawn]).expect(4)
+///     .append(&to, [deposited]).expect(7)
+///     .guard(&limit).expect(2)        // only if it is still what was read
+///     .await?;
+/// # Ok(()) }
+/// ```
+///
+/// With [`Write::client`] and a [`Write::sequence`] for every aggregate that gets events, the write
+/// lands once however often it is sent, and the client sends it again by itself until its timeout.
+/// Two different writes must then never share client id, sequences and content: give events of
+/// their own ids ([`Event::with_id`]) where that could happen, or use [`Client::writer`].
+#[derive(Clone, Debug)]
+#[must_use = "a write is sent when it is awaited"]
+pub struct Write {
+    client: Client,
+    client_id: ClientId,
+    members: Vec<Draft>,
+    timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+struct Draft {
+    key: AggregateKey,
+    expect: Expect,
+    sequence: Option<Sequence>,
+    events: Vec<Event>,
+}
+
+impl Write {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, client_id: ClientId::NONE, members: Vec::new(), timeout: None }
+    }
+
+    /// Adds an aggregate with events to append. What follows concerns this aggregate.
+    pub fn append(self, key: &AggregateKey, events: impl IntoIterator<Item = Event>) -> Self {
+        self.member(key, events.into_iter().collect())
+    }
+
+    /// Adds an aggregate that gets no events: say with [`Write::expect`] what must hold for it.
+    pub fn guard(self, key: &AggregateKey) -> Self {
+        self.member(key, Vec::new())
+    }
+
+    fn member(mut self, key: &AggregateKey, events: Vec<Event>) -> Self {
+        let key = key.clone();
+        self.members.push(Draft { key, expect: Expect::Any, sequence: None, events });
+        self
+    }
+
+    /// What must hold for the aggregate named last.
+    pub fn expect(mut self, expect: impl Into<Expect>) -> Self {
+        if let Some(member) = self.members.last_mut() {
+            member.expect = expect.into();
+        }
+        self
+    }
+
+    /// The number of this batch under the client id, for the aggregate named last: the highest used
+    /// so far, plus 1. All aggregates that get events need one, or none.
+    pub fn sequence(mut self, sequence: impl Into<Sequence>) -> Self {
+        if let Some(member) = self.members.last_mut() {
+            member.sequence = Some(sequence.into());
+        }
+        self
+    }
+
+    /// Under whose name the sequences count.
+    pub fn client(mut self, client_id: impl IntoId<ClientId>) -> Self {
+        self.client_id = client_id.into_id();
+        self
+    }
+
+    /// How long this write may take, with everything that is sent again.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends the write; returns when it is committed. Awaiting the builder does the same.
+    ///
+    /// # Errors
+    /// `Error::Conflict` when a guard failed; `Error::UnknownOutcome` or an indefinite
+    /// `Error::Timeout` when it may or may not be committed; see [`Error`] for others.
+    pub async fn send(self) -> Result<Receipt, Error> {
+        let timeout = self.timeout.unwrap_or(self.client.timeout());
+        let client = self.client.clone();
+        let write = self.encode()?;
+        let resend = resend(&write);
+        match client.call(&Request::Write(write), resend, timeout).await? {
+            Response::Receipt(receipt) => Ok(receipt),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn encode(self) -> Result<celeriant_schema::Write, Error> {
+        let sequenced = self.members.iter().any(|member| member.sequence.is_some());
+        if sequenced && self.client_id == ClientId::NONE {
+            return Err(Error::InvalidArgument {
+                field: String::from("client"),
+                reason: String::from("a sequence counts under a client id: say whose it is"),
+            });
+        }
+        let encode = |draft: Draft| {
+            let events: Vec<_> = draft.events.into_iter().map(Event::into_inner).collect();
+            Ok(Member {
+                key: draft.key,
+                guard: draft.expect.into(),
+                sequence: draft.sequence,
+                events: EncodedEvents::encode(&events)?,
+            })
+        };
+        let members = self.members.into_iter().map(encode).collect::<Result<_, Error>>()?;
+        Ok(celeriant_schema::Write { client_id: self.client_id, members })
+    }
+}
+
+/// Only what the store can recognise may be sent twice.
+fn resend(write: &celeriant_schema::Write) -> Resend {
+    let mut with_events = write.members.iter().filter(|member| !member.events.is_empty());
+    match with_events.all(|member| member.sequence.is_some()) {
+        true => Resend::Safe,
+        false => Resend::Never,
+    }
+}
+
+impl IntoFuture for Write {
+    type Output = Result<Receipt, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}

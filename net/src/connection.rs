@@ -1,0 +1,390 @@
+//! One client's connection: one task that turns bytes into requests and answers into bytes.
+//!
+//! ```text
+//!            read once ─▶ split into frames ─▶ decode ─▶ Service::submit (one batch per read)
+//! socket  ◀─ write once ◀─ one buffer ◀─ encode ◀─ everything the service released meanwhile
+//! ```
+//!
+//! What protects the node: the first frame must be a hello and come soon; frames have a largest
+//! size, checked before memory is taken; a client with too many unanswered requests, or too many
+//! bytes of them and of the answers they ask for, is not read from until some are answered; answers
+//! are turned into bytes only as fast as the client takes them, and a client that takes none for a
+//! while is cut off. A request that makes no sense inside an intact frame is refused by its id; a
+//! broken frame ends the connection, after what came before it is answered.
+//!
+//! Deliberately absent: queues of requests. Backpressure is not reading.
+
+mod in_flight;
+mod socket;
+
+#[cfg(test)]
+mod connection_test;
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use celeriant_schema::Refusal;
+use celeriant_schema::wire::{self, Inbound, Malformed};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::service::{Incoming, Reply, ReplyReceiver, ReplySender, Service};
+use crate::settings::{Settings, Stop};
+use in_flight::InFlight;
+
+/// Answers are encoded while less than this waits to be written.
+const OUTPUT_BYTES_SOFT: usize = 256 << 10;
+/// Largest hello, in bytes: before it, nobody gets more than this.
+const HELLO_BYTES_MAX: usize = 4 << 10;
+/// Messages of answers taken at a time.
+const REPLY_BATCHES: usize = 128;
+/// A refused client's bytes are read and dropped this long, so that it gets to see the refusal.
+const LINGER: Duration = Duration::from_secs(1);
+/// And this far.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The client closed it.
+    Closed,
+    /// This node stops.
+    Stopped,
+    /// The client broke the protocol; it was told why.
+    Refused(Refusal),
+    /// The client did not introduce itself in time, or did not take its answers.
+    TimedOut,
+    /// The socket failed.
+    Failed(io::Error),
+}
+
+/// Serves one client until either side ends it. The stream may be anything that carries bytes: a
+/// TCP socket, TLS over one, a pipe in a test.
+pub async fn serve<S, V>(stream: S, service: V, settings: Arc<Settings>, mut stop: Stop) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    V: Service,
+{
+    let mut connection = Connection::new(stream, service, settings);
+    let ended = connection.run(&mut stop).await;
+    if matches!(ended, Ended::Refused(_)) {
+        linger(&mut connection.stream).await;
+    }
+    ended
+}
+
+/// Tells a client why it is not served, and closes.
+pub(crate) async fn refuse<S>(mut stream: S, refusal: &Refusal)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut output = BytesMut::new();
+    wire::encode_refused(0, refusal, &mut output);
+    // Nobody is left to tell if the client cannot be told.
+    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&output)).await {
+        linger(&mut stream).await;
+    }
+}
+
+/// Closing a socket that has unread bytes makes the system throw away what was just written.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let drop_bytes = async {
+        let mut scratch = [0; 4096];
+        let mut seen = 0;
+        while seen < LINGER_BYTES {
+            match stream.read(&mut scratch).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => seen += read,
+            }
+        }
+    };
+    // Time and bytes are both bounded; which of them ends it does not matter.
+    let _ = timeout(LINGER, drop_bytes).await;
+}
+
+/// Why the task woke.
+enum Wake {
+    Answers,
+    Wrote,
+    Read,
+    EndOfInput,
+    Failed(io::Error),
+    Stop,
+    Timer,
+}
+
+enum Phase {
+    /// Nothing but a hello is understood.
+    Hello,
+    /// Requests are taken.
+    Open,
+    /// Nothing is taken any more; what was submitted is still answered.
+    Draining(Ended),
+}
+
+struct Connection<S, V> {
+    stream: S,
+    service: V,
+    settings: Arc<Settings>,
+    phase: Phase,
+    input: BytesMut,
+    output: BytesMut,
+    flush: bool,
+    sender: ReplySender,
+    replies: ReplyReceiver,
+    /// Just received from the service.
+    received: Vec<Vec<Reply>>,
+    /// Waiting for room in `output`. They still count as in flight.
+    answers: VecDeque<Reply>,
+    in_flight: InFlight,
+    /// What happens when this passes depends on the phase.
+    timer: Option<Instant>,
+}
+
+impl<S, V> Connection<S, V>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    V: Service,
+{
+    fn new(stream: S, service: V, settings: Arc<Settings>) -> Self {
+        let (sender, replies) = ReplySender::channel();
+        Self {
+            stream,
+            service,
+            phase: Phase::Hello,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            flush: false,
+            sender,
+            replies,
+            received: Vec::new(),
+            answers: VecDeque::new(),
+            in_flight: InFlight::default(),
+            timer: Some(Instant::now() + settings.hello_timeout),
+            settings,
+        }
+    }
+
+    async fn run(&mut self, stop: &mut Stop) -> Ended {
+        let flag = stop.clone();
+        let mut stopping = pin!(stop.wait());
+        let mut sleep = pin!(sleep_until(Instant::now()));
+        loop {
+            let draining = matches!(self.phase, Phase::Draining(_));
+            if draining && self.is_drained() {
+                return self.finish().await;
+            }
+            if let Some(at) = self.timer
+                && sleep.deadline() != at
+            {
+                sleep.as_mut().reset(at);
+            }
+            // Sockets come first because they have something to do nearly always; a client that
+            // never pauses must not outrun the clock or the stop signal.
+            let wake = if self.timer.is_some_and(|at| at <= Instant::now()) {
+                Wake::Timer
+            } else if !draining && flag.is_set() {
+                Wake::Stop
+            } else {
+                tokio::select! {
+                    biased;
+                    wake = poll_fn(|cx| self.poll(cx)) => wake,
+                    () = &mut stopping, if !draining => Wake::Stop,
+                    () = &mut sleep, if self.timer.is_some() => Wake::Timer,
+                }
+            };
+            if let Some(ended) = self.on_wake(wake) {
+                return ended;
+            }
+        }
+    }
+
+    /// Answers before writes before reads: what is done leaves before more is begun.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if self.replies.poll_recv_many(cx, &mut self.received, REPLY_BATCHES).is_ready() {
+            return Poll::Ready(Wake::Answers);
+        }
+        if !self.output.is_empty() {
+            if let Poll::Ready(done) = socket::poll_write(&mut self.stream, cx, &mut self.output) {
+                return Poll::Ready(done.map_or_else(Wake::Failed, |()| Wake::Wrote));
+            }
+            self.note_stall();
+        } else if self.flush {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.flush = false,
+                Poll::Ready(Err(error)) => return Poll::Ready(Wake::Failed(error)),
+                Poll::Pending => {}
+            }
+        }
+        if self.may_take()
+            && let Poll::Ready(read) = socket::poll_read(&mut self.stream, cx, &mut self.input)
+        {
+            return Poll::Ready(match read {
+                Ok(0) => Wake::EndOfInput,
+                Ok(_) => Wake::Read,
+                Err(error) => Wake::Failed(error),
+            });
+        }
+        Poll::Pending
+    }
+
+    /// One step. `Some`: it is over, nothing more can be written.
+    fn on_wake(&mut self, wake: Wake) -> Option<Ended> {
+        match wake {
+            Wake::Answers => self.take_answers(),
+            Wake::Wrote => {
+                self.flush = true;
+                if matches!(self.phase, Phase::Open) {
+                    self.timer = None;
+                }
+                self.encode_answers();
+            }
+            Wake::Read => {}
+            Wake::EndOfInput => self.drain(Ended::Closed),
+            Wake::Failed(error) => return Some(Ended::Failed(error)),
+            Wake::Stop => self.drain(Ended::Stopped),
+            Wake::Timer => return Some(Ended::TimedOut),
+        }
+        // Also after answers and writes: frames that had to wait may go on now.
+        self.take_frames();
+        None
+    }
+
+    /// Whether the client may be listened to: it owes and is owed little enough.
+    fn may_take(&self) -> bool {
+        !matches!(self.phase, Phase::Draining(_))
+            && self.in_flight.count() < self.settings.requests_max
+            && self.in_flight.bytes() < self.settings.bytes_max
+            && self.output.len() < OUTPUT_BYTES_SOFT
+    }
+
+    fn take_frames(&mut self) {
+        let mut batch = Vec::new();
+        while self.may_take() {
+            let largest = match self.phase {
+                Phase::Hello => HELLO_BYTES_MAX,
+                _ => self.settings.request_bytes_max,
+            };
+            match wire::split_frame(&mut self.input, largest) {
+                Ok(None) => break,
+                Ok(Some(frame)) => self.take_frame(frame, &mut batch),
+                Err(too_large) => self.drain(Ended::Refused(too_large.into())),
+            }
+        }
+        if !batch.is_empty() {
+            self.service.submit(batch, &self.sender);
+        }
+    }
+
+    fn take_frame(&mut self, frame: Bytes, batch: &mut Vec<Incoming>) {
+        let bytes = frame.len() as u32 + wire::FRAME_LENGTH_BYTES as u32;
+        match (wire::decode_inbound(frame), &self.phase) {
+            (Ok(Inbound::Hello(hello)), Phase::Hello) => self.welcome(&hello),
+            (Ok(Inbound::Request { id, deadline_ms, request }), Phase::Open) => {
+                let charge = in_flight::charge(&request, bytes as usize);
+                let id = self.in_flight.begin(id, charge);
+                let deadline = (deadline_ms > 0)
+                    .then(|| Instant::now() + Duration::from_millis(u64::from(deadline_ms)));
+                batch.push(Incoming { id, deadline, bytes, request });
+            }
+            (Ok(Inbound::Ping), Phase::Open) => wire::encode_pong(&mut self.output),
+            (Ok(Inbound::Goodbye), Phase::Open) => self.drain(Ended::Closed),
+            (Err(Malformed::Request { id, refusal }), Phase::Open) => {
+                wire::encode_refused(id, &refusal, &mut self.output);
+            }
+            (Err(Malformed::Frame(refusal)), _) => self.drain(Ended::Refused(refusal)),
+            _ => self.drain(Ended::Refused(unexpected_frame())),
+        }
+    }
+
+    fn welcome(&mut self, hello: &wire::Hello) {
+        let (min, max) = (wire::PROTOCOL_MIN, wire::PROTOCOL_MAX);
+        let protocol = hello.max_protocol.min(max);
+        if protocol < hello.min_protocol.max(min) {
+            return self.drain(Ended::Refused(Refusal::UnsupportedProtocol { min, max }));
+        }
+        let welcome = wire::Welcome {
+            protocol,
+            cluster_id: self.settings.cluster_id,
+            node_id: self.settings.node_id.clone(),
+            shards: self.settings.shards,
+            request_bytes_max: self.settings.request_bytes_max as u32,
+            requests_max: self.settings.requests_max as u32,
+        };
+        wire::encode_welcome(&welcome, &mut self.output);
+        self.phase = Phase::Open;
+        self.timer = None;
+    }
+
+    fn take_answers(&mut self) {
+        self.answers.extend(self.received.drain(..).flatten());
+        self.encode_answers();
+    }
+
+    /// Turns answers into bytes as fast as the client takes them.
+    fn encode_answers(&mut self) {
+        while self.output.len() < OUTPUT_BYTES_SOFT {
+            let Some(reply) = self.answers.pop_front() else { break };
+            match self.in_flight.finish(reply.id) {
+                Some(id) => wire::encode_response(id, &reply.response, &mut self.output),
+                None => tracing::error!(id = reply.id, "answer to a request that is not waiting"),
+            }
+        }
+        if self.answers.is_empty() && self.in_flight.count() == 0 {
+            // An idle connection holds next to nothing.
+            (self.answers, self.received) = (VecDeque::new(), Vec::new());
+        }
+    }
+
+    /// Starts the clock on a client that does not take its answers.
+    fn note_stall(&mut self) {
+        if matches!(self.phase, Phase::Open) && self.timer.is_none() {
+            self.timer = Some(Instant::now() + self.settings.stall_timeout);
+        }
+    }
+
+    /// Takes nothing more; ends as `ended` once everything submitted is answered.
+    fn drain(&mut self, ended: Ended) {
+        if matches!(self.phase, Phase::Draining(_)) {
+            return;
+        }
+        self.phase = Phase::Draining(ended);
+        self.input = BytesMut::new();
+        self.timer = Some(Instant::now() + self.settings.drain_timeout);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.in_flight.count() == 0 && self.output.is_empty()
+    }
+
+    /// The last words, after every answer, and the end of the stream.
+    async fn finish(&mut self) -> Ended {
+        let phase = std::mem::replace(&mut self.phase, Phase::Draining(Ended::Closed));
+        let Phase::Draining(ended) = phase else { return Ended::Closed };
+        let last_words = async {
+            if let Ended::Refused(refusal) = &ended {
+                wire::encode_refused(0, refusal, &mut self.output);
+                self.stream.write_all(&self.output).await?;
+            }
+            self.stream.shutdown().await
+        };
+        match timeout(LINGER, last_words).await {
+            Ok(Ok(())) => ended,
+            Ok(Err(error)) => Ended::Failed(error),
+            Err(_) => Ended::TimedOut,
+        }
+    }
+}
+
+fn unexpected_frame() -> Refusal {
+    Refusal::InvalidArgument {
+        field: String::from("frame"),
+        reason: String::from("one hello first, then requests"),
+    }
+}
