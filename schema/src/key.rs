@@ -104,6 +104,11 @@ pub fn check_name(part: NamePart, name: &[u8]) -> Result<(), NameError> {
     if name[0] == b'$' || name[0] == b'*' {
         return Err(NameError::Leading);
     }
+    // Nearly all names are plain; looking at bytes is several times faster than at characters.
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'/' && *byte != b':';
+    if name.iter().all(plain) {
+        return Ok(());
+    }
     let text = std::str::from_utf8(name).map_err(|_| NameError::Utf8)?;
     let forbidden = |c: char| c == '/' || c.is_control() || (c == ':' && part != NamePart::Id);
     if text.chars().any(forbidden) {
