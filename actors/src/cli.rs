@@ -1,0 +1,92 @@
+//! The command line: what can be asked, and the way from words to the function that does it.
+//!
+//! ```text
+//! args      words → values (clap)          failure   what went wrong → exit code and error object
+//! output    table or JSON                  shapes    receipts and events as JSON
+//! append · write · query · inspect         one request each, through the client
+//! serve     dev, server, server check      bench     load and numbers
+//! ```
+//! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or outcome
+//! unknown. Data goes to stdout, everything else to stderr.
+//!
+//! Deliberately absent: logic of the store. What a command does must be possible with the client crate.
+
+mod append;
+mod args;
+mod bench;
+mod failure;
+mod inspect;
+mod output;
+mod query;
+mod serve;
+mod shapes;
+mod write;
+
+use std::process::ExitCode;
+
+use celeriant_client::{Client, Options};
+use clap::{CommandFactory, Parser};
+
+use self::args::{Args, Command, Global};
+use self::failure::Failure;
+use self::output::Output;
+
+/// Runs the program; the exit code is as documented above.
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are answers, not errors. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let output = Output::new(args.global.format);
+    match run(args, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(args: Args, output: &Output) -> Result<(), Failure> {
+    let Args { global, command } = args;
+    global.check()?;
+    match command {
+        Command::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "celeriant", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Inspect(inspect) => inspect::run(&inspect, output),
+        Command::Dev(dev) => block_on(serve::dev(dev, output)),
+        Command::Server(server) => block_on(serve::server(server, output)),
+        Command::Bench(bench) => bench::run(bench, &global, output),
+        Command::Append(append) => block_on(append::run(append, &global, output)),
+        Command::Write(write) => block_on(write::run(write, &global, output)),
+        Command::Read(read) => block_on(query::read(read, &global, output)),
+        Command::Head(head) => block_on(query::head(head, &global, output)),
+        Command::Ls(ls) => block_on(query::ls(ls, &global, output)),
+    }
+}
+
+fn block_on<F: Future<Output = Result<(), Failure>>>(work: F) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)
+}
+
+/// A client as the global flags describe it.
+async fn connect(global: &Global) -> Result<Client, Failure> {
+    let defaults = Options::default();
+    let timeout = global.timeout.map_or(defaults.timeout, |timeout| timeout.0);
+    let options = Options {
+        timeout,
+        connect_timeout: defaults.connect_timeout.min(timeout),
+        name: concat!("celeriant ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..defaults
+    };
+    Ok(Client::connect_with(&global.url, options).await?)
+}

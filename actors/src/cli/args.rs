@@ -1,0 +1,431 @@
+//! Words of the command line, as values.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use celeriant_actors::settings::KEYS;
+use celeriant_client::{AggregateKey, ClientId, EventId, Expect};
+use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use super::failure::Failure;
+
+/// An event store: append, retry, read; lose nothing.
+#[derive(Debug, Parser)]
+#[command(name = "celeriant", version, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags that stand before or after the subcommand.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Global {
+    /// Where the store is: celeriant://host:port[,host:port]
+    #[arg(
+        long,
+        global = true,
+        env = "CELERIANT_URL",
+        default_value = "celeriant://127.0.0.1:7440"
+    )]
+    pub(super) url: String,
+    /// How to print: table on a terminal, json (one object a line) otherwise
+    #[arg(long, global = true, value_enum)]
+    pub(super) format: Option<Format>,
+    /// Longest time for one call, with all its retries, like 2s or 150ms
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub(super) timeout: Option<Span>,
+    /// Certificate authority (not in this version yet)
+    #[arg(long, global = true, hide = true)]
+    ca: Option<PathBuf>,
+    /// Client certificate (not in this version yet)
+    #[arg(long, global = true, hide = true)]
+    cert: Option<PathBuf>,
+    /// Client key (not in this version yet)
+    #[arg(long, global = true, hide = true)]
+    key: Option<PathBuf>,
+    /// API key (not in this version yet)
+    #[arg(long, global = true, hide = true)]
+    api_key: Option<String>,
+}
+
+impl Global {
+    /// Refuses flags of what this version lacks: a connection that only seems encrypted is worse
+    /// than none.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let given = [
+            ("--ca", self.ca.is_some()),
+            ("--cert", self.cert.is_some()),
+            ("--key", self.key.is_some()),
+            ("--api-key", self.api_key.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(Failure::usage(format!(
+                "{flag}: not in this version yet: connections are plain TCP without authentication"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Table,
+    /// One object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run one node for trying things out: loopback, no TLS, data in ./celeriant-data
+    Dev(Dev),
+    /// Run a node as configured
+    Server(Server),
+    /// Append one event to an aggregate
+    Append(Append),
+    /// One atomic write over many aggregates, from a JSON file
+    Write(WriteFile),
+    /// Read an aggregate's events
+    Read(Read),
+    /// Show an aggregate's version, hash and times
+    Head(Head),
+    /// List orgs, an org's types, or a type's aggregates
+    Ls(Ls),
+    /// Print what segment files hold: offline, read-only
+    Inspect(Inspect),
+    /// Put load on a store and measure
+    Bench(Bench),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Dev {
+    /// Where the data is
+    #[arg(long, default_value = "celeriant-data", value_name = "DIR")]
+    pub(super) data_dir: PathBuf,
+    /// Where clients connect; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:7440", value_name = "ADDR")]
+    pub(super) listen: String,
+    /// Shards of a new store [default: as many as cores]
+    #[arg(long)]
+    pub(super) shards: Option<u16>,
+    /// Threads that serve [default: as many as cores]
+    #[arg(long)]
+    pub(super) threads: Option<u16>,
+    /// HTTP gateway (not in this version yet)
+    #[arg(long, hide = true, value_name = "ADDR")]
+    pub(super) http: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = false)]
+pub(super) struct Server {
+    #[command(subcommand)]
+    pub(super) action: Option<ServerAction>,
+    /// Configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE", env = "CELERIANT_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// Show the resulting configuration and where each value came from, then stop
+    #[arg(long)]
+    pub(super) print_config: bool,
+    #[command(flatten)]
+    pub(super) keys: KeyFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServerAction {
+    /// Check configuration, disk and clock without starting; exit code 2 and reasons if not usable
+    Check,
+}
+
+/// A flag for every configuration key, by key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyFlags(pub(super) BTreeMap<String, String>);
+
+impl clap::Args for KeyFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        KEYS.iter().fold(command, |command, key| {
+            let flag = clap::Arg::new(key.name)
+                .long(key.name.replace('_', "-"))
+                .help(key.help)
+                .value_name(key.takes.to_ascii_uppercase().replace(' ', "_"))
+                .help_heading("Configuration, over CELERIANT_… variables, over the file")
+                .global(true);
+            command.arg(flag)
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for KeyFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = KEYS.iter().filter_map(|key| {
+            let value = matches.get_one::<String>(key.name)?;
+            Some((key.name.to_owned(), value.clone()))
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Append {
+    /// org/type/id
+    pub(super) key: AggregateKey,
+    /// Event type, with the version of its schema if it is not 1.0
+    #[arg(long = "type", value_name = "NAME[@MAJOR.MINOR]")]
+    pub(super) event_type: String,
+    /// Payload: the JSON itself, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(super) data: String,
+    /// How the payload is to be understood: json, avro, protobuf or bytes
+    #[arg(long, default_value = "json")]
+    pub(super) content_type: String,
+    /// What must hold: a version, none, exists or any
+    #[arg(long, default_value = "any", value_parser = expect, value_name = "N|none|exists|any")]
+    pub(super) expect: Expect,
+    /// Who writes, for exactly-once
+    #[arg(long, value_name = "UUID", requires = "sequence")]
+    pub(super) client_id: Option<ClientId>,
+    /// Number of this write by this client to this aggregate: the last one + 1
+    #[arg(long, value_name = "N", requires = "client_id")]
+    pub(super) sequence: Option<u64>,
+    /// Your identity for the event
+    #[arg(long, value_name = "UUID")]
+    pub(super) event_id: Option<EventId>,
+    /// Metadata, as often as you like
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(super) meta: Vec<(String, String)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WriteFile {
+    /// JSON: {"client_id","writes":[{"key","expect","sequence","events":[{"type","data"}]}]}; - for
+    /// standard input
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Read {
+    /// org/type/id
+    pub(super) key: AggregateKey,
+    /// Lowest version
+    #[arg(long, value_name = "VERSION")]
+    pub(super) from: Option<u64>,
+    /// Highest version
+    #[arg(long, value_name = "VERSION")]
+    pub(super) to: Option<u64>,
+    /// Newest first
+    #[arg(long)]
+    pub(super) backwards: bool,
+    /// At most this many events
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<u64>,
+    /// Only these event types
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub(super) types: Vec<String>,
+    /// Only events of this client
+    #[arg(long, value_name = "UUID")]
+    pub(super) client_id: Option<ClientId>,
+    /// A follower may answer, possibly behind
+    #[arg(long)]
+    pub(super) any: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Head {
+    /// org/type/id
+    pub(super) key: AggregateKey,
+    /// Also show the last sequence of this client
+    #[arg(long, value_name = "UUID")]
+    pub(super) client_id: Option<ClientId>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ls {
+    /// Nothing: orgs; an org: its types; org/type: its aggregates
+    #[arg(value_name = "ORG[/TYPE]")]
+    pub(super) of: Option<String>,
+    /// Only names that start with this
+    #[arg(long, default_value = "")]
+    pub(super) prefix: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Inspect {
+    /// A data directory, a shard's directory in it, or one segment file
+    pub(super) dir: PathBuf,
+    /// Show the events of every record, too
+    #[arg(long)]
+    pub(super) events: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Bench {
+    /// What the load is made of
+    #[arg(value_enum)]
+    pub(super) work: Work,
+    /// Connections to the store
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(super) connections: usize,
+    /// Requests in flight on each connection
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(super) pipeline: usize,
+    /// Aggregates that the load is spread over [default: enough for every request in flight]
+    #[arg(long, value_name = "N")]
+    pub(super) aggregates: Option<usize>,
+    /// Payload of each event, in bytes
+    #[arg(long, default_value_t = 100, value_name = "BYTES")]
+    pub(super) payload: usize,
+    /// How long to measure: seconds, or a duration like 2s
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    pub(super) duration: Duration,
+    /// How long to run before measuring
+    #[arg(long, default_value = "1", value_parser = seconds, value_name = "SECONDS")]
+    pub(super) warmup: Duration,
+    /// Open loop: this many requests a second, each measured from when it was due
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(super) rate: Option<f64>,
+    /// Threads that make the load
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(super) threads: usize,
+    /// Events in each aggregate that is read
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(super) events: usize,
+    /// Also write the result to this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Work {
+    /// One event to one aggregate, guarded by its version
+    Write,
+    /// All events of one aggregate
+    Read,
+    /// One event to each of two aggregates, both guarded, all or none
+    Transfer,
+}
+
+/// A time span, written with its unit: `2s`, `150ms`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span(pub(super) Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: Option<u64> = text[..digits].parse().ok();
+        let micros = number.and_then(|number| match text[digits..].trim() {
+            "us" => Some(number),
+            "ms" => number.checked_mul(1_000),
+            "s" => number.checked_mul(1_000_000),
+            "m" => number.checked_mul(60_000_000),
+            _ => None,
+        });
+        let micros = micros.ok_or("write a number with its unit, like 2s, 150ms or 1m")?;
+        Ok(Self(Duration::from_micros(micros)))
+    }
+}
+
+/// Seconds, or a time span with its unit.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds >= 0.0 => {
+            Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+        }
+        _ => text.parse::<Span>().map(|span| span.0),
+    }
+}
+
+/// What must hold for an aggregate.
+pub(super) fn expect(text: &str) -> Result<Expect, String> {
+    match text {
+        "any" => Ok(Expect::Any),
+        "none" => Ok(Expect::NoStream),
+        "exists" => Ok(Expect::Exists),
+        _ => text
+            .parse::<u64>()
+            .map(Expect::from)
+            .map_err(|_| "must be a version, none, exists or any".to_owned()),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_subcommand() {
+        for line in ["celeriant --format json head a/b/c", "celeriant head a/b/c --format json"] {
+            let args = Args::try_parse_from(line.split(' ')).expect("valid");
+            assert_eq!(args.global.format, Some(Format::Json));
+        }
+    }
+
+    #[test]
+    fn every_configuration_key_is_a_flag_of_server_before_and_after_check() {
+        for line in [
+            "celeriant server --data-dir /d --threads 2 check",
+            "celeriant server check --data-dir /d --threads 2",
+        ] {
+            let args = Args::try_parse_from(line.split(' ')).expect("valid");
+            let Command::Server(server) = args.command else { panic!("{line}") };
+            assert_eq!(server.keys.0["data_dir"], "/d", "{line}");
+            assert_eq!(server.keys.0["threads"], "2", "{line}");
+            assert!(server.action.is_some());
+        }
+    }
+
+    #[test]
+    fn time_spans_carry_a_unit() {
+        assert_eq!("150ms".parse::<Span>().expect("valid").0, Duration::from_millis(150));
+        assert!("150".parse::<Span>().is_err());
+        assert!("fast".parse::<Span>().is_err());
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(seconds("2s"), Ok(Duration::from_secs(2)));
+        assert!(seconds("-1").is_err());
+    }
+
+    #[test]
+    fn expectations_are_versions_or_words() {
+        assert_eq!(expect("7"), Ok(Expect::from(7)));
+        assert_eq!(expect("none"), Ok(Expect::NoStream));
+        assert!(expect("-1").is_err());
+        assert!(expect("nothing").is_err());
+    }
+
+    #[test]
+    fn a_client_id_needs_a_sequence_and_the_other_way_round() {
+        let line = "celeriant append a/b/c --type T --data 1 --sequence 1";
+        assert!(Args::try_parse_from(line.split(' ')).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! `bench`: puts load on a store and measures, with as little of the machine as possible.
+//!
+//! ```text
+//! main ── threads ── one task a connection ── connection: requests out, answers in, one buffer each
+//!   │                        │                template: a request encoded once, then only patched
+//!   └── progress, a second   └── pace         open loop: when each request is due
+//!                            └── stats        histogram of a thread's latencies
+//! ```
+//! Speaks the wire protocol directly: client and server share the machine, and whatever the client
+//! spends on decoding, the server cannot spend on serving. Answers are looked at by their kind; a
+//! sample is decoded and checked in full.
+//!
+//! Closed loop: every slot of every connection sends its next request when the last one is answered.
+//! Open loop: requests are due at fixed times whether or not earlier ones were answered, and latency
+//! counts from when a request was due, so that a stall is charged to all that waited for it.
+
+mod connection;
+mod pace;
+mod stats;
+mod template;
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use celeriant_client::Error;
+use celeriant_schema::limits::{BATCH_EVENTS_MAX, CONNECTION_REQUESTS_MAX, PAYLOAD_BYTES_MAX};
+use serde_json::json;
+use tokio::sync::Barrier;
+use tokio::task::LocalSet;
+
+use self::stats::Stats;
+use super::args::{Bench, Global, Work};
+use super::failure::Failure;
+use super::output::Output;
+
+/// What all connections of a run share.
+pub(super) struct Run {
+    address: String,
+    bench: Bench,
+    /// In the keys of this run, so that it meets no aggregates of another.
+    name: String,
+    aggregates: usize,
+    /// Everybody is connected and has prepared what will be read.
+    prepared: Barrier,
+    started: OnceLock<Instant>,
+    done: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// Runs the load and prints the result; fails when some of it failed.
+pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), Failure> {
+    let run = Arc::new(Run::new(bench, global)?);
+    let (sender, results) = mpsc::channel();
+    for index in 0..run.bench.threads {
+        let (run, sender) = (Arc::clone(&run), sender.clone());
+        std::thread::Builder::new()
+            .name(format!("bench-{index}"))
+            .spawn(move || sender.send(run_thread(&run, index)))?;
+    }
+    drop(sender);
+    let mut progress = Progress::new(Arc::clone(&run));
+    let mut stats = Stats::new();
+    loop {
+        match results.recv_timeout(Duration::from_secs(1)) {
+            Ok(result) => stats.add(result?),
+            Err(mpsc::RecvTimeoutError::Timeout) => progress.show(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    progress.end();
+    report(&run, &stats, output)
+}
+
+impl Run {
+    fn new(bench: Bench, global: &Global) -> Result<Self, Failure> {
+        let per_request = if bench.work == Work::Transfer { 2 } else { 1 };
+        let in_flight = bench.connections * bench.pipeline;
+        let needed = in_flight * per_request;
+        let default = if bench.work == Work::Read { needed.max(1_000) } else { needed };
+        let aggregates = bench.aggregates.unwrap_or(default);
+        let bounds = [
+            ("--connections", bench.connections, 1, 60_000),
+            ("--pipeline", bench.pipeline, 1, CONNECTION_REQUESTS_MAX),
+            ("--threads", bench.threads, 1, bench.connections.max(1)),
+            ("--payload", bench.payload, 2, PAYLOAD_BYTES_MAX),
+            ("--events", bench.events, 1, BATCH_EVENTS_MAX),
+            ("--aggregates", aggregates, needed, template::NUMBER_MAX),
+        ];
+        let outside = bounds.iter().find(|(_, value, min, max)| value < min || value > max);
+        if let Some((flag, value, min, max)) = outside {
+            let why = format!("{flag} {value}: must be {min} to {max} with the other flags given");
+            return Err(Failure::usage(why));
+        }
+        if bench.duration.is_zero() {
+            return Err(Failure::usage("--duration: must be longer than nothing"));
+        }
+        if bench.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+            return Err(Failure::usage("--rate: must be above 0"));
+        }
+        Ok(Self {
+            address: address(&global.url)?,
+            prepared: Barrier::new(bench.connections),
+            bench,
+            name: format!("{:08x}", uuid::Uuid::new_v4().as_fields().0),
+            aggregates,
+            started: OnceLock::new(),
+            done: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        })
+    }
+
+    /// The numbers of the aggregates that belong to a connection.
+    fn share(&self, connection: usize) -> std::ops::Range<usize> {
+        let at = |connection| connection * self.aggregates / self.bench.connections;
+        at(connection)..at(connection + 1)
+    }
+}
+
+/// `host:port` of the first node of a URL.
+fn address(url: &str) -> Result<String, Failure> {
+    let hosts = url.strip_prefix("celeriant://").and_then(|rest| rest.split(['?', '/']).next());
+    match hosts.and_then(|hosts| hosts.split(',').next()) {
+        None | Some("") => Err(Error::Url { reason: format!("{url:?}") }.into()),
+        Some(host) if host.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']')) => {
+            Ok(format!("{host}:7440"))
+        }
+        Some(host) => Ok(host.to_owned()),
+    }
+}
+
+fn run_thread(run: &Arc<Run>, thread: usize) -> Result<Stats, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stats = stats::shared();
+    let tasks = LocalSet::new();
+    let mine = (0..run.bench.connections).filter(|n| n % run.bench.threads == thread);
+    let handles: Vec<_> = mine
+        .map(|n| tasks.spawn_local(connection::run(Arc::clone(run), n, stats.clone())))
+        .collect();
+    let first_failure = runtime.block_on(tasks.run_until(async {
+        let mut first = None;
+        for handle in handles {
+            let result = handle.await.map_err(std::io::Error::other);
+            if let Err(failure) = result.map_err(Failure::from).and_then(|result| result) {
+                run.errors.fetch_add(1, Ordering::Relaxed);
+                first.get_or_insert(failure);
+            }
+        }
+        first
+    }));
+    let stats = stats.take();
+    match first_failure {
+        // A connection that broke half-way is an error among results; none at all is a failure.
+        Some(failure) if stats.operations() == 0 => Err(failure),
+        Some(failure) => {
+            tracing::debug!(%failure, "a connection failed");
+            Ok(stats.with_error(&failure.to_string()))
+        }
+        None => Ok(stats),
+    }
+}
+
+/// A line a second on stderr.
+struct Progress {
+    run: Arc<Run>,
+    shown: u64,
+    at: Instant,
+    in_place: bool,
+}
+
+impl Progress {
+    fn new(run: Arc<Run>) -> Self {
+        Self { run, shown: 0, at: Instant::now(), in_place: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self) {
+        let Some(started) = self.run.started.get() else { return };
+        let done = self.run.done.load(Ordering::Relaxed);
+        let rate = (done - self.shown) as f64 / self.at.elapsed().as_secs_f64();
+        (self.shown, self.at) = (done, Instant::now());
+        let errors = self.run.errors.load(Ordering::Relaxed);
+        let seconds = started.elapsed().as_secs();
+        let end = if self.in_place { "\r" } else { "\n" };
+        let line = format!("{seconds:>4} s  {rate:>10.0}/s  {errors} errors   {end}");
+        // Without a stderr there is nobody to show progress to.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+
+    fn end(&self) {
+        if self.in_place {
+            let _ = std::io::stderr().write_all(b"\n");
+        }
+    }
+}
+
+fn report(run: &Run, stats: &Stats, output: &Output) -> Result<(), Failure> {
+    let seconds = run.bench.duration.as_secs_f64();
+    let result = stats.to_json(seconds);
+    let errors = stats.errors_text();
+    if let Some(path) = &run.bench.out {
+        let bench = &run.bench;
+        let report = json!({
+            "work": format!("{:?}", bench.work).to_lowercase(),
+            "connections": bench.connections, "pipeline": bench.pipeline,
+            "aggregates": run.aggregates, "payload": bench.payload, "threads": bench.threads,
+            "rate": bench.rate, "client_cpu_seconds": stats::cpu_seconds(),
+            "errors_by_name": errors, "result": result,
+        });
+        std::fs::write(path, format!("{report:#}\n"))?;
+    }
+    if output.is_json() {
+        output.json(&result)?;
+    } else {
+        let fields = result.as_object().into_iter().flatten();
+        let text = |value: &serde_json::Value| match value.as_f64() {
+            Some(number) if value.is_f64() => format!("{number:.3}"),
+            _ => value.to_string(),
+        };
+        let fields: Vec<(&str, String)> = fields.map(|(k, v)| (k.as_str(), text(v))).collect();
+        output.fields(&fields)?;
+        output.line(&format!("client CPU  {:.1} s, warm-up included", stats::cpu_seconds()))?;
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Load(format!("{errors:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_node_of_a_url_is_used() {
+        let host = |url| address(url).expect("an address");
+        assert_eq!(host("celeriant://localhost"), "localhost:7440");
+        assert_eq!(host("celeriant://a:1,b:2?tls=off"), "a:1");
+        assert_eq!(host("celeriant://[::1]"), "[::1]:7440");
+        assert_eq!(host("celeriant://[::1]:7"), "[::1]:7");
+        assert!(address("http://a").is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! `dev`, `server` and `server check`: a node as a process.
+//!
+//! SIGTERM and SIGINT stop accepting, answer what was accepted, and end with exit code 0. Everything
+//! that was acknowledged is durable already, so a second signal, or `kill -9`, loses nothing either.
+
+mod check;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+
+use celeriant_actors::launch::Launch;
+use celeriant_actors::node::{Error, Node};
+use celeriant_actors::settings::{Loaded, LogFormat, Settings};
+use celeriant_storage::store;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::args::{Dev, Server, ServerAction};
+use super::failure::Failure;
+use super::output::Output;
+
+/// One node for trying things out.
+pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
+    if dev.http.is_some() {
+        let why = "--http: not in this version yet: it has no HTTP gateway";
+        return Err(Failure::usage(why));
+    }
+    let mut flags = BTreeMap::from([
+        ("data_dir".to_owned(), dev.data_dir.display().to_string()),
+        ("listen".to_owned(), dev.listen),
+        ("node_id".to_owned(), "dev".to_owned()),
+        ("memory".to_owned(), "512MiB".to_owned()),
+        ("log".to_owned(), "warn".to_owned()),
+    ]);
+    flags.extend(dev.shards.map(|shards| ("shards".to_owned(), shards.to_string())));
+    flags.extend(dev.threads.map(|threads| ("threads".to_owned(), threads.to_string())));
+    let settings = Settings::load(None, [], &flags)?.settings;
+    log_to_stderr(&settings)?;
+    let (node, address) = start(&settings, true).await?;
+    greet(&settings.data_dir, address, output)?;
+    serve(node).await
+}
+
+/// A node as configured, or what is asked about its configuration.
+pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failure> {
+    let loaded = load(&server)?;
+    if server.print_config {
+        return print_config(&loaded, output);
+    }
+    if let Some(ServerAction::Check) = server.action {
+        return check::run(&loaded, output);
+    }
+    log_to_stderr(&loaded.settings)?;
+    for note in &loaded.notes {
+        tracing::warn!("{note}");
+    }
+    let (node, address) = start(&loaded.settings, false).await?;
+    tracing::info!(%address, data_dir = %loaded.settings.data_dir.display(), "ready");
+    if output.is_json() {
+        output.json(&ready(&loaded.settings.data_dir, address))?;
+    }
+    serve(node).await
+}
+
+fn load(server: &Server) -> Result<Loaded, Failure> {
+    let text = match &server.config {
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                return Err(Failure::usage(format!("--config {}: {error}", path.display())));
+            }
+        },
+        None => None,
+    };
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(Settings::load(text.as_deref(), variables, &server.keys.0)?)
+}
+
+fn print_config(loaded: &Loaded, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        for shown in &loaded.shown {
+            let source = shown.source.name();
+            output.json(&json!({"key": shown.key, "value": shown.value, "source": source}))?;
+        }
+        return Ok(());
+    }
+    let row = |shown: &celeriant_actors::settings::Shown| {
+        vec![shown.key.to_owned(), shown.value.clone(), shown.source.name().to_owned()]
+    };
+    let rows: Vec<Vec<String>> = loaded.shown.iter().map(row).collect();
+    output.table(&["KEY", "VALUE", "FROM"], &rows)?;
+    loaded.notes.iter().try_for_each(|note| output.line(&format!("note: {note}")))
+}
+
+fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .map_err(|error| Failure::usage(format!("log = {:?}: {error}", settings.log)))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, SocketAddr), Failure> {
+    let launch = Launch {
+        data_dir: settings.data_dir.clone(),
+        node_id: settings.node_id.clone(),
+        shards: settings.shards.and_then(NonZeroU16::new),
+        threads: settings.threads,
+        memory_bytes: usize::try_from(settings.memory).unwrap_or(usize::MAX),
+        allow_buffered,
+    };
+    let mut node = launch.start().await.map_err(why_not)?;
+    match node.listen(settings.listen).await {
+        Ok(address) => Ok((node, address)),
+        Err(error) => {
+            node.stop().await;
+            Err(why_not(error))
+        }
+    }
+}
+
+/// Directories and addresses that cannot be used are wrong configuration; damage and failing disks
+/// are not.
+fn why_not(error: Error) -> Failure {
+    match error {
+        Error::Listen { .. } => Failure::usage(error.to_string()),
+        Error::Store(store::Error::Io { .. } | store::Error::Poisoned) => {
+            Failure::Node(error.to_string())
+        }
+        Error::Store(refused) => Failure::usage(refused.to_string()),
+        other => Failure::Node(other.to_string()),
+    }
+}
+
+/// Serves until a signal comes or the node fails.
+async fn serve(mut node: Node) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            biased;
+            error = node.failed() => return Err(Failure::Node(error.to_string())),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => tracing::warn!("SIGHUP: this version has nothing to reload"),
+        }
+    }
+    tracing::info!("stopping");
+    node.stop().await;
+    Ok(())
+}
+
+fn ready(data_dir: &Path, address: SocketAddr) -> serde_json::Value {
+    json!({
+        "ready": true,
+        "url": format!("celeriant://{address}"),
+        "data_dir": data_dir.display().to_string(),
+        "pid": std::process::id(),
+    })
+}
+
+/// Says what to try next. Every line can be pasted into a shell as it is.
+fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(&ready(data_dir, address));
+    }
+    let program = program();
+    let url = match address.to_string().as_str() {
+        "127.0.0.1:7440" => String::new(),
+        other => format!(" --url celeriant://{other}"),
+    };
+    let run = format!("{program}{url}");
+    output.line(&format!(
+        "Celeriant {version}: one node, for trying things out\n\
+         \n  clients   celeriant://{address}   (loopback, no TLS)\n  data      {data}\n\
+         \nTry in another terminal:\n\
+         \n  {run} append acme/account/alice --type Opened --data '{{\"owner\":\"Alice\"}}' --expect none\
+         \n  {run} append acme/account/alice --type Deposited --data '{{\"amount\":100}}' --expect 1\
+         \n  {run} read acme/account/alice\
+         \n  {run} ls acme/account\
+         \n  {run} bench write --connections 64 --duration 5\n\
+         \nOpening alice twice is refused: that is the guard. Stop with Ctrl-C, or try kill -9 {pid}:\n\
+         what was answered is there after the next start.",
+        version = env!("CARGO_PKG_VERSION"),
+        data = data_dir.display(),
+        pid = std::process::id(),
+    ))
+}
+
+/// How this program can be called from where we are, quoted for a shell.
+fn program() -> String {
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let by_name = called.components().count() == 1;
+    let path = match std::env::current_exe() {
+        Ok(path) if !by_name => path,
+        _ => PathBuf::from("celeriant"),
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = path.strip_prefix(&here).map(Path::to_path_buf).unwrap_or(path);
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
