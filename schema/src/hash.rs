@@ -159,6 +159,20 @@ mod tests {
     const GOLDEN_WRITE: &str = "e5f443fb2c4d3c1397ab12f3f4b86624be3b36dd185b2791757204aea580e487";
 
     #[test]
+    fn an_event_hash_is_what_the_document_says() {
+        let mut bytes = chain_start(&sample_key()).0.to_vec();
+        for number in [1_u64, 2, 3] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&4_u128.to_le_bytes());
+        bytes.extend_from_slice(&5_u64.to_le_bytes());
+        bytes.extend_from_slice(b"headpayload");
+        let key = b"celeriant event hash v1         ";
+        let expected: Hash = blake3::keyed_hash(key, &bytes).into();
+        assert_eq!(event_hash(&context(), b"head", b"payload"), expected);
+    }
+
+    #[test]
     fn an_event_hash_covers_its_place_and_its_bytes_but_not_where_they_are_split() {
         let hash = event_hash(&context(), b"head", b"payload");
         assert_eq!(event_hash(&context(), b"headpay", b"load"), hash);
