@@ -112,6 +112,7 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 enum Wake {
     Answers,
     Wrote,
+    Blocked,
     Read,
     EndOfInput,
     Failed(io::Error),
@@ -214,7 +215,10 @@ where
             if let Poll::Ready(done) = socket::poll_write(&mut self.stream, cx, &mut self.output) {
                 return Poll::Ready(done.map_or_else(Wake::Failed, |()| Wake::Wrote));
             }
-            self.note_stall();
+            if self.timer.is_none() {
+                // The clock starts on a client that does not take its answers.
+                return Poll::Ready(Wake::Blocked);
+            }
         } else if self.flush {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.flush = false,
@@ -245,6 +249,7 @@ where
                 }
                 self.encode_answers();
             }
+            Wake::Blocked => self.timer = Some(Instant::now() + self.settings.stall_timeout),
             Wake::Read => {}
             Wake::EndOfInput => self.drain(Ended::Closed),
             Wake::Failed(error) => return Some(Ended::Failed(error)),
@@ -339,13 +344,6 @@ where
         if self.answers.is_empty() && self.in_flight.count() == 0 {
             // An idle connection holds next to nothing.
             (self.answers, self.received) = (VecDeque::new(), Vec::new());
-        }
-    }
-
-    /// Starts the clock on a client that does not take its answers.
-    fn note_stall(&mut self) {
-        if matches!(self.phase, Phase::Open) && self.timer.is_none() {
-            self.timer = Some(Instant::now() + self.settings.stall_timeout);
         }
     }
 

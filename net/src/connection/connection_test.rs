@@ -1,5 +1,7 @@
 //! What a connection promises, with a fake service, over pipes and over real sockets.
 
+#![allow(clippy::disallowed_methods)] // Tests own their tasks.
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
