@@ -12,6 +12,9 @@
 //! is never sent again once it may have arrived, not even with an exact guard: if the first one
 //! landed, the second one's Conflict would tell the caller that nothing was appended.
 
+#[cfg(test)]
+mod client_test;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -148,6 +151,16 @@ impl Client {
         match self.call(&Request::Ping, Resend::Safe, self.timeout()).await? {
             Response::Pong => Ok(begin.elapsed()),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether the connection answers now; not asked twice.
+    #[cfg(test)]
+    async fn ping_once(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + Duration::from_millis(50);
+        match self.inner.links[0].attempt(u64::MAX, &Request::Ping, deadline).await? {
+            Attempt::Answer(..) => Ok(()),
+            _ => Err(Error::Timeout { definite: true }),
         }
     }
 

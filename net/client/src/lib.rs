@@ -46,6 +46,8 @@ mod backoff;
 mod client;
 mod error;
 mod event;
+#[cfg(test)]
+mod fake;
 mod link;
 mod queries;
 mod read;
