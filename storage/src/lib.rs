@@ -26,6 +26,7 @@ pub mod disk;
 pub mod error;
 pub mod frame;
 pub mod index;
+pub mod inspect;
 pub mod log;
 pub mod recovery;
 pub(crate) mod scan;

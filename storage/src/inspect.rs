@@ -1,0 +1,166 @@
+//! A read-only walk over the files of a data directory, for people and tools: no node may run meanwhile
+//! for the picture to be exact, and nothing is changed.
+//!
+//! ```text
+//! folders(data dir) ─► Folder { segments, indexes, watermark slots, strangers }
+//!                          └ walk() ─► Segment · Frame { header, records } · Unfinished · Damage · End …
+//! ```
+//! Unlike recovery it goes on behind damage: it names the place and looks for the next intact frame. Plain
+//! structs; printing is the command line's. Deliberately absent: the `Disk` seam (this is an offline tool),
+//! repair.
+
+mod walk;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use celeriant_schema::limits::SECTOR_BYTES;
+
+use crate::Identity;
+use crate::error::Flaw;
+use crate::index::Index;
+use crate::segment::{SegmentHeader, number_of};
+use crate::watermark::{WATERMARK_NAME, Watermark};
+pub use walk::{Frame, Item, PlacedRecord, Walk};
+
+/// What lies in one shard's folder.
+#[derive(Debug)]
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whose it is, as its first intact segment says.
+    pub identity: Option<Identity>,
+    /// Segments by number.
+    pub segments: Vec<SegmentFile>,
+    /// Indexes by number.
+    pub indexes: Vec<IndexFile>,
+    /// The slots of the watermark; empty when there is no such file.
+    pub watermark: Vec<Result<Option<Watermark>, Flaw>>,
+    /// Names of files that do not belong here.
+    pub strangers: Vec<String>,
+}
+
+/// One segment file.
+#[derive(Clone, Debug)]
+pub struct SegmentFile {
+    /// Its number, from its name.
+    pub number: u32,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// What its header page says.
+    pub header: Result<SegmentHeader, Flaw>,
+}
+
+/// One index file.
+#[derive(Clone, Debug)]
+pub struct IndexFile {
+    /// Its number, from its name.
+    pub number: u32,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// What it says.
+    pub index: Result<Index, Flaw>,
+}
+
+/// The shards' folders in a data directory, in order; `dir` itself when it holds segments.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut is_folder = false;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        is_folder |= number_of(&name, "seg").is_some() || name == WATERMARK_NAME;
+        if name.starts_with("shard-") && entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    if is_folder {
+        return Ok(vec![dir.to_owned()]);
+    }
+    found.sort();
+    Ok(found)
+}
+
+impl Folder {
+    /// Looks at every file of a shard's folder, but not into the segments.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut folder = Self {
+            path: path.to_owned(),
+            identity: None,
+            segments: Vec::new(),
+            indexes: Vec::new(),
+            watermark: Vec::new(),
+            strangers: Vec::new(),
+        };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        let segments = names.iter().filter_map(|name| Some((number_of(name, "seg")?, name)));
+        for (number, name) in segments {
+            folder.segments.push(SegmentFile::open(number, path.join(name))?);
+        }
+        let mut headers = folder.segments.iter().filter_map(|file| file.header.as_ref().ok());
+        folder.identity = headers.next().map(|header| header.identity);
+        let identity = folder.identity.unwrap_or_default();
+        for name in names {
+            if let Some(number) = number_of(&name, "idx") {
+                folder.indexes.push(IndexFile::open(number, path.join(name), &identity)?);
+            } else if name == WATERMARK_NAME {
+                let content = fs::read(path.join(name))?;
+                let slots = content.chunks(SECTOR_BYTES).zip(0..);
+                folder.watermark =
+                    slots.map(|(page, slot)| Watermark::decode(page, slot, &identity)).collect();
+            } else if number_of(&name, "seg").is_none() {
+                folder.strangers.push(name);
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Every frame and every damage, in log order.
+    pub fn walk(&self) -> Walk<'_> {
+        Walk::new(self)
+    }
+}
+
+impl SegmentFile {
+    fn open(number: u32, path: PathBuf) -> io::Result<Self> {
+        let file = File::open(&path)?;
+        let bytes = file.metadata()?.len();
+        let page = walk::read_at(&file, 0, SECTOR_BYTES)?;
+        let header = SegmentHeader::decode(&page)
+            .and_then(|header| header.check(&header.identity, number, bytes).map(|()| header));
+        Ok(Self { number, path, bytes, header })
+    }
+}
+
+impl IndexFile {
+    fn open(number: u32, path: PathBuf, identity: &Identity) -> io::Result<Self> {
+        let content = Bytes::from(fs::read(&path)?);
+        let bytes = content.len() as u64;
+        let index = Index::decode(content, identity, number).and_then(|index| {
+            index.entries().try_for_each(|entry| entry.map(drop))?;
+            Ok(index)
+        });
+        Ok(Self { number, path, bytes, index })
+    }
+}
+
+#[cfg(test)]
+#[path = "inspect/inspect_test.rs"]
+mod tests;
