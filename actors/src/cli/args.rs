@@ -45,7 +45,8 @@ pub(super) struct Global {
     #[arg(long, global = true, hide = true)]
     cert: Option<PathBuf>,
     /// Client key (not in this version yet)
-    #[arg(long, global = true, hide = true)]
+    // Not `key`: that is what aggregates have.
+    #[arg(id = "client_key", long = "key", global = true, hide = true)]
     key: Option<PathBuf>,
     /// API key (not in this version yet)
     #[arg(long, global = true, hide = true)]
