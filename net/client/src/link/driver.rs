@@ -150,17 +150,19 @@ pub(super) async fn run(
             continue;
         };
         connection += 1;
-        let begin = Instant::now();
         let address = ready.address.clone();
         wanted.at(&route, &address);
         let mut session = Session::new(ready, connection, &mut queue, std::mem::take(&mut waiting));
-        match session.run().await {
+        let end = session.run().await;
+        let answered = session.answered;
+        drop(session);
+        match end {
             End::NoHandles => return,
             End::Reroute(leader) => wanted.leader = leader,
             End::Lost(error) => tracing::debug!(%address, %error, "connection lost"),
         }
-        // A node that accepts and drops at once must not be hammered.
-        if begin.elapsed() > Duration::from_secs(1) {
+        // A node that accepts and drops without ever answering must not be hammered.
+        if answered {
             backoff.reset();
         } else {
             sleep(backoff.wait()).await;
@@ -222,6 +224,8 @@ struct Session<'a> {
     /// The node has owed a sign of life since then.
     quiet_since: Instant,
     pinged_at: Option<Instant>,
+    /// The node has answered something.
+    answered: bool,
     reroute: Option<(Option<String>, Instant)>,
 }
 
@@ -244,6 +248,7 @@ impl<'a> Session<'a> {
             output: BytesMut::new(),
             quiet_since: Instant::now(),
             pinged_at: None,
+            answered: false,
             reroute: None,
         }
     }
@@ -365,6 +370,7 @@ impl<'a> Session<'a> {
             Ok(Outbound::Refused(refusal)) => Err(format!("the node ends it: {refusal}")),
             Ok(Outbound::Pong) => Ok(()),
             Ok(Outbound::Response { id, response }) => {
+                self.answered = true;
                 if let Some(answer) = self.pending.remove(&id) {
                     // A caller that is gone has no use for it.
                     let _ = answer.send((response, self.connection));

@@ -173,7 +173,8 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// There is nothing to read: it never existed, or is deleted.
+    /// There is nothing to read: it never existed, or is deleted. The former is believed until a write
+    /// that rests on it is refused.
     async fn start_over<A: Aggregate>(
         &self,
         key: &AggregateKey,
@@ -181,6 +182,9 @@ impl Execution<'_> {
     ) -> Result<(), Error> {
         let before = std::mem::take(known);
         known.loaded = true;
+        if !before.loaded {
+            return Ok(());
+        }
         let head = match self.client.head(key).client(self.client_id).await {
             Err(Error::NotFound { .. }) => return Ok(()),
             other => other?,
