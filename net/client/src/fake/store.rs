@@ -16,11 +16,14 @@ const PAGE_BATCHES: usize = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     aggregates: BTreeMap<AggregateKey, Vec<ReadBatch>>,
-    sequences: BTreeMap<(ClientId, AggregateKey), Vec<(Sequence, Hash, Receipt)>>,
+    sequences: BTreeMap<(ClientId, AggregateKey), Vec<Used>>,
     stamp: u64,
     /// Sequences remembered with their receipts; `None` = all.
     pub(crate) remembered: Option<usize>,
 }
+
+/// A sequence, the write that used it, and what it was answered.
+type Used = (Sequence, Hash, Receipt);
 
 enum Sequenced {
     Next,
