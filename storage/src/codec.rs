@@ -47,7 +47,6 @@ impl<'a> Reader<'a> {
         Ok(out)
     }
 
-    number!(u8, u8);
     number!(u16, u16);
     number!(u32, u32);
     number!(u64, u64);

@@ -25,6 +25,7 @@ pub mod directory;
 pub mod disk;
 pub mod error;
 pub mod frame;
+pub mod fuzzing;
 pub mod index;
 pub mod inspect;
 pub mod log;

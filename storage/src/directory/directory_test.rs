@@ -1,3 +1,5 @@
+//! The directory: places, sequences, listings, and the same again from indexes.
+
 use celeriant_schema::{ListPage, Lsn};
 
 use super::*;

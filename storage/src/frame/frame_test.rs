@@ -1,3 +1,5 @@
+//! Frames: golden bytes, damage, tears.
+
 use celeriant_schema::record::EpochStart;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Index files: round trip and damage.
+
 use celeriant_schema::BootId;
 
 use super::*;

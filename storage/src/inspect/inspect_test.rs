@@ -1,3 +1,5 @@
+//! The offline walk over real files, healthy and damaged.
+
 use std::collections::BTreeMap;
 
 use super::*;

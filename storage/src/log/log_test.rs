@@ -1,3 +1,5 @@
+//! The log's promises: order, depth, space, poison.
+
 use celeriant_schema::limits::SECTOR_BYTES;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Recovery held against a model of what was appended: crashes, damage, interrupted starts.
+
 use proptest::prelude::*;
 
 use super::*;
