@@ -273,8 +273,12 @@ impl<R> Core<R> {
             unreachable!("{txn} commits a leg in {shard} but is not in flight");
         };
         write.set(shard, State::Held, State::Committed);
+        if !receipts.is_empty() {
+            // The stamp of a leg that only guards is nobody's event: a retry, answered from what was
+            // remembered with the events, could not name it again.
+            write.stamp = write.stamp.max(stamp);
+        }
         write.receipts.extend(receipts);
-        write.stamp = write.stamp.max(stamp);
         if !write.parts.iter().all(|part| part.state == State::Committed) {
             return;
         }

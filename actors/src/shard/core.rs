@@ -369,6 +369,8 @@ impl<R> Core<R> {
         member: &AppliedMember,
         location: BatchLocation,
     ) {
+        // One time for the whole record, as it says itself: that of its first stamp.
+        let first = applied.batches.first().map_or(member.first_stamp, |first| first.first_stamp);
         let batch = AppliedBatch {
             first_version: member.receipt.first_version,
             last_version: member.receipt.last_version,
@@ -376,7 +378,7 @@ impl<R> Core<R> {
             stamp: member.first_stamp,
             last_stamp: member.last_stamp,
             write_stamp: applied.stamp,
-            server_time: member.first_stamp.unix_micros(),
+            server_time: first.unix_micros(),
             client_id: applied.client_id,
             sequence: member.sequence,
             write_hash: applied.write_hash,
