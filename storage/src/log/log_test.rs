@@ -65,6 +65,24 @@ fn with_a_write_in_flight_a_small_frame_waits_for_more() {
 }
 
 #[test]
+fn bytes_in_flight_stay_within_what_recovery_looks_through() {
+    let segment_bytes = 128 << 20;
+    let mut rig = settled(Settings {
+        write_depth: 16,
+        segment_bytes_first: segment_bytes,
+        segment_bytes_max: segment_bytes,
+        ..small_settings()
+    });
+    for number in 0..6 {
+        rig.append(&[number], &[8 << 20], false);
+        rig.pump();
+    }
+    assert_eq!(rig.disk.waiting(), 3, "four of them with their headers are more than 32 MiB");
+    rig.settle();
+    rig.check();
+}
+
+#[test]
 fn each_frame_says_what_was_durable_when_it_was_made() {
     let mut rig = settled(large_segments());
     let durable = rig.log.durable();

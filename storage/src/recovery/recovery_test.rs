@@ -32,7 +32,7 @@ fn crashed(seed: u64) -> Snapshot {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 64,
+        cases: 32,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -240,6 +240,17 @@ fn a_hole_is_cut_with_the_frames_behind_it() {
         let rig = rig.snapshot().open().expect("intact");
         assert_eq!(rig.report.cut_frames, 0, "{kept:?}");
     }
+}
+
+#[test]
+fn frames_that_nobody_vouches_for_are_written_again() {
+    let (snapshot, acknowledged) = in_flight_crash(3, &[0, 1, 2, 3]);
+    let rig = snapshot.open().expect("a crash is no damage");
+    assert_eq!(rig.recovered_tip, acknowledged.plus(4));
+    // Those in flight say that what was acknowledged is durable, and nothing about themselves.
+    assert_eq!(rig.report.secured_bytes, 4 * 4096);
+    let again = rig.snapshot().open().expect("intact");
+    assert_eq!(again.report.secured_bytes, 0, "the watermark vouches for them now");
 }
 
 #[test]
