@@ -3,4 +3,6 @@
 // Tests look at the real world: clocks, threads and processes are what they are about.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod command_line;
+mod support;
 mod tidy;

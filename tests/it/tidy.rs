@@ -10,7 +10,7 @@
 
 mod layers;
 mod rules;
-mod tree;
+pub(crate) mod tree;
 
 #[cfg(test)]
 mod tidy_test;

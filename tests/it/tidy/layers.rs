@@ -3,15 +3,15 @@
 use toml::Table;
 
 /// One crate: its folder, what of ours it may use, and what it must not know of others.
-pub struct Layer {
+pub(crate) struct Layer {
     /// Folder of its manifest.
-    pub folder: &'static str,
+    pub(crate) folder: &'static str,
     /// Our crates that it may depend on.
-    pub may_use: &'static [&'static str],
+    pub(crate) may_use: &'static [&'static str],
     /// Our crates that only its tests may use besides.
-    pub tests_may_use: &'static [&'static str],
+    pub(crate) tests_may_use: &'static [&'static str],
     /// Crates of others that would drag in what it must not know.
-    pub must_not_know: &'static [&'static str],
+    pub(crate) must_not_know: &'static [&'static str],
 }
 
 const OURS: &[&str] = &[
@@ -23,7 +23,7 @@ const OURS: &[&str] = &[
 ];
 
 /// From the bottom to the top.
-pub const LAYERS: &[Layer] = &[
+pub(crate) const LAYERS: &[Layer] = &[
     Layer {
         folder: "schema",
         may_use: &[],
@@ -59,7 +59,7 @@ pub const LAYERS: &[Layer] = &[
 ];
 
 /// Problems of all manifests, given as path and text. `tests` sees everything.
-pub fn check(manifests: &[(String, String)]) -> Vec<String> {
+pub(crate) fn check(manifests: &[(String, String)]) -> Vec<String> {
     let mut problems = Vec::new();
     for (path, text) in manifests {
         let Ok(manifest) = text.parse::<Table>() else {

@@ -13,7 +13,7 @@ const UNSAFE_FILES: &[&str] = &["storage/src/buffer.rs", "storage/src/disk/uring
 const POLLING_FILE: &str = "tests/it/support/wait.rs";
 
 /// At most 600 lines before the tests; files that hold nothing but tests may be longer.
-pub fn file_length(source: &Source) -> Vec<String> {
+pub(crate) fn file_length(source: &Source) -> Vec<String> {
     let lines = code_lines(&source.text).count();
     if is_test_file(&source.path) || lines <= FILE_LINES_MAX {
         return Vec::new();
@@ -22,7 +22,7 @@ pub fn file_length(source: &Source) -> Vec<String> {
 }
 
 /// At most 70 lines from `fn` to its closing brace.
-pub fn function_length(source: &Source) -> Vec<String> {
+pub(crate) fn function_length(source: &Source) -> Vec<String> {
     let lines: Vec<&str> = source.text.lines().collect();
     let mut problems = Vec::new();
     for (start, line) in lines.iter().enumerate() {
@@ -49,13 +49,13 @@ pub fn function_length(source: &Source) -> Vec<String> {
 }
 
 /// At most 100 characters a line, comments too, which rustfmt leaves alone.
-pub fn columns(source: &Source) -> Vec<String> {
+pub(crate) fn columns(source: &Source) -> Vec<String> {
     let wide = |line: &str| line.chars().count() > COLUMNS_MAX;
     find_lines(source, wide, "more than 100 columns")
 }
 
 /// The first line is a `//!` sentence.
-pub fn header(source: &Source) -> Vec<String> {
+pub(crate) fn header(source: &Source) -> Vec<String> {
     let first = source.text.lines().next().unwrap_or("");
     if first.strip_prefix("//! ").is_some_and(|sentence| sentence.len() > 10) {
         return Vec::new();
@@ -64,7 +64,7 @@ pub fn header(source: &Source) -> Vec<String> {
 }
 
 /// `foo.rs` and `foo/`, so that a tab in an editor has a name.
-pub fn no_mod_rs(source: &Source) -> Vec<String> {
+pub(crate) fn no_mod_rs(source: &Source) -> Vec<String> {
     if source.path.ends_with("/mod.rs") {
         return vec![format!("{}: name it after its module", source.path)];
     }
@@ -72,7 +72,7 @@ pub fn no_mod_rs(source: &Source) -> Vec<String> {
 }
 
 /// No reminders, no stubs, no tests that are switched off.
-pub fn nothing_left_for_later(source: &Source) -> Vec<String> {
+pub(crate) fn nothing_left_for_later(source: &Source) -> Vec<String> {
     // Put together here so that this file does not contain them.
     let words = [
         concat!("TO", "DO"),
@@ -89,7 +89,7 @@ pub fn nothing_left_for_later(source: &Source) -> Vec<String> {
 }
 
 /// Threads wait for conditions; the polling itself is in one place.
-pub fn no_thread_sleep(source: &Source) -> Vec<String> {
+pub(crate) fn no_thread_sleep(source: &Source) -> Vec<String> {
     if source.path == POLLING_FILE {
         return Vec::new();
     }
@@ -98,7 +98,7 @@ pub fn no_thread_sleep(source: &Source) -> Vec<String> {
 }
 
 /// Unsafe code only in the two files that argue it.
-pub fn unsafe_is_confined(source: &Source) -> Vec<String> {
+pub(crate) fn unsafe_is_confined(source: &Source) -> Vec<String> {
     if UNSAFE_FILES.contains(&source.path.as_str()) {
         return Vec::new();
     }
@@ -115,7 +115,7 @@ pub fn unsafe_is_confined(source: &Source) -> Vec<String> {
 }
 
 /// Simulation swaps components; production code has no branch for it.
-pub fn no_simulation_cfg(source: &Source) -> Vec<String> {
+pub(crate) fn no_simulation_cfg(source: &Source) -> Vec<String> {
     if source.path.starts_with("simulation/") {
         return Vec::new();
     }
@@ -128,7 +128,7 @@ pub fn no_simulation_cfg(source: &Source) -> Vec<String> {
 }
 
 /// An unbiased `select!` picks a branch by a random number that no seed controls.
-pub fn select_is_biased(source: &Source) -> Vec<String> {
+pub(crate) fn select_is_biased(source: &Source) -> Vec<String> {
     let on_path = ["actors/src/", "net/src/", "storage/src/", "simulation/src/"];
     if !on_path.iter().any(|prefix| source.path.starts_with(prefix))
         || source.path.starts_with("actors/src/cli/")
@@ -145,7 +145,7 @@ pub fn select_is_biased(source: &Source) -> Vec<String> {
 }
 
 /// Concrete disks are chosen where settings and components meet: the command line.
-pub fn seams_are_not_bypassed(source: &Source) -> Vec<String> {
+pub(crate) fn seams_are_not_bypassed(source: &Source) -> Vec<String> {
     let inside = source.path.starts_with("actors/src/")
         && !source.path.starts_with("actors/src/cli/")
         && !source.path.starts_with("actors/src/node");

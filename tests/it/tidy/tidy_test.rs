@@ -134,7 +134,8 @@ fn a_branch_for_simulation_is_found_outside_simulation() {
     let line = concat!("#[c", "fg(simulation)]");
     assert_eq!(problems(rules::no_simulation_cfg, "storage/src/log.rs", line), 1);
     assert_eq!(problems(rules::no_simulation_cfg, "simulation/src/world.rs", line), 0);
-    assert_eq!(problems(rules::no_simulation_cfg, "storage/src/log.rs", "#[cfg(test)]"), 0);
+    let of_tests = "#[cfg(test)]";
+    assert_eq!(problems(rules::no_simulation_cfg, "storage/src/log.rs", of_tests), 0);
 }
 
 #[test]

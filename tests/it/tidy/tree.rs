@@ -4,21 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One Rust file.
-pub struct Source {
+pub(crate) struct Source {
     /// From the workspace's root, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// All of it.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// What the rules look at.
-pub struct Tree {
+pub(crate) struct Tree {
     /// Every `.rs` file.
-    pub sources: Vec<Source>,
+    pub(crate) sources: Vec<Source>,
     /// Path and text of every `Cargo.toml`.
-    pub manifests: Vec<(String, String)>,
+    pub(crate) manifests: Vec<(String, String)>,
     /// Names at the top, without what `.gitignore` names.
-    pub top_level: Vec<String>,
+    pub(crate) top_level: Vec<String>,
 }
 
 const FOLDERS: &[&str] = &["schema", "storage", "net", "actors", "simulation", "tests"];
@@ -26,7 +26,7 @@ const FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "LICENSE", "README.md"];
 
 impl Tree {
     /// Of the workspace that this test was compiled from.
-    pub fn of_workspace() -> Self {
+    pub(crate) fn of_workspace() -> Self {
         let root = workspace_root();
         let mut tree = Self { sources: Vec::new(), manifests: Vec::new(), top_level: Vec::new() };
         let ignored = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
@@ -71,13 +71,13 @@ impl Tree {
 }
 
 /// Where the workspace lies.
-pub fn workspace_root() -> PathBuf {
+pub(crate) fn workspace_root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("tests/ has a parent").to_path_buf()
 }
 
 /// Every name at the top is a fixed folder, a fixed file or a dot-file.
-pub fn check_top_level(names: &[String]) -> Vec<String> {
+pub(crate) fn check_top_level(names: &[String]) -> Vec<String> {
     let known = |name: &str| {
         FOLDERS.contains(&name) || FILES.contains(&name) || (name.starts_with('.') && name != ".")
     };
@@ -90,7 +90,7 @@ pub fn check_top_level(names: &[String]) -> Vec<String> {
 }
 
 /// Whether a line of `.gitignore` names this entry of the top level or something in it.
-pub fn is_ignored(gitignore: &str, name: &str) -> bool {
+pub(crate) fn is_ignored(gitignore: &str, name: &str) -> bool {
     gitignore
         .lines()
         .filter_map(|line| line.trim().strip_prefix('/'))

@@ -1,0 +1,20 @@
+//! Waiting for a condition. The only place in the workspace where a thread sleeps: other processes
+//! cannot be waited for in any better way than by looking again.
+
+use std::time::{Duration, Instant};
+
+/// Looks again and again until `look` finds something.
+///
+/// # Panics
+/// After 60 s, with what was waited for.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
