@@ -113,6 +113,8 @@ pub struct Log {
     /// Somebody asked for more space than there is. Atomic only so that asking needs no `&mut` and a
     /// log can be shared.
     starved: AtomicBool,
+    /// The last record that was asked for had no place on the disk.
+    lacks_space: AtomicBool,
     poisoned: bool,
     buffers: Vec<AlignedBuffer>,
 }
@@ -150,6 +152,7 @@ impl Log {
             notes: from.notes,
             ready: None,
             starved: AtomicBool::new(false),
+            lacks_space: AtomicBool::new(false),
             poisoned: false,
             buffers: Vec::new(),
         };
@@ -197,11 +200,21 @@ impl Log {
     /// Whether a record can be appended now. If not: pump and ask again, else wait for a completion.
     /// Leaves room for the `Resolve`s of all unresolved legs.
     pub fn fits(&self, meta_len: usize, blob_len: usize) -> bool {
-        self.has_room(
-            meta_len + blob_len,
-            self.legs.reserve_bytes(),
-            self.settings.frame_bytes_soft,
-        )
+        self.fits_beside(meta_len, blob_len, 0)
+    }
+
+    /// The same, leaving `beside` more bytes of the log free: space promised to legs that are reserved
+    /// but not appended. See [`Self::leg_bytes`].
+    pub fn fits_beside(&self, meta_len: usize, blob_len: usize, beside: u64) -> bool {
+        let reserve = self.legs.reserve_bytes() + beside;
+        self.has_room(meta_len + blob_len, reserve, self.settings.frame_bytes_soft)
+    }
+
+    /// Space that a leg of this size takes at most, with its `Resolve`: each in a frame of its own.
+    pub fn leg_bytes(meta_len: usize, blob_len: usize) -> u64 {
+        let sector = crate::buffer::BLOCK_BYTES;
+        let frame = (FRAME_HEADER_BYTES + meta_len + blob_len).next_multiple_of(sector);
+        (frame + sector) as u64
     }
 
     /// Whether a `Resolve` or `EpochStart` can be appended now.
@@ -210,6 +223,7 @@ impl Log {
     }
 
     fn has_room(&self, bytes: usize, reserve: u64, soft: usize) -> bool {
+        self.lacks_space.store(false, Ordering::Relaxed);
         if self.poisoned || self.leader.is_none() || !self.open.has_room_for_record() {
             return false;
         }
@@ -222,12 +236,19 @@ impl Log {
         if !has_space {
             self.starved.store(true, Ordering::Relaxed);
         }
+        self.lacks_space.store(!has_space, Ordering::Relaxed);
         has_space
     }
 
-    /// The device has no room for a further segment, and the present one does not suffice.
+    /// The device has no room for a further segment. The present one may still take records.
     pub fn full(&self) -> bool {
         self.space.is_full()
+    }
+
+    /// What was last asked for did not fit for want of space, not of depth: when the log is also full,
+    /// waiting for a completion does not help.
+    pub fn lacks_space(&self) -> bool {
+        self.lacks_space.load(Ordering::Relaxed)
     }
 
     /// Tries again to make files that did not fit on the device.

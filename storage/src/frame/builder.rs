@@ -121,7 +121,9 @@ impl Builder {
         header.hash = header.hash_over(self.record_hashes.drain(..));
         header.encode(&mut self.buffer);
         self.blob_len = 0;
-        let mut next = next.unwrap_or_else(|| AlignedBuffer::with_capacity(BUFFER_BYTES));
+        // The next frame will be about as large as this one: growing would copy it several times.
+        let expected = BUFFER_BYTES.max(self.buffer.len());
+        let mut next = next.unwrap_or_else(|| AlignedBuffer::with_capacity(expected));
         next.clear();
         next.extend_zeroed(FRAME_HEADER_BYTES);
         (header, std::mem::replace(&mut self.buffer, next))

@@ -149,8 +149,8 @@ fn a_full_disk_stops_admission_and_loses_nothing() {
     rig.check();
     rig.retry_space();
     rig.settle();
-    assert!(rig.log.full(), "still full");
     assert!(!rig.append(&[1], &[900], false));
+    assert!(rig.log.full() && rig.log.lacks_space(), "still full");
     rig.disk.room = None;
     rig.retry_space();
     rig.settle();
@@ -159,6 +159,23 @@ fn a_full_disk_stops_admission_and_loses_nothing() {
     rig.check();
     assert!(rig.log.indexed_segments().count() > 0, "the index is written once there is room");
     rig.snapshot().open().expect("intact");
+}
+
+#[test]
+fn a_full_device_is_not_mistaken_for_frames_in_flight() {
+    let mut rig = settled(Settings { frame_bytes_soft: 4096, ..large_segments() });
+    rig.disk.room = Some(0);
+    while rig.log.space.active_has_place(200 << 10) {
+        assert!(rig.append(&[1], &[900], false));
+        rig.settle();
+    }
+    // The device is full, but these only wait for the frames in flight.
+    while rig.append(&[1], &[3000], false) {
+        rig.pump();
+    }
+    assert!(rig.log.full() && !rig.log.lacks_space());
+    rig.settle();
+    assert!(rig.append(&[1], &[3000], false));
 }
 
 #[test]

@@ -161,6 +161,9 @@ impl SegmentReader {
         len: usize,
     ) -> Result<Bytes, Error> {
         let len = (len as u64).min(self.segment.bytes.saturating_sub(offset)) as usize;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
         let is_inside = offset >= self.window_at
             && offset + len as u64 <= self.window_at + self.window.len() as u64;
         if !is_inside {
