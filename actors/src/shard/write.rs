@@ -29,12 +29,9 @@ impl<R> Core<R> {
     /// None of its aggregates is held.
     pub(super) fn write(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
         let Request::Write(write) = &task.request else { return };
-        if let Some(refusal) = self.cannot_take(&write.members) {
-            return effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
-        }
-        if !self.has_room(&write.members, 0) {
+        if !self.has_room(&write.members) {
             self.pump(effects);
-            if !self.has_room(&write.members, 0) {
+            if !self.has_room(&write.members) {
                 return self.backlog.push_back(Work::Task(task));
             }
         }
@@ -113,6 +110,7 @@ impl<R> Core<R> {
             record_offset: appended.record_offset,
             // A leg that only guards has one stamp of its own.
             stamp: Stamp::new(stamp.value() + events.max(1) - 1),
+            server_time: stamp.unix_micros(),
             batches: Vec::with_capacity(self.encoded.len()),
         };
         for (member, batch) in appending.zip(&self.encoded) {
@@ -136,22 +134,22 @@ impl<R> Core<R> {
 
     /// Why these members can't be appended whatever their guards say.
     pub(super) fn cannot_take(&self, members: &[Member]) -> Option<Refusal> {
-        if self.log.full() {
+        let limit = self.log.record_bytes_max();
+        let (meta, blobs) = size(members, SHARDS_MAX.into());
+        if meta + blobs > limit {
+            return Some(Refusal::TooLarge { what: "write".into(), limit: limit as u64 });
+        }
+        if self.log.full() && !self.has_room(members) {
             let what = "no space left in the data directory".into();
             return Some(Refusal::Overloaded { what, retry_after_ms: FULL_RETRY_MS });
         }
-        let sizes = members.iter().map(|member| (&member.key, &member.events));
-        let (meta, blobs) = write_size(sizes, SHARDS_MAX.into());
-        let limit = self.log.record_bytes_max();
-        (meta + blobs > limit)
-            .then(|| Refusal::TooLarge { what: "write".into(), limit: limit as u64 })
+        None
     }
 
     /// Whether the open frame takes these members now.
-    pub(super) fn has_room(&self, members: &[Member], participants: usize) -> bool {
-        let sizes = members.iter().map(|member| (&member.key, &member.events));
-        let (meta, blobs) = write_size(sizes, participants);
-        self.log.fits(meta, blobs)
+    pub(super) fn has_room(&self, members: &[Member]) -> bool {
+        let (meta, blobs) = size(members, 0);
+        self.log.fits_beside(meta, blobs, self.promised_bytes)
     }
 
     /// The newest record in the log, committed or not.
@@ -200,6 +198,11 @@ impl<R> Core<R> {
             });
         }
     }
+}
+
+/// Metadata and blob bytes of a record with these members.
+pub(super) fn size(members: &[Member], participants: usize) -> (usize, usize) {
+    write_size(members.iter().map(|member| (&member.key, &member.events)), participants)
 }
 
 /// Only sequences need the write's identity; without them two equal writes are two writes.
