@@ -165,7 +165,7 @@ fn a_full_disk_stops_admission_and_loses_nothing() {
 fn a_full_device_is_not_mistaken_for_frames_in_flight() {
     let mut rig = settled(Settings { frame_bytes_soft: 4096, ..large_segments() });
     rig.disk.room = Some(0);
-    while rig.log.space.active_has_place(200 << 10) {
+    while rig.log.space.active_has_place(150 << 10) {
         assert!(rig.append(&[1], &[900], false));
         rig.settle();
     }
