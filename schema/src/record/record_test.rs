@@ -127,8 +127,6 @@ fn write_of(record: Record) -> WriteRecord {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
     fn a_write_survives_its_record(case in case()) {
         let encoded = case.encode();

@@ -35,8 +35,6 @@ fn refused(request: &Request) -> Refusal {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
     fn a_request_survives_the_wire(
         request in samples::request(),
