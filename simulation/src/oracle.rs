@@ -140,6 +140,7 @@ fn check_refusal(
         Refusal::Internal { .. } => excuses.rot,
         // A read that waited for its stamp in vain: only while writes were stuck, or out of time.
         Refusal::NotYet { wanted, reached } => wanted > reached,
+        Refusal::NotFound { key } => evidence.possible(key, Version::NONE, when),
         _ => return refusals::check(evidence, operation, attempt, refusal, when),
     };
     match excused {

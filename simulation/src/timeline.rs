@@ -119,10 +119,16 @@ impl Timeline {
         let mut inner = self.lock();
         inner.follow_tokio();
         let waker = inner.next_due();
+        let driver = inner.driver.clone();
         // A waker may drop or schedule anything: not under the lock.
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
+            // Whatever was woken may not be a task; without one to run the runtime would let time pass
+            // instead of asking here again.
+            if let Some(driver) = driver {
+                driver.wake();
+            }
         }
     }
 

@@ -63,7 +63,7 @@ impl Watcher {
         let mut state = self.lock();
         for (identity, files) in images {
             for frame in walk(files, &identity) {
-                state.logs.note(identity.shard, &frame, &self.violations);
+                state.logs.in_log(identity.shard, &frame, &self.violations);
                 left.note(&frame);
             }
         }

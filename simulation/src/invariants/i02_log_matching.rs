@@ -32,6 +32,13 @@ impl Logs {
         violations.check(RULE, before.is_none_or(|before| before == place), || {
             format!("shard {shard}: hash {} follows {before:?} and {place:?}", header.hash)
         });
+    }
+
+    /// The frame stands in a log, behind everything before it. (Frames in flight together may become
+    /// durable in any order; in a log each continues the one before.)
+    pub fn in_log(&mut self, shard: ShardId, frame: &Walked, violations: &Violations) {
+        self.note(shard, frame, violations);
+        let header = &frame.header;
         let previous = self.frames.get(&(shard, header.prev_hash));
         let continues = match previous {
             Some((last, _)) => last.next() == header.first_lsn,
