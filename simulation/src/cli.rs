@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::crash::{Thoroughness, crash_everywhere};
 use crate::fault::Reached;
+use crate::invariants::{Violation, Violations};
 use crate::sabotage::Sabotage;
 use crate::scenario::{Expectation, Profile, Scenario};
 use crate::shrink::shrink;
@@ -36,6 +38,15 @@ enum Command {
         files: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
+    },
+    /// Loses power at every operation of a recorded workload, in every way, and inside recoveries.
+    Crash {
+        /// Records of the workload.
+        #[arg(long, default_value_t = 120)]
+        records: u64,
+        /// Cuts the recovery of every so many-th image.
+        #[arg(long, default_value_t = 10)]
+        recovery_every: u64,
     },
     /// Leaves faults and work out as long as the scenario still fails; writes <FILE>.small.toml.
     Shrink {
@@ -114,7 +125,20 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run_seeds(&run),
         Command::Replay { files, output } => replay(&files, output),
         Command::Shrink { file } => shrink_file(&file),
+        Command::Crash { records, recovery_every } => crash(records, recovery_every),
     }
+}
+
+fn crash(records: u64, recovery_every: u64) -> ExitCode {
+    let violations = Violations::default();
+    let thoroughness = Thoroughness { records, every: 1, recovery_every };
+    let tally = crash_everywhere(thoroughness, &violations);
+    say(format_args!(
+        "power lost at {} operations, {} images recovered, {} recoveries cut",
+        tally.operations, tally.images, tally.recoveries_cut
+    ));
+    violations.list().iter().for_each(|violation| complain(format_args!("  {violation}")));
+    if violations.none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_seeds(options: &Run) -> ExitCode {
@@ -137,7 +161,7 @@ fn run_seeds(options: &Run) -> ExitCode {
         if options.twice {
             let (again, second) = carry_out(&scenario, options.output);
             if second != hash || again.trace_entries != outcome.trace_entries {
-                outcome.violations.push(crate::invariants::Violation {
+                outcome.violations.push(Violation {
                     rule: "determinism",
                     what: format!("traces {hash:016x} and {second:016x} of one seed"),
                 });

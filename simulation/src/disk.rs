@@ -197,10 +197,26 @@ impl Media {
             let words = [self.shared.id, flight.number, fate.code()];
             self.shared.trace.note(&words, format_args!("{} {fate:?} {}", self.shared.id, flight));
             if flight.changes() {
-                state.apply(&flight.op, &fate);
+                flight::apply(&mut state.durable, &flight.op, &fate);
             }
         }
         state.durable.close_all();
+    }
+
+    /// What a crash would leave; everything stays as it is.
+    pub fn image_after(&self, fate: &mut dyn FnMut(&Flight) -> Fate) -> Files {
+        let state = self.shared.lock();
+        let mut durable = state.durable.clone();
+        let mut flights: Vec<&Flight> = state.flights.values().collect();
+        flights.sort_by_key(|flight| flight.number);
+        for flight in flights {
+            let fate = fate(flight);
+            if flight.changes() {
+                flight::apply(&mut durable, &flight.op, &fate);
+            }
+        }
+        durable.close_all();
+        durable
     }
 
     /// What is durable now.

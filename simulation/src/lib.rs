@@ -13,6 +13,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod crash;
 pub mod disk;
 pub mod fault;
 pub mod history;

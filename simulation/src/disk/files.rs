@@ -97,8 +97,8 @@ impl Files {
         self.open.clear();
     }
 
-    /// The same content without handles.
-    pub(crate) fn same_content(&self, other: &Self) -> bool {
+    /// Whether names and bytes are the same.
+    pub fn same_content(&self, other: &Self) -> bool {
         self.files == other.files
     }
 }

@@ -159,7 +159,7 @@ impl State {
             Outcome::Fails => {
                 let error = error(&op, io::ErrorKind::Other);
                 let fate = Fate::Tear(self.rng.number());
-                self.apply(&op, &fate);
+                apply(&mut self.durable, &op, &fate);
                 Err(error)
             }
         };
@@ -192,14 +192,14 @@ impl State {
                 None => Err(error(&op, io::ErrorKind::NotFound)),
             },
             Op::Create { ref name, .. } => {
-                self.apply(&op, &Fate::Keep);
+                apply(&mut self.durable, &op, &Fate::Keep);
                 match self.durable.open(name) {
                     Some((file, len)) => Ok(Done::Opened { file, len }),
                     None => Err(error(&op, io::ErrorKind::NotFound)),
                 }
             }
             Op::Write { .. } => {
-                self.apply(&op, &Fate::Keep);
+                apply(&mut self.durable, &op, &Fate::Keep);
                 let Op::Write { file, offset, buffer } = op else { unreachable!("it is a write") };
                 if let Some(observer) = self.observer.clone() {
                     observer(self.durable.name_of(file), offset, &buffer);
@@ -220,39 +220,38 @@ impl State {
                 Err(error(&op, io::ErrorKind::NotFound))
             }
             Op::Put { .. } | Op::Remove { .. } => {
-                self.apply(&op, &Fate::Keep);
+                apply(&mut self.durable, &op, &Fate::Keep);
                 Ok(Done::Ok)
             }
         }
     }
+}
 
-    /// Leaves of `op` what `fate` says.
-    pub(super) fn apply(&mut self, op: &Op, fate: &Fate) {
-        if *fate == Fate::Drop {
-            return;
+/// Leaves of `op` what `fate` says.
+pub(super) fn apply(durable: &mut Files, op: &Op, fate: &Fate) {
+    if *fate == Fate::Drop {
+        return;
+    }
+    match (op, fate) {
+        (Op::Write { file, offset, buffer }, fate) => {
+            let name = durable.name_of(*file).to_owned();
+            durable.write(&name, *offset, buffer, |index| survives(fate, index));
         }
-        let durable = &mut self.durable;
-        match (op, fate) {
-            (Op::Write { file, offset, buffer }, fate) => {
-                let name = durable.name_of(*file).to_owned();
-                durable.write(&name, *offset, buffer, |index| survives(fate, index));
-            }
-            (Op::Create { name, len, head }, Fate::Tear(mask)) => {
-                tear_create(durable, name, *len, head, *mask);
-            }
-            (Op::Create { name, len, head }, _) => {
-                let mut content = head.to_vec();
-                content.resize(*len as usize, 0);
-                durable.put(name, content);
-            }
-            // All or nothing: the lowest bit of a tear decides.
-            (_, Fate::Tear(mask)) if mask & 1 == 0 => {}
-            (Op::Put { name, content }, _) => durable.put(name, content.to_vec()),
-            (Op::Remove { name }, _) => {
-                durable.remove(name);
-            }
-            _ => {}
+        (Op::Create { name, len, head }, Fate::Tear(mask)) => {
+            tear_create(durable, name, *len, head, *mask);
         }
+        (Op::Create { name, len, head }, _) => {
+            let mut content = head.to_vec();
+            content.resize(*len as usize, 0);
+            durable.put(name, content);
+        }
+        // All or nothing: the lowest bit of a tear decides.
+        (_, Fate::Tear(mask)) if mask & 1 == 0 => {}
+        (Op::Put { name, content }, _) => durable.put(name, content.to_vec()),
+        (Op::Remove { name }, _) => {
+            durable.remove(name);
+        }
+        _ => {}
     }
 }
 

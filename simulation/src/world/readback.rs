@@ -1,6 +1,6 @@
 //! Reads the whole store back, as any client would.
 
-use celeriant_schema::{AggregateKey, ReadQuery, Request, Response, Version};
+use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response, Version};
 
 use super::{READER, World};
 use crate::history::{Batch, History};
@@ -51,6 +51,7 @@ impl World {
                         None => return batches,
                     }
                 }
+                Sending::Answered(Response::Refused(Refusal::NotFound { .. })) => return batches,
                 other => {
                     tries += 1;
                     let until = self.timeline.now() + 100_000;
