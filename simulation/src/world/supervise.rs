@@ -1,7 +1,8 @@
 //! Keeps the node running: starts it, notices that it is gone, starts it again.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use celeriant_actors::node::{Error, Node};
 use celeriant_net::Service;
@@ -160,18 +161,20 @@ impl World {
         self.reached.add("recovery rebuilt an index", rebuilt);
         self.reached
             .add("recovery removed a file", reports.iter().map(|r| r.removed.len() as u64).sum());
-        let router = node.router(0).clone();
         let routers: Vec<_> =
             (0..self.scenario.shape.threads).map(|thread| node.router(thread).clone()).collect();
-        drop(router);
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         if !self.rotten() {
             let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
             self.watcher.recovered(identities.zip(&images));
         }
+        // Connections are dealt to threads in the order in which they show up; each stays on its own.
+        let dealt: Mutex<BTreeMap<u64, usize>> = Mutex::default();
         let submit: Submit = Arc::new(move |requests, replies| {
-            // Connections are dealt to threads; each stays on its own.
-            let thread = replies.connection() as usize % routers.len();
+            let mut dealt = dealt.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = dealt.len();
+            let thread = *dealt.entry(replies.connection()).or_insert(next) % routers.len();
+            drop(dealt);
             routers[thread].submit(requests, replies);
         });
         let submit = match self.scenario.sabotage {
