@@ -83,7 +83,8 @@ pub fn digest(bytes: &[u8]) -> u64 {
     rest.iter().fold(hash, |hash, byte| fold(hash, u64::from(*byte)))
 }
 
-fn fold(hash: u64, word: u64) -> u64 {
+/// Mixes a word into a hash.
+pub fn fold(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

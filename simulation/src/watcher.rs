@@ -49,25 +49,30 @@ impl Watcher {
         state.durable.note(&frame);
     }
 
-    /// What a crash left in a shard: nobody was told that it is durable, but it is.
-    pub fn survived(&self, identity: &Identity, files: &Files) {
-        let mut state = self.lock();
-        for frame in walk(files, identity) {
-            state.durable.note(&frame);
-        }
-    }
-
-    /// The node serves again; `images` are its shards'. Nothing that was told may be missing.
-    pub fn recovered<'a>(&self, images: impl Iterator<Item = (Identity, &'a Files)>) {
+    /// The node serves again; `images` are its shards'. What is there is durable, whoever was told; and
+    /// nothing that was told may be missing, unless damage (`intact` is false) hides it for now.
+    pub fn recovered<'a>(
+        &self,
+        images: impl Iterator<Item = (Identity, &'a Files)>,
+        intact: bool,
+    ) {
         let mut left = Durable::default();
         let mut state = self.lock();
+        let state = &mut *state;
         for (identity, files) in images {
             for frame in walk(files, &identity) {
-                state.logs.in_log(identity.shard, &frame, &self.violations);
+                if intact {
+                    state.logs.in_log(identity.shard, &frame, &self.violations);
+                }
                 left.note(&frame);
             }
         }
-        i12_no_cut::check(&left, &state.acknowledged, &state.exposed, &self.violations);
+        if intact {
+            i12_no_cut::check(&left, &state.acknowledged, &state.exposed, &self.violations);
+            state.durable = left;
+        } else {
+            state.durable.merge(left);
+        }
     }
 
     /// The node gives an answer.

@@ -14,7 +14,7 @@ use crate::ledger::{Ledger, OperationId};
 use crate::rng::Rng;
 use crate::sabotage::Submit;
 use crate::timeline::{Micros, Timeline};
-use crate::trace::{Trace, digest};
+use crate::trace::{Trace, digest, fold};
 use crate::watcher::Watcher;
 
 /// What is wrong with the network.
@@ -210,10 +210,10 @@ impl Wire {
         let Some((id, attempt, sender)) = lock(waiting).remove(&number) else {
             return self.watcher.stray(number);
         };
-        let text = format!("{response:?}");
+        let now = self.timeline.now();
         self.trace.note(
-            &[number, digest(text.as_bytes())],
-            format_args!("{} answer to {number}: {text}", self.timeline.now()),
+            &[number, now, summary(&response)],
+            format_args!("{now} answer to {number}: {response:?}"),
         );
         self.reached.note(format!("answer {}", name_of(&response)));
         self.ledger.answered(id, attempt, response.clone());
@@ -254,6 +254,29 @@ fn bytes_of(request: &Request) -> u32 {
             write.members.iter().map(member).sum::<usize>() as u32 + 64
         }
         _ => 128,
+    }
+}
+
+/// A number that stands for a response, for the trace.
+fn summary(response: &Response) -> u64 {
+    match response {
+        Response::Receipt(receipt) => receipt.writes.iter().fold(
+            fold(receipt.stamp.value(), u64::from(receipt.already_applied)),
+            |sum, write| fold(fold(sum, write.last_version.value()), digest(&write.hash.0)),
+        ),
+        Response::Page(page) => {
+            let events = page.batches.iter().flat_map(|batch| &batch.events);
+            let start = fold(page.version.value(), page.stamp.value());
+            events.fold(start, |sum, event| fold(sum, digest(&event.hash.0)))
+        }
+        Response::Head(head) => {
+            fold(fold(head.version.value(), head.read_stamp.value()), digest(&head.hash.0))
+        }
+        Response::List(page) => {
+            page.names.iter().fold(u64::from(page.more), |sum, n| fold(sum, digest(n.as_bytes())))
+        }
+        Response::Pong => 1,
+        Response::Refused(refusal) => digest(refusal.to_string().as_bytes()),
     }
 }
 

@@ -27,6 +27,13 @@ impl Durable {
         }
     }
 
+    /// Adds what another one knows.
+    pub fn merge(&mut self, other: Self) {
+        for (position, hashes) in other.events {
+            self.events.entry(position).or_default().extend(hashes);
+        }
+    }
+
     /// Whether the event is there.
     pub fn has(&self, key: &AggregateKey, version: Version, hash: Hash) -> bool {
         let hashes = self.events.get(&(key.clone(), version));

@@ -153,6 +153,9 @@ impl World {
     fn rot(&mut self, fault: &Fault) -> bool {
         let shard = usize::from(fault.shard) % self.machine.medias.len();
         let Some((name, offset)) = self.rot_target(shard, fault) else { return false };
+        if self.is_rotten(shard, &name, offset) {
+            return false;
+        }
         let bit = (fault.amount % 8) as u8;
         let media = &self.machine.medias[shard];
         if !media.rot(&name, offset, bit) {
@@ -248,6 +251,16 @@ impl World {
     /// Whether a flipped bit is somewhere.
     pub(super) fn rotten(&self) -> bool {
         self.heals.values().any(|heal| matches!(heal, Heal::Rot { .. }))
+    }
+
+    /// Whether a bit of that page is flipped already: one at a time can be put back.
+    fn is_rotten(&self, shard: usize, name: &str, offset: u64) -> bool {
+        self.heals.values().any(|heal| match heal {
+            Heal::Rot { shard: other, name: file, offset: at, .. } => {
+                *other == shard && file == name && at / 4096 == offset / 4096
+            }
+            _ => false,
+        })
     }
 
     /// Puts flipped bits back: what a peer or an operator would do.

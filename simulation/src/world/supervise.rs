@@ -15,6 +15,8 @@ use crate::timeline::Micros;
 
 /// Starts that fail in a row before the world gives up on the node.
 const STARTS_MAX: u32 = 60;
+/// Images of a thousand whose recovery is repeated and cut, to compare: it costs more than all the rest.
+const COMPARED_PER_MILLE: u64 = 100;
 /// How long a clean stop may take, in µs.
 const STOP_MAX: Micros = 30_000_000;
 
@@ -96,13 +98,13 @@ impl World {
     }
 
     fn look_at_remains(&mut self, shard: usize) {
-        let (identity, image) = (self.machine.identity(shard), self.machine.medias[shard].image());
-        self.watcher.survived(&identity, &image);
-        if self.rng.chance(300) && !self.rotten() {
-            let log = self.machine.log;
-            let compared = i17::check(&image, identity, &log, &mut self.rng, &self.violations);
-            self.reached.add("recoveries compared", compared);
+        if !self.rng.chance(COMPARED_PER_MILLE) || self.rotten() {
+            return;
         }
+        let (identity, image) = (self.machine.identity(shard), self.machine.medias[shard].image());
+        let log = self.machine.log;
+        let compared = i17::check(&image, identity, &log, &mut self.rng, &self.violations);
+        self.reached.add("recoveries compared", compared);
     }
 
     /// Starts the node, again and again if it must be.
@@ -164,10 +166,8 @@ impl World {
         let routers: Vec<_> =
             (0..self.scenario.shape.threads).map(|thread| node.router(thread).clone()).collect();
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
-        if !self.rotten() {
-            let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
-            self.watcher.recovered(identities.zip(&images));
-        }
+        let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
+        self.watcher.recovered(identities.zip(&images), !self.rotten());
         // Connections are dealt to threads in the order in which they show up; each stays on its own.
         let dealt: Mutex<BTreeMap<u64, usize>> = Mutex::default();
         let submit: Submit = Arc::new(move |requests, replies| {
