@@ -6,6 +6,8 @@
 use celeriant_schema::{
     AggregateKey, AggregateReceipt, AlreadyApplied, Conflict, Receipt, Refusal, Sequence, Stamp,
 };
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 
 /// What one shard found about its members of a write. Empty: nothing speaks against it.
 #[derive(Clone, Debug, Default)]
@@ -102,8 +104,8 @@ pub fn judge<'a>(findings: Findings, order: impl Iterator<Item = &'a AggregateKe
     if findings.is_clear() {
         return Verdict::Accept;
     }
-    let place: Vec<&AggregateKey> = order.collect();
-    let index = |key: &AggregateKey| place.iter().position(|other| *other == key);
+    let places = places(order);
+    let index = |key: &AggregateKey| places.get(key).copied();
     let sort = |receipt: &mut Receipt| receipt.writes.sort_by_key(|write| index(&write.key));
 
     if !findings.conflicts.is_empty() {
@@ -120,6 +122,13 @@ pub fn judge<'a>(findings: Findings, order: impl Iterator<Item = &'a AggregateKe
         return Verdict::Landed(receipt);
     }
     Verdict::Refuse(refuse_sequence(findings.sequences))
+}
+
+/// Where each key stands in a request: receipts and conflicts come back in that order.
+pub fn places<'a>(
+    order: impl Iterator<Item = &'a AggregateKey>,
+) -> HashMap<&'a AggregateKey, usize, FixedState> {
+    order.enumerate().map(|(place, key)| (key, place)).collect()
 }
 
 /// The most telling of several sequence findings: taken by a sibling, then forgotten, then a gap.

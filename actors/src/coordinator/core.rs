@@ -23,7 +23,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::clock::Micros;
-use crate::verdict::{Findings, Verdict, judge};
+use crate::verdict::{Findings, Verdict, judge, places};
 use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step};
 
 /// Something new to coordinate; its first steps are on their way to the shards already.
@@ -284,9 +284,8 @@ impl<R> Core<R> {
         }
         let Some(mut write) = self.writes.remove(&txn) else { return };
         write.decision.decide();
-        let order = &write.order;
-        let place = |receipt: &AggregateReceipt| order.iter().position(|key| *key == receipt.key);
-        write.receipts.sort_by_key(place);
+        let places = places(write.order.iter());
+        write.receipts.sort_by_key(|receipt| places.get(&receipt.key).copied());
         let (stamp, writes) = (write.stamp, write.receipts);
         let receipt = Receipt { stamp, already_applied: false, writes };
         effects.push(Effect::Reply(write.route, Response::Receipt(receipt)));

@@ -17,6 +17,7 @@
 //! referenced until the frame is sealed (one copy, then). The hash reads it once, the write hash once more.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::{
@@ -36,7 +37,7 @@ use super::accepted::AcceptedStates;
 use super::leg::Leg;
 use super::read::Reads;
 use crate::clock::{Micros, StampClock};
-use crate::work::{Answer, AnswerKind, Step, Task, Work};
+use crate::work::{Answer, AnswerKind, Decision, Step, Task, Work};
 
 /// What the shell must do, in order.
 #[derive(Debug)]
@@ -84,6 +85,11 @@ pub struct Core<R> {
     pub(super) pending: VecDeque<Pending<R>>,
     /// What waits for room in the log, in order of arrival.
     pub(super) backlog: VecDeque<Work<R>>,
+    /// Records of writes over several shards whose space is reserved; they go before the backlog, which
+    /// may wait for the very space that they give back.
+    pub(super) owed: VecDeque<Owed>,
+    /// Space promised to parts that are held but not appended, in bytes.
+    pub(super) promised_bytes: u64,
     /// Parts of writes over several shards that are held or appended.
     pub(super) legs: HashMap<TxnId, Leg, FixedState>,
     pub(super) reads: Reads<R>,
@@ -127,6 +133,14 @@ pub(super) struct Applied {
     pub(super) batches: Vec<AppliedMember>,
 }
 
+/// A record that has space reserved and waits for the open frame.
+#[derive(Debug)]
+pub(super) enum Owed {
+    Append { txn: TxnId, participants: Arc<[ShardId]>, decision: Decision },
+    Settle { txn: TxnId },
+    Resolve { txn: TxnId, commit: bool, leg_lsn: Lsn },
+}
+
 #[derive(Debug)]
 pub(super) struct AppliedMember {
     pub(super) receipt: AggregateReceipt,
@@ -153,6 +167,8 @@ impl<R> Core<R> {
             accepted: AcceptedStates::new(),
             pending: VecDeque::new(),
             backlog: VecDeque::new(),
+            owed: VecDeque::new(),
+            promised_bytes: 0,
             legs: HashMap::with_hasher(FixedState::default()),
             reads: Reads::default(),
             committed,
@@ -163,15 +179,16 @@ impl<R> Core<R> {
         core.log.lead(core.epoch, core.boot);
         core.start_epoch(now);
         for (leg, commit) in parts.settlements {
-            core.settle_recovered(now, leg, commit);
+            core.settle_recovered(leg, commit);
         }
+        core.pay_owed(now, effects);
         core.pump(effects);
         core
     }
 
     /// Everything that start appended is committed: the shard may serve.
     pub fn is_ready(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && self.owed.is_empty()
     }
 
     /// Handles what arrived together, in order.
@@ -213,7 +230,7 @@ impl<R> Core<R> {
         self.index_sealed(&mut ops);
         self.start(ops, effects);
         self.resume_backlog(now, effects);
-        self.resume_waiting_reads(now, effects);
+        self.resume_reached_reads(now, effects);
         self.assert_invariants();
         Ok(())
     }
@@ -225,12 +242,14 @@ impl<R> Core<R> {
         self.log.note_watermark(&mut ops);
         self.log.retry_space(&mut ops);
         self.start(ops, effects);
-        self.resume_waiting_reads(now, effects);
+        self.resume_backlog(now, effects);
+        self.resume_all_reads(now, effects);
     }
 
     /// Nothing is in flight and nothing waits: a clean stop may follow.
     pub fn is_quiet(&self) -> bool {
-        self.log.idle() && self.pending.is_empty() && self.backlog.is_empty()
+        let nothing_waits = self.backlog.is_empty() && self.owed.is_empty() && self.legs.is_empty();
+        self.log.idle() && self.pending.is_empty() && nothing_waits
     }
 
     /// Position up to which everything is committed.
@@ -265,10 +284,16 @@ impl<R> Core<R> {
                 self.reserve(txn, coordinator, mode, part, effects);
             }
             Work::Step(Step::Append { txn, participants, decision }) => {
-                self.append_leg(now, txn, participants, decision);
+                self.owed.push_back(Owed::Append { txn, participants, decision });
+                self.pay_owed(now, effects);
             }
             Work::Step(Step::Release { txn }) => self.release(now, txn, effects),
-            Work::Step(Step::Settle { txn }) => self.settle(now, txn, effects),
+            Work::Step(Step::Settle { txn }) => {
+                // Shown at once: its answer may be out already, whatever the log has room for.
+                self.show_leg(txn);
+                self.owed.push_back(Owed::Settle { txn });
+                self.pay_owed(now, effects);
+            }
             Work::Step(Step::List { gather, coordinator, query }) => {
                 let page = list(&self.directory, &query);
                 let kind = AnswerKind::Listed { gather, page };
@@ -283,6 +308,11 @@ impl<R> Core<R> {
             return effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
         }
         match &task.request {
+            Request::Write(write) if self.cannot_take(&write.members).is_some() => {
+                if let Some(refusal) = self.cannot_take(&write.members) {
+                    effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
+                }
+            }
             Request::Write(_) if !self.backlog.is_empty() => {
                 self.backlog.push_back(Work::Task(task));
             }
@@ -307,27 +337,57 @@ impl<R> Core<R> {
         }
     }
 
-    /// Hands `work` its turn again, in order.
-    pub(super) fn resume(
+    /// Gives what waits for a free aggregate its turn, in order, until it is held again.
+    pub(super) fn resume_waiting(
         &mut self,
         now: Micros,
-        work: VecDeque<Work<R>>,
+        key: &AggregateKey,
         effects: &mut Vec<Effect<R>>,
     ) {
-        for item in work {
-            self.take(now, item, effects);
+        while let Some(state) = self.accepted.find_mut(key) {
+            if state.hold.is_some() {
+                return;
+            }
+            let Some(work) = state.waiting.pop_front() else { break };
+            self.take(now, work, effects);
         }
+        self.accepted.close(key, self.committed);
     }
 
-    /// Writes that found no room in the log, as far as there is room now.
+    /// What found no room in the log, as far as there is room now.
     fn resume_backlog(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        self.pay_owed(now, effects);
         let mut waiting = std::mem::take(&mut self.backlog);
         while let Some(work) = waiting.pop_front() {
             self.take(now, work, effects);
             if !self.backlog.is_empty() {
-                // Still no room: what was put back goes first, the rest stays behind it.
-                self.backlog.append(&mut waiting);
-                return;
+                break;
+            }
+        }
+        // Still no room for what was put back: it stays in front of the rest.
+        while let Some(work) = self.backlog.pop_back() {
+            waiting.push_front(work);
+        }
+        self.backlog = waiting;
+    }
+
+    /// Appends what has reserved space, in order, as far as the open frame takes it.
+    pub(super) fn pay_owed(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        while let Some(owed) = self.owed.pop_front() {
+            if !self.has_room_for(&owed) {
+                self.pump(effects);
+            }
+            if !self.has_room_for(&owed) {
+                return self.owed.push_front(owed);
+            }
+            match owed {
+                Owed::Append { txn, participants, decision } => {
+                    self.append_leg(now, txn, participants, decision);
+                }
+                Owed::Settle { txn } => self.settle(now, txn, effects),
+                Owed::Resolve { txn, commit, leg_lsn } => {
+                    self.append_resolve(now, txn, commit, leg_lsn);
+                }
             }
         }
     }
@@ -419,6 +479,9 @@ impl<R> Core<R> {
         }
         if let Some(last) = self.pending.back() {
             assert!(last.lsn < self.log.next_lsn(), "{} was never appended", last.lsn);
+        }
+        if self.legs.is_empty() {
+            assert_eq!(self.promised_bytes, 0, "space is promised to nobody");
         }
         if self.pending.is_empty() && self.legs.is_empty() && self.backlog.is_empty() {
             assert_eq!(self.accepted.len(), 0, "an idle shard keeps accepted state");

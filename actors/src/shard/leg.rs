@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
+use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_schema::record::Resolve;
 use celeriant_schema::{Lsn, ShardId, Stamp, TxnId};
 use celeriant_storage::directory::BatchLocation;
-use celeriant_storage::log::DurableFrame;
+use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
 
-use super::core::{Applied, Core, Effect, Pending, Then, location};
+use super::core::{Applied, Core, Effect, Owed, Pending, Then, location};
+use super::write::size;
 use crate::clock::Micros;
 use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step, Work};
 
@@ -26,8 +28,8 @@ pub(super) struct Leg {
 
 #[derive(Debug)]
 enum Stage {
-    /// Its aggregates are held; nothing is appended.
-    Held,
+    /// Its aggregates are held and it has space in the log; nothing is appended.
+    Held { promised_bytes: u64 },
     /// The leg is in the log.
     Appended(AppendedLeg),
 }
@@ -54,12 +56,20 @@ impl<R> Core<R> {
     ) {
         let shard = self.shard;
         let tell = |kind| Effect::Answer(coordinator, Answer { shard, kind });
-        if !self.backlog.is_empty() {
-            let step = Step::Reserve { txn, coordinator, mode, part };
-            return self.backlog.push_back(Work::Step(step));
-        }
         if let Some(refusal) = self.cannot_take(&part.members) {
             return effects.push(tell(AnswerKind::Refused { txn, refusal }));
+        }
+        // Space is reserved here, in the order of shards, so that an append never waits for space that
+        // only another shard's progress could free.
+        let (meta, blobs) = size(&part.members, SHARDS_MAX.into());
+        let space = Log::leg_bytes(meta, blobs);
+        let has_space = self.log.fits_beside(0, 0, self.promised_bytes + space);
+        if !self.backlog.is_empty() || !has_space {
+            if mode == Mode::Try {
+                return effects.push(tell(AnswerKind::Busy { txn }));
+            }
+            let step = Step::Reserve { txn, coordinator, mode, part };
+            return self.backlog.push_back(Work::Step(step));
         }
         if let Some(key) = self.accepted.held(&part.members).cloned() {
             if mode == Mode::Try {
@@ -79,7 +89,9 @@ impl<R> Core<R> {
             for member in &part.members {
                 self.accepted.open(&self.directory, &member.key).hold = Some(txn);
             }
-            self.legs.insert(txn, Leg { coordinator, part, stage: Stage::Held });
+            self.promised_bytes += space;
+            let stage = Stage::Held { promised_bytes: space };
+            self.legs.insert(txn, Leg { coordinator, part, stage });
             return effects.push(tell(AnswerKind::Held { txn }));
         }
         let uncommitted = findings.uncommitted;
@@ -93,6 +105,16 @@ impl<R> Core<R> {
         }
     }
 
+    /// Whether the open frame takes what is owed. Its space in the log is reserved.
+    pub(super) fn has_room_for(&self, owed: &Owed) -> bool {
+        let Owed::Append { txn, participants, .. } = owed else { return self.log.fits_resolve() };
+        let Some(leg) = self.legs.get(txn) else {
+            unreachable!("{txn} is appended by the coordinator that was told it is held");
+        };
+        let (meta, blobs) = size(&leg.part.members, participants.len());
+        self.log.fits(meta, blobs)
+    }
+
     /// Appends the leg of a held part. A part that only guards gets a leg too: its commit covers what the
     /// guard was computed from (F5).
     pub(super) fn append_leg(
@@ -102,14 +124,12 @@ impl<R> Core<R> {
         participants: Arc<[ShardId]>,
         decision: Decision,
     ) {
-        let Some(leg) = self.legs.get(&txn) else {
-            unreachable!("{txn} is appended by the coordinator that was told it is held");
+        let Some(Leg { part, stage: Stage::Held { promised_bytes }, .. }) = self.legs.get(&txn)
+        else {
+            unreachable!("{txn} is appended once, while it is held");
         };
-        let part = Arc::clone(&leg.part);
-        if !self.backlog.is_empty() || !self.has_room(&part.members, participants.len()) {
-            let step = Step::Append { txn, participants, decision };
-            return self.backlog.push_back(Work::Step(step));
-        }
+        self.promised_bytes -= promised_bytes;
+        let part = Arc::clone(part);
         let (client, hash) = (part.client_id, part.write_hash);
         let written = self.append(now, txn, client, hash, &part.members, Some(&participants));
         self.pending.push_back(Pending {
@@ -147,33 +167,31 @@ impl<R> Core<R> {
         effects.push(Effect::Answer(*coordinator, Answer { shard: self.shard, kind }));
     }
 
-    /// The write is decided: shows the leg, appends its `Resolve` and lets the aggregates go.
+    /// The write is decided and shown: appends its `Resolve` and lets the aggregates go.
     pub(super) fn settle(&mut self, now: Micros, txn: TxnId, effects: &mut Vec<Effect<R>>) {
-        if !self.backlog.is_empty() || !self.log.fits_resolve() {
-            return self.backlog.push_back(Work::Step(Step::Settle { txn }));
-        }
-        self.show_leg(txn);
         let Some(Leg { stage: Stage::Appended(leg), .. }) = self.legs.get(&txn) else {
             unreachable!("{txn} is settled once, after its leg is committed");
         };
-        let stamp = self.stamps.take(now, 1);
-        let resolve = Resolve { txn, commit: true, leg_lsn: leg.lsn, stamp };
-        self.append_resolve(&resolve);
+        let leg_lsn = leg.lsn;
+        self.append_resolve(now, txn, true, leg_lsn);
         self.release(now, txn, effects);
     }
 
     /// Lets a part go and gives what waited for it its turn.
     pub(super) fn release(&mut self, now: Micros, txn: TxnId, effects: &mut Vec<Effect<R>>) {
         let Some(leg) = self.legs.remove(&txn) else { return };
-        let mut waiting = std::collections::VecDeque::new();
-        for member in &leg.part.members {
-            if let Some(state) = self.accepted.find_mut(&member.key) {
-                state.hold = None;
-                waiting.append(&mut state.waiting);
-            }
-            self.accepted.close(&member.key, self.committed);
+        if let Stage::Held { promised_bytes } = leg.stage {
+            self.promised_bytes -= promised_bytes;
         }
-        self.resume(now, waiting, effects);
+        let keys = || leg.part.members.iter().map(|member| &member.key);
+        for key in keys() {
+            if let Some(state) = self.accepted.find_mut(key) {
+                state.hold = None;
+            }
+        }
+        for key in keys() {
+            self.resume_waiting(now, key, effects);
+        }
     }
 
     /// If `key` is held by a write that is decided, shows it now: a reader that saw another leg of the
@@ -204,24 +222,23 @@ impl<R> Core<R> {
 
     /// A leg that recovery found without a `Resolve`: the node decided it from the whole log
     /// (replication.md §6), this shard writes the decision down.
-    pub(super) fn settle_recovered(&mut self, now: Micros, leg: PendingLeg, commit: bool) {
-        let (txn, leg_lsn) = (leg.txn, leg.lsn);
+    pub(super) fn settle_recovered(&mut self, leg: PendingLeg, commit: bool) {
         if commit {
             for (key, batch) in &leg.batches {
                 self.directory.apply(key, batch);
             }
         }
+        self.owed.push_back(Owed::Resolve { txn: leg.txn, commit, leg_lsn: leg.lsn });
+    }
+
+    pub(super) fn append_resolve(&mut self, now: Micros, txn: TxnId, commit: bool, leg_lsn: Lsn) {
         let stamp = self.stamps.take(now, 1);
-        self.append_resolve(&Resolve { txn, commit, leg_lsn, stamp });
+        let lsn = self.log.append_resolve(&Resolve { txn, commit, leg_lsn, stamp }).lsn;
+        self.pending.push_back(Pending { lsn, stamp: Some(stamp), then: Then::Mark });
     }
 
-    fn append_resolve(&mut self, resolve: &Resolve) {
-        let lsn = self.log.append_resolve(resolve).lsn;
-        let stamp = Some(resolve.stamp);
-        self.pending.push_back(Pending { lsn, stamp, then: Then::Mark });
-    }
-
-    fn show_leg(&mut self, txn: TxnId) {
+    /// Makes a decided leg visible; does nothing the second time.
+    pub(super) fn show_leg(&mut self, txn: TxnId) {
         let Some(Leg { stage: Stage::Appended(leg), .. }) = self.legs.get_mut(&txn) else {
             unreachable!("{txn} is decided, so its leg is appended");
         };

@@ -4,6 +4,8 @@
 //! read from the log, each frame once however many pages want it. The shard keeps no cursor between
 //! pages, so a reader costs nothing while it is slow.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use celeriant_schema::event::EventBody;
 use celeriant_schema::limits::{PAGE_BYTES_TARGET, SECTOR_BYTES};
@@ -25,6 +27,14 @@ use crate::work::Task;
 const PAGE_BATCHES_MAX: usize = 1024;
 /// Frames that one page reads ahead: enough to keep a device busy, few enough to stay fair.
 const READ_AHEAD: usize = 8;
+/// Bytes of batches that one page looks at without a match before it says where to go on.
+const PAGE_SCAN_BYTES_MAX: usize = 4 * PAGE_BYTES_TARGET;
+/// What looking at a batch costs besides its bytes.
+const SCAN_BATCH_BYTES: usize = 1 << 10;
+/// An event on a page besides its body: version, hash, length.
+const EVENT_OVERHEAD_BYTES: usize = 48;
+/// A page may keep a frame in memory until it is sent if it needs at least 1/4 of it; else it copies.
+const PINNED_SHARE: usize = 4;
 /// Reads that wait for a stamp; more are refused.
 const WAITING_READS_MAX: usize = 10_000;
 
@@ -39,8 +49,8 @@ pub(super) struct Reads<R> {
     /// Frames being read, and who waits for them.
     loads: HashMap<FramePlace, Vec<u64>, FixedState>,
     tokens: HashMap<Token, BatchLocation, FixedState>,
-    /// Waiting for `min_stamp`.
-    waiting: Vec<Task<R>>,
+    /// Waiting for a `min_stamp`, lowest first.
+    waiting: BTreeMap<(Stamp, u64), Task<R>>,
 }
 
 #[derive(Debug)]
@@ -51,6 +61,7 @@ struct PageInProgress<R> {
     plan: Vec<(Version, Version, BatchLocation)>,
     at: usize,
     bytes: usize,
+    scanned: usize,
     events: u64,
     /// Lowest and highest version wanted.
     range: (Version, Version),
@@ -63,7 +74,7 @@ impl<R> Default for Reads<R> {
             pages: HashMap::with_hasher(FixedState::default()),
             loads: HashMap::with_hasher(FixedState::default()),
             tokens: HashMap::with_hasher(FixedState::default()),
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
         }
     }
 }
@@ -139,9 +150,24 @@ impl<R> Core<R> {
         Ok(())
     }
 
-    /// Looks again at reads that wait for a stamp.
-    pub(super) fn resume_waiting_reads(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
-        for task in std::mem::take(&mut self.reads.waiting) {
+    /// Answers reads whose stamp has been reached.
+    pub(super) fn resume_reached_reads(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        if self.reads.waiting.is_empty() {
+            return;
+        }
+        let reached = self.closed_stamp();
+        while let Some(first) = self.reads.waiting.first_entry() {
+            if first.key().0 > reached {
+                return;
+            }
+            let task = first.remove();
+            self.read(now, task, effects);
+        }
+    }
+
+    /// Looks at all waiting reads again: some may have waited long enough.
+    pub(super) fn resume_all_reads(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        for task in std::mem::take(&mut self.reads.waiting).into_values() {
             self.read(now, task, effects);
         }
     }
@@ -156,7 +182,9 @@ impl<R> Core<R> {
     ) {
         let patient = task.deadline.is_some_and(|deadline| now < deadline);
         if patient && self.reads.waiting.len() < WAITING_READS_MAX {
-            return self.reads.waiting.push(task);
+            self.reads.next += 1;
+            self.reads.waiting.insert((wanted, self.reads.next), task);
+            return;
         }
         let refusal = Refusal::NotYet { wanted, reached };
         effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
@@ -208,7 +236,7 @@ impl<R> Core<R> {
         let number = self.reads.next;
         self.reads.next += 1;
         let building =
-            PageInProgress { route, query, page, plan, at: 0, bytes: 0, events: 0, range };
+            PageInProgress { route, query, page, plan, at: 0, bytes: 0, scanned: 0, events: 0, range };
         self.reads.pages.insert(number, building);
         self.continue_page(number, None, effects);
     }
@@ -289,7 +317,8 @@ impl<R> PageInProgress<R> {
     /// The batch to add next; `None` when the page is full or there is nothing more.
     fn wanted(&self) -> Option<(Version, Version, BatchLocation)> {
         let limited = self.query.limit.is_some_and(|limit| self.events >= limit);
-        if limited || self.bytes >= PAGE_BYTES_TARGET {
+        let full = self.bytes >= PAGE_BYTES_TARGET || self.scanned >= PAGE_SCAN_BYTES_MAX;
+        if limited || full {
             return None;
         }
         self.plan.get(self.at).copied()
@@ -304,16 +333,26 @@ impl<R> PageInProgress<R> {
             return false;
         }
         self.at += 1;
+        let body_bytes = |events: &[ReadEvent]| events.iter().map(|e| e.body.len()).sum::<usize>();
+        self.scanned += body_bytes(&events) + SCAN_BATCH_BYTES;
         if !self.wants_batch(&header) {
             return true;
         }
         let mut batch = ReadBatch { header, events };
         batch.events.retain(|event| self.wants_event(event));
-        if !batch.events.is_empty() {
-            self.bytes += batch.events.iter().map(|event| event.body.len() + 40).sum::<usize>();
-            self.events += batch.events.len() as u64;
-            self.page.batches.push(batch);
+        if batch.events.is_empty() {
+            return true;
         }
+        let wanted = body_bytes(&batch.events);
+        if wanted * PINNED_SHARE < bytes.len() {
+            for event in &mut batch.events {
+                event.body = Bytes::copy_from_slice(&event.body);
+            }
+        }
+        self.scanned = 0;
+        self.bytes += wanted + batch.events.len() * EVENT_OVERHEAD_BYTES;
+        self.events += batch.events.len() as u64;
+        self.page.batches.push(batch);
         true
     }
 
