@@ -71,3 +71,6 @@ impl Violations {
         self.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod invariants_test;

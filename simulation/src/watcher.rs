@@ -51,11 +51,7 @@ impl Watcher {
 
     /// The node serves again; `images` are its shards'. What is there is durable, whoever was told; and
     /// nothing that was told may be missing, unless damage (`intact` is false) hides it for now.
-    pub fn recovered<'a>(
-        &self,
-        images: impl Iterator<Item = (Identity, &'a Files)>,
-        intact: bool,
-    ) {
+    pub fn recovered<'a>(&self, images: impl Iterator<Item = (Identity, &'a Files)>, intact: bool) {
         let mut left = Durable::default();
         let mut state = self.lock();
         let state = &mut *state;

@@ -154,11 +154,7 @@ impl Wire {
         let node = inner.node.clone()?;
         let number = inner.next;
         inner.next += 1;
-        if !inner.connections.contains_key(&client) {
-            let connection = self.connect();
-            inner.connections.insert(client, connection);
-        }
-        let connection = inner.connections.get(&client)?;
+        let connection = inner.connections.entry(client).or_insert_with(|| self.connect());
         let (replies, waiting) = (connection.replies.clone(), Arc::clone(&connection.waiting));
         drop(inner);
         let attempt = self.ledger.sent(id, deadline.is_some());
@@ -260,10 +256,12 @@ fn bytes_of(request: &Request) -> u32 {
 /// A number that stands for a response, for the trace.
 fn summary(response: &Response) -> u64 {
     match response {
-        Response::Receipt(receipt) => receipt.writes.iter().fold(
-            fold(receipt.stamp.value(), u64::from(receipt.already_applied)),
-            |sum, write| fold(fold(sum, write.last_version.value()), digest(&write.hash.0)),
-        ),
+        Response::Receipt(receipt) => {
+            receipt.writes.iter().fold(
+                fold(receipt.stamp.value(), u64::from(receipt.already_applied)),
+                |sum, write| fold(fold(sum, write.last_version.value()), digest(&write.hash.0)),
+            )
+        }
         Response::Page(page) => {
             let events = page.batches.iter().flat_map(|batch| &batch.events);
             let start = fold(page.version.value(), page.stamp.value());

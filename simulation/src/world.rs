@@ -181,14 +181,11 @@ impl World {
                 }
             }
         });
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut all => break,
-                () = self.supervise(deadline) => {
-                    self.violations.add("liveness", "clients do not come to their end");
-                    break;
-                }
+        tokio::select! {
+            biased;
+            () = &mut all => {}
+            () = self.supervise(deadline) => {
+                self.violations.add("liveness", "clients do not come to their end");
             }
         }
         // Answers that are under way arrive; then nothing may be owed.
@@ -248,3 +245,6 @@ where
 {
     tokio::spawn(future)
 }
+
+#[cfg(test)]
+mod world_test;

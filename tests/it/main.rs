@@ -4,5 +4,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod command_line;
+mod process;
 mod support;
 mod tidy;

@@ -5,4 +5,4 @@ pub(crate) mod program;
 pub(crate) mod wait;
 
 pub(crate) use node::Node;
-pub(crate) use program::{Called, call, program};
+pub(crate) use program::call;

@@ -235,8 +235,17 @@ impl<R> Core<R> {
         let range = (first, last);
         let number = self.reads.next;
         self.reads.next += 1;
-        let building =
-            PageInProgress { route, query, page, plan, at: 0, bytes: 0, scanned: 0, events: 0, range };
+        let building = PageInProgress {
+            route,
+            query,
+            page,
+            plan,
+            at: 0,
+            bytes: 0,
+            scanned: 0,
+            events: 0,
+            range,
+        };
         self.reads.pages.insert(number, building);
         self.continue_page(number, None, effects);
     }

@@ -110,7 +110,6 @@ impl<R> Core<R> {
             record_offset: appended.record_offset,
             // A leg that only guards has one stamp of its own.
             stamp: Stamp::new(stamp.value() + events.max(1) - 1),
-            server_time: stamp.unix_micros(),
             batches: Vec::with_capacity(self.encoded.len()),
         };
         for (member, batch) in appending.zip(&self.encoded) {

@@ -257,7 +257,7 @@ pub(super) fn apply(durable: &mut Files, op: &Op, fate: &Fate) {
 
 /// A file that was being made: not there, or short, with some of its first bytes.
 fn tear_create(durable: &mut Files, name: &str, len: u64, head: &Bytes, mask: u64) {
-    if mask % 3 == 0 {
+    if mask.is_multiple_of(3) {
         return;
     }
     let sectors = len / SECTOR as u64;

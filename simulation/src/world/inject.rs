@@ -1,6 +1,7 @@
 //! Makes things go wrong, and right again.
 
 use celeriant_storage::segment::FIRST_FRAME_OFFSET;
+use celeriant_storage::watermark::WATERMARK_NAME;
 
 use super::supervise::{Crash, How};
 use super::{World, spawn};
@@ -164,8 +165,10 @@ impl World {
         let page = page_of(media.image().content(&name).unwrap_or_default(), offset);
         self.excuses.rot = true;
         self.trace.note(&[7, offset], format_args!("rot in {shard}/{name} at {offset}"));
+        // A note is never repaired from elsewhere: a start that went by the other one would be deceived.
+        let lasts = if name == WATERMARK_NAME { Micros::MAX / 2 } else { fault.lasts };
         let heal = Heal::Rot { shard, name, offset, bit, page };
-        self.heal_at(self.timeline.now() + fault.lasts, heal);
+        self.heal_at(self.timeline.now() + lasts, heal);
         true
     }
 
@@ -183,8 +186,8 @@ impl World {
                 Some((frame.name.clone(), frame.offset + within))
             }
             Kind::RotWatermark => {
-                let size = image.content("watermark")?.len() as u64;
-                Some(("watermark".into(), self.rng.below(size)))
+                let size = image.content(WATERMARK_NAME)?.len() as u64;
+                Some((WATERMARK_NAME.into(), self.rng.below(size)))
             }
             kind => {
                 let ending = if kind == Kind::RotIndex { ".idx" } else { ".seg" };
@@ -226,8 +229,20 @@ impl World {
         }
     }
 
+    /// Forgets flipped bits in pages that have been written again since.
+    pub(super) fn forget_overwritten_rot(&mut self) {
+        let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
+        self.heals.retain(|_, heal| match heal {
+            Heal::Rot { shard, name, offset, page, .. } => {
+                page_of(images[*shard].content(name).unwrap_or_default(), *offset) == *page
+            }
+            _ => true,
+        });
+    }
+
     /// Puts everything right.
     pub(super) fn heal_all(&mut self) {
+        self.forget_overwritten_rot();
         for heal in std::mem::take(&mut self.heals).into_values() {
             self.heal(heal);
         }

@@ -155,6 +155,7 @@ impl World {
     }
 
     fn up(&mut self, node: Node) {
+        self.forget_overwritten_rot();
         let reports = node.recovery_reports();
         self.reached
             .add("recovery cut frames", reports.iter().map(|r| u64::from(r.cut_frames)).sum());
@@ -192,6 +193,9 @@ impl World {
         let explained = self.ailments_explain() || self.rotten() || self.any_full();
         self.violations.check("start", explained, || format!("failed without a reason: {error}"));
         self.reached.note("start failed");
+        let Error::Storage { source: celeriant_storage::Error::Damage(_), .. } = error else {
+            return;
+        };
         if self.rotten() {
             self.reached.note("rot seen by a start");
             self.repair_rot();

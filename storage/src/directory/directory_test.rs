@@ -77,6 +77,8 @@ fn batches_are_found_by_version_in_both_directions() {
     assert_eq!(locate(0, 99, true, 9), [(5, 9), (4, 4), (1, 3)]);
     assert_eq!(locate(2, 4, false, 9), [(1, 3), (4, 4)]);
     assert_eq!(locate(6, 6, true, 9), [(5, 9)]);
+    assert_eq!(locate(4, 5, false, 9), [(4, 4), (5, 9)]);
+    assert_eq!(locate(4, 5, true, 9), [(5, 9), (4, 4)]);
     assert_eq!(locate(1, 9, false, 2), [(1, 3), (4, 4)]);
     assert_eq!(locate(1, 9, true, 1), [(5, 9)]);
     assert_eq!(locate(10, 12, false, 9), []);

@@ -258,6 +258,70 @@ fn the_watermark_is_written_only_when_it_says_something_new() {
 }
 
 #[test]
+fn the_watermark_uses_its_two_slots_in_turn() {
+    let mut rig = settled(large_segments());
+    let mut turns = Vec::new();
+    for number in 0..4 {
+        assert!(rig.append(&[number], &[100], false));
+        rig.settle();
+        rig.note_watermark();
+        rig.settle();
+        turns.push(rig.log.notes.watermark().turn);
+    }
+    assert!(turns.windows(2).all(|pair| pair[1] == pair[0] + 1), "{turns:?}");
+}
+
+#[test]
+fn a_segment_takes_frames_only_when_the_watermark_counts_it() {
+    let mut rig = settled(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
+    while rig.append(&[1], &[900], false) {
+        rig.pump();
+        // Everything but the note of the watermark, which comes last.
+        while rig.disk.waiting() > 0 && rig.log.notes.is_idle() {
+            rig.finish(0).expect("a healthy disk");
+        }
+    }
+    assert!(!rig.log.notes.is_idle() && rig.log.segment_file(2).is_some(), "it is made");
+    let waiting = rig.disk.waiting();
+    assert!(!rig.append(&[1], &[9000], false), "but not counted");
+    (0..waiting).for_each(|_| rig.finish(0).expect("a healthy disk"));
+    assert!(rig.append(&[1], &[9000], false));
+    rig.settle();
+    rig.check();
+}
+
+#[test]
+fn an_index_waits_until_the_decision_over_its_leg_is_durable() {
+    let mut rig = settled(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
+    assert!(rig.append(&[9], &[100], true));
+    while rig.log.space.next_to_index().is_none() {
+        rig.append(&[1], &[900], false);
+        rig.settle();
+    }
+    assert!(rig.append(&[2], &[100], false));
+    rig.pump();
+    assert!(rig.resolve(0, true));
+    rig.pump();
+    assert_eq!(rig.disk.waiting(), 2, "a frame, and the decision behind it");
+    rig.finish(0).expect("a healthy disk");
+    assert!(rig.log.indexable().is_none() && rig.log.space.indexing.is_none());
+    rig.finish(0).expect("a healthy disk");
+    assert_eq!(rig.log.space.indexing, Some(1));
+    rig.settle();
+    rig.check();
+}
+
+#[test]
+fn space_for_decisions_is_kept_in_the_spare_too() {
+    let mut rig = settled(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
+    rig.append(&[0], &[6000], false);
+    rig.settle();
+    assert!(rig.log.space.has_place(28 << 10, 0), "the spare has 32 KiB");
+    assert!(rig.log.space.has_place(24 << 10, 4 << 10));
+    assert!(!rig.log.space.has_place(28 << 10, 4 << 10));
+}
+
+#[test]
 fn a_restarted_log_goes_on_where_it_ended() {
     let mut rig = settled(large_segments());
     for number in 0..5 {

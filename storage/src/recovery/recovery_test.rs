@@ -257,7 +257,7 @@ fn frames_that_nobody_vouches_for_are_written_again() {
 fn a_hole_below_a_later_durable_upto_is_damage() {
     let (snapshot, _) = in_flight_crash(3, &[0, 1, 2, 3]);
     // The EpochStart and three writes are durable; the frames behind say so.
-    for frame in 1..4 {
+    for frame in 1..5 {
         let mut files = snapshot.files.clone();
         let content = files.get_mut(&segment_name(1)).expect("there");
         content[frame * 4096..(frame + 1) * 4096].fill(0);
@@ -286,6 +286,47 @@ fn a_tail_below_the_watermark_is_damage_and_stays_untouched() {
     let Err(Error::Damage(damage)) = found else { panic!("nothing was missed") };
     assert_eq!(damage.what, Flaw::Durable("the watermark"));
     assert_eq!(disk.files, files);
+}
+
+#[test]
+fn a_watermark_that_knows_another_frame_is_damage() {
+    let mut rig = Rig::new(small_settings());
+    rig.settle();
+    rig.note_watermark();
+    rig.settle();
+    let snapshot = rig.snapshot();
+    let mut files = snapshot.files.clone();
+    let content = files.get_mut(WATERMARK_NAME).expect("there");
+    let slots: Vec<_> = (0..2)
+        .filter_map(|slot| {
+            let page = &content[slot * SECTOR_BYTES..(slot + 1) * SECTOR_BYTES];
+            Watermark::decode(page, slot as u64, &identity()).expect("intact")
+        })
+        .collect();
+    let newest = slots.iter().max_by_key(|note| note.turn).expect("noted");
+    let other = Watermark { hash: celeriant_schema::Hash([1; 32]), ..*newest };
+    let at = other.slot_offset() as usize;
+    content[at..at + SECTOR_BYTES].copy_from_slice(&other.encode(&identity()));
+    let Err(Error::Damage(damage)) = snapshot.open_with(files) else { panic!("was missed") };
+    assert_eq!((damage.what, damage.lsn), (Flaw::Hash, newest.durable));
+}
+
+#[test]
+fn remains_behind_a_segment_that_the_next_one_continues_are_damage() {
+    let mut rig = Rig::new(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
+    while rig.log.segment_file(3).is_none() {
+        rig.append(&[1], &[6000], false);
+        rig.settle();
+    }
+    let mut snapshot = rig.snapshot();
+    snapshot.files.retain(|name, _| !name.ends_with(".idx"));
+    snapshot.open().expect("an index is no loss");
+    let content = snapshot.files.get_mut(&segment_name(1)).expect("there");
+    let end = content.len() - 4096 + 512;
+    assert!(content[end - 512..].iter().all(|byte| *byte == 0), "the last sector is unused");
+    content[end] = 1;
+    let Err(Error::Damage(damage)) = snapshot.open() else { panic!("was missed") };
+    assert_eq!(damage.what, Flaw::Durable("the next segment"));
 }
 
 #[test]
