@@ -1,8 +1,9 @@
 //! Names in order: orgs, an org's types, a type's ids.
 //!
-//! One ordered set of keys; the next org or type is found by seeking past everything of the one before,
-//! so a page costs what it returns. Joined text sorts like the parts because `/` ranks below every
-//! character of a name (schema::key), and 0xFF, which is in no name, ranks above all of them.
+//! One ordered set of keys; the next org or type is found by seeking past everything of the one
+//! before, so a page costs what it returns. Joined text sorts like the parts because `/` ranks
+//! below every character of a name (schema::key), and 0xFF, which is in no name, ranks above all of
+//! them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;

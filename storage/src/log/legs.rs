@@ -1,8 +1,8 @@
 //! Parts of writes over several shards that are in segments without index.
 //!
-//! A segment's index says what its legs did, so it waits until all of them are decided and the decisions
-//! are durable. Every unresolved leg keeps space for its `Resolve`, so that a full disk cannot hold its
-//! aggregates for ever.
+//! A segment's index says what its legs did, so it waits until all of them are decided and the
+//! decisions are durable. Every unresolved leg keeps space for its `Resolve`, so that a full disk
+//! cannot hold its aggregates for ever.
 
 use std::collections::BTreeMap;
 

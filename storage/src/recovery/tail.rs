@@ -79,8 +79,8 @@ impl Tail {
 impl<D: Disk> Recovery<'_, D> {
     /// Makes the tail what it seems to be: nothing behind it, everything before it durable.
     pub(super) async fn settle_tail(&mut self) -> Result<(), Error> {
-        // What was in flight lies behind the last frame, or, if its segment was complete, at the start
-        // of the next one. First look everywhere, then touch anything.
+        // What was in flight lies behind the last frame, or, if its segment was complete, at the
+        // start of the next one. First look everywhere, then touch anything.
         let mut places: Vec<(Segment, u64)> = self.tail.end().into_iter().collect();
         places.extend(self.spares.front().map(|spare| (*spare, FIRST_FRAME_OFFSET)));
         let mut remains = Vec::new();
