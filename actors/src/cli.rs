@@ -6,10 +6,11 @@
 //! append · write · query · inspect         one request each, through the client
 //! serve     dev, server, server check      bench     load and numbers
 //! ```
-//! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or outcome
-//! unknown. Data goes to stdout, everything else to stderr.
+//! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or
+//! outcome unknown. Data goes to stdout, everything else to stderr.
 //!
-//! Deliberately absent: logic of the store. What a command does must be possible with the client crate.
+//! Deliberately absent: logic of the store. What a command does must be possible with the client
+//! crate.
 
 mod append;
 mod args;

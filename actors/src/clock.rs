@@ -23,8 +23,9 @@ pub trait Clock: Send + Sync + 'static {
 
 /// Hands out stamps: unique on this node, increasing, close to real time (semantics.md §1).
 ///
-/// A hybrid logical clock: it follows the monotonic clock from the wall time at start, never falls below
-/// the highest stamp found in a local log, and a wall clock that jumps later is not even looked at.
+/// A hybrid logical clock: it follows the monotonic clock from the wall time at start, never falls
+/// below the highest stamp found in a local log, and a wall clock that jumps later is not even
+/// looked at.
 #[derive(Clone, Debug)]
 pub struct StampClock {
     /// Stamp of monotonic time 0.

@@ -30,8 +30,8 @@ pub struct Launch {
 
 /// Share of the memory budget for requests that are not answered yet: an eighth.
 const ADMISSION_SHARE: usize = 8;
-/// Share of the memory budget for frames kept in memory: a half. The rest is heads, frames in flight and
-/// connections.
+/// Share of the memory budget for frames kept in memory: a half. The rest is heads, frames in
+/// flight and connections.
 const CACHE_SHARE: usize = 2;
 
 impl Launch {
@@ -88,7 +88,8 @@ impl Launch {
 fn take_epoch(data: DataDir) -> TakeEpoch {
     let data = Mutex::new(data);
     Box::new(move |found| {
-        // Poisoned: a thread panicked while it wrote the superblock; what it holds is still checked.
+        // Poisoned: a thread panicked while it wrote the superblock; what it holds is still
+        // checked.
         let mut data = data.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         data.take_epoch(found)
     })

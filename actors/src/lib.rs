@@ -7,15 +7,16 @@
 //!  └──────────── answers of one commit, one message a connection ──────┘
 //! ```
 //!
-//! Read a write forwards: [`router`] (admit, send to its shard), `shard/write.rs` (guards, sequences,
-//! append), `shard/core.rs` (`commit`: make visible, release the receipt), [`route`] (back to the
-//! connection). Over several shards: [`coordinator`] and `shard/leg.rs`. Reads: `shard/read.rs`.
+//! Read a write forwards: [`router`] (admit, send to its shard), `shard/write.rs` (guards,
+//! sequences, append), `shard/core.rs` (`commit`: make visible, release the receipt), [`route`]
+//! (back to the connection). Over several shards: [`coordinator`] and `shard/leg.rs`. Reads:
+//! `shard/read.rs`.
 //!
-//! Actors are thin shells (`shard.rs`, `coordinator.rs`) around cores without I/O, clock or randomness;
-//! [`node`] is the only place that joins settings, components, threads and spawns.
+//! Actors are thin shells (`shard.rs`, `coordinator.rs`) around cores without I/O, clock or
+//! randomness; [`node`] is the only place that joins settings, components, threads and spawns.
 //!
-//! Deliberately absent: locks on the write path, timers that delay a commit, retries of disk errors,
-//! restarts in place, state that is keyed by connection.
+//! Deliberately absent: locks on the write path, timers that delay a commit, retries of disk
+//! errors, restarts in place, state that is keyed by connection.
 
 pub mod admission;
 pub mod clock;

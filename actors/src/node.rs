@@ -3,13 +3,13 @@
 //! ```text
 //! survey   every thread recovers its shards and reports what it found
 //! settle   the root decides legs that no `Resolve` decided (settlement)
-//! lead     shards append the epoch's first record and the decisions; ready when those are committed
+//! lead     shards append the epoch's first record and the decisions; ready when committed
 //! listen   each thread accepts connections of its own (SO_REUSEPORT)
 //! stop     listeners first, then shards drain
 //! ```
 //!
-//! The only place that joins [`Settings`] and [`Components`], spawns and starts threads. There is no
-//! restart in place: when any actor dies the node stops, and recovery is the start path.
+//! The only place that joins [`Settings`] and [`Components`], spawns and starts threads. There is
+//! no restart in place: when any actor dies the node stops, and recovery is the start path.
 
 // Spawning is this module's job; everywhere else it is banned (.clippy.toml).
 #![allow(clippy::disallowed_methods)]
@@ -134,8 +134,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Recovers all shards and takes the lead. On return every acknowledged write of the past is visible
-    /// and new ones are accepted through [`Node::router`].
+    /// Recovers all shards and takes the lead. On return every acknowledged write of the past is
+    /// visible and new ones are accepted through [`Node::router`].
     ///
     /// # Errors
     /// When a shard's storage is damaged or fails, or the logs contradict each other.
@@ -164,6 +164,9 @@ impl Node {
                 Worker::new(index, settings, components, order_receiver, news_sender.clone());
             node.launch(index, placement, worker)?;
         }
+        // From here on only threads can send news: when the last of them ends, waiting for news
+        // ends.
+        drop(news_sender);
         match node.take_lead(&settings, &components).await {
             Ok(()) => Ok(node),
             Err(error) => {
@@ -216,28 +219,44 @@ impl Node {
         }
     }
 
-    /// Stops accepting, answers what was accepted, notes what is durable, ends.
+    /// Stops accepting, answers what was accepted, notes what is durable, ends. Each step on all
+    /// threads before the next: a connection of one thread may wait for a shard of another.
     pub async fn stop(mut self) {
+        self.order_all(|| Order::Quiesce).await;
+        self.order_all(|| Order::Drain).await;
         for orders in &self.orders {
-            let _ = orders.send(Order::Stop);
-        }
-        self.orders.clear();
-        let mut running = self.routers.len();
-        while running > 0 {
-            match self.news.recv().await {
-                Some(News::Stopped) => running -= 1,
-                Some(News::Failed(error)) => tracing::error!(%error, "while stopping"),
-                Some(_) => {}
-                None => break,
-            }
+            let _ = orders.send(Order::End);
         }
         for thread in std::mem::take(&mut self.threads) {
+            // A thread that panicked has said so in the news.
             let _ = thread.join();
+        }
+        for task in std::mem::take(&mut self.tasks) {
+            let _ = task.await;
         }
     }
 
-    /// Ends at once, in the middle of anything: what a simulated crash does. With `Placement::Threads`
-    /// the threads end when they notice.
+    /// Gives all threads an order and waits until each has followed it, or one has failed.
+    async fn order_all(&mut self, order: impl Fn() -> Order) {
+        for orders in &self.orders {
+            let _ = orders.send(order());
+        }
+        let mut following = self.orders.len();
+        while following > 0 {
+            match self.news.recv().await {
+                Some(News::Quiet | News::Drained) => following -= 1,
+                Some(News::Failed(error)) => {
+                    tracing::error!(%error, "while stopping");
+                    return;
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Ends at once, in the middle of anything: what a simulated crash does. With
+    /// `Placement::Threads` the threads end when they notice.
     pub fn kill(self) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
@@ -356,9 +375,6 @@ impl Node {
                 }
             }
         }
-        if lookups.is_empty() {
-            return Ok(traces);
-        }
         for orders in &self.orders {
             let _ = orders.send(Order::Lookup(lookups.clone()));
         }
@@ -370,6 +386,12 @@ impl Node {
                     }
                 }
                 other => unreachable!("{other:?} while looking up legs"),
+            }
+        }
+        for (txn, participants) in surveys.iter().flat_map(|survey| &survey.pending) {
+            let found = traces.get(txn).map_or(&[][..], |found| found);
+            if found.len() != participants.len() {
+                return Err(Contradiction { txn: *txn, found: found.to_vec() }.into());
             }
         }
         Ok(traces)

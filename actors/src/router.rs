@@ -1,7 +1,7 @@
 //! The door of a node: admits requests and sends each to the shard that owns its aggregate.
 //!
-//! Everything decoded from one read becomes at most one message per shard. A router is a function with a
-//! few handles, not an actor: it serialises nothing.
+//! Everything decoded from one read becomes at most one message per shard. A router is a function
+//! with a few handles, not an actor: it serialises nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,8 +112,8 @@ impl Router {
         }
     }
 
-    /// Splits a write by shard and starts its first round of reservations in place, so that it keeps its
-    /// order among the requests of its connection.
+    /// Splits a write by shard and starts its first round of reservations in place, so that it
+    /// keeps its order among the requests of its connection.
     fn begin_write(
         &self,
         route: Route,

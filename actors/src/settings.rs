@@ -4,9 +4,9 @@
 //! defaults ◄─ file (TOML) ◄─ CELERIANT_… variables ◄─ flags        the later wins
 //!                   └── text per key, with its source ──► parsed and checked ──► Settings
 //! ```
-//! Every problem is reported at once, each with the key, where the value came from, and why it cannot
-//! be used. A key of a feature that this version lacks is refused, not ignored: a node that seems to
-//! replicate or encrypt and doesn't would be worse than one that doesn't start.
+//! Every problem is reported at once, each with the key, where the value came from, and why it
+//! cannot be used. A key of a feature that this version lacks is refused, not ignored: a node that
+//! seems to replicate or encrypt and doesn't would be worse than one that doesn't start.
 //!
 //! Deliberately absent: reading files, variables or the command line. Those are arguments.
 

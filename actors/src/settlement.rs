@@ -1,8 +1,8 @@
 //! Deciding the legs that a start finds undecided (replication.md §6): from the logs alone.
 //!
 //! A write over several shards is committed if the legs of all participants are in the log that was
-//! activated, else it is aborted. A `Resolve` that is found must agree with the legs; if it does not, the
-//! node does not lead.
+//! activated, else it is aborted. A `Resolve` that is found must agree with the legs; if it does
+//! not, the node does not lead.
 
 use std::collections::BTreeMap;
 

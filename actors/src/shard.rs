@@ -1,8 +1,9 @@
 //! A shard: the actor that owns one log, its directory and its cache.
 //!
-//! [`core`] decides; this shell turns mail and disk completions into events and effects into sends. Its
-//! mailbox loop takes completions and messages together: drain the mailbox, seal what has gathered, wait.
-//! Group commit falls out of that: a frame is whatever arrived while the previous ones were in flight.
+//! [`core`] decides; this shell turns mail and disk completions into events and effects into sends.
+//! Its mailbox loop takes completions and messages together: drain the mailbox, seal what has
+//! gathered, wait. Group commit falls out of that: a frame is whatever arrived while the previous
+//! ones were in flight.
 
 mod accepted;
 pub mod core;
@@ -70,8 +71,8 @@ struct Draining {
 }
 
 impl<D: Disk> Shard<D> {
-    /// Completions first, so that acknowledgements never wait behind new work; then mail; and when there
-    /// is none, what has gathered goes to the disk.
+    /// Completions first, so that acknowledgements never wait behind new work; then mail; and when
+    /// there is none, what has gathered goes to the disk.
     fn poll_signal(
         &mut self,
         cx: &mut Waking<'_>,
@@ -112,7 +113,8 @@ impl<D: Disk> Shard<D> {
         self.outbox.flush();
     }
 
-    /// Tells whoever waits for the shard to be ready or drained. Nobody may be waiting any more: fine.
+    /// Tells whoever waits for the shard to be ready or drained. Nobody may be waiting any more:
+    /// fine.
     fn notice_quiet(&mut self) {
         if self.core.is_ready()
             && let Some(ready) = self.ready.take()

@@ -11,7 +11,8 @@ use celeriant_schema::{
 use crate::clock::Micros;
 use crate::verdict::Findings;
 
-/// One client's request on its way. `R` is how the answer gets back; it also holds the admission permit.
+/// One client's request on its way. `R` is how the answer gets back; it also holds the admission
+/// permit.
 #[derive(Debug)]
 pub struct Task<R> {
     /// The way back.
@@ -151,8 +152,8 @@ pub enum AnswerKind {
     },
 }
 
-/// One flag per write and node: makes all legs of a write visible together, whichever shard is asked
-/// first.
+/// One flag per write and node: makes all legs of a write visible together, whichever shard is
+/// asked first.
 #[derive(Clone, Debug, Default)]
 pub struct Decision(Arc<AtomicBool>);
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener    accepts (one per thread, SO_REUSEPORT), caps the number of connections
-//! connection  one task per client: socket ⇄ frames ⇄ Service, with every limit that protects the node
+//! connection  one task per client: socket ⇄ frames ⇄ Service, and the limits
 //! service     what stands behind: submit a batch of requests, answers come back in batches
 //! settings    identity and limits as plain data; the signal to stop
 //! ```

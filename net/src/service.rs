@@ -27,7 +27,8 @@ pub trait Service: Clone + Send + Sync + 'static {
 /// One request, as it came in.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// Given by the connection, unique while the request is unanswered; its answer carries the same.
+    /// Given by the connection, unique while the request is unanswered; its answer carries the
+    /// same.
     pub id: u64,
     /// After this nobody waits for the answer any more; a write not yet appended is refused with
     /// `DeadlineExceeded { definite: true }`.

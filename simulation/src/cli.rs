@@ -193,7 +193,8 @@ fn report_seed(seed: u64, scenario: &Scenario, outcome: &Outcome, output: Output
         let verdict = if failed { "VIOLATED" } else { "holds" };
         let (operations, faults) = (outcome.operations.0, outcome.faults);
         say(format_args!(
-            "seed {seed:>6}  trace {:016x}  {operations:>6} operations  {faults:>4} faults  {:>6.1} s  {verdict}",
+            "seed {seed:>6}  trace {:016x}  {operations:>6} operations  {faults:>4} faults  \
+             {:>6.1} s  {verdict}",
             outcome.trace_hash,
             outcome.simulated as f64 / 1e6,
         ));
@@ -308,7 +309,8 @@ impl Totals {
         let (simulated, seconds) = (self.simulated_us as f64 / 1e6, took.as_secs_f64());
         if output.format == Format::Json {
             return say(format_args!(
-                "{{\"seeds\":{},\"violations\":{},\"simulated_seconds\":{simulated:.3},\"seconds\":{seconds:.3},\
+                "{{\"seeds\":{},\"violations\":{},\"simulated_seconds\":{simulated:.3},\
+                 \"seconds\":{seconds:.3},\
                  \"trace_hash\":\"{:016x}\",\"operations\":{},\"faults\":{},\"failed\":{:?}}}",
                 self.seeds,
                 self.violations,
@@ -331,7 +333,8 @@ impl Totals {
             self.disk_operations
         ));
         say(format_args!(
-            "{simulated:.0} simulated seconds in {seconds:.1} s: {:.0} per second; {} violations in seeds {:?}",
+            "{simulated:.0} simulated seconds in {seconds:.1} s: {:.0} per second; \
+             {} violations in seeds {:?}",
             simulated / seconds.max(0.001),
             self.violations,
             self.failed

@@ -222,8 +222,8 @@ impl Client {
         sending
     }
 
-    /// Sends a write until its outcome is known, as a careful client does; without sequences it gives
-    /// up now and then, and never knows.
+    /// Sends a write until its outcome is known, as a careful client does; without sequences it
+    /// gives up now and then, and never knows.
     async fn persist(&mut self, id: OperationId) {
         let request = self.world.ledger.request(id);
         let Request::Write(write) = &*request else { return };

@@ -1,4 +1,5 @@
-//! Every I/O of a recorded workload is the last one before a crash, in every way a crash can end it.
+//! Every I/O of a recorded workload is the last one before a crash, in every way a crash can end
+//! it.
 //!
 //! ```text
 //!   workload ──► operation n starts ──► power goes ──► each operation in flight:
@@ -6,7 +7,8 @@
 //!            ──► recovery, to the end             → nothing that was reported durable is missing
 //!            ──► recovery, cut at its operation m → the same log after the next recovery
 //! ```
-//! One shard, straight on its log, without a node: what was reported durable is what the log reported.
+//! One shard, straight on its log, without a node: what was reported durable is what the log
+//! reported.
 
 use std::collections::BTreeMap;
 
@@ -216,7 +218,8 @@ impl End {
     }
 }
 
-/// The workload: a process that writes, legs and their decisions among it, and ends early when power goes.
+/// The workload: a process that writes, legs and their decisions among it, and ends early when
+/// power goes.
 fn work(media: &Media, records: u64, violations: &Violations) -> Told {
     let mut disk = media.attach();
     match run_to_end(recover(&mut disk, identity(), &settings())) {

@@ -1,15 +1,17 @@
-//! Simulated disks: `storage::disk::Disk` in memory, with everything that a device may do to its user.
+//! Simulated disks: `storage::disk::Disk` in memory, with everything that a device may do to its
+//! user.
 //!
 //! ```text
-//!   SimDisk   one process' handle ── start / poll_complete ──►  Media   one shard's directory, for ever
-//!                                                               │  durable   what completed operations left
-//!                                                               │  flights   operations that have not completed
-//!                                                               └► Power     counter and switch of the machine
+//!   SimDisk   one process' handle ──start, poll_complete──►  Media   a shard's directory, for ever
+//!                                                          │  durable   what completed
+//!                                                          │  flights   what has not
+//!                                                          └► Power     counter and switch
 //! ```
-//! A completed operation is durable; one in flight at a crash is dropped, kept or torn, each for itself.
-//! Content outlives the process: a new `SimDisk` of the same `Media` finds what survived, and the handle
-//! of the process that crashed is dead. Latencies and faults come from the seed. With a [`Timeline`]
-//! operations end when their time comes; without one they end, in that same order, when asked for.
+//! A completed operation is durable; one in flight at a crash is dropped, kept or torn, each for
+//! itself. Content outlives the process: a new `SimDisk` of the same `Media` finds what survived,
+//! and the handle of the process that crashed is dead. Latencies and faults come from the seed.
+//! With a [`Timeline`] operations end when their time comes; without one they end, in that same
+//! order, when asked for.
 //!
 //! Deliberately absent: a page cache. The contract of the seam has none: what completed is durable.
 
@@ -31,8 +33,8 @@ use crate::rng::Rng;
 use crate::timeline::{Micros, Timeline};
 use crate::trace::Trace;
 
-/// The machine that a node's disks are in: counts their operations together and can lose power at an
-/// exact one.
+/// The machine that a node's disks are in: counts their operations together and can lose power at
+/// an exact one.
 #[derive(Debug, Default)]
 pub struct Power {
     operations: AtomicU64,

@@ -1,8 +1,9 @@
 //! What clients asked, when, and what they were told: the only evidence that the oracle accepts.
 //!
-//! Order is counted, not timed: everything happens on one thread, so "answered before it was sent" is a
-//! comparison of two numbers. Every event that a client writes carries the number of its operation as
-//! event id, so that whatever is found in a log can be traced to the request that put it there.
+//! Order is counted, not timed: everything happens on one thread, so "answered before it was sent"
+//! is a comparison of two numbers. Every event that a client writes carries the number of its
+//! operation as event id, so that whatever is found in a log can be traced to the request that put
+//! it there.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,13 +1,16 @@
-//! A whole node in one thread, one seed and no real time: everything that can go wrong, many times a second.
+//! A whole node in one thread, one seed and no real time: everything that can go wrong, many times
+//! a second.
 //!
 //! ```text
 //! scenario   a run as data: shape, workload, faults          cli     run, replay, shrink
 //! world      carries a scenario out ── machine (disks, power, clock) ── wire (network) ── client
-//! watcher    checks while it runs; oracle and invariants/ check at rest; sabotage shows that they do
+//! watcher    checks while it runs; oracle, invariants/ at rest; sabotage shows that they do
 //! crash      every I/O of a recorded workload is the last one, in every way; bytes flip one by one
 //! ```
-//! Determinism: everything random comes from [`rng`], everything timed from [`timeline`]; maps are ordered;
-//! `select!` is biased. The same scenario gives the same [`trace`] hash in any process on any machine.
+//! Determinism: everything random comes from [`rng`], everything timed from [`timeline`]; maps are
+//! ordered;
+//! `select!` is biased. The same scenario gives the same [`trace`] hash in any process on any
+//! machine.
 //!
 //! Deliberately absent: sockets, files, real clocks, threads, any `cfg` in the code that is tested.
 

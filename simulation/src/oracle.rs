@@ -1,12 +1,14 @@
-//! Was everything that clients were told true? Checked at rest, against what is in the store in the end.
+//! Was everything that clients were told true? Checked at rest, against what is in the store in the
+//! end.
 //!
 //! ```text
 //! ledger   what was asked and answered, in which order   ┐
 //! history  every batch there is, with stamps             ┴──►  bounds ──► reads · refusals · lists
 //! ```
-//! Each answer was computed at some moment between sending and answering. Then an aggregate was at least
-//! at the version that anyone had been told before the sending, and at most at the newest version whose
-//! writer had sent by the time of the answer. An answer is right if it is right at some such moment.
+//! Each answer was computed at some moment between sending and answering. Then an aggregate was at
+//! least at the version that anyone had been told before the sending, and at most at the newest
+//! version whose writer had sent by the time of the answer. An answer is right if it is right at
+//! some such moment.
 
 mod lists;
 mod reads;

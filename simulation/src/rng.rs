@@ -1,7 +1,8 @@
-//! The one generator that a run's chances come from: xoshiro256++, written here so that a seed means the
-//! same run on every machine and with every version of every dependency.
+//! The one generator that a run's chances come from: xoshiro256++, written here so that a seed
+//! means the same run on every machine and with every version of every dependency.
 
-/// A seeded stream of numbers. Fork it by name: streams of different parts don't disturb each other.
+/// A seeded stream of numbers. Fork it by name: streams of different parts don't disturb each
+/// other.
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: [u64; 4],

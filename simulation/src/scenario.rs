@@ -1,7 +1,7 @@
 //! A run as data: shape, workload, faults with virtual times. A seed makes one; a file keeps one.
 //!
-//! Everything that happens in a run follows from its scenario, so a scenario can be replayed anywhere,
-//! and shrunk by leaving faults out.
+//! Everything that happens in a run follows from its scenario, so a scenario can be replayed
+//! anywhere, and shrunk by leaving faults out.
 
 use serde::{Deserialize, Serialize};
 
@@ -130,8 +130,8 @@ impl Shape {
     }
 }
 
-/// A random subset of kinds, each at a rate of its own: seeds that have everything at once rarely get
-/// deep, seeds that have one thing often do.
+/// A random subset of kinds, each at a rate of its own: seeds that have everything at once rarely
+/// get deep, seeds that have one thing often do.
 fn faults(rng: &mut Rng, duration: Micros, shape: &Shape) -> Vec<Fault> {
     let share = rng.between(100, 700);
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.chance(share)).collect();

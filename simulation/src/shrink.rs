@@ -4,8 +4,8 @@ use crate::scenario::Scenario;
 use crate::trace::Trace;
 use crate::world::run;
 
-/// Leaves faults, clients and time out as long as the first broken rule stays broken. `None` when the
-/// scenario does not fail at all.
+/// Leaves faults, clients and time out as long as the first broken rule stays broken. `None` when
+/// the scenario does not fail at all.
 pub fn shrink(scenario: &Scenario, tell: &mut dyn FnMut(&str)) -> Option<Scenario> {
     let rule = broken(scenario)?;
     let mut best = scenario.clone();

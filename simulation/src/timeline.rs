@@ -5,9 +5,10 @@
 //!   here       ·   ·· ·           · ·    ·               disks, clients, faults, in µs
 //! ```
 //! tokio's paused timers count milliseconds, devices don't. When the runtime has nothing left to do
-//! (`on_thread_park`), the next wake-up within the running millisecond fires; only when there is none does
-//! tokio's clock move on, to its own next timer or to the millisecond of our next wake-up, for which the
-//! driver task keeps a timer. So nothing ever waits in real time, and order depends on nothing but the seed.
+//! (`on_thread_park`), the next wake-up within the running millisecond fires; only when there is
+//! none does tokio's clock move on, to its own next timer or to the millisecond of our next
+//! wake-up, for which the driver task keeps a timer. So nothing ever waits in real time, and order
+//! depends on nothing but the seed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -124,8 +125,8 @@ impl Timeline {
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
-            // Whatever was woken may not be a task; without one to run the runtime would let time pass
-            // instead of asking here again.
+            // Whatever was woken may not be a task; without one to run the runtime would let time
+            // pass instead of asking here again.
             if let Some(driver) = driver {
                 driver.wake();
             }

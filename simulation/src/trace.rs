@@ -1,7 +1,9 @@
-//! What happened in a run, as one number: the same seed must give the same number, always and everywhere.
+//! What happened in a run, as one number: the same seed must give the same number, always and
+//! everywhere.
 //!
-//! Everything that crosses a seam is folded in: operations of disks and their ends, requests and answers,
-//! faults, with their virtual times. The last lines can be kept as text, to see where two runs part.
+//! Everything that crosses a seam is folded in: operations of disks and their ends, requests and
+//! answers, faults, with their virtual times. The last lines can be kept as text, to see where two
+//! runs part.
 
 use std::collections::VecDeque;
 use std::fmt::Arguments;

@@ -1,4 +1,5 @@
-//! Sees every durable write and every answer at the moment it happens, and checks what can be checked then.
+//! Sees every durable write and every answer at the moment it happens, and checks what can be
+//! checked then.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,8 +50,9 @@ impl Watcher {
         state.durable.note(&frame);
     }
 
-    /// The node serves again; `images` are its shards'. What is there is durable, whoever was told; and
-    /// nothing that was told may be missing, unless damage (`intact` is false) hides it for now.
+    /// The node serves again; `images` are its shards'. What is there is durable, whoever was told;
+    /// and nothing that was told may be missing, unless damage (`intact` is false) hides it for
+    /// now.
     pub fn recovered<'a>(&self, images: impl Iterator<Item = (Identity, &'a Files)>, intact: bool) {
         let mut left = Durable::default();
         let mut state = self.lock();

@@ -1,4 +1,5 @@
-//! The world's network: connections of clients to the one node, with delays, cuts, and eyes on every answer.
+//! The world's network: connections of clients to the one node, with delays, cuts, and eyes on
+//! every answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -177,7 +178,8 @@ impl Wire {
         Some(receiver)
     }
 
-    /// A connection with its task: answers are looked at when the node gives them, and delivered later.
+    /// A connection with its task: answers are looked at when the node gives them, and delivered
+    /// later.
     #[allow(clippy::disallowed_methods)]
     fn connect(&self) -> Connection {
         let (replies, mut receiver) = ReplySender::channel();

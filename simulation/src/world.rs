@@ -7,8 +7,8 @@
 //!    ledger    watcher  ◄──── durable writes ──────┘
 //!      └──── at rest ────► oracle, invariants ────► verdict
 //! ```
-//! First clients work and faults happen; then everything is healed, every client must come to its end,
-//! and the whole store is read back, stopped, started and read back again.
+//! First clients work and faults happen; then everything is healed, every client must come to its
+//! end, and the whole store is read back, stopped, started and read back again.
 
 mod inject;
 mod readback;
@@ -226,8 +226,8 @@ impl World {
     }
 
     fn check_caps(&self) {
-        // Writes, a segment and an index in the making, the watermark; and reads: each request at most
-        // one frame and eight ahead.
+        // Writes, a segment and an index in the making, the watermark; and reads: each request at
+        // most one frame and eight ahead.
         let requests = self.scenario.workload.clients * 5 + 400;
         let cap = self.scenario.shape.write_depth + 8 + 9 * requests;
         for (shard, media) in self.machine.medias.iter().enumerate() {

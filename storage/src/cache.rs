@@ -1,8 +1,8 @@
 //! Frames that were read or written lately, so that hot aggregates are not read from disk.
 //!
-//! Bounded by bytes. A frame that is used once leaves before one that is used often, so that reading a
-//! long aggregate from end to end does not push everything else out. Deliberately absent: anything that
-//! is not committed, and knowledge of what is in a frame.
+//! Bounded by bytes. A frame that is used once leaves before one that is used often, so that
+//! reading a long aggregate from end to end does not push everything else out. Deliberately absent:
+//! anything that is not committed, and knowledge of what is in a frame.
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;

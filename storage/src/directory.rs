@@ -5,8 +5,8 @@
 //!   key order ──► names, for listings
 //!   parts: per segment without index, the state at that segment's end ──► index block (index.rs)
 //! ```
-//! Holds only what is committed. In memory for now: it is rebuilt at start from the index files and the
-//! tail. Its answers do not depend on the hash map's order.
+//! Holds only what is committed. In memory for now: it is rebuilt at start from the index files and
+//! the tail. Its answers do not depend on the hash map's order.
 //!
 //! Deliberately absent: payloads, uncommitted state (the shard's core has it), I/O.
 
@@ -222,7 +222,8 @@ impl Directory {
         }
     }
 
-    /// The index of a full segment, to be written by [`crate::log::Log::put_index`]. Everything up to
+    /// The index of a full segment, to be written by [`crate::log::Log::put_index`]. Everything up
+    /// to
     /// `sealed.applied_upto` must have been applied.
     pub fn index_block(&self, sealed: &SealedSegment) -> Bytes {
         let mut slots = self.touched.get(&sealed.segment).cloned().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What can go wrong with durable bytes.
 //!
-//! All of these stop the node. A full disk while a segment is made ahead is not an error: it is a state
-//! of the log ([`crate::log::Log::full`]).
+//! All of these stop the node. A full disk while a segment is made ahead is not an error: it is a
+//! state of the log ([`crate::log::Log::full`]).
 
 use celeriant_schema::Lsn;
 
@@ -11,8 +11,8 @@ use crate::disk::DiskError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The device failed. After a failed write the content of the range is unknown: never retry, stop
-    /// the node and recover.
+    /// The device failed. After a failed write the content of the range is unknown: never retry,
+    /// stop the node and recover.
     #[error("disk failed: {0}")]
     Io(#[from] DiskError),
     /// Bytes that were durable are not what was written. Never cut, never served.

@@ -1,14 +1,15 @@
 //! A frame: one group commit, one durable write, in a shape that proves itself.
 //!
 //! ```text
-//! | header 192 | records: metadata, small payloads | large payloads | zeroes to a multiple of 4,096 |
+//! | header 192 | records: metadata, small payloads | large payloads | zeroes to n × 4,096 |
 //!      │         └────────── meta_len ─────────────┘└── blob_len ──┘
-//!      └ magic, identity, epoch, boot, lsn range, durable_upto, stamps, previous and own hash, two checksums
+//!      └ magic, identity, epoch, boot, lsns, durable_upto, stamps, two hashes, two checksums
 //! ```
-//! Frames start at multiples of 4,096 bytes and share no sector, so nothing acknowledged is ever written
-//! again. The body's checksum covers the padding too. A frame's hash covers its identity, its place, the
-//! hash of the frame before it and its records' hashes, so equal hashes mean equal logs up to there; it
-//! does not cover `durable_upto`, which differs between writers. Bytes in docs/format.md §2.
+//! Frames start at multiples of 4,096 bytes and share no sector, so nothing acknowledged is ever
+//! written again. The body's checksum covers the padding too. A frame's hash covers its identity,
+//! its place, the hash of the frame before it and its records' hashes, so equal hashes mean equal
+//! logs up to there; it does not cover `durable_upto`, which differs between writers. Bytes in
+//! docs/format.md §2.
 //!
 //! Deliberately absent: compression, encryption, anything that spans two frames.
 
@@ -33,8 +34,8 @@ pub(crate) use builder::{Builder, Context};
 pub const FRAME_HEADER_BYTES: usize = 192;
 /// Smallest piece that a device writes whole, in bytes.
 pub const TORN_BYTES: usize = 512;
-/// Most bytes that are in flight at a time: how far behind the last durable frame recovery must look
-/// for what a crash left there.
+/// Most bytes that are in flight at a time: how far behind the last durable frame recovery must
+/// look for what a crash left there.
 pub const IN_FLIGHT_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"CLRFRM\r\n");
@@ -247,8 +248,9 @@ pub fn read_batch(
         .map_err(|error| Flaw::Decode(error.to_string()))
 }
 
-/// A write that a crash cut short leaves every 512 bytes either as they were sent or as they were before:
-/// zero. So a frame whose body does not match, but which has no zero piece in its content, is damage.
+/// A write that a crash cut short leaves every 512 bytes either as they were sent or as they were
+/// before: zero. So a frame whose body does not match, but which has no zero piece in its content,
+/// is damage.
 pub(crate) fn may_be_torn(frame: &[u8], header: &FrameHeader) -> bool {
     let content = &frame[..header.content_bytes().min(frame.len())];
     content.chunks(TORN_BYTES).any(|piece| piece.iter().all(|byte| *byte == 0))

@@ -1,9 +1,9 @@
-//! What must hold for any bytes whatever, as plain functions: tests call them with random and with damaged
-//! input, a fuzzer with what it finds.
+//! What must hold for any bytes whatever, as plain functions: tests call them with random and with
+//! damaged input, a fuzzer with what it finds.
 //!
-//! Each takes arbitrary bytes, panics when a rule is broken and otherwise says nothing. The rules: nothing
-//! that opens a file panics or allocates by what a length claims; what is accepted as a frame can be read
-//! batch by batch; what decodes encodes to the same bytes again.
+//! Each takes arbitrary bytes, panics when a rule is broken and otherwise says nothing. The rules:
+//! nothing that opens a file panics or allocates by what a length claims; what is accepted as a
+//! frame can be read batch by batch; what decodes encodes to the same bytes again.
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
@@ -66,8 +66,8 @@ fn check_records(identity: &Identity, frame: &Bytes, records: &[Placed]) {
     }
 }
 
-/// The content of a frame whose checksums are right: the first byte says how many records it claims, the
-/// second how much of the rest are large payloads.
+/// The content of a frame whose checksums are right: the first byte says how many records it
+/// claims, the second how much of the rest are large payloads.
 pub fn frame_content(data: &[u8]) {
     let Some(([count, share], rest)) = data.split_first_chunk::<2>() else { return };
     let split = rest.len() - rest.len() * usize::from(*share) / 256;
@@ -186,7 +186,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn no_bytes_break_what_opens_files(data in prop::collection::vec(any::<u8>(), 0..9000)) {

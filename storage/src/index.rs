@@ -4,8 +4,8 @@
 //! NNNNNNNN.idx   | header 64 | entries, sorted by key | outcomes of legs | footer 160 |
 //! ```
 //! An entry is the state of one aggregate at the segment's end and the places of its batches in it.
-//! Written whole with one `Put` when everything in the segment is durable and decided; can be made again
-//! from the segments at any time, so a damaged one is thrown away, never believed. Bytes in
+//! Written whole with one `Put` when everything in the segment is durable and decided; can be made
+//! again from the segments at any time, so a damaged one is thrown away, never believed. Bytes in
 //! docs/format.md §3.
 //!
 //! Deliberately absent: partial reads. The directory takes in whole blocks for now.

@@ -1,13 +1,13 @@
-//! A read-only walk over the files of a data directory, for people and tools: no node may run meanwhile
-//! for the picture to be exact, and nothing is changed.
+//! A read-only walk over the files of a data directory, for people and tools: no node may run
+//! meanwhile for the picture to be exact, and nothing is changed.
 //!
 //! ```text
 //! folders(data dir) ─► Folder { segments, indexes, watermark slots, strangers }
-//!                          └ walk() ─► Segment · Frame { header, records } · Unfinished · Damage · End …
+//!                └ walk() ─► Segment · Frame { header, records } · Unfinished · Damage · End …
 //! ```
-//! Unlike recovery it goes on behind damage: it names the place and looks for the next intact frame. Plain
-//! structs; printing is the command line's. Deliberately absent: the `Disk` seam (this is an offline tool),
-//! repair.
+//! Unlike recovery it goes on behind damage: it names the place and looks for the next intact
+//! frame. Plain structs; printing is the command line's. Deliberately absent: the `Disk` seam (this
+//! is an offline tool), repair.
 
 mod walk;
 

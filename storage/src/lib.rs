@@ -2,21 +2,23 @@
 //!
 //! ```text
 //!                  log            pure: records → frames → Op::Write; completions → durable lsn
-//!   recovery ──►   directory      in memory: key → head, sequences, batch locations; per segment an index block
+//!   recovery ──►   directory      key → head, sequences, batch locations; index blocks
 //!   (start path)   cache          frames that were read or written lately
 //!      │
 //!      ▼           frame · segment · watermark · index     byte formats (docs/format.md)
 //!     disk         the seam: operations and completions as values; ring, thread pool, or simulated
 //! ```
-//! The log and the directory never do I/O: they hand out [`disk::Op`]s and take [`disk::Completion`]s, so
-//! that a test or a simulation can drop, tear, delay and reorder every one of them. `recovery::recover` is
-//! the only way to a log, also for an empty directory: start and crash are one path.
+//! The log and the directory never do I/O: they hand out [`disk::Op`]s and take
+//! [`disk::Completion`]s, so that a test or a simulation can drop, tear, delay and reorder every
+//! one of them. `recovery::recover` is the only way to a log, also for an empty directory: start
+//! and crash are one path.
 //!
 //! Deliberately absent: locks, timers, threads (other than those inside a disk), background tasks,
 //! knowledge of actors or sockets, in-place changes of anything that was acknowledged.
 //!
-//! To change a byte format: docs/format.md, the codec, the golden bytes in its tests and [`FORMAT`], in one
-//! commit. To change when something is durable: `log.rs`, and the crash harness of the simulation must pass.
+//! To change a byte format: docs/format.md, the codec, the golden bytes in its tests and
+//! [`FORMAT`], in one commit. To change when something is durable: `log.rs`, and the crash harness
+//! of the simulation must pass.
 
 pub mod buffer;
 pub mod cache;
@@ -46,7 +48,8 @@ pub use settings::Settings;
 /// Version of every file format of this crate, raised with any change of bytes.
 pub const FORMAT: u16 = 1;
 
-/// Whose log it is. Written into every file and frame, so that foreign bytes are never taken for data.
+/// Whose log it is. Written into every file and frame, so that foreign bytes are never taken for
+/// data.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Identity {
     /// The cluster.

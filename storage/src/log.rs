@@ -1,19 +1,19 @@
 //! A shard's log as a state machine without I/O.
 //!
 //! ```text
-//! append_* ─► open frame ─pump─► in flight (≤ write_depth) ─complete─► durable, strictly in log order
-//!                 │                                                        │
-//!                 └ fits? space is certain before a record is taken        ├ Progress.frames ─► the shard commits
-//!   active segment ──full──► spare (made ahead) becomes active             └ indexable ─► put_index ─► Progress.indexed
+//! append_* ─► open frame ─pump─► in flight (≤ write_depth) ─complete─► durable, in log order
+//!                 │                                                       │
+//!                 └ fits? space is certain before a record is taken       ├ Progress.frames
+//!   active segment ──full──► spare, made ahead, becomes active            └ indexable, put_index
 //! ```
-//! While frames are in flight the next one fills: group commit without a timer. A record is only taken
-//! when there is a place for it, so a full disk stops admission and loses nothing. A segment's first
-//! frame waits until everything before it is durable; with [`IN_FLIGHT_BYTES_MAX`] that bounds where
-//! recovery finds the remains of a crash. Every error but "no space for a further file" is fatal and
-//! sticky: after a failed write nobody knows what the disk holds.
+//! While frames are in flight the next one fills: group commit without a timer. A record is only
+//! taken when there is a place for it, so a full disk stops admission and loses nothing. A
+//! segment's first frame waits until everything before it is durable; with [`IN_FLIGHT_BYTES_MAX`]
+//! that bounds where recovery finds the remains of a crash. Every error but "no space for a further
+//! file" is fatal and sticky: after a failed write nobody knows what the disk holds.
 //!
-//! Deliberately absent: I/O, clocks, what a record means (except legs, which keep a segment from being
-//! indexed), reading.
+//! Deliberately absent: I/O, clocks, what a record means (except legs, which keep a segment from
+//! being indexed), reading.
 
 mod legs;
 mod notes;
@@ -110,8 +110,8 @@ pub struct Log {
     notes: Notes,
     /// The next segment to index, if it is ready for that.
     ready: Option<SealedSegment>,
-    /// Somebody asked for more space than there is. Atomic only so that asking needs no `&mut` and a
-    /// log can be shared.
+    /// Somebody asked for more space than there is. Atomic only so that asking needs no `&mut` and
+    /// a log can be shared.
     starved: AtomicBool,
     /// The last record that was asked for had no place on the disk.
     lacks_space: AtomicBool,
@@ -197,14 +197,14 @@ impl Log {
         self.settings.frame_bytes_max() - FRAME_HEADER_BYTES
     }
 
-    /// Whether a record can be appended now. If not: pump and ask again, else wait for a completion.
-    /// Leaves room for the `Resolve`s of all unresolved legs.
+    /// Whether a record can be appended now. If not: pump and ask again, else wait for a
+    /// completion. Leaves room for the `Resolve`s of all unresolved legs.
     pub fn fits(&self, meta_len: usize, blob_len: usize) -> bool {
         self.fits_beside(meta_len, blob_len, 0)
     }
 
-    /// The same, leaving `beside` more bytes of the log free: space promised to legs that are reserved
-    /// but not appended. See [`Self::leg_bytes`].
+    /// The same, leaving `beside` more bytes of the log free: space promised to legs that are
+    /// reserved but not appended. See [`Self::leg_bytes`].
     pub fn fits_beside(&self, meta_len: usize, blob_len: usize, beside: u64) -> bool {
         let reserve = self.legs.reserve_bytes() + beside;
         self.has_room(meta_len + blob_len, reserve, self.settings.frame_bytes_soft)
@@ -245,8 +245,8 @@ impl Log {
         self.space.is_full()
     }
 
-    /// What was last asked for did not fit for want of space, not of depth: when the log is also full,
-    /// waiting for a completion does not help.
+    /// What was last asked for did not fit for want of space, not of depth: when the log is also
+    /// full, waiting for a completion does not help.
     pub fn lacks_space(&self) -> bool {
         self.lacks_space.load(Ordering::Relaxed)
     }
@@ -324,8 +324,8 @@ impl Log {
     /// Takes the end of one of the log's operations.
     ///
     /// # Errors
-    /// Every error but a full disk while a file is made. It is final: the log takes nothing any more,
-    /// and what was in flight has an unknown outcome.
+    /// Every error but a full disk while a file is made. It is final: the log takes nothing any
+    /// more, and what was in flight has an unknown outcome.
     pub fn complete(
         &mut self,
         completion: Completion,
@@ -414,8 +414,8 @@ impl Log {
         }
     }
 
-    /// The buffer's content for whoever reads it. A small frame is copied, so that it does not hold on to
-    /// the memory that a large one needs, and the buffer is used again.
+    /// The buffer's content for whoever reads it. A small frame is copied, so that it does not hold
+    /// on to the memory that a large one needs, and the buffer is used again.
     fn share(&mut self, buffer: AlignedBuffer) -> Bytes {
         if buffer.capacity() <= 2 * buffer.len() {
             return buffer.into_bytes();

@@ -3,15 +3,16 @@
 //! ```text
 //!   watermark, file list ─► segments in order: index intact? ──yes──► load it
 //!                                     └──no──► read every frame, check it, replay its records
-//!   tail found ─► covered by the watermark or a later durable_upto? ──► damage: typed error, nothing cut
-//!              ─► zero what is behind it, write again what nobody knew to be durable, note the watermark
+//!   tail found ─► covered by the watermark or a later durable_upto? ──► damage, nothing cut
+//!              ─► zero what is behind it, write again what nobody vouches for, note it
 //! ```
-//! *Unfinished* and *damaged* are told apart in scan.rs. What is read here may only sit in a cache of a
-//! process that was killed: the frames that no later frame or note vouches for are written again, durably,
-//! before anybody sees them. Every step can be cut by a crash and done again: the log stays the same.
+//! *Unfinished* and *damaged* are told apart in scan.rs. What is read here may only sit in a cache
+//! of a process that was killed: the frames that no later frame or note vouches for are written
+//! again, durably, before anybody sees them. Every step can be cut by a crash and done again: the
+//! log stays the same.
 //!
-//! Deliberately absent: repair from elsewhere (there is nobody else yet), any decision over an undecided
-//! leg (the node makes it, knowing all shards), compaction.
+//! Deliberately absent: repair from elsewhere (there is nobody else yet), any decision over an
+//! undecided leg (the node makes it, knowing all shards), compaction.
 
 mod files;
 mod marks;
@@ -84,11 +85,12 @@ pub struct Recovered {
     pub report: Report,
 }
 
-/// Opens the log in `disk`'s folder, or makes a new one in an empty folder. On return everything that it
-/// says is durable.
+/// Opens the log in `disk`'s folder, or makes a new one in an empty folder. On return everything
+/// that it says is durable.
 ///
 /// # Errors
-/// `Error::Damage` when something that was durable is not what was written: nothing has been cut then.
+/// `Error::Damage` when something that was durable is not what was written: nothing has been cut
+/// then.
 /// `Error::Io` when the device fails; `Error::Settings`.
 pub async fn recover<D: Disk>(
     disk: &mut D,
@@ -118,8 +120,8 @@ pub async fn recover<D: Disk>(
     recovery.finish().await
 }
 
-/// What became of legs in segments that have an index: commit, abort, or not found. For the rare leg that
-/// neither `pending` nor `outcomes` of [`Recovered`] knows.
+/// What became of legs in segments that have an index: commit, abort, or not found. For the rare
+/// leg that neither `pending` nor `outcomes` of [`Recovered`] knows.
 ///
 /// # Errors
 /// `Error::Io`, and `Error::Damage` when an index that was intact at start is not any more.
@@ -175,7 +177,8 @@ struct Current {
 }
 
 impl<D: Disk> Recovery<'_, D> {
-    /// A segment that the watermark does not count was not completely made, and no frame went there.
+    /// A segment that the watermark does not count was not completely made, and no frame went
+    /// there.
     async fn remove_unfinished(&mut self, inventory: &Inventory) -> Result<(), Error> {
         let made = self.marks.newest.segments_made;
         for (number, bytes) in inventory.segments.range(made + 1..) {
@@ -420,7 +423,8 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(Active::fresh(next, &before))
     }
 
-    /// What a start appends, an `EpochStart` and a `Resolve` for every pending leg, must have a place.
+    /// What a start appends, an `EpochStart` and a `Resolve` for every pending leg, must have a
+    /// place.
     async fn ensure_room(&mut self, active: &Active) -> Result<(), Error> {
         let records = EpochStart::LEN + self.replay.pending.len() * Resolve::LEN;
         let needed = (records + 2 * SECTOR_BYTES) as u64;

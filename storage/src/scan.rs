@@ -4,12 +4,12 @@
 //!   first 512 bytes zero ───────────────────────────► Unfinished (or the end of the log)
 //!   header not intact, foreign, or off the chain ───► Damaged
 //!   body does not match ── a piece of it is zero ───► Unfinished
-//!                       └─ no piece is zero ────────► Damaged   a torn write leaves zeroes, rot does not
+//!                       └─ no piece is zero ────────► Damaged   (tearing leaves zeroes)
 //!   hash, records ──────── do not match ────────────► Damaged
 //! ```
-//! Segments are zeroed ahead and what recovery cuts is zeroed again, so before a frame is written its
-//! place holds zeroes. That makes the third line true. Pure: recovery, `inspect` and the fuzz bodies
-//! bring the bytes.
+//! Segments are zeroed ahead and what recovery cuts is zeroed again, so before a frame is written
+//! its place holds zeroes. That makes the third line true. Pure: recovery, `inspect` and the fuzz
+//! bodies bring the bytes.
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
@@ -60,7 +60,8 @@ impl Chain {
         Lsn::new(self.next_lsn.value() - 1)
     }
 
-    /// Reads the header of the frame that starts with `page`, of which at most `room` bytes can exist.
+    /// Reads the header of the frame that starts with `page`, of which at most `room` bytes can
+    /// exist.
     pub(crate) fn header(&self, page: &[u8], room: u64) -> Result<FrameHeader, Stop> {
         if is_zero(&page[..TORN_BYTES.min(page.len())]) {
             return Err(Stop::Unfinished);
@@ -127,7 +128,8 @@ impl Chain {
             && sealed.last_lsn >= sealed.first_lsn
     }
 
-    /// Whether `page` starts a frame that was made when the record which is missing here was durable.
+    /// Whether `page` starts a frame that was made when the record which is missing here was
+    /// durable.
     pub(crate) fn is_behind(&self, page: &[u8]) -> Option<FrameHeader> {
         let header = FrameHeader::decode(page).ok()?;
         header.check_identity(&self.identity).ok()?;

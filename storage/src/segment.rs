@@ -1,10 +1,10 @@
 //! A segment file: one header page, then frames, then zeroes to the end.
 //!
 //! ```text
-//! NNNNNNNN.seg   | header page 4,096 | frame | frame | … | zeroes … |      fixed size, zeroed ahead
+//! NNNNNNNN.seg   | header page 4,096 | frame | frame | … | zeroes … |   fixed size
 //! ```
-//! The header page is written when the file is made and never again. Deliberately absent: an end mark;
-//! the tail validates itself. Bytes in docs/format.md §1.
+//! The header page is written when the file is made and never again. Deliberately absent: an end
+//! mark; the tail validates itself. Bytes in docs/format.md §1.
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;

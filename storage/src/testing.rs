@@ -1,5 +1,5 @@
-//! For tests of this crate: a disk in memory whose completions come in any order, and a small world around
-//! a log that checks it against a model.
+//! For tests of this crate: a disk in memory whose completions come in any order, and a small world
+//! around a log that checks it against a model.
 
 mod disk;
 mod rig;

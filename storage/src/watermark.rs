@@ -3,9 +3,10 @@
 //! ```text
 //! watermark   | slot 0: 4,096 | slot 1: 4,096 |     the valid slot with the higher turn rules
 //! ```
-//! Everything a slot says lies in its first 512 bytes, which a crash leaves either old or new. So a slot
-//! that is neither valid nor all zero is damage, not a torn write. A recovered tail below the watermark is
-//! damage too: acknowledged frames are gone. Deliberately absent: any use of it to find the tail.
+//! Everything a slot says lies in its first 512 bytes, which a crash leaves either old or new. So a
+//! slot that is neither valid nor all zero is damage, not a torn write. A recovered tail below the
+//! watermark is damage too: acknowledged frames are gone. Deliberately absent: any use of it to
+//! find the tail.
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;

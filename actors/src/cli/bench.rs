@@ -1,7 +1,7 @@
 //! `bench`: puts load on a store and measures, with as little of the machine as possible.
 //!
 //! ```text
-//! main ── threads ── one task a connection ── connection: requests out, answers in, one buffer each
+//! main ── threads ── one task a connection ── connection: requests, answers, a buffer each
 //!   │                        │                template: a request encoded once, then only patched
 //!   └── progress, a second   └── pace         open loop: when each request is due
 //!                            └── stats        histogram of a thread's latencies
@@ -10,9 +10,10 @@
 //! spends on decoding, the server cannot spend on serving. Answers are looked at by their kind; a
 //! sample is decoded and checked in full.
 //!
-//! Closed loop: every slot of every connection sends its next request when the last one is answered.
-//! Open loop: requests are due at fixed times whether or not earlier ones were answered, and latency
-//! counts from when a request was due, so that a stall is charged to all that waited for it.
+//! Closed loop: every slot of every connection sends its next request when the last one is
+//! answered. Open loop: requests are due at fixed times whether or not earlier ones were answered,
+//! and latency counts from when a request was due, so that a stall is charged to all that waited
+//! for it.
 
 mod connection;
 mod pace;

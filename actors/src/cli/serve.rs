@@ -1,7 +1,8 @@
 //! `dev`, `server` and `server check`: a node as a process.
 //!
-//! SIGTERM and SIGINT stop accepting, answer what was accepted, and end with exit code 0. Everything
-//! that was acknowledged is durable already, so a second signal, or `kill -9`, loses nothing either.
+//! SIGTERM and SIGINT stop accepting, answer what was accepted, and end with exit code 0.
+//! Everything that was acknowledged is durable already, so a second signal, or `kill -9`, loses
+//! nothing either.
 
 mod check;
 
@@ -182,12 +183,15 @@ fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Fa
         "Celeriant {version}: one node, for trying things out\n\
          \n  clients   celeriant://{address}   (loopback, no TLS)\n  data      {data}\n\
          \nTry in another terminal:\n\
-         \n  {run} append acme/account/alice --type Opened --data '{{\"owner\":\"Alice\"}}' --expect none\
-         \n  {run} append acme/account/alice --type Deposited --data '{{\"amount\":100}}' --expect 1\
+         \n  {run} append acme/account/alice --type Opened --data '{{\"owner\":\"Alice\"}}' \
+         --expect none\
+         \n  {run} append acme/account/alice --type Deposited --data '{{\"amount\":100}}' \
+         --expect 1\
          \n  {run} read acme/account/alice\
          \n  {run} ls acme/account\
          \n  {run} bench write --connections 64 --duration 5\n\
-         \nOpening alice twice is refused: that is the guard. Stop with Ctrl-C, or try kill -9 {pid}:\n\
+         \nOpening alice twice is refused: that is the guard. \
+         Stop with Ctrl-C, or try kill -9 {pid}:\n\
          what was answered is there after the next start.",
         version = env!("CARGO_PKG_VERSION"),
         data = data_dir.display(),

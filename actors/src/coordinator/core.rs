@@ -274,8 +274,8 @@ impl<R> Core<R> {
         };
         write.set(shard, State::Held, State::Committed);
         if !receipts.is_empty() {
-            // The stamp of a leg that only guards is nobody's event: a retry, answered from what was
-            // remembered with the events, could not name it again.
+            // The stamp of a leg that only guards is nobody's event: a retry, answered from what
+            // was remembered with the events, could not name it again.
             write.stamp = write.stamp.max(stamp);
         }
         write.receipts.extend(receipts);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use kameo::actor::{ActorRef, PreparedActor, Recipient, Spawn};
 use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Components, Error, Settings};
 use crate::clock::StampClock;
@@ -28,6 +29,9 @@ use crate::shard::{Args, Drain, Shard, Tick};
 /// How often shards note what is durable and look at deadlines.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long a stop waits for shards to come to rest.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
 /// What the root tells a thread.
 pub(super) enum Order {
     /// Look for legs in indexed segments of the shards that are here.
@@ -36,8 +40,12 @@ pub(super) enum Order {
     Lead(Lead, Router),
     /// Accept connections.
     Listen { addr: SocketAddr, door: Door, reply: oneshot::Sender<std::io::Result<SocketAddr>> },
-    /// Drain and end.
-    Stop,
+    /// Take no more requests; answer what was taken.
+    Quiesce,
+    /// Make everything accepted durable, and note that it is.
+    Drain,
+    /// End.
+    End,
 }
 
 /// What all threads need to start their actors.
@@ -61,7 +69,8 @@ pub(super) enum News {
     Found(Vec<(ShardId, TxnId, Trace)>),
     Leading,
     Failed(Error),
-    Stopped,
+    Quiet,
+    Drained,
 }
 
 /// What recovery found in one shard.
@@ -101,6 +110,8 @@ pub(super) struct Worker<D: Disk> {
     shutdown: Shutdown,
     listening: Vec<JoinHandle<()>>,
     router: Option<Router>,
+    /// Told to end, or has said why it cannot go on.
+    ended: bool,
 }
 
 struct RecoveredShard<D: Disk> {
@@ -139,13 +150,14 @@ impl<D: Disk> Worker<D> {
             shutdown: Shutdown::new(),
             listening: Vec::new(),
             router: None,
+            ended: false,
         }
     }
 
     /// Everything this thread does, to its end.
     pub(super) async fn run(mut self) {
         if let Err(error) = self.survey().await {
-            return self.tell(News::Failed(error));
+            return self.fail(error);
         }
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,7 +173,7 @@ impl<D: Disk> Worker<D> {
             match order {
                 Some(Order::Lookup(lookups)) => match self.look_up(lookups).await {
                     Ok(found) => self.tell(News::Found(found)),
-                    Err(error) => return self.tell(News::Failed(error)),
+                    Err(error) => return self.fail(error),
                 },
                 Some(Order::Lead(lead, router)) => {
                     self.router = Some(router);
@@ -173,11 +185,18 @@ impl<D: Disk> Worker<D> {
                 Some(Order::Listen { addr, door, reply }) => {
                     let _ = reply.send(self.listen(addr, door));
                 }
-                Some(Order::Stop) => {
-                    self.stop().await;
-                    return self.tell(News::Stopped);
+                Some(Order::Quiesce) => {
+                    self.quiesce().await;
+                    self.tell(News::Quiet);
                 }
-                None => return,
+                Some(Order::Drain) => {
+                    self.drain().await;
+                    self.tell(News::Drained);
+                }
+                Some(Order::End) | None => {
+                    self.ended = true;
+                    return;
+                }
             }
         }
     }
@@ -185,6 +204,11 @@ impl<D: Disk> Worker<D> {
     fn tell(&self, news: News) {
         // Without a root nobody is left to tell.
         let _ = self.news.send(news);
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.tell(News::Failed(error));
+        self.ended = true;
     }
 
     async fn survey(&mut self) -> Result<(), Error> {
@@ -254,10 +278,11 @@ impl<D: Disk> Worker<D> {
         for RecoveredShard { identity, disk, recovered, actor } in
             std::mem::take(&mut self.recovered)
         {
-            let decided = |txn| lead.decisions.get(&txn).copied().unwrap_or(false);
             let settlements = recovered.pending.into_iter().map(|leg| {
-                let commit = decided(leg.txn);
-                (leg, commit)
+                let Some(commit) = lead.decisions.get(&leg.txn) else {
+                    unreachable!("{} was surveyed, so it is decided", leg.txn);
+                };
+                (leg, *commit)
             });
             let parts = Parts {
                 identity,
@@ -327,17 +352,61 @@ impl<D: Disk> Worker<D> {
         Ok(bound)
     }
 
-    /// Connections first: they are answered what they have asked. Then the shards.
-    async fn stop(&mut self) {
+    /// Lets connections answer what they were asked. Shards of all threads still run.
+    async fn quiesce(&mut self) {
         self.shutdown.trigger();
-        for listening in std::mem::take(&mut self.listening) {
-            let _ = listening.await;
-        }
+        let mut listening = std::mem::take(&mut self.listening);
+        let answered = async move {
+            for connections in &mut listening {
+                // A listener that panicked has nothing left to answer.
+                let _ = connections.await;
+            }
+        };
+        self.while_ticking(answered).await;
+    }
+
+    /// Waits until everything that the shards accepted is durable, but not for ever: a shard that
+    /// cannot get there (no space left) has answered nothing that would be lost.
+    async fn drain(&mut self) {
+        let mut draining = Vec::new();
         for shard in &self.running {
             let (done, drained) = oneshot::channel();
             if shard.tell(Drain(done)).try_send().is_ok() {
+                draining.push(drained);
+            }
+        }
+        let all = async move {
+            for drained in draining {
+                // A shard that stopped instead has said so in the news.
                 let _ = drained.await;
             }
+        };
+        if timeout(DRAIN_MAX, self.while_ticking(all)).await.is_err() {
+            tracing::warn!(thread = self.index, "shards did not come to rest; ending anyway");
+        }
+    }
+
+    /// Waits for `work` while shards go on noticing time.
+    async fn while_ticking(&mut self, work: impl Future<Output = ()>) {
+        let mut work = pin!(work);
+        let mut ticks = interval(TICK);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut work => return,
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+}
+
+impl<D: Disk> Drop for Worker<D> {
+    /// A thread that ends without having been told to has panicked: the node must stop.
+    fn drop(&mut self) {
+        if !self.ended {
+            let actor = format!("thread {}", self.index);
+            let reason = "ended unexpectedly".into();
+            self.tell(News::Failed(Error::Stopped { actor, reason }));
         }
     }
 }

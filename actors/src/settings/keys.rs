@@ -1,4 +1,5 @@
-//! The table of configuration keys: name, what it takes, what it is for, whether this version has it.
+//! The table of configuration keys: name, what it takes, what it is for, whether this version has
+//! it.
 
 /// One key: in the file as it is, as a flag with `-` for `_`, as a variable in capitals after
 /// `CELERIANT_`.

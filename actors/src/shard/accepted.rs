@@ -1,9 +1,9 @@
-//! What is accepted but not yet visible: the newest state of aggregates with writes in flight, and who
-//! holds or waits for them.
+//! What is accepted but not yet visible: the newest state of aggregates with writes in flight, and
+//! who holds or waits for them.
 //!
-//! An aggregate is in here only while something of it is uncommitted, held or waited for, so the size is
-//! bounded by what admission let in. Everything else is read from the directory, which knows committed
-//! state only.
+//! An aggregate is in here only while something of it is uncommitted, held or waited for, so the
+//! size is bounded by what admission let in. Everything else is read from the directory, which
+//! knows committed state only.
 
 use std::collections::VecDeque;
 

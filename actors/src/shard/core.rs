@@ -9,12 +9,13 @@
 //!                 └──► directory, Effect::Reply, Effect::Answer
 //! ```
 //!
-//! Commit on a single node is "durable in this shard's log". Receipts are released by lsn only: whoever
-//! waits in `pending` is answered when commit has passed the record it depends on, never because some
-//! flush returned.
+//! Commit on a single node is "durable in this shard's log". Receipts are released by lsn only:
+//! whoever waits in `pending` is answered when commit has passed the record it depends on, never
+//! because some flush returned.
 //!
-//! Copies of a payload on its way to disk: socket buffer → open frame (one copy); large payloads are
-//! referenced until the frame is sealed (one copy, then). The hash reads it once, the write hash once more.
+//! Copies of a payload on its way to disk: socket buffer → open frame (one copy); large payloads
+//! are referenced until the frame is sealed (one copy, then). The hash reads it once, the write
+//! hash once more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -85,8 +86,8 @@ pub struct Core<R> {
     pub(super) pending: VecDeque<Pending<R>>,
     /// What waits for room in the log, in order of arrival.
     pub(super) backlog: VecDeque<Work<R>>,
-    /// Records of writes over several shards whose space is reserved; they go before the backlog, which
-    /// may wait for the very space that they give back.
+    /// Records of writes over several shards whose space is reserved; they go before the backlog,
+    /// which may wait for the very space that they give back.
     pub(super) owed: VecDeque<Owed>,
     /// Space promised to parts that are held but not appended, in bytes.
     pub(super) promised_bytes: u64,
@@ -151,8 +152,8 @@ pub(super) struct AppliedMember {
 }
 
 impl<R> Core<R> {
-    /// Takes over a recovered shard. Appends the epoch's first record and a `Resolve` for every leg that
-    /// recovery left undecided; nothing is served before [`Core::is_ready`].
+    /// Takes over a recovered shard. Appends the epoch's first record and a `Resolve` for every leg
+    /// that recovery left undecided; nothing is served before [`Core::is_ready`].
     pub fn new(parts: Parts, now: Micros, effects: &mut Vec<Effect<R>>) -> Self {
         let committed = parts.log.durable();
         let mut core = Self {
@@ -235,8 +236,8 @@ impl<R> Core<R> {
         Ok(())
     }
 
-    /// About once a second: records how far the log is durable, retries a full disk, ends reads whose
-    /// deadline has passed.
+    /// About once a second: records how far the log is durable, retries a full disk, ends reads
+    /// whose deadline has passed.
     pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
         let mut ops = std::mem::take(&mut self.ops);
         self.log.note_watermark(&mut ops);
@@ -392,7 +393,8 @@ impl<R> Core<R> {
         }
     }
 
-    /// One frame is durable, hence committed: make its records visible and release who waits for them.
+    /// One frame is durable, hence committed: make its records visible and release who waits for
+    /// them.
     fn commit(&mut self, frame: DurableFrame, effects: &mut Vec<Effect<R>>) {
         while self.pending.front().is_some_and(|pending| pending.lsn <= frame.last_lsn) {
             let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };

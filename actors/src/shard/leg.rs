@@ -1,8 +1,9 @@
-//! This shard's part in writes over several shards (replication.md §6): hold, append, become visible with
-//! all the others, resolve.
+//! This shard's part in writes over several shards (replication.md §6): hold, append, become
+//! visible with all the others, resolve.
 //!
-//! A held aggregate takes no other write. Its leg may be committed in this shard long before the write is
-//! decided; until then readers see the state before it, and nobody is told anything that rests on it.
+//! A held aggregate takes no other write. Its leg may be committed in this shard long before the
+//! write is decided; until then readers see the state before it, and nobody is told anything that
+//! rests on it.
 
 use std::sync::Arc;
 
@@ -59,8 +60,8 @@ impl<R> Core<R> {
         if let Some(refusal) = self.cannot_take(&part.members) {
             return effects.push(tell(AnswerKind::Refused { txn, refusal }));
         }
-        // Space is reserved here, in the order of shards, so that an append never waits for space that
-        // only another shard's progress could free.
+        // Space is reserved here, in the order of shards, so that an append never waits for space
+        // that only another shard's progress could free.
         let (meta, blobs) = size(&part.members, SHARDS_MAX.into());
         let space = Log::leg_bytes(meta, blobs);
         let has_space = self.log.fits_beside(0, 0, self.promised_bytes + space);
@@ -115,8 +116,8 @@ impl<R> Core<R> {
         self.log.fits(meta, blobs)
     }
 
-    /// Appends the leg of a held part. A part that only guards gets a leg too: its commit covers what the
-    /// guard was computed from (F5).
+    /// Appends the leg of a held part. A part that only guards gets a leg too: its commit covers
+    /// what the guard was computed from (F5).
     pub(super) fn append_leg(
         &mut self,
         now: Micros,
@@ -194,8 +195,8 @@ impl<R> Core<R> {
         }
     }
 
-    /// If `key` is held by a write that is decided, shows it now: a reader that saw another leg of the
-    /// same write must see this one too, whichever shard hears of the decision first (F2).
+    /// If `key` is held by a write that is decided, shows it now: a reader that saw another leg of
+    /// the same write must see this one too, whichever shard hears of the decision first (F2).
     pub(super) fn show_if_decided(&mut self, key: &celeriant_schema::AggregateKey) {
         let Some(txn) = self.accepted.find(key).and_then(|state| state.hold) else { return };
         let decided = matches!(

@@ -1,8 +1,8 @@
 //! Reads of one shard: pages of events, and heads.
 //!
-//! A page is made from committed state only. Its batches come from frames in the cache; what is missing is
-//! read from the log, each frame once however many pages want it. The shard keeps no cursor between
-//! pages, so a reader costs nothing while it is slow.
+//! A page is made from committed state only. Its batches come from frames in the cache; what is
+//! missing is read from the log, each frame once however many pages want it. The shard keeps no
+//! cursor between pages, so a reader costs nothing while it is slow.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,8 @@ const PAGE_SCAN_BYTES_MAX: usize = 4 * PAGE_BYTES_TARGET;
 const SCAN_BATCH_BYTES: usize = 1 << 10;
 /// An event on a page besides its body: version, hash, length.
 const EVENT_OVERHEAD_BYTES: usize = 48;
-/// A page may keep a frame in memory until it is sent if it needs at least 1/4 of it; else it copies.
+/// A page may keep a frame in memory until it is sent if it needs at least 1/4 of it; else it
+/// copies.
 const PINNED_SHARE: usize = 4;
 /// Reads that wait for a stamp; more are refused.
 const WAITING_READS_MAX: usize = 10_000;
@@ -141,7 +142,8 @@ impl<R> Core<R> {
                 }
             }
             Err(damage) => {
-                tracing::error!(segment = at.segment, frame = at.frame_offset, %damage, "damaged frame");
+                let (segment, frame) = place;
+                tracing::error!(segment, frame, %damage, "damaged frame");
                 for page in waiters {
                     self.fail_page(page, place, effects);
                 }
@@ -250,7 +252,8 @@ impl<R> Core<R> {
         self.continue_page(number, None, effects);
     }
 
-    /// Adds batches while their frames are at hand. `loaded` is at hand even if the cache let it go.
+    /// Adds batches while their frames are at hand. `loaded` is at hand even if the cache let it
+    /// go.
     fn continue_page(
         &mut self,
         number: u64,

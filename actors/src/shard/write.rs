@@ -56,8 +56,8 @@ impl<R> Core<R> {
             Verdict::Refuse(refusal) => Response::Refused(refusal),
         };
         if uncommitted {
-            // R3: it was computed from what may still vanish. The last accepted record is at or after
-            // everything it rests on.
+            // R3: it was computed from what may still vanish. The last accepted record is at or
+            // after everything it rests on.
             let lsn = self.last_accepted();
             let then = Then::Reply { route: task.route, response };
             self.pending.push_back(Pending { lsn, stamp: None, then });
@@ -66,8 +66,8 @@ impl<R> Core<R> {
         }
     }
 
-    /// Encodes the members with events as one record, moves their accepted state, and says what commit
-    /// will make visible. With `participants` the record is a leg.
+    /// Encodes the members with events as one record, moves their accepted state, and says what
+    /// commit will make visible. With `participants` the record is a leg.
     pub(super) fn append(
         &mut self,
         now: Micros,

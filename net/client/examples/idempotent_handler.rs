@@ -1,8 +1,8 @@
 //! A handler in the style of an HTTP service whose callers repeat requests: each is done once.
 //!
-//! The caller chooses an idempotency key for what it wants and sends it again until it gets an answer,
-//! perhaps to another replica. `Client::once` makes the key a client id: the store then knows whether
-//! it was done, also after a crash between doing it and answering.
+//! The caller chooses an idempotency key for what it wants and sends it again until it gets an
+//! answer, perhaps to another replica. `Client::once` makes the key a client id: the store then
+//! knows whether it was done, also after a crash between doing it and answering.
 //!
 //! `cargo run -p celeriant-client --example idempotent_handler` against a node at `CELERIANT_URL`
 //! (default `celeriant://localhost:7440`).

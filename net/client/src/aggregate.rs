@@ -50,7 +50,8 @@ use crate::{Error, Event, Receipt, Recorded};
 /// (`Withdrawn`), its content the JSON payload (`{"amount":10}`; `null` for a variant without
 /// content), the schema version 1.0. `#[serde(rename = "…")]` fixes a name while the code changes;
 /// a unit variant with `#[serde(other)]` takes types that are not known. Override
-/// [`Aggregate::encode`] and [`Aggregate::decode`] for other payloads or for several schema versions.
+/// [`Aggregate::encode`] and [`Aggregate::decode`] for other payloads or for several schema
+/// versions.
 pub trait Aggregate: Default + Send + 'static {
     /// What can have happened to it.
     type Event: Serialize + DeserializeOwned + Send;

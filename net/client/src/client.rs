@@ -8,9 +8,9 @@
 //!         ─▶ anything else                 the caller decides
 //! ```
 //!
-//! A write with sequences is sent again **identically**, so the store recognises it. A write without
-//! is never sent again once it may have arrived, not even with an exact guard: if the first one
-//! landed, the second one's Conflict would tell the caller that nothing was appended.
+//! A write with sequences is sent again **identically**, so the store recognises it. A write
+//! without is never sent again once it may have arrived, not even with an exact guard: if the first
+//! one landed, the second one's Conflict would tell the caller that nothing was appended.
 
 #[cfg(test)]
 mod client_test;

@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, typed};
 
-/// An immutable typed fact. Its fields are those of [`celeriant_schema::Event`], to which it derefs.
+/// An immutable typed fact. Its fields are those of [`celeriant_schema::Event`], to which it
+/// derefs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Event {
     inner: celeriant_schema::Event,

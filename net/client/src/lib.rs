@@ -20,7 +20,7 @@
 //! ```
 //!
 //! ```text
-//! Client       one or a few connections, shared by all clones; sends again what is safe to send again
+//! Client       one or a few connections, shared by all clones; repeats what is safe to repeat
 //!  ├ append, write   Write: guards, sequences, many aggregates at once
 //!  ├ read            Read: a stream of batches, asked for page by page
 //!  ├ head, list      state and names
@@ -30,15 +30,15 @@
 //! Error        what went wrong, whether trying again helps, whether it is certain
 //! ```
 //!
-//! **What is sent again.** Reads always. A write with sequences, identically, until its timeout: the
-//! store recognises it, so it lands once. A write without sequences only while it certainly was not
-//! done; if the connection is lost after sending, the answer is `Error::UnknownOutcome`.
+//! **What is sent again.** Reads always. A write with sequences, identically, until its timeout:
+//! the store recognises it, so it lands once. A write without sequences only while it certainly was
+//! not done; if the connection is lost after sending, the answer is `Error::UnknownOutcome`.
 //!
 //! Deliberately absent: the server and everything it needs, and everything that only one operating
 //! system has.
 
-// A client runs in other people's programs: it has its own clock, randomness and tasks. Simulation speaks
-// to a node without it.
+// A client runs in other people's programs: it has its own clock, randomness and tasks. Simulation
+// speaks to a node without it.
 #![allow(clippy::disallowed_methods)]
 
 mod aggregate;

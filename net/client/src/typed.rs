@@ -9,9 +9,9 @@
 //! ```
 //!
 //! This is serde's default ("externally tagged") form of an enum, with `#[serde(rename)]`,
-//! `rename_all`, `default` and so on as usual. A unit variant marked `#[serde(other)]` takes events of
-//! types that the enum does not know. Enums marked `tag = …` or `untagged` do not say their variant
-//! and are refused.
+//! `rename_all`, `default` and so on as usual. A unit variant marked `#[serde(other)]` takes events
+//! of types that the enum does not know. Enums marked `tag = …` or `untagged` do not say their
+//! variant and are refused.
 
 mod decode;
 mod encode;

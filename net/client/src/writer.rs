@@ -3,7 +3,7 @@
 //! ```text
 //! execute(key, decide):   lock key in this writer
 //!    ┌▶ state of the aggregate: remembered, or read (only what is new)
-//!    │  decide(&state) ─▶ no, or nothing to do ─▶ once more on fresh state, then that is the answer
+//!    │  decide(&state) ─▶ no, or nothing to do ─▶ again on fresh state, then that is it
 //!    │     ▼ events
 //!    │  append, if the version is still the one that was read, with the next sequence
 //!    │     ├▶ receipt: remember the new state, done
@@ -15,8 +15,8 @@
 //! begins only when the earlier one certainly did not land (its guard or its sequence was refused).
 //! Writers with the same client id, such as replicas of a service, may decide the same thing at the
 //! same time, with the same sequence. The store must tell their writes apart, or one would be taken
-//! for the retry of the other and be lost. So every event gets a random id of its own, which is part
-//! of what the store compares.
+//! for the retry of the other and be lost. So every event gets a random id of its own, which is
+//! part of what the store compares.
 
 mod attempt;
 mod memory;
@@ -34,8 +34,8 @@ use crate::{Client, ClientId};
 use attempt::Execution;
 use memory::Memory;
 
-/// Writes under a client id that is stable for a service and shared by its replicas. Cheap to clone;
-/// clones share what they remember.
+/// Writes under a client id that is stable for a service and shared by its replicas. Cheap to
+/// clone; clones share what they remember.
 #[derive(Clone, Debug)]
 pub struct Writer {
     client: Client,
@@ -62,9 +62,9 @@ impl Writer {
         self.client_id
     }
 
-    /// Decides over one aggregate and appends what was decided, exactly once. `decide` may be called
-    /// several times, on newer state each time; it must only look and answer. Executions for one
-    /// aggregate run one after the other.
+    /// Decides over one aggregate and appends what was decided, exactly once. `decide` may be
+    /// called several times, on newer state each time; it must only look and answer. Executions for
+    /// one aggregate run one after the other.
     ///
     /// # Errors
     /// `Refused` when the decision is no; `Store` when the store cannot do it or time is up.
@@ -112,8 +112,8 @@ impl Writer {
     }
 }
 
-/// Writes at most once per request id, across calls, processes and restarts: the id is the client id
-/// and every aggregate's sequence is 1, so whoever comes second finds what the first one wrote.
+/// Writes at most once per request id, across calls, processes and restarts: the id is the client
+/// id and every aggregate's sequence is 1, so whoever comes second finds what the first one wrote.
 #[derive(Clone, Debug)]
 pub struct Once {
     writer: Writer,

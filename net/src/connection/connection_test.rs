@@ -389,6 +389,7 @@ async fn a_client_that_does_not_introduce_itself_is_cut_off() {
     for byte in &hello()[..20] {
         peer.send(&[*byte]).await;
         tokio::select! {
+            biased;
             ended = &mut fixture.task => return assert!(matches!(ended, Ok(Ended::TimedOut))),
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }

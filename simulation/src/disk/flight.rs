@@ -50,7 +50,8 @@ pub enum Fate {
     Drop,
     /// All of it is there.
     Keep,
-    /// Each sector is there if its bit (index mod 64) is set. A file that was being made may be short.
+    /// Each sector is there if its bit (index mod 64) is set. A file that was being made may be
+    /// short.
     Tear(u64),
 }
 

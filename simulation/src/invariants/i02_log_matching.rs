@@ -34,8 +34,8 @@ impl Logs {
         });
     }
 
-    /// The frame stands in a log, behind everything before it. (Frames in flight together may become
-    /// durable in any order; in a log each continues the one before.)
+    /// The frame stands in a log, behind everything before it. (Frames in flight together may
+    /// become durable in any order; in a log each continues the one before.)
     pub fn in_log(&mut self, shard: ShardId, frame: &Walked, violations: &Violations) {
         self.note(shard, frame, violations);
         let header = &frame.header;

@@ -1,5 +1,5 @@
-//! I8: never two different entries acknowledged at one position; each acknowledged entry exactly once in
-//! the final log.
+//! I8: never two different entries acknowledged at one position; each acknowledged entry exactly
+//! once in the final log.
 
 use std::collections::BTreeMap;
 

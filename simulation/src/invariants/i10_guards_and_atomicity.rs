@@ -1,5 +1,5 @@
-//! I10: guards = replay of the log at that position; a multi-aggregate write all or nothing; versions
-//! 1, 2, 3 …; hash chains unbroken.
+//! I10: guards = replay of the log at that position; a multi-aggregate write all or nothing;
+//! versions 1, 2, 3 …; hash chains unbroken.
 
 use std::collections::BTreeMap;
 

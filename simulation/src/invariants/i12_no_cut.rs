@@ -1,4 +1,5 @@
-//! I12: no cut at or below what was exposed or acknowledged: after every recovery it is all on disk.
+//! I12: no cut at or below what was exposed or acknowledged: after every recovery it is all on
+//! disk.
 
 use super::Violations;
 use super::i06_acknowledged_is_durable::Durable;

@@ -9,8 +9,8 @@ use crate::rng::Rng;
 
 const RULE: &str = "I17";
 
-/// Recovers an image twice, and once more after a crash at one operation of the recovery. Returns how
-/// many recoveries were compared.
+/// Recovers an image twice, and once more after a crash at one operation of the recovery. Returns
+/// how many recoveries were compared.
 pub fn check(
     files: &Files,
     identity: Identity,

@@ -1,4 +1,5 @@
-//! Listings: every name that existed before the asking, no name that did not exist before the answer.
+//! Listings: every name that existed before the asking, no name that did not exist before the
+//! answer.
 
 use std::collections::BTreeMap;
 

@@ -39,7 +39,7 @@ pub(super) fn check_page(
     if expected != page.batches {
         let count = |batches: &[ReadBatch]| batches.iter().map(|b| b.events.len()).sum::<usize>();
         return Err(format!(
-            "page covers {covered:?} and has {} batches, {} events instead of {} batches, {} events",
+            "page of {covered:?}: {} batches, {} events instead of {}, {}",
             page.batches.len(),
             count(&page.batches),
             expected.len(),

@@ -156,7 +156,8 @@ fn check_conflict(
     }
 }
 
-/// Whether there was a moment at which exactly the members in `conflicts` failed, at those versions.
+/// Whether there was a moment at which exactly the members in `conflicts` failed, at those
+/// versions.
 fn some_moment(
     evidence: &Evidence,
     members: &[&Member],

@@ -165,7 +165,8 @@ impl World {
         let page = page_of(media.image().content(&name).unwrap_or_default(), offset);
         self.excuses.rot = true;
         self.trace.note(&[7, offset], format_args!("rot in {shard}/{name} at {offset}"));
-        // A note is never repaired from elsewhere: a start that went by the other one would be deceived.
+        // A note is never repaired from elsewhere: a start that went by the other one would be
+        // deceived.
         let lasts = if name == WATERMARK_NAME { Micros::MAX / 2 } else { fault.lasts };
         let heal = Heal::Rot { shard, name, offset, bit, page };
         self.heal_at(self.timeline.now() + lasts, heal);

@@ -15,7 +15,8 @@ use crate::timeline::Micros;
 
 /// Starts that fail in a row before the world gives up on the node.
 const STARTS_MAX: u32 = 60;
-/// Images of a thousand whose recovery is repeated and cut, to compare: it costs more than all the rest.
+/// Images of a thousand whose recovery is repeated and cut, to compare: it costs more than all the
+/// rest.
 const COMPARED_PER_MILLE: u64 = 100;
 /// How long a clean stop may take, in µs.
 const STOP_MAX: Micros = 30_000_000;
@@ -169,7 +170,8 @@ impl World {
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
         self.watcher.recovered(identities.zip(&images), !self.rotten());
-        // Connections are dealt to threads in the order in which they show up; each stays on its own.
+        // Connections are dealt to threads in the order in which they show up; each stays on its
+        // own.
         let dealt: Mutex<BTreeMap<u64, usize>> = Mutex::default();
         let submit: Submit = Arc::new(move |requests, replies| {
             let mut dealt = dealt.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The open frame: records are encoded straight into the memory that the device will read.
 //!
-//! A payload is copied once, from the request's buffer into the frame: small ones when their record is
-//! encoded, large ones when the frame is sealed.
+//! A payload is copied once, from the request's buffer into the frame: small ones when their record
+//! is encoded, large ones when the frame is sealed.
 
 use bytes::Bytes;
 use celeriant_schema::limits::{FRAME_RECORDS_MAX, SECTOR_BYTES};
@@ -71,8 +71,9 @@ impl Builder {
         self.count() < FRAME_RECORDS_MAX
     }
 
-    /// Adds a record with `meta_len` bytes of its own, filled in by `encode`, which also gets the place
-    /// of its large payloads, hands them over and returns the record's hash. Returns its offset.
+    /// Adds a record with `meta_len` bytes of its own, filled in by `encode`, which also gets the
+    /// place of its large payloads, hands them over and returns the record's hash. Returns its
+    /// offset.
     pub(crate) fn push(
         &mut self,
         stamps: (Stamp, Stamp),

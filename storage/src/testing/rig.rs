@@ -217,8 +217,8 @@ impl Rig {
         }
     }
 
-    /// Holds the directory, and every batch that it points to, against the model. Only when everything
-    /// that was appended is durable.
+    /// Holds the directory, and every batch that it points to, against the model. Only when
+    /// everything that was appended is durable.
     pub(crate) fn check(&mut self) {
         let known = self.accepted.iter().filter(|(_, standing)| standing.version > Version::NONE);
         let known: Vec<_> = known.map(|(key, standing)| (key.clone(), standing.clone())).collect();

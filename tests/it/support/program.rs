@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::tidy::tree::workspace_root;
 
 /// Path of the program, of the same profile as this test. Cargo's variable for it does not reach
-/// other packages, so it is found beside the test and built once per run: free when it is up to date.
+/// other packages, so it is found beside the test and built once per run: free when it is up to
+/// date.
 pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {

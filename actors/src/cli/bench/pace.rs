@@ -1,7 +1,7 @@
 //! Open loop: when requests are due, and waking up at that time.
 //!
-//! The runtime's timers are a millisecond coarse, as much as a whole durable write takes: a timer of the
-//! system wakes within tens of microseconds.
+//! The runtime's timers are a millisecond coarse, as much as a whole durable write takes: a timer
+//! of the system wakes within tens of microseconds.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,7 @@
 //! A request that is encoded once and then only patched: its id, its aggregates, its versions.
 //!
-//! Where those lie is not known here: they are found by encoding with values that occur nowhere else.
+//! Where those lie is not known here: they are found by encoding with values that occur nowhere
+//! else.
 
 use bytes::{Bytes, BytesMut};
 use celeriant_schema::wire::encode_request;

@@ -92,8 +92,8 @@ impl Execution<'_> {
         }
     }
 
-    /// Takes the locks of all keys, in the order of keys, so that two executions never wait for each
-    /// other; gives them back in the order of `keys`.
+    /// Takes the locks of all keys, in the order of keys, so that two executions never wait for
+    /// each other; gives them back in the order of `keys`.
     async fn lock(&self, keys: &[&AggregateKey]) -> Result<Vec<Guard>, Error> {
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_by_key(|at| keys[*at]);
@@ -173,8 +173,8 @@ impl Execution<'_> {
         Ok(())
     }
 
-    /// There is nothing to read: it never existed, or is deleted. The former is believed until a write
-    /// that rests on it is refused.
+    /// There is nothing to read: it never existed, or is deleted. The former is believed until a
+    /// write that rests on it is refused.
     async fn start_over<A: Aggregate>(
         &self,
         key: &AggregateKey,
@@ -231,8 +231,8 @@ impl Execution<'_> {
         }
     }
 
-    /// The store no longer remembers who used a sequence: looks in the log for a write by the ids of
-    /// its events.
+    /// The store no longer remembers who used a sequence: looks in the log for a write by the ids
+    /// of its events.
     async fn find<A: Aggregate>(
         &self,
         keys: &[&AggregateKey],
@@ -318,7 +318,8 @@ fn take_in<A: Aggregate>(known: &mut [Known<A>], events: Vec<Vec<A::Event>>, rec
         known.version = expected;
         events.into_iter().for_each(|event| known.state.apply(event));
         let landed = receipts.next().map_or(Version::NONE, |receipt| receipt.last_version);
-        // Versions that are not what the guard promised would mean that the state is wrong: read anew.
+        // Versions that are not what the guard promised would mean that the state is wrong: read
+        // anew.
         known.loaded = landed == expected;
     }
 }
