@@ -24,7 +24,7 @@ pub(super) struct Args {
 /// Flags that stand before or after the subcommand.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Global {
-    /// Where the store is: celeriant://host:port[,host:port]
+    /// Where the store is: celeriant://host:port,host:port
     #[arg(
         long,
         global = true,
