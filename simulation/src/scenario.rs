@@ -124,7 +124,7 @@ impl Shape {
             segment_bytes_first: first,
             segment_bytes_max: first * *rng.pick(&[1, 2, 4]),
             frame_bytes_soft: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
-            cache_bytes: *rng.pick(&[16 << 10, 256 << 10, 4 << 20]),
+            cache_bytes: *rng.pick(&[256 << 10, 1 << 20, 4 << 20]),
             admission_bytes: *rng.pick(&[64 << 10, 1 << 20, 16 << 20]),
         }
     }

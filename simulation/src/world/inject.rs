@@ -279,11 +279,20 @@ impl World {
         })
     }
 
-    /// Puts flipped bits back: what a peer or an operator would do.
-    pub(super) fn repair_rot(&mut self) {
-        let rot = |heal: &Heal| matches!(heal, Heal::Rot { .. });
-        let due: Vec<_> =
-            self.heals.iter().filter(|(_, heal)| rot(heal)).map(|(at, _)| *at).collect();
+    /// Puts flipped bits back, as a peer or an operator would when `damaged` is reported. The note
+    /// is put back only when it is what was reported: a start that went by the other one would be
+    /// deceived.
+    pub(super) fn repair_rot(&mut self, damaged: &str) {
+        let about_note = damaged == WATERMARK_NAME;
+        let due: Vec<_> = self
+            .heals
+            .iter()
+            .filter(|(_, heal)| match heal {
+                Heal::Rot { name, .. } => (name == WATERMARK_NAME) == about_note,
+                _ => false,
+            })
+            .map(|(at, _)| *at)
+            .collect();
         for at in due {
             if let Some(heal) = self.heals.remove(&at) {
                 self.heal(heal);

@@ -195,12 +195,12 @@ impl World {
         let explained = self.ailments_explain() || self.rotten() || self.any_full();
         self.violations.check("start", explained, || format!("failed without a reason: {error}"));
         self.reached.note("start failed");
-        let Error::Storage { source: celeriant_storage::Error::Damage(_), .. } = error else {
+        let Error::Storage { source: celeriant_storage::Error::Damage(damage), .. } = error else {
             return;
         };
         if self.rotten() {
             self.reached.note("rot seen by a start");
-            self.repair_rot();
+            self.repair_rot(&damage.file);
         }
     }
 
