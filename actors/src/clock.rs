@@ -31,6 +31,8 @@ pub struct StampClock {
     /// Stamp of monotonic time 0.
     offset: u64,
     highest: Arc<AtomicU64>,
+    /// The highest in any local log that is durable: the floor of every later start.
+    durable: Arc<AtomicU64>,
 }
 
 impl StampClock {
@@ -38,7 +40,8 @@ impl StampClock {
     pub fn new(clock: &dyn Clock, floor: Stamp) -> Self {
         let wall = Stamp::from_unix_micros(clock.wall()).value();
         let offset = wall.saturating_sub(clock.now() * 8);
-        Self { offset, highest: Arc::new(AtomicU64::new(floor.value())) }
+        let at_floor = || Arc::new(AtomicU64::new(floor.value()));
+        Self { offset, highest: at_floor(), durable: at_floor() }
     }
 
     /// Takes `count` consecutive stamps (at least one) at monotonic time `now`, returns the first.
@@ -67,9 +70,16 @@ impl StampClock {
         }
     }
 
-    /// The highest stamp handed out so far: every later one is greater.
-    pub fn highest(&self) -> Stamp {
-        Stamp::new(self.highest.load(Ordering::Relaxed))
+    /// A record with this stamp is durable in some shard's log.
+    pub fn note_durable(&self, stamp: Stamp) {
+        self.durable.fetch_max(stamp.value(), Ordering::Relaxed);
+    }
+
+    /// The highest stamp that may be told to anyone as passed: every later one is greater, also
+    /// after a crash with a wall clock that went back, because a log holds it. (A stamp that was
+    /// only handed out is forgotten with the write that it was for.)
+    pub fn durable(&self) -> Stamp {
+        Stamp::new(self.durable.load(Ordering::Relaxed))
     }
 }
 
@@ -93,7 +103,15 @@ mod tests {
         let first = stamps.take(5, 3);
         assert_eq!(first, Stamp::new(10_001));
         assert_eq!(stamps.take(5, 1), Stamp::new(10_004));
-        assert_eq!(stamps.highest(), Stamp::new(10_004));
+    }
+
+    #[test]
+    fn a_stamp_that_was_only_handed_out_is_not_told_as_passed() {
+        let stamps = StampClock::new(&Fixed, Stamp::new(10_000));
+        let first = stamps.take(5, 3);
+        assert_eq!(stamps.durable(), Stamp::new(10_000));
+        stamps.note_durable(first);
+        assert_eq!(stamps.durable(), first);
     }
 
     #[test]

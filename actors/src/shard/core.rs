@@ -396,6 +396,7 @@ impl<R> Core<R> {
     /// One frame is durable, hence committed: make its records visible and release who waits for
     /// them.
     fn commit(&mut self, frame: DurableFrame, effects: &mut Vec<Effect<R>>) {
+        self.stamps.note_durable(frame.last_stamp);
         while self.pending.front().is_some_and(|pending| pending.lsn <= frame.last_lsn) {
             let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
             self.committed = self.committed.max(lsn);

@@ -108,7 +108,7 @@ impl<R> Core<R> {
         let below = |stamp: Stamp| Stamp::new(stamp.value() - 1);
         let appended = self.pending.iter().find_map(|pending| pending.stamp).map(below);
         let undecided = self.first_undecided().map(below);
-        let open = self.stamps.highest();
+        let open = self.stamps.durable();
         appended.unwrap_or(open).min(undecided.unwrap_or(open))
     }
 
