@@ -76,7 +76,7 @@ impl Workload {
         };
         Self {
             clients: rng.between(2, 8) as usize,
-            think_us: *rng.pick(&[10_000, 30_000, 60_000]),
+            think_us: *rng.pick(&[25_000, 80_000, 200_000]),
             timeout_ms: *rng.pick(&[100, 400, 1_500]),
             aggregates: *rng.pick(&[2, 6, 20, 60]),
             siblings_per_mille: *rng.pick(&[0, 300, 900]),

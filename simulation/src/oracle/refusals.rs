@@ -174,8 +174,11 @@ fn some_moment(
         .max()
         .unwrap_or_default();
     let later = members.iter().flat_map(|member| {
-        let stamps = history.batches(&member.key).iter().map(|batch| batch.header.stamp);
-        stamps.filter(|stamp| *stamp > from)
+        let batches = history.batches(&member.key);
+        let highest = evidence.highest(&member.key, answered);
+        let after = batches.partition_point(|batch| batch.header.stamp <= from);
+        let until = batches.partition_point(|batch| batch.header.last_version <= highest);
+        batches[after.min(until)..until].iter().map(|batch| batch.header.stamp)
     });
     std::iter::once(from).chain(later).any(|moment| {
         members.iter().all(|member| {

@@ -18,8 +18,8 @@ const STARTS_MAX: u32 = 60;
 /// Images of a thousand whose recovery is repeated and cut, to compare: it costs more than all the
 /// rest.
 const COMPARED_PER_MILLE: u64 = 100;
-/// How long a clean stop may take, in µs.
-const STOP_MAX: Micros = 30_000_000;
+/// How long a clean stop may take, in µs: a node gives up on a shard that cannot drain after 30 s.
+const STOP_MAX: Micros = 40_000_000;
 
 impl World {
     /// Injects the scenario's faults until `until`, keeping the node running.
@@ -209,13 +209,19 @@ impl World {
         self.excuses.outage = true;
         let Some(node) = self.node.take() else { return self.start_node().await };
         let power = Arc::clone(&self.machine.power);
-        let clean = tokio::select! {
-            biased;
-            () = poll_fn(|cx| power.poll_off(cx)) => false,
-            () = node.stop() => true,
-            () = self.timeline.sleep(STOP_MAX) => {
+        let deadline = self.timeline.now() + STOP_MAX;
+        let mut stop = std::pin::pin!(node.stop());
+        let clean = loop {
+            let heal = self.heals.keys().next().map_or(Micros::MAX, |(at, _)| *at);
+            tokio::select! {
+                biased;
+                () = poll_fn(|cx| power.poll_off(cx)) => break false,
+                () = &mut stop => break true,
+                () = self.timeline.sleep_until(deadline.min(heal)) => self.heal_due(),
+            }
+            if self.timeline.now() >= deadline {
                 self.violations.add("liveness", "a clean stop does not end");
-                false
+                break false;
             }
         };
         if clean {

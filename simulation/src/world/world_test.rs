@@ -12,6 +12,7 @@ fn outcome_of(scenario: &Scenario) -> Outcome {
 fn short(seed: u64, profile: Profile, duration_ms: u64) -> Scenario {
     let mut scenario = Scenario::of_seed(seed, profile);
     scenario.duration_ms = duration_ms;
+    scenario.workload.think_us = 10_000;
     scenario.faults.retain(|fault| fault.at < duration_ms * 1000);
     scenario
 }
