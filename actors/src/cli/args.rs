@@ -269,7 +269,7 @@ pub(super) struct Ls {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
-    /// A data directory, a shard's directory in it, or one segment file
+    /// A data directory, or one shard's directory in it
     pub(super) dir: PathBuf,
     /// Show the events of every record, too
     #[arg(long)]
