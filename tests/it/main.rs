@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod command_line;
+mod configuration;
 mod inspect;
 mod kill;
 mod process;
