@@ -262,6 +262,6 @@ struct FirstConflict<'a>(&'a [Conflict]);
 impl fmt::Display for FirstConflict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(first) = self.0.first() else { return Ok(()) };
-        write!(f, ": {} expected {:?}, is at version {}", first.key, first.expected, first.actual)
+        write!(f, ": {} expected {}, is at version {}", first.key, first.expected, first.actual)
     }
 }

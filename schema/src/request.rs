@@ -1,5 +1,7 @@
 //! What a client may ask.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::codec::DecodeError;
@@ -21,6 +23,17 @@ pub enum Guard {
     Exists,
     /// It is at this version. `Exact(0)` is `NoStream` for one that never existed.
     Exact(Version),
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("anything"),
+            Self::NoStream => f.write_str("no events"),
+            Self::Exists => f.write_str("events"),
+            Self::Exact(version) => write!(f, "version {version}"),
+        }
+    }
 }
 
 impl Guard {

@@ -7,8 +7,7 @@ use crate::ids::{ClientId, Sequence, Stamp, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::refusal::Refusal;
 
-/// What a write did to one aggregate. For a member that only guarded: `first_version` is the
-/// version after it (nothing appended), `last_version` and `hash` are what the guard saw.
+/// What a write did to one aggregate that it appended to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AggregateReceipt {
     /// Which aggregate.
@@ -28,7 +27,8 @@ pub struct Receipt {
     pub stamp: Stamp,
     /// The write had landed before; this is its original receipt.
     pub already_applied: bool,
-    /// In the order of the request's members.
+    /// The members that appended events, in the order of the request. Members that only guarded are
+    /// not among them.
     pub writes: Vec<AggregateReceipt>,
 }
 
