@@ -16,12 +16,15 @@ mod sequences;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, ClientId, Hash, Sequence, Stamp, Version};
+use celeriant_schema::{AggregateKey, ClientId, Hash, Lsn, Sequence, Stamp, TxnId, Version};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
+use crate::disk::{Completion, Op, Token};
+use crate::error::{Damage, Error};
 use crate::index::{Entry, EntryBatch, EntryClient, SealedSegment};
+use crate::log::Log;
 use listing::Names;
 pub use sequences::{ClientSequences, Remembered};
 
@@ -58,6 +61,49 @@ pub struct Head {
     /// Lowest version that can be read.
     pub first_available: Version,
 }
+
+/// Where an aggregate stands: what a write needs to know of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// Newest version.
+    pub version: Version,
+    /// Chain hash at that version.
+    pub hash: Hash,
+    /// Deleted and not recreated.
+    pub deleted: bool,
+}
+
+/// A page of the directory that a lookup needs and that is not in memory: [`Directory::load`] it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Missing(u64);
+
+/// Pages that were loaded for one piece of work. With them it makes progress however small the
+/// page cache is.
+#[derive(Clone, Debug, Default)]
+pub struct Pins {
+    pages: Vec<(Missing, Bytes)>,
+}
+
+impl Pins {
+    /// Keeps a page as [`Directory::complete`] brought it.
+    pub fn add(&mut self, page: Missing, bytes: Bytes) {
+        self.pages.push((page, bytes));
+    }
+}
+
+/// Why a lookup has no answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// Not yet: load this page, then ask again with it pinned.
+    #[error("a page of the directory is not in memory")]
+    Missing(Missing),
+    /// Never: see [`Directory::condemn`].
+    #[error("{0}")]
+    Damaged(Damage),
+}
+
+/// Tokens of a directory have this bit set, and not bit 63, which is the log's.
+const DIRECTORY_BIT: Token = 1 << 62;
 
 /// A batch that is committed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -146,27 +192,97 @@ impl Directory {
     }
 
     /// Committed state of `key`; `None` if it never existed.
-    pub fn head(&self, key: &AggregateKey) -> Option<&Head> {
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn head(&self, key: &AggregateKey, _: &Pins) -> Result<Option<Head>, Fault> {
+        Ok(self.known(key).copied())
+    }
+
+    /// Where `key` stands: as [`Self::head`], but the newest row is enough.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn standing(&self, key: &AggregateKey, _: &Pins) -> Result<Option<Standing>, Fault> {
+        Ok(self.known(key).map(|head| Standing {
+            version: head.version,
+            hash: head.hash,
+            deleted: head.deleted,
+        }))
+    }
+
+    fn known(&self, key: &AggregateKey) -> Option<&Head> {
         self.aggregate(key).map(|aggregate| &aggregate.head)
     }
 
-    /// What is remembered of `client` in `key`; `None` if it never used a sequence there.
-    pub fn sequences(&self, key: &AggregateKey, client: ClientId) -> Option<&ClientSequences> {
-        let clients = &self.aggregate(key)?.clients;
-        clients.iter().find(|(id, _)| *id == client).map(|(_, sequences)| sequences)
+    /// Whether a completion with this token belongs to a directory.
+    pub fn owns(token: Token) -> bool {
+        token & DIRECTORY_BIT != 0 && token >> 63 == 0
     }
 
-    /// Every client that used sequences in `key`.
-    pub fn clients(
+    /// Starts to read a page that a lookup lacks, unless that is under way.
+    pub fn load(&mut self, _: Missing, _: &mut Vec<(Token, Op)>) {}
+
+    /// Takes the end of one of the directory's operations. Returns pages that arrived.
+    ///
+    /// # Errors
+    /// Every error but a full disk. It is final: stop the node and recover.
+    pub fn complete(
+        &mut self,
+        _: Completion,
+        _: &mut Vec<(Token, Op)>,
+    ) -> Result<Vec<(Missing, Bytes)>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Starts what is due: writing rows out, merging. Call it after commits and completions, when
+    /// everything up to `log.durable()` has been applied.
+    pub fn maintain(&mut self, _: &Log, _: &mut Vec<(Token, Op)>) {}
+
+    /// There is no place for further rows: take no write until a completion of the directory.
+    pub fn is_full(&self) -> bool {
+        false
+    }
+
+    /// The device has no room for what must be written out; see [`Self::retry_space`].
+    pub fn lacks_space(&self) -> bool {
+        false
+    }
+
+    /// Lets the next [`Self::maintain`] try again what did not fit on the device.
+    pub fn retry_space(&mut self) {}
+
+    /// No operation of the directory is in flight.
+    pub fn idle(&self) -> bool {
+        true
+    }
+
+    /// The leg at `leg_lsn` is decided, and if that is to commit, its batches have just been
+    /// applied. Its `Resolve` need not be durable.
+    pub fn note_outcome(&mut self, _: TxnId, _: Lsn, _: bool) {}
+
+    /// A lookup found damage: sees to it that the next start makes the directory anew from the log.
+    /// When that is durable, [`Self::complete`] fails with `damage`.
+    pub fn condemn(&mut self, _: Damage, _: &mut Vec<(Token, Op)>) {}
+
+    /// What is remembered of `client` in `key`; `None` if it never used a sequence there.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn sequences(
         &self,
         key: &AggregateKey,
-    ) -> impl Iterator<Item = &(ClientId, ClientSequences)> {
-        self.aggregate(key).map(|aggregate| aggregate.clients.as_slice()).unwrap_or_default().iter()
+        client: ClientId,
+        _: &Pins,
+    ) -> Result<Option<ClientSequences>, Fault> {
+        let clients = self.aggregate(key).map(|it| it.clients.as_slice()).unwrap_or_default();
+        let found = clients.iter().find(|(id, _)| *id == client);
+        Ok(found.map(|(_, sequences)| sequences.clone()))
     }
 
     /// Whether `batch` continues what is known of `key`.
     pub fn continues(&self, key: &AggregateKey, batch: &AppliedBatch) -> bool {
-        let version = self.head(key).map_or(Version::NONE, |head| head.version);
+        let version = self.known(key).map_or(Version::NONE, |head| head.version);
         batch.first_version == version.next() && batch.last_version >= batch.first_version
     }
 
@@ -191,7 +307,11 @@ impl Directory {
         aggregate.apply(batch);
     }
 
-    /// Batches that hold versions `from..=to`, in reading order, at most `batches_max`.
+    /// Batches that hold versions `from..=to`, in reading order, at most `batches_max`. It may be
+    /// fewer, but not none when there are some.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
     pub fn locate(
         &self,
         key: &AggregateKey,
@@ -199,12 +319,13 @@ impl Directory {
         to: Version,
         backwards: bool,
         batches_max: usize,
-    ) -> Vec<(Version, Version, BatchLocation)> {
-        let Some(aggregate) = self.aggregate(key) else { return Vec::new() };
+        _: &Pins,
+    ) -> Result<Vec<(Version, Version, BatchLocation)>, Fault> {
+        let Some(aggregate) = self.aggregate(key) else { return Ok(Vec::new()) };
         let places = &aggregate.batches;
         let to = to.min(aggregate.head.version);
         if from > to {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         // The batch that holds a version is the last one that starts at or before it.
         let first = places.partition_point(|place| place.first_version <= from).max(1) - 1;
@@ -215,11 +336,11 @@ impl Directory {
                 .map_or(aggregate.head.version.value(), |next| next.first_version.value() - 1);
             (places[at].first_version, Version::new(last), places[at].location)
         };
-        if backwards {
+        Ok(if backwards {
             (first..end).rev().take(batches_max).map(described).collect()
         } else {
             (first..end).take(batches_max).map(described).collect()
-        }
+        })
     }
 
     /// The index of a full segment, to be written by [`crate::log::Log::put_index`]. Everything up
@@ -244,12 +365,12 @@ impl Directory {
 
     /// Whether [`Self::load`] would accept `entry`.
     pub(crate) fn accepts(&self, entry: &Entry) -> bool {
-        let version = self.head(&entry.key).map_or(Version::NONE, |head| head.version);
+        let version = self.known(&entry.key).map_or(Version::NONE, |head| head.version);
         entry.first_version == version.next()
     }
 
     /// Takes in what the index of `segment` says of one aggregate.
-    pub(crate) fn load(&mut self, segment: u32, entry: Entry) {
+    pub(crate) fn load_entry(&mut self, segment: u32, entry: Entry) {
         assert!(self.accepts(&entry), "{} does not continue", entry.key);
         let slot = self.slot_or_new(&entry.key, entry.created);
         let aggregate = &mut self.aggregates[slot as usize];

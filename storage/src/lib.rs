@@ -43,7 +43,7 @@ pub mod watermark;
 use celeriant_schema::{ClusterId, ShardId};
 
 pub use error::{Damage, Error, Flaw};
-pub use settings::Settings;
+pub use settings::{DirectoryBudget, Settings};
 
 /// Version of every file format of this crate, raised with any change of bytes.
 pub const FORMAT: u16 = 1;

@@ -120,17 +120,17 @@ pub async fn recover<D: Disk>(
     recovery.finish().await
 }
 
-/// What became of legs in segments that have an index: commit, abort, or not found. For the rare
-/// leg that neither `pending` nor `outcomes` of [`Recovered`] knows.
+/// What became of legs that were decided long ago: commit, abort, or not found. For the rare leg
+/// that neither `pending` nor `outcomes` of [`Recovered`] knows. Nothing else may be in flight.
 ///
 /// # Errors
-/// `Error::Io`, and `Error::Damage` when an index that was intact at start is not any more.
+/// `Error::Io`, and `Error::Damage` when the directory is damaged; the next start makes it anew.
 pub async fn find_outcomes<D: Disk>(
     disk: &mut D,
-    identity: Identity,
-    log: &Log,
+    recovered: &mut Recovered,
     txns: &[TxnId],
 ) -> Result<Vec<Option<bool>>, Error> {
+    let (log, identity) = (&recovered.log, *recovered.log.identity());
     let mut found = vec![None; txns.len()];
     for number in log.indexed_segments() {
         let name = index_name(number);

@@ -21,6 +21,26 @@ pub struct Settings {
     /// Seed of the directory's hash map. Random in production, so that nobody can choose keys that
     /// collide; fixed in simulation.
     pub hash_seed: u64,
+    /// Memory of the shard's directory.
+    pub directory: DirectoryBudget,
+    /// So many bytes of log are replayed at a start: then the directory is written out, however
+    /// little changed in it.
+    pub checkpoint_bytes: u64,
+}
+
+/// Memory that the directory of a shard may use, in bytes, whatever the number of aggregates.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DirectoryBudget {
+    /// Rows that are not written out yet, those being written out included.
+    pub memtable_bytes: usize,
+    /// Pages of the rows that are.
+    pub cache_bytes: usize,
+}
+
+impl Default for DirectoryBudget {
+    fn default() -> Self {
+        Self { memtable_bytes: 16 << 20, cache_bytes: 32 << 20 }
+    }
 }
 
 impl Default for Settings {
@@ -32,6 +52,8 @@ impl Default for Settings {
             frame_bytes_soft: FRAME_BYTES_SOFT,
             fill_bytes: 0,
             hash_seed: 0,
+            directory: DirectoryBudget::default(),
+            checkpoint_bytes: 32 << 20,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Bound;
 use celeriant_schema::key::compare_key_text;
 use celeriant_schema::{AggregateKey, ListPage};
 
-use super::Directory;
+use super::{Directory, Fault, Pins};
 
 /// A key, or a place between keys. Ordered by its text.
 #[derive(Clone, Debug)]
@@ -96,25 +96,25 @@ fn name_below<'a>(text: &'a [u8], parent: &str, prefix: &str) -> Option<&'a str>
 }
 
 impl Directory {
-    /// Orgs that start with `prefix`, after `after`, at most `limit`.
-    pub fn orgs(&self, prefix: &str, after: Option<&str>, limit: usize) -> ListPage {
-        self.names.page("", prefix, after, limit)
-    }
-
-    /// Types of `org`.
-    pub fn types(&self, org: &str, prefix: &str, after: Option<&str>, limit: usize) -> ListPage {
-        self.names.page(&format!("{org}/"), prefix, after, limit)
-    }
-
-    /// Ids of `org`'s aggregates of type `kind`.
-    pub fn ids(
+    /// Names that start with `prefix`, after `after`, at most `limit`: orgs, or types of `org`, or
+    /// ids of `org`'s aggregates of type `kind`.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn list(
         &self,
-        org: &str,
-        kind: &str,
+        org: Option<&str>,
+        kind: Option<&str>,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> ListPage {
-        self.names.page(&format!("{org}/{kind}/"), prefix, after, limit)
+        _: &Pins,
+    ) -> Result<ListPage, Fault> {
+        let parent = match (org, kind) {
+            (None, _) => String::new(),
+            (Some(org), None) => format!("{org}/"),
+            (Some(org), Some(kind)) => format!("{org}/{kind}/"),
+        };
+        Ok(self.names.page(&parent, prefix, after, limit))
     }
 }

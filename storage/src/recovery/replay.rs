@@ -75,7 +75,7 @@ impl Replay {
             if !self.directory.accepts(&entry) {
                 return Err(Flaw::Chain("versions of an aggregate"));
             }
-            self.directory.load(sealed.segment, entry);
+            self.directory.load_entry(sealed.segment, entry);
         }
         self.indexed.push((sealed.first_lsn, sealed.last_lsn));
         Ok(())
