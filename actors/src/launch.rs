@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use celeriant_schema::{BootId, ClusterId, ShardId, StoreId};
+use celeriant_storage::DirectoryBudget;
 use celeriant_storage::disk::{self, FileDisk};
 use celeriant_storage::store::{self, DataDir, Format};
 
@@ -28,11 +29,18 @@ pub struct Launch {
     pub allow_buffered: bool,
 }
 
-/// Share of the memory budget for requests that are not answered yet: an eighth.
-const ADMISSION_SHARE: usize = 8;
-/// Share of the memory budget for frames kept in memory: a half. The rest is heads, frames in
-/// flight and connections.
-const CACHE_SHARE: usize = 2;
+/// How `memory` is divided, in sixteenths. What is left is for frames in flight, connections and the
+/// program itself.
+mod share {
+    /// Requests that are not answered yet.
+    pub(super) const ADMISSION: usize = 2;
+    /// Frames of the log, for reads.
+    pub(super) const FRAMES: usize = 4;
+    /// Pages of the directories: filters and indexes of the runs, and the rows looked at lately.
+    pub(super) const PAGES: usize = 4;
+    /// Rows that the directories have not written out.
+    pub(super) const MEMTABLES: usize = 2;
+}
 
 impl Launch {
     /// Opens the data directory and starts a node on it. It does not listen yet.
@@ -52,13 +60,19 @@ impl Launch {
         };
         let data = DataDir::open(&self.data_dir, &options)?;
         let (cluster, shards) = (data.superblock().cluster, data.superblock().shard_count);
+        let part = |sixteenths: usize| self.memory_bytes / 16 * sixteenths;
+        let of_shard = |sixteenths| part(sixteenths) / usize::from(shards.max(1));
         let settings = Settings {
             shards,
             threads: self.threads,
-            admission_bytes: self.memory_bytes / ADMISSION_SHARE,
-            cache_bytes: self.memory_bytes / CACHE_SHARE,
+            admission_bytes: part(share::ADMISSION),
+            cache_bytes: part(share::FRAMES),
             log: celeriant_storage::Settings {
                 hash_seed: random() as u64,
+                directory: DirectoryBudget {
+                    memtable_bytes: of_shard(share::MEMTABLES),
+                    cache_bytes: of_shard(share::PAGES),
+                },
                 ..celeriant_storage::Settings::default()
             },
             net: Arc::new(celeriant_net::Settings {

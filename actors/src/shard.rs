@@ -6,6 +6,7 @@
 //! ones were in flight.
 
 mod accepted;
+mod cold;
 pub mod core;
 mod leg;
 pub(crate) mod read;

@@ -253,7 +253,7 @@ impl<D: Disk> Worker<D> {
             if txns.is_empty() {
                 continue;
             }
-            let outcomes = find_outcomes(disk, *identity, &recovered.log, &txns)
+            let outcomes = find_outcomes(disk, recovered, &txns)
                 .await
                 .map_err(|source| Error::Storage { shard, source })?;
             let trace = |outcome: Option<bool>| outcome.map_or(Trace::Nothing, Trace::Resolved);

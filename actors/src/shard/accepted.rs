@@ -7,14 +7,17 @@
 
 use std::collections::VecDeque;
 
+use celeriant_schema::hash::chain_start;
 use celeriant_schema::{
     AggregateKey, AggregateReceipt, ClientId, Conflict, Guard, Hash, Lsn, Member, Sequence, Stamp,
     TxnId, Version,
 };
-use celeriant_storage::directory::Directory;
+use celeriant_storage::directory::Fault;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 
+use super::cold::{Obstacle, View};
 use crate::verdict::{Findings, SequenceFinding};
 use crate::work::Work;
 
@@ -52,15 +55,6 @@ pub(super) struct AcceptedStates<R> {
     states: HashMap<AggregateKey, Accepted<R>, FixedState>,
 }
 
-/// Where an aggregate stands for the next write.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
-    pub(super) version: Version,
-    pub(super) hash: Hash,
-    deleted: bool,
-    lsn: Lsn,
-}
-
 impl<R> AcceptedStates<R> {
     pub(super) fn new() -> Self {
         Self { states: HashMap::with_hasher(FixedState::default()) }
@@ -78,21 +72,42 @@ impl<R> AcceptedStates<R> {
         self.states.get_mut(key)
     }
 
-    /// The state of `key`, taken over from the directory if nothing was in flight.
-    pub(super) fn open(&mut self, directory: &Directory, key: &AggregateKey) -> &mut Accepted<R> {
-        let standing = || committed_standing(directory, key);
-        self.states.entry(key.clone()).or_insert_with(|| {
-            let standing = standing();
-            Accepted {
-                version: standing.version,
-                hash: standing.hash,
-                deleted: standing.deleted,
-                lsn: Lsn::ZERO,
-                sequences: VecDeque::new(),
-                hold: None,
-                waiting: VecDeque::new(),
+    /// The state of `key`, taken over from the directory if nothing was in flight. Whoever opens it
+    /// closes it.
+    fn open(&mut self, view: View<'_>, key: &AggregateKey) -> Result<&Accepted<R>, Fault> {
+        match self.states.entry_ref(key) {
+            EntryRef::Occupied(entry) => Ok(entry.into_mut()),
+            EntryRef::Vacant(entry) => {
+                let state = match view.directory.standing(key, view.pins)? {
+                    Some(known) => Accepted::at(known.version, known.hash, known.deleted),
+                    None => Accepted::at(Version::NONE, chain_start(key), false),
+                };
+                Ok(entry.insert(state))
             }
-        })
+        }
+    }
+
+    /// The state of an aggregate that [`Self::inspect`] opened.
+    pub(super) fn opened(&self, key: &AggregateKey) -> &Accepted<R> {
+        match self.states.get(key) {
+            Some(state) => state,
+            None => unreachable!("{key} was inspected, so its state is open"),
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) fn opened_mut(&mut self, key: &AggregateKey) -> &mut Accepted<R> {
+        match self.states.get_mut(key) {
+            Some(state) => state,
+            None => unreachable!("{key} was inspected, so its state is open"),
+        }
+    }
+
+    /// Closes what inspecting opened, as far as nothing of it is in flight.
+    pub(super) fn close_all(&mut self, members: &[Member], committed: Lsn) {
+        for member in members {
+            self.close(&member.key, committed);
+        }
     }
 
     /// Forgets what `committed` made visible; keeps the aggregate while anything else is in flight.
@@ -116,78 +131,109 @@ impl<R> AcceptedStates<R> {
         members.iter().map(|member| &member.key).find(|key| held(key))
     }
 
-    /// Newest accepted version and hash of an aggregate.
-    pub(super) fn standing(&self, directory: &Directory, key: &AggregateKey) -> Standing {
-        match self.states.get(key) {
-            Some(state) => Standing {
-                version: state.version,
-                hash: state.hash,
-                deleted: state.deleted,
-                lsn: state.lsn,
-            },
-            None => committed_standing(directory, key),
-        }
-    }
-
     /// Checks guards and sequences of this shard's members against the newest accepted state.
+    /// Leaves that of every member open; call [`Self::close`] for those that stay as they are.
+    ///
+    /// # Errors
+    /// Pages of the directory are missing; nothing is left open.
     pub(super) fn inspect(
-        &self,
-        directory: &Directory,
+        &mut self,
+        view: View<'_>,
         committed: Lsn,
         client: ClientId,
         write_hash: Hash,
         members: &[Member],
-    ) -> Findings {
+    ) -> Result<Findings, Obstacle> {
         let mut findings = Findings::default();
+        let mut obstacle: Option<Obstacle> = None;
         for member in members {
-            let standing = self.standing(directory, &member.key);
-            if !guard_passes(member.guard, &standing) {
-                findings.conflicts.push(Conflict {
-                    key: member.key.clone(),
-                    expected: member.guard,
-                    actual: standing.version,
-                });
+            let inspected =
+                self.inspect_member(view, committed, client, write_hash, member, &mut findings);
+            if let Err(fault) = inspected {
+                obstacle = Some(Obstacle::from(fault).and(obstacle));
             }
-            if let Some(sequence) = member.sequence {
-                findings.sequenced += 1;
-                let key = &member.key;
-                let found = self.inspect_sequence(directory, key, client, sequence, write_hash);
-                findings.sequences.extend(found);
-            }
-            findings.uncommitted |= standing.lsn > committed;
         }
-        findings
+        match obstacle {
+            None => Ok(findings),
+            Some(obstacle) => {
+                self.close_all(members, committed);
+                Err(obstacle)
+            }
+        }
+    }
+
+    fn inspect_member(
+        &mut self,
+        view: View<'_>,
+        committed: Lsn,
+        client: ClientId,
+        write_hash: Hash,
+        member: &Member,
+        findings: &mut Findings,
+    ) -> Result<(), Fault> {
+        let state = self.open(view, &member.key)?;
+        if !state.passes(member.guard) {
+            findings.conflicts.push(Conflict {
+                key: member.key.clone(),
+                expected: member.guard,
+                actual: state.version,
+            });
+        }
+        findings.uncommitted |= state.lsn > committed;
+        if let Some(sequence) = member.sequence {
+            findings.sequenced += 1;
+            let found = state.inspect_sequence(view, &member.key, client, sequence, write_hash)?;
+            findings.sequences.extend(found);
+        }
+        Ok(())
+    }
+}
+
+impl<R> Accepted<R> {
+    fn at(version: Version, hash: Hash, deleted: bool) -> Self {
+        let (sequences, waiting) = (VecDeque::new(), VecDeque::new());
+        Self { version, hash, deleted, lsn: Lsn::ZERO, sequences, hold: None, waiting }
+    }
+
+    /// semantics.md §2 and, for deleted aggregates, §9.
+    fn passes(&self, guard: Guard) -> bool {
+        let exists = self.version > Version::NONE && !self.deleted;
+        match guard {
+            Guard::Any => true,
+            Guard::NoStream => !exists,
+            Guard::Exists => exists,
+            Guard::Exact(version) => self.version == version,
+        }
     }
 
     /// `None` when `sequence` is the next one for (client, aggregate).
     fn inspect_sequence(
         &self,
-        directory: &Directory,
+        view: View<'_>,
         key: &AggregateKey,
         client: ClientId,
         sequence: Sequence,
         write_hash: Hash,
-    ) -> Option<SequenceFinding> {
-        let in_flight = self.states.get(key);
-        let used = || {
-            let sequences = in_flight.map(|state| state.sequences.iter().rev());
-            sequences.into_iter().flatten().filter(|used| used.client == client)
-        };
-        let known = directory.sequences(key, client);
-        let highest = used()
-            .next()
-            .map(|used| used.sequence)
-            .or_else(|| known.map(|sequences| sequences.highest()))
+    ) -> Result<Option<SequenceFinding>, Fault> {
+        let used = || self.sequences.iter().rev().filter(|used| used.client == client);
+        let newest = used().next().map(|used| used.sequence);
+        if newest.is_some_and(|newest| sequence == newest.next()) {
+            return Ok(None);
+        }
+        let known = view.directory.sequences(key, client, view.pins)?;
+        let highest = newest
+            .or_else(|| known.as_ref().map(|sequences| sequences.highest()))
             .unwrap_or_default();
         if sequence == highest.next() {
-            return None;
+            return Ok(None);
         }
         if sequence > highest {
-            return Some(SequenceFinding::Gap(key.clone(), highest.next()));
+            return Ok(Some(SequenceFinding::Gap(key.clone(), highest.next())));
         }
+        let past = known.as_ref().and_then(|sequences| sequences.find(sequence));
         let landed = match used().find(|used| used.sequence == sequence) {
             Some(used) => Some((used.write_hash, used.receipt.clone(), used.stamp)),
-            None => known.and_then(|sequences| sequences.find(sequence)).map(|past| {
+            None => past.map(|past| {
                 let receipt = AggregateReceipt {
                     key: key.clone(),
                     first_version: past.first_version,
@@ -197,40 +243,12 @@ impl<R> AcceptedStates<R> {
                 (past.write_hash, receipt, past.stamp)
             }),
         };
-        Some(match landed {
+        Ok(Some(match landed {
             None => SequenceFinding::Stale(key.clone(), sequence),
             Some((hash, receipt, stamp)) if hash == write_hash => {
                 SequenceFinding::Landed { sequence, receipt, stamp }
             }
             Some(_) => SequenceFinding::Reused(key.clone(), sequence),
-        })
-    }
-}
-
-fn committed_standing(directory: &Directory, key: &AggregateKey) -> Standing {
-    match directory.head(key) {
-        Some(head) => Standing {
-            version: head.version,
-            hash: head.hash,
-            deleted: head.deleted,
-            lsn: Lsn::ZERO,
-        },
-        None => Standing {
-            version: Version::NONE,
-            hash: celeriant_schema::hash::chain_start(key),
-            deleted: false,
-            lsn: Lsn::ZERO,
-        },
-    }
-}
-
-/// semantics.md §2 and, for deleted aggregates, §9.
-fn guard_passes(guard: Guard, standing: &Standing) -> bool {
-    let exists = standing.version > Version::NONE && !standing.deleted;
-    match guard {
-        Guard::Any => true,
-        Guard::NoStream => !exists,
-        Guard::Exists => exists,
-        Guard::Exact(version) => standing.version == version,
+        }))
     }
 }

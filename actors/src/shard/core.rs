@@ -23,10 +23,11 @@ use std::sync::Arc;
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::{
     AggregateKey, AggregateReceipt, BootId, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn,
-    Receipt, Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId, limits::LIST_PAGE_MAX,
+    Member, Receipt, Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId,
+    limits::LIST_PAGE_MAX,
 };
 use celeriant_storage::cache::FrameCache;
-use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory};
+use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory, Fault, Pins};
 use celeriant_storage::disk::{Completion, Op, Token};
 use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
@@ -35,6 +36,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::accepted::AcceptedStates;
+use super::cold::Cold;
 use super::leg::Leg;
 use super::read::Reads;
 use crate::clock::{Micros, StampClock};
@@ -94,10 +96,14 @@ pub struct Core<R> {
     /// Parts of writes over several shards that are held or appended.
     pub(super) legs: HashMap<TxnId, Leg, FixedState>,
     pub(super) reads: Reads<R>,
+    /// What waits for pages of the directory.
+    pub(super) cold: Cold<R>,
+    /// Pages that the work at hand has waited for.
+    pub(super) pins: Pins,
     pub(super) committed: Lsn,
     attempts: u64,
     pub(super) encoded: Vec<EncodedBatch>,
-    ops: Vec<(Token, Op)>,
+    pub(super) ops: Vec<(Token, Op)>,
 }
 
 /// Something that happens when commit reaches `lsn`.
@@ -172,6 +178,8 @@ impl<R> Core<R> {
             promised_bytes: 0,
             legs: HashMap::with_hasher(FixedState::default()),
             reads: Reads::default(),
+            cold: Cold::default(),
+            pins: Pins::default(),
             committed,
             attempts: 0,
             encoded: Vec::new(),
@@ -217,23 +225,53 @@ impl<R> Core<R> {
         completion: Completion,
         effects: &mut Vec<Effect<R>>,
     ) -> Result<(), Error> {
-        if !Log::owns(completion.token) {
+        if Directory::owns(completion.token) {
+            self.complete_page(now, completion, effects)?;
+        } else if Log::owns(completion.token) {
+            self.complete_log(completion, effects)?;
+        } else {
             return self.complete_read(completion, effects);
         }
-        let mut ops = std::mem::take(&mut self.ops);
-        let progress = self.log.complete(completion, &mut ops)?;
-        for segment in progress.indexed {
-            self.directory.segment_indexed(segment);
-        }
-        for frame in progress.frames {
-            self.commit(frame, effects);
-        }
-        self.index_sealed(&mut ops);
-        self.start(ops, effects);
         self.resume_backlog(now, effects);
         self.resume_reached_reads(now, effects);
         self.assert_invariants();
         Ok(())
+    }
+
+    fn complete_log(
+        &mut self,
+        completion: Completion,
+        effects: &mut Vec<Effect<R>>,
+    ) -> Result<(), Error> {
+        let mut ops = std::mem::take(&mut self.ops);
+        let frames = self.log.complete(completion, &mut ops)?.frames;
+        for frame in frames {
+            self.commit(frame, effects);
+        }
+        self.maintain(&mut ops);
+        self.start(ops, effects);
+        Ok(())
+    }
+
+    fn complete_page(
+        &mut self,
+        now: Micros,
+        completion: Completion,
+        effects: &mut Vec<Effect<R>>,
+    ) -> Result<(), Error> {
+        let mut ops = std::mem::take(&mut self.ops);
+        let pages = self.directory.complete(completion, &mut ops)?;
+        self.maintain(&mut ops);
+        self.start(ops, effects);
+        for (page, bytes) in pages {
+            self.arrived(now, page, &bytes, effects);
+        }
+        Ok(())
+    }
+
+    /// Lets the directory flush and merge what is due.
+    fn maintain(&mut self, ops: &mut Vec<(Token, Op)>) {
+        self.directory.maintain(&self.log, ops);
     }
 
     /// About once a second: records how far the log is durable, retries a full disk, ends reads
@@ -242,6 +280,8 @@ impl<R> Core<R> {
         let mut ops = std::mem::take(&mut self.ops);
         self.log.note_watermark(&mut ops);
         self.log.retry_space(&mut ops);
+        self.directory.retry_space();
+        self.maintain(&mut ops);
         self.start(ops, effects);
         self.resume_backlog(now, effects);
         self.resume_all_reads(now, effects);
@@ -249,7 +289,10 @@ impl<R> Core<R> {
 
     /// Nothing is in flight and nothing waits: a clean stop may follow.
     pub fn is_quiet(&self) -> bool {
-        let nothing_waits = self.backlog.is_empty() && self.owed.is_empty() && self.legs.is_empty();
+        let nothing_waits = self.backlog.is_empty()
+            && self.owed.is_empty()
+            && self.legs.is_empty()
+            && self.cold.is_empty();
         self.log.idle() && self.pending.is_empty() && nothing_waits
     }
 
@@ -264,21 +307,12 @@ impl<R> Core<R> {
     }
 
     /// Hands the log's operations to the shell; keeps the buffer for the next time.
-    fn start(&mut self, mut ops: Vec<(Token, Op)>, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn start(&mut self, mut ops: Vec<(Token, Op)>, effects: &mut Vec<Effect<R>>) {
         effects.extend(ops.drain(..).map(|(token, op)| Effect::Disk(token, op)));
         self.ops = ops;
     }
 
-    /// Writes the index of a full segment once everything in it is applied.
-    fn index_sealed(&mut self, ops: &mut Vec<(Token, Op)>) {
-        let Some(sealed) = self.log.indexable() else { return };
-        if sealed.applied_upto <= self.committed {
-            let block = self.directory.index_block(sealed);
-            self.log.put_index(block, ops);
-        }
-    }
-
-    fn take(&mut self, now: Micros, work: Work<R>, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn take(&mut self, now: Micros, work: Work<R>, effects: &mut Vec<Effect<R>>) {
         match work {
             Work::Task(task) => self.take_task(now, task, effects),
             Work::Step(Step::Reserve { txn, coordinator, mode, part }) => {
@@ -296,7 +330,13 @@ impl<R> Core<R> {
                 self.pay_owed(now, effects);
             }
             Work::Step(Step::List { gather, coordinator, query }) => {
-                let page = list(&self.directory, &query);
+                let page = match list(&self.directory, &query, &self.pins) {
+                    Ok(page) => page,
+                    Err(fault) => {
+                        let step = Step::List { gather, coordinator, query };
+                        return self.park(Work::Step(step), fault.into(), effects);
+                    }
+                };
                 let kind = AnswerKind::Listed { gather, page };
                 effects.push(Effect::Answer(coordinator, Answer { shard: self.shard, kind }));
             }
@@ -317,21 +357,29 @@ impl<R> Core<R> {
             Request::Write(_) if !self.backlog.is_empty() => {
                 self.backlog.push_back(Work::Task(task));
             }
-            Request::Write(write) => match self.accepted.held(&write.members).cloned() {
+            Request::Write(write) => match self.held(&write.members).cloned() {
                 Some(key) => self.wait_for(&key, Work::Task(task)),
                 None => self.write(now, task, effects),
             },
             Request::Read(_) | Request::Head(_) => self.read(now, task, effects),
-            Request::List(query) => {
-                let page = list(&self.directory, query);
-                effects.push(Effect::Reply(task.route, Response::List(page)));
-            }
+            Request::List(query) => match list(&self.directory, query, &self.pins) {
+                Ok(page) => effects.push(Effect::Reply(task.route, Response::List(page))),
+                Err(fault) => self.park(Work::Task(task), fault.into(), effects),
+            },
             Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
         }
     }
 
+    /// The first member whose aggregate another write holds.
+    pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
+        self.cold.held(members).or_else(|| self.accepted.held(members))
+    }
+
     /// Queues `work` behind the write that holds `key`.
     pub(super) fn wait_for(&mut self, key: &AggregateKey, work: Work<R>) {
+        if let Some(queue) = self.cold.queue_mut(key) {
+            return queue.push_back(work);
+        }
         match self.accepted.find_mut(key) {
             Some(state) => state.waiting.push_back(work),
             None => unreachable!("{key} is held, so its accepted state is kept"),
@@ -503,14 +551,10 @@ pub(super) fn location(frame: &DurableFrame, record: u32, batch: u32) -> BatchLo
 }
 
 /// This shard's names for a listing.
-fn list(directory: &Directory, query: &ListQuery) -> ListPage {
+fn list(directory: &Directory, query: &ListQuery, pins: &Pins) -> Result<ListPage, Fault> {
     let (prefix, after) = (query.prefix.as_str(), query.after.as_deref());
     let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
-    match (&query.org, &query.kind) {
-        (Some(org), Some(kind)) => directory.ids(org, kind, prefix, after, limit),
-        (Some(org), None) => directory.types(org, prefix, after, limit),
-        (None, _) => directory.orgs(prefix, after, limit),
-    }
+    directory.list(query.org.as_deref(), query.kind.as_deref(), prefix, after, limit, pins)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use celeriant_storage::directory::BatchLocation;
 use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
 
+use super::cold::View;
 use super::core::{Applied, Core, Effect, Owed, Pending, Then, location};
 use super::write::size;
 use crate::clock::Micros;
@@ -65,36 +66,40 @@ impl<R> Core<R> {
         let (meta, blobs) = size(&part.members, SHARDS_MAX.into());
         let space = Log::leg_bytes(meta, blobs);
         let has_space = self.log.fits_beside(0, 0, self.promised_bytes + space);
-        if !self.backlog.is_empty() || !has_space {
+        if !self.backlog.is_empty() || !has_space || self.directory.is_full() {
             if mode == Mode::Try {
                 return effects.push(tell(AnswerKind::Busy { txn }));
             }
             let step = Step::Reserve { txn, coordinator, mode, part };
             return self.backlog.push_back(Work::Step(step));
         }
-        if let Some(key) = self.accepted.held(&part.members).cloned() {
+        if let Some(key) = self.held(&part.members).cloned() {
             if mode == Mode::Try {
                 return effects.push(tell(AnswerKind::Busy { txn }));
             }
             let step = Step::Reserve { txn, coordinator, mode, part };
             return self.wait_for(&key, Work::Step(step));
         }
-        let findings = self.accepted.inspect(
-            &self.directory,
-            self.committed,
-            part.client_id,
-            part.write_hash,
-            &part.members,
-        );
+        let view = View { directory: &self.directory, pins: &self.pins };
+        let (client, hash) = (part.client_id, part.write_hash);
+        let inspected = self.accepted.inspect(view, self.committed, client, hash, &part.members);
+        let findings = match inspected {
+            Ok(findings) => findings,
+            Err(obstacle) => {
+                let step = Step::Reserve { txn, coordinator, mode, part };
+                return self.park(Work::Step(step), obstacle, effects);
+            }
+        };
         if findings.is_clear() && mode != Mode::Check {
             for member in &part.members {
-                self.accepted.open(&self.directory, &member.key).hold = Some(txn);
+                self.accepted.opened_mut(&member.key).hold = Some(txn);
             }
             self.promised_bytes += space;
             let stage = Stage::Held { promised_bytes: space };
             self.legs.insert(txn, Leg { coordinator, part, stage });
             return effects.push(tell(AnswerKind::Held { txn }));
         }
+        self.accepted.close_all(&part.members, self.committed);
         let uncommitted = findings.uncommitted;
         let answer = AnswerKind::Found { txn, findings };
         if uncommitted {
@@ -229,6 +234,7 @@ impl<R> Core<R> {
                 self.directory.apply(key, batch);
             }
         }
+        self.directory.note_outcome(leg.txn, leg.lsn, commit);
         self.owed.push_back(Owed::Resolve { txn: leg.txn, commit, leg_lsn: leg.lsn });
     }
 
@@ -257,5 +263,6 @@ impl<R> Core<R> {
             self.apply_member(&applied, member, place);
             self.advance(lsn, &applied, member);
         }
+        self.directory.note_outcome(txn, lsn, true);
     }
 }

@@ -13,7 +13,7 @@ use celeriant_schema::{
     AggregateKey, BatchHeader, HeadInfo, HeadQuery, Page, ReadBatch, ReadEvent, ReadQuery, Refusal,
     Request, Response, Stamp, Version,
 };
-use celeriant_storage::directory::BatchLocation;
+use celeriant_storage::directory::{BatchLocation, Fault};
 use celeriant_storage::disk::{Completion, Done, Op, Token};
 use celeriant_storage::{Error, Identity, frame};
 use foldhash::fast::FixedState;
@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 
 use super::core::{Core, Effect};
 use crate::clock::Micros;
-use crate::work::Task;
+use crate::work::{Task, Work};
 
 /// Batches that one page looks at, matching or not.
 const PAGE_BATCHES_MAX: usize = 1024;
@@ -68,6 +68,24 @@ struct PageInProgress<R> {
     range: (Version, Version),
 }
 
+/// What looking a read up in the directory comes to.
+enum Found {
+    Answer(Response),
+    Plan(Plan),
+}
+
+/// The batches of a page.
+struct Plan {
+    /// Newest version.
+    version: Version,
+    /// What the page's content is complete up to.
+    stamp: Stamp,
+    /// Lowest and highest version wanted.
+    range: (Version, Version),
+    /// In reading order.
+    batches: Vec<(Version, Version, BatchLocation)>,
+}
+
 impl<R> Default for Reads<R> {
     fn default() -> Self {
         Self {
@@ -93,13 +111,21 @@ impl<R> Core<R> {
         if let Some(wanted) = min_stamp.filter(|wanted| *wanted > reached) {
             return self.wait_for_stamp(now, task, wanted, reached, effects);
         }
-        match task.request {
-            Request::Read(query) => self.start_page(task.route, query, reached, effects),
-            Request::Head(query) => {
-                let response = self.head(&query, reached);
-                effects.push(Effect::Reply(task.route, response));
-            }
+        let answered = match &task.request {
+            Request::Head(query) => self.head(query, reached).map(Found::Answer),
+            Request::Read(query) => self.plan(query, reached),
             other => unreachable!("{other:?} is no read"),
+        };
+        match (answered, task.request) {
+            (Ok(Found::Answer(response)), _) => effects.push(Effect::Reply(task.route, response)),
+            (Ok(Found::Plan(plan)), Request::Read(query)) => {
+                self.start_page(task.route, query, plan, effects);
+            }
+            (Ok(Found::Plan(_)), other) => unreachable!("{other:?} needs no plan"),
+            (Err(fault), request) => {
+                let task = Task { request, ..task };
+                self.park(Work::Task(task), fault.into(), effects);
+            }
         }
     }
 
@@ -192,15 +218,16 @@ impl<R> Core<R> {
         effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
     }
 
-    fn head(&self, query: &HeadQuery, read_stamp: Stamp) -> Response {
-        let Some(head) = self.directory.head(&query.key) else {
-            return Response::Refused(Refusal::NotFound { key: query.key.detached() });
+    fn head(&self, query: &HeadQuery, read_stamp: Stamp) -> Result<Response, Fault> {
+        let Some(head) = self.directory.head(&query.key, &self.pins)? else {
+            return Ok(Response::Refused(Refusal::NotFound { key: query.key.detached() }));
         };
-        let last_sequence = query
-            .client
-            .and_then(|client| self.directory.sequences(&query.key, client))
-            .map(|sequences| sequences.highest());
-        Response::Head(HeadInfo {
+        let known = match query.client {
+            Some(client) => self.directory.sequences(&query.key, client, &self.pins)?,
+            None => None,
+        };
+        let last_sequence = known.map(|sequences| sequences.highest());
+        Ok(Response::Head(HeadInfo {
             version: head.version,
             hash: head.hash,
             created: head.created,
@@ -210,31 +237,29 @@ impl<R> Core<R> {
             first_available: head.first_available,
             last_sequence,
             read_stamp,
-        })
+        }))
     }
 
-    fn start_page(
-        &mut self,
-        route: R,
-        query: ReadQuery,
-        stamp: Stamp,
-        effects: &mut Vec<Effect<R>>,
-    ) {
-        let Some(head) = self.directory.head(&query.key) else {
+    /// Finds the batches of a page.
+    fn plan(&self, query: &ReadQuery, stamp: Stamp) -> Result<Found, Fault> {
+        let Some(head) = self.directory.head(&query.key, &self.pins)? else {
             let refusal = Refusal::NotFound { key: query.key.detached() };
-            return effects.push(Effect::Reply(route, Response::Refused(refusal)));
+            return Ok(Found::Answer(Response::Refused(refusal)));
         };
         let version = head.version;
         let first = query.from.max(head.first_available).max(Version::new(1));
         let last = query.to.unwrap_or(version).min(version);
-        let plan = match first <= last {
-            true => {
-                self.directory.locate(&query.key, first, last, query.backwards, PAGE_BATCHES_MAX)
-            }
+        let (key, back) = (&query.key, query.backwards);
+        let batches = match first <= last {
+            true => self.directory.locate(key, first, last, back, PAGE_BATCHES_MAX, &self.pins)?,
             false => Vec::new(),
         };
+        Ok(Found::Plan(Plan { version, stamp, range: (first, last), batches }))
+    }
+
+    fn start_page(&mut self, route: R, query: ReadQuery, plan: Plan, effects: &mut Vec<Effect<R>>) {
+        let Plan { version, stamp, range, batches: plan } = plan;
         let page = Page { version, stamp, batches: Vec::new(), next: None };
-        let range = (first, last);
         let number = self.reads.next;
         self.reads.next += 1;
         let building = PageInProgress {

@@ -9,6 +9,7 @@ use celeriant_schema::{
 };
 
 use super::accepted::UsedSequence;
+use super::cold::View;
 use super::core::{Applied, AppliedMember, Core, Effect, Pending, Then};
 use crate::clock::Micros;
 use crate::verdict::{Verdict, judge};
@@ -36,25 +37,27 @@ impl<R> Core<R> {
             }
         }
         let hash = hash_if_sequenced(write);
-        let findings = self.accepted.inspect(
-            &self.directory,
-            self.committed,
-            write.client_id,
-            hash,
-            &write.members,
-        );
+        let view = View { directory: &self.directory, pins: &self.pins };
+        let (client, members) = (write.client_id, &write.members);
+        let inspected = self.accepted.inspect(view, self.committed, client, hash, members);
+        let findings = match inspected {
+            Ok(findings) => findings,
+            Err(obstacle) => return self.park(Work::Task(task), obstacle, effects),
+        };
         let uncommitted = findings.uncommitted;
         let keys = write.members.iter().map(|member| &member.key);
         let response = match judge(findings, keys) {
             Verdict::Accept => {
                 let attempt = self.next_attempt();
-                let written =
-                    self.append(now, attempt, write.client_id, hash, &write.members, None);
+                let written = self.append(now, attempt, client, hash, members, None);
+                let guarding = members.iter().filter(|member| member.events.is_empty());
+                guarding.for_each(|member| self.accepted.close(&member.key, self.committed));
                 return self.await_commit(task.route, written);
             }
             Verdict::Landed(receipt) => Response::Receipt(receipt),
             Verdict::Refuse(refusal) => Response::Refused(refusal),
         };
+        self.accepted.close_all(members, self.committed);
         if uncommitted {
             // R3: it was computed from what may still vanish. The last accepted record is at or
             // after everything it rests on.
@@ -138,7 +141,8 @@ impl<R> Core<R> {
         if meta + blobs > limit {
             return Some(Refusal::TooLarge { what: "write".into(), limit: limit as u64 });
         }
-        if self.log.full() && !self.has_room(members) {
+        let full = self.log.full() || self.directory.lacks_space();
+        if full && !self.has_room(members) {
             let what = "no space left in the data directory".into();
             return Some(Refusal::Overloaded { what, retry_after_ms: FULL_RETRY_MS });
         }
@@ -148,7 +152,7 @@ impl<R> Core<R> {
     /// Whether the open frame takes these members now.
     pub(super) fn has_room(&self, members: &[Member]) -> bool {
         let (meta, blobs) = size(members, 0);
-        self.log.fits_beside(meta, blobs, self.promised_bytes)
+        !self.directory.is_full() && self.log.fits_beside(meta, blobs, self.promised_bytes)
     }
 
     /// The newest record in the log, committed or not.
@@ -157,7 +161,7 @@ impl<R> Core<R> {
     }
 
     fn draft<'m>(&self, member: &'m Member) -> BatchDraft<'m> {
-        let standing = self.accepted.standing(&self.directory, &member.key);
+        let standing = self.accepted.opened(&member.key);
         BatchDraft {
             key: &member.key,
             guard: member.guard,
@@ -181,7 +185,7 @@ impl<R> Core<R> {
 
     /// Moves an aggregate's accepted state past an appended batch.
     pub(super) fn advance(&mut self, lsn: Lsn, applied: &Applied, member: &AppliedMember) {
-        let state = self.accepted.open(&self.directory, &member.receipt.key);
+        let state = self.accepted.opened_mut(&member.receipt.key);
         state.version = member.receipt.last_version;
         state.hash = member.receipt.hash;
         state.deleted = false;
