@@ -19,11 +19,11 @@ use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
     Hash, Lsn, SchemaVersion, Sequence, ShardId, Stamp, TxnId, Version,
 };
-use celeriant_storage::directory::{AppliedBatch, BatchLocation};
+use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory};
 use celeriant_storage::disk::{Disk, Op, Token};
 use celeriant_storage::log::DurableFrame;
 use celeriant_storage::recovery::{Recovered, recover};
-use celeriant_storage::{Error, Identity, Settings};
+use celeriant_storage::{DirectoryBudget, Error, Identity, Settings};
 
 use crate::disk::{Fate, Files, Flight, Media};
 use crate::invariants::{Violations, i17_recovery_is_idempotent as i17};
@@ -65,7 +65,8 @@ pub fn identity() -> Identity {
     Identity { cluster: ClusterId::new(77), shard: ShardId::new(3) }
 }
 
-/// Small segments, so that a short workload rotates, seals and indexes several.
+/// Small segments and a small directory, so that a short workload rotates several, and flushes and
+/// merges runs.
 pub fn settings() -> Settings {
     Settings {
         write_depth: 3,
@@ -73,7 +74,9 @@ pub fn settings() -> Settings {
         segment_bytes_max: 32 << 10,
         frame_bytes_soft: 8 << 10,
         fill_bytes: 0,
-        hash_seed: 1,
+        directory: DirectoryBudget { memtable_bytes: 8 << 10, cache_bytes: 32 << 10 },
+        checkpoint_bytes: 16 << 10,
+        ..Settings::default()
     }
 }
 
@@ -129,7 +132,7 @@ fn check_image(
     when: &str,
     violations: &Violations,
 ) -> Option<LogState> {
-    let (left, recovered) = match reopen(files, identity(), &settings()) {
+    let (left, recovered, state) = match reopen(files, identity(), &settings()) {
         Ok(recovered) => recovered,
         Err(error) => {
             violations.add("crash", format_args!("{when}: does not open: {error}"));
@@ -150,7 +153,6 @@ fn check_image(
             format!("{when}: {key} version {version} was reported durable, there is {found:?}")
         });
     }
-    let state = LogState::of(&recovered);
     i17::expect(&left, identity(), &settings(), &state, when, violations);
     Some(state)
 }
@@ -241,7 +243,16 @@ struct Process<D> {
     heads: BTreeMap<AggregateKey, (Version, Hash)>,
     /// Batches by lsn, to be applied when their frame is durable.
     pending: BTreeMap<Lsn, Applied>,
-    legs: Vec<(TxnId, Lsn)>,
+    /// In the log, not decided; applied when they are.
+    legs: Vec<Leg>,
+}
+
+struct Leg {
+    txn: TxnId,
+    lsn: Lsn,
+    key: AggregateKey,
+    /// Once it is durable.
+    batch: Option<AppliedBatch>,
 }
 
 struct Applied {
@@ -297,7 +308,7 @@ impl<D: Disk> Process<D> {
             self.resolve();
         }
         let key = crate::workload::Workload::key(rng.below(5));
-        if self.legs.iter().any(|(txn, _)| txn.counter == key_number(&key)) {
+        if self.legs.iter().any(|leg| leg.key == key) {
             return;
         }
         let (version, hash) =
@@ -326,7 +337,8 @@ impl<D: Disk> Process<D> {
             leg: leg.then_some(&participants[..]),
             batches: &batches,
         };
-        if !self.recovered.log.fits(draft.meta_len(), draft.blob_len()) {
+        let log = &self.recovered.log;
+        if self.recovered.directory.is_full() || !log.fits(draft.meta_len(), draft.blob_len()) {
             return;
         }
         let mut encoded = Vec::new();
@@ -354,19 +366,22 @@ impl<D: Disk> Process<D> {
             },
         };
         if leg {
-            self.legs.push((write_id, appended.lsn));
+            let (key, lsn) = (key.clone(), appended.lsn);
+            self.legs.push(Leg { txn: write_id, lsn, key, batch: None });
         }
         let record_offset = appended.record_offset;
         self.pending.insert(appended.lsn, Applied { record_offset, batch, key, draft: applied });
     }
 
-    /// Decides every leg there is: commit.
+    /// Decides every leg that is durable: commit.
     fn resolve(&mut self) {
-        while let Some((txn, leg_lsn)) = self.legs.first().copied() {
+        while let Some(batch) = self.legs.first().and_then(|leg| leg.batch) {
             if !self.recovered.log.fits_resolve() {
                 return;
             }
-            self.legs.remove(0);
+            let Leg { txn, lsn: leg_lsn, key, .. } = self.legs.remove(0);
+            self.recovered.directory.apply(&key, &batch);
+            self.recovered.directory.note_outcome(txn, leg_lsn, true);
             let stamp = self.stamps(1);
             self.recovered.log.append_resolve(&Resolve { txn, commit: true, leg_lsn, stamp });
         }
@@ -385,15 +400,17 @@ impl<D: Disk> Process<D> {
         for _ in 0..wanted {
             let next = run_to_end(std::future::poll_fn(|cx| self.disk.poll_complete(cx)));
             let Some(completion) = next else { return Ok(()) };
-            let progress = self.recovered.log.complete(completion, &mut self.ops)?;
-            for segment in progress.indexed {
-                self.recovered.directory.segment_indexed(segment);
+            let Recovered { log, directory, .. } = &mut self.recovered;
+            if Directory::owns(completion.token) {
+                directory.complete(completion, &mut self.ops)?;
+            } else {
+                for frame in log.complete(completion, &mut self.ops)?.frames {
+                    self.durable(&frame);
+                }
             }
-            for frame in progress.frames {
-                self.durable(&frame);
-            }
-            self.index();
-            self.recovered.log.pump(&mut self.ops);
+            let Recovered { log, directory, .. } = &mut self.recovered;
+            directory.maintain(log, &mut self.ops);
+            log.pump(&mut self.ops);
             self.start();
         }
         Ok(())
@@ -403,7 +420,7 @@ impl<D: Disk> Process<D> {
     fn durable(&mut self, frame: &DurableFrame) {
         self.told.durable = frame.last_lsn;
         let rest = self.pending.split_off(&frame.last_lsn.next());
-        for (_, applied) in std::mem::replace(&mut self.pending, rest) {
+        for (lsn, applied) in std::mem::replace(&mut self.pending, rest) {
             let Applied { record_offset, batch, key, mut draft } = applied;
             draft.location = BatchLocation {
                 segment: frame.segment,
@@ -412,16 +429,11 @@ impl<D: Disk> Process<D> {
                 record_offset,
                 batch_offset: batch.offset,
             };
-            self.recovered.directory.apply(&key, &draft);
+            match self.legs.iter_mut().find(|leg| leg.lsn == lsn) {
+                Some(leg) => leg.batch = Some(draft),
+                None => self.recovered.directory.apply(&key, &draft),
+            }
             self.told.events.push((key, batch.last_version, batch.hash));
-        }
-    }
-
-    fn index(&mut self) {
-        let Some(sealed) = self.recovered.log.indexable() else { return };
-        if sealed.applied_upto <= self.told.durable {
-            let block = self.recovered.directory.index_block(sealed);
-            self.recovered.log.put_index(block, &mut self.ops);
         }
     }
 }

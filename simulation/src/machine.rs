@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use celeriant_actors::clock::Clock;
 use celeriant_actors::node::{Components, Error, Node, Placement, Settings};
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
+use celeriant_storage::DirectoryBudget;
 use celeriant_storage::Identity;
 
 use crate::disk::{Media, Power, SimDisk};
@@ -113,7 +114,12 @@ pub fn log_settings(shape: &Shape) -> celeriant_storage::Settings {
         segment_bytes_max: shape.segment_bytes_max,
         frame_bytes_soft: shape.frame_bytes_soft,
         fill_bytes: 0,
-        hash_seed: 1,
+        directory: DirectoryBudget {
+            memtable_bytes: shape.memtable_bytes,
+            cache_bytes: shape.page_cache_bytes,
+        },
+        checkpoint_bytes: shape.checkpoint_bytes,
+        ..celeriant_storage::Settings::default()
     }
 }
 

@@ -1,14 +1,15 @@
 //! Recovers a shard's image outside of any world, and says what the log is then.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use celeriant_schema::limits::LIST_PAGE_MAX;
-use celeriant_schema::{AggregateKey, Epoch, Hash, ListPage, Lsn, Stamp, TxnId};
-use celeriant_storage::directory::Directory;
+use celeriant_schema::{AggregateKey, Epoch, Hash, Lsn, Stamp, TxnId};
+use celeriant_storage::directory::{Directory, Fault, Pins};
+use celeriant_storage::disk::Disk;
 use celeriant_storage::recovery::{Recovered, recover};
-use celeriant_storage::{Error, Identity, Settings};
+use celeriant_storage::{Damage, Error, Identity, Settings};
 
 use crate::disk::{Fate, Files, Flight, Media};
 
@@ -29,19 +30,23 @@ pub struct LogState {
 
 impl LogState {
     /// Of a log that has just been recovered.
-    pub fn of(recovered: &Recovered) -> Self {
+    ///
+    /// # Errors
+    /// A page of its directory is damaged.
+    pub fn of<D: Disk>(recovered: &mut Recovered, disk: &mut D) -> Result<Self, Damage> {
         let pending = recovered.pending.iter().map(|leg| (leg.txn, leg.lsn)).collect();
-        Self {
+        Ok(Self {
             next_lsn: recovered.log.next_lsn(),
             tip_hash: recovered.log.tip_hash(),
             highest: (recovered.max_stamp, recovered.max_epoch),
             pending,
-            heads: heads(&recovered.directory),
-        }
+            heads: heads(&mut recovered.directory, disk)?,
+        })
     }
 }
 
-/// Recovers an image; returns what it is then, and the log.
+/// Recovers an image; returns what it is then, the log and what it says. A directory that turns out
+/// to be damaged is given up and made anew by another start, as a node would.
 ///
 /// # Errors
 /// As recovery.
@@ -49,12 +54,33 @@ pub fn reopen(
     files: &Files,
     identity: Identity,
     settings: &Settings,
-) -> Result<(Files, Recovered), Error> {
+) -> Result<(Files, Recovered, LogState), Error> {
     let media = Media::alone(7, files.clone());
-    let mut disk = media.attach();
-    match run_to_end(recover(&mut disk, identity, settings)) {
-        Some(recovered) => recovered.map(|recovered| (media.image(), recovered)),
-        None => unreachable!("a disk with power completes everything"),
+    loop {
+        let mut disk = media.attach();
+        let Some(recovered) = run_to_end(recover(&mut disk, identity, settings)) else {
+            unreachable!("a disk with power completes everything")
+        };
+        let (mut recovered, image) = (recovered?, media.image());
+        match LogState::of(&mut recovered, &mut disk) {
+            Ok(state) => return Ok((image, recovered, state)),
+            Err(damage) => give_up(&mut recovered.directory, &mut disk, damage),
+        }
+    }
+}
+
+/// The end of a shard that met a damaged page.
+fn give_up<D: Disk>(directory: &mut Directory, disk: &mut D, damage: Damage) {
+    let mut ops = Vec::new();
+    directory.condemn(damage, &mut ops);
+    loop {
+        ops.drain(..).for_each(|(token, op)| disk.start(token, op));
+        let Some(completion) = run_to_end(poll_fn(|cx| disk.poll_complete(cx))) else {
+            unreachable!("giving a directory up ends it")
+        };
+        if directory.complete(completion, &mut ops).is_err() {
+            return;
+        }
     }
 }
 
@@ -86,29 +112,75 @@ pub fn run_to_end<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-fn heads(directory: &Directory) -> Vec<(AggregateKey, u64, Hash)> {
+/// Asks a directory, and loads the pages that the answer lacks.
+///
+/// # Errors
+/// A page is damaged.
+pub fn ask<D: Disk, T>(
+    directory: &mut Directory,
+    disk: &mut D,
+    mut question: impl FnMut(&Directory, &Pins) -> Result<T, Fault>,
+) -> Result<T, Damage> {
+    let mut pins = Pins::default();
+    loop {
+        let page = match question(directory, &pins) {
+            Ok(answer) => return Ok(answer),
+            Err(Fault::Missing(page)) => page,
+            Err(Fault::Damaged(damage)) => return Err(damage),
+        };
+        let mut ops = Vec::new();
+        directory.load(page, &mut ops);
+        ops.into_iter().for_each(|(token, op)| disk.start(token, op));
+        let mut loaded = None;
+        while loaded.is_none() {
+            let Some(completion) = run_to_end(poll_fn(|cx| disk.poll_complete(cx))) else {
+                unreachable!("a disk with power completes everything")
+            };
+            match directory.complete(completion, &mut Vec::new()) {
+                Ok(pages) => loaded = pages.into_iter().find(|(arrived, _)| *arrived == page),
+                Err(Error::Damage(damage)) => return Err(damage),
+                Err(error) => panic!("a disk that works fails: {error}"),
+            }
+        }
+        if let Some((page, bytes)) = loaded {
+            pins.add(page, bytes);
+        }
+    }
+}
+
+/// Every aggregate: key, version, chain hash.
+type Heads = Vec<(AggregateKey, u64, Hash)>;
+
+fn heads<D: Disk>(directory: &mut Directory, disk: &mut D) -> Result<Heads, Damage> {
     let mut heads = Vec::new();
-    for org in all(|after| directory.orgs("", after, LIST_PAGE_MAX as usize)) {
-        for kind in all(|after| directory.types(&org, "", after, LIST_PAGE_MAX as usize)) {
-            for id in all(|after| directory.ids(&org, &kind, "", after, LIST_PAGE_MAX as usize)) {
+    for org in all(directory, disk, None, None)? {
+        for kind in all(directory, disk, Some(&org), None)? {
+            for id in all(directory, disk, Some(&org), Some(&kind))? {
                 let Ok(key) = AggregateKey::new(&org, &kind, &id) else { continue };
-                if let Some(head) = directory.head(&key) {
-                    heads.push((key, head.version.value(), head.hash));
-                }
+                let head = ask(directory, disk, |directory, pins| directory.head(&key, pins))?;
+                heads.extend(head.map(|head| (key, head.version.value(), head.hash)));
             }
         }
     }
-    heads
+    Ok(heads)
 }
 
-fn all(mut page: impl FnMut(Option<&str>) -> ListPage) -> Vec<String> {
+fn all<D: Disk>(
+    directory: &mut Directory,
+    disk: &mut D,
+    org: Option<&str>,
+    kind: Option<&str>,
+) -> Result<Vec<String>, Damage> {
     let mut names: Vec<String> = Vec::new();
     loop {
-        let next = page(names.last().map(String::as_str));
+        let next = ask(directory, disk, |directory, pins| {
+            let after = names.last().map(String::as_str);
+            directory.list(org, kind, "", after, LIST_PAGE_MAX as usize, pins)
+        })?;
         let more = next.more && !next.names.is_empty();
         names.extend(next.names);
         if !more {
-            return names;
+            return Ok(names);
         }
     }
 }

@@ -82,6 +82,15 @@ pub struct Shape {
     pub frame_bytes_soft: usize,
     /// Bytes of frames kept in memory.
     pub cache_bytes: usize,
+    /// Bytes of rows that a shard's directory has not written out.
+    #[serde(default = "Shape::default_memtable_bytes")]
+    pub memtable_bytes: usize,
+    /// Bytes of pages that a shard's directory keeps in memory.
+    #[serde(default = "Shape::default_page_cache_bytes")]
+    pub page_cache_bytes: usize,
+    /// Bytes of log that a start replays.
+    #[serde(default = "Shape::default_checkpoint_bytes")]
+    pub checkpoint_bytes: u64,
     /// Bytes of unanswered requests.
     pub admission_bytes: usize,
 }
@@ -126,7 +135,23 @@ impl Shape {
             frame_bytes_soft: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
             cache_bytes: *rng.pick(&[256 << 10, 1 << 20, 4 << 20]),
             admission_bytes: *rng.pick(&[64 << 10, 1 << 20, 16 << 20]),
+            memtable_bytes: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
+            page_cache_bytes: *rng.pick(&[16 << 10, 64 << 10, 1 << 20]),
+            checkpoint_bytes: *rng.pick(&[16 << 10, 64 << 10, 1 << 20]),
         }
+    }
+
+    /// Of scenarios that were recorded before it could be chosen.
+    fn default_memtable_bytes() -> usize {
+        16 << 10
+    }
+
+    fn default_page_cache_bytes() -> usize {
+        32 << 10
+    }
+
+    fn default_checkpoint_bytes() -> u64 {
+        32 << 10
     }
 }
 

@@ -18,8 +18,7 @@ pub fn check(
     rng: &mut Rng,
     violations: &Violations,
 ) -> u64 {
-    let Ok((left, first)) = reopen(files, identity, settings) else { return 0 };
-    let first = LogState::of(&first);
+    let Ok((left, _, first)) = reopen(files, identity, settings) else { return 0 };
     let mut compared = 1;
     expect(&left, identity, settings, &first, "a second time", violations);
     let operation = rng.between(1, 30);
@@ -43,8 +42,7 @@ pub fn expect(
 ) {
     let shard = identity.shard;
     match reopen(files, identity, settings) {
-        Ok((_, again)) => {
-            let again = LogState::of(&again);
+        Ok((_, _, again)) => {
             violations.check(RULE, again == *expected, || {
                 format!("shard {shard} recovered {when} differs: {again:?} from {expected:?}")
             });

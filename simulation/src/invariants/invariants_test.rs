@@ -9,7 +9,7 @@ use super::i08_one_entry_per_position::Acknowledged;
 use super::{Violations, i12_no_cut, i17_recovery_is_idempotent as i17, i22_caps};
 use crate::crash::{finished, identity, settings};
 use crate::disk::Files;
-use crate::reopen::{LogState, reopen};
+use crate::reopen::reopen;
 use crate::walk::{Walked, walk};
 
 fn image() -> Files {
@@ -82,8 +82,7 @@ fn an_acknowledged_event_that_recovery_lost_is_seen() {
 #[test]
 fn a_recovery_that_comes_to_another_log_is_seen() {
     let violations = Violations::default();
-    let (files, recovered) = reopen(&image(), identity(), &settings()).expect("opens");
-    let mut state = LogState::of(&recovered);
+    let (files, _, mut state) = reopen(&image(), identity(), &settings()).expect("opens");
     i17::expect(&files, identity(), &settings(), &state, "again", &violations);
     assert!(violations.none());
     state.next_lsn = Lsn::new(1);
