@@ -1,0 +1,1 @@
+//! Runs against a map, with pages missing, damaged and few.
