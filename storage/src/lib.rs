@@ -32,6 +32,8 @@ pub mod index;
 pub mod inspect;
 pub mod log;
 pub mod recovery;
+#[allow(dead_code)] // Nothing is built upon it yet.
+pub(crate) mod run;
 pub(crate) mod scan;
 pub mod segment;
 pub mod settings;
