@@ -59,6 +59,11 @@ const _: () = {
 /// Bytes of a value in the top: first leaf and node.
 const SPAN_BYTES: usize = 8;
 
+/// Name of run `number`.
+pub(crate) fn run_name(number: u32) -> String {
+    format!("{number:08}.run")
+}
+
 /// One or two pages of a run that are read together.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct PagePlace {
@@ -166,7 +171,7 @@ impl Run {
         let run = Self { footer, file, top };
         let first = run.footer.top_first;
         let damaged = |page, flaw| Fault::Damaged(PagePlace::leaf(run.number(), page), flaw);
-        if run.top.len() as u64 != u64::from(run.footer.top_bytes()) {
+        if run.top.len() != run.footer.top_bytes() as usize {
             return Err(damaged(first, Flaw::Lengths));
         }
         for (content, page) in run.top.chunks(PAGE_BYTES).zip(first..) {

@@ -5,7 +5,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::page::{HEADER_BYTES, Kind, Rows};
-use super::{Fault, Pages, Run, Span};
+use super::{Fault, PagePlace, Pages, Run, Span};
+use crate::error::Flaw;
 
 /// A place between two rows of a run, and the row before it.
 #[derive(Clone, Debug)]
@@ -92,6 +93,15 @@ impl Cursor {
     /// Value of that row.
     pub(crate) fn value(&self) -> Bytes {
         self.leaf.slice(self.value.clone())
+    }
+
+    /// Says that the leaf it is in can't be right.
+    pub(super) fn damaged(&self, flaw: Flaw) -> Fault {
+        let page = match self.state {
+            State::Within { page, .. } | State::Load(_, page) => page,
+            State::Seek(_) | State::End => 0,
+        };
+        Fault::Damaged(PagePlace::leaf(self.run.number(), page), flaw)
     }
 
     fn find(&mut self, from: &[u8], pages: &impl Pages) -> Result<State, Fault> {

@@ -49,10 +49,11 @@ impl Footer {
         reader.u16()?;
         let (rows, filtered, aggregates) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let top_first = reader.u32()?;
-        if reader.u32()? != pages || top_first >= pages {
-            return Err(Flaw::Lengths);
-        }
-        Ok(Self { run, pages, top_first, rows, filtered, aggregates })
+        let footer = Self { run, pages, top_first, rows, filtered, aggregates };
+        let consistent = reader.u32()? == pages
+            && top_first < pages
+            && footer.top_pages() <= u32::MAX / PAGE_BYTES as u32;
+        if consistent { Ok(footer) } else { Err(Flaw::Lengths) }
     }
 
     /// Where the top begins in the file, in bytes.
@@ -61,8 +62,12 @@ impl Footer {
     }
 
     /// How long it is, in bytes; nothing if the run has no rows.
-    pub(crate) fn top_bytes(&self) -> u64 {
-        u64::from(self.pages - 1 - self.top_first) * PAGE_BYTES as u64
+    pub(crate) fn top_bytes(&self) -> u32 {
+        self.top_pages() * PAGE_BYTES as u32
+    }
+
+    fn top_pages(&self) -> u32 {
+        self.pages - 1 - self.top_first
     }
 
     pub(super) fn seal(&self, out: &mut AlignedBuffer, identity: Identity) {

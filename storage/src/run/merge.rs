@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{Cursor, Fault, Pages, Run};
+use crate::error::Flaw;
 
 /// Goes through several runs at once, upwards.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Merge {
     ) -> Result<bool, Fault> {
         for _ in 0..rows_max {
             for input in &mut self.inputs {
-                input.arrive(pages)?;
+                input.arrive(&self.key, pages)?;
             }
             if !self.give(row) {
                 return Ok(true);
@@ -78,9 +79,13 @@ impl Merge {
 }
 
 impl Input {
-    fn arrive(&mut self, pages: &impl Pages) -> Result<(), Fault> {
+    /// Goes to the row behind `given`, the one that was given out last.
+    fn arrive(&mut self, given: &[u8], pages: &impl Pages) -> Result<(), Fault> {
         if self.stands == Stands::Behind {
             let is_row = self.cursor.advance(pages)?;
+            if is_row && self.cursor.key() <= given && !given.is_empty() {
+                return Err(self.cursor.damaged(Flaw::Chain("leaves out of order")));
+            }
             self.stands = if is_row { Stands::On } else { Stands::AtEnd };
         }
         Ok(())
