@@ -13,7 +13,7 @@
 //!
 //! No I/O here: what is needed and not there comes back as [`Fault::Missing`], nothing has moved,
 //! and the caller tries again once it has the page. Rows are bytes; what they say is the
-//! directory's. Bytes in docs/format.md §5.
+//! directory's. Bytes in docs/format.md §3.
 //!
 //! Deliberately absent: deletion of rows, a cache, knowledge of other runs.
 
@@ -22,6 +22,7 @@ mod builder;
 mod cursor;
 mod filter;
 mod footer;
+pub(crate) mod forge;
 mod merge;
 mod page;
 mod stretch;

@@ -5,7 +5,7 @@
 //!               └─ number 4: shared, rest, value │ rest of the key │ value
 //! ```
 //! Every eighth row has its whole key and its offset among the restarts, so a key is found by a
-//! binary search over those and a look at seven rows. Bytes in docs/format.md §5.
+//! binary search over those and a look at seven rows. Bytes in docs/format.md §3.
 //!
 //! Nothing here believes a page: [`verify`] goes through all of it once, and reading checks every
 //! length again.
@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use celeriant_schema::{ClusterId, ShardId};
 
-use super::{PAGE_BYTES, ROW_KEY_BYTES_MAX};
+use super::{PAGE_BYTES, ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX};
 use crate::Identity;
 use crate::codec::{Reader, crc32c, put};
 use crate::error::Flaw;
@@ -299,7 +299,8 @@ impl<'a> Rows<'a> {
         let mut at = HEADER_BYTES;
         for row in 0..self.rows {
             let stored = self.stored(at)?;
-            if stored.shared + stored.rest.len() > ROW_KEY_BYTES_MAX {
+            let key_bytes = stored.shared + stored.rest.len();
+            if key_bytes > ROW_KEY_BYTES_MAX || stored.value.len() > ROW_VALUE_BYTES_MAX {
                 return Err(Flaw::Lengths);
             }
             let ascends = if row.is_multiple_of(RESTART_ROWS) {
