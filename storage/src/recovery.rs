@@ -355,6 +355,7 @@ impl<D: Disk> Recovery<'_, D> {
             let note = Watermark { durable: tip, hash: self.chain.prev_hash, ..noted };
             self.marks.note(self.disk, &self.identity, note).await?;
         }
+        self.replay.legs.settle(tip);
         let files = self.segments.iter().map(|(number, segment)| (*number, segment.file)).collect();
         let log = Log::resume(Resume {
             identity: self.identity,

@@ -44,7 +44,7 @@ impl<'a> Stream<'a> {
             }
             Self::Run { view, cursor, is_on, is_at_end } => {
                 let mut steps = 0;
-                while !*is_at_end && !(*is_on && cursor.key() >= from) {
+                while !*is_at_end && (!*is_on || cursor.key() < from) {
                     if steps == STEPS_MAX {
                         cursor.seek(from);
                     }

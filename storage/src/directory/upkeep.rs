@@ -441,9 +441,10 @@ impl Directory {
     }
 
     pub(super) fn divide_cache(&mut self) {
-        let pages: u64 = self.runs.iter().map(|run| u64::from(run.pages())).sum();
-        // Two pages of about seventy are a node.
-        self.pages.divide(pages * SECTOR_BYTES as u64 / 32);
+        // A node is two pages for some seventy leaves, and one more for what is left over. They
+        // get a little more room than they fill.
+        let of_run = |run: &Run| (u64::from(run.pages()) / 32 + 2) * (SECTOR_BYTES as u64 + 256);
+        self.pages.divide(self.runs.iter().map(of_run).sum());
     }
 
     fn known_run(&self, number: u32) -> Option<Run> {

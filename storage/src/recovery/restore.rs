@@ -196,7 +196,9 @@ impl<D: Disk> Recovery<'_, D> {
         inventory: &Inventory,
         manifest: Option<&Manifest>,
     ) -> Result<(), Error> {
-        self.report.rebuilt = inventory.has_manifest || !inventory.runs.is_empty();
+        // A first run alone may have been unfinished when there was no manifest yet.
+        self.report.rebuilt =
+            inventory.has_manifest || inventory.runs.keys().any(|number| *number > 1);
         if self.claim.lsn > self.marks.newest.durable {
             let Position { lsn, hash, .. } = self.claim;
             let note = Watermark { durable: lsn, hash, ..self.marks.newest };
@@ -236,3 +238,7 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "restore_test.rs"]
+mod tests;

@@ -489,6 +489,28 @@ impl Rig {
         self.undecided.len()
     }
 
+    /// Decides an undecided leg to commit and shows it, before its `Resolve` is even appended.
+    pub(crate) fn show(&mut self, at: usize) {
+        if self.undecided.is_empty() {
+            return;
+        }
+        let (leg_lsn, txn) = self.undecided[at % self.undecided.len()];
+        if leg_lsn > self.log.durable() || !self.shown.insert(leg_lsn) {
+            return;
+        }
+        let Action::Leg(_, batches) = self.actions[leg_lsn.value() as usize - 1].clone() else {
+            panic!("no leg at {leg_lsn}")
+        };
+        self.accept(&batches, Some(leg_lsn));
+        batches.iter().for_each(|(key, batch)| self.directory.apply(key, batch));
+        self.directory.note_outcome(txn, leg_lsn, true);
+    }
+
+    /// Undecided legs that the directory has already.
+    pub(crate) fn shown(&self) -> usize {
+        self.undecided.iter().filter(|(lsn, _)| self.shown.contains(lsn)).count()
+    }
+
     pub(crate) fn pump(&mut self) {
         let mut ops = Vec::new();
         self.log.pump(&mut ops);
@@ -577,6 +599,11 @@ impl Rig {
 
     /// One random step of a busy shard.
     pub(crate) fn step(&mut self, dice: &mut Dice) {
+        self.try_step(dice).expect("a healthy disk");
+    }
+
+    /// The same on a disk that may fail.
+    pub(crate) fn try_step(&mut self, dice: &mut Dice) -> Result<(), Error> {
         match dice.roll(12) {
             0..=4 => {
                 let keys: Vec<u64> = match dice.roll(3) {
@@ -597,16 +624,21 @@ impl Rig {
             }
             5..=6 => {
                 let (at, commit) = (dice.roll(64) as usize, dice.roll(3) > 0);
-                self.resolve(at, commit);
+                if dice.roll(3) == 0 {
+                    self.show(at);
+                } else {
+                    self.resolve(at, commit);
+                }
             }
             7..=8 => self.pump(),
             9 if dice.roll(4) == 0 => self.note_watermark(),
             _ if self.disk.waiting() > 0 => {
                 let at = dice.roll(self.disk.waiting() as u64) as usize;
-                self.finish(at).expect("a healthy disk");
+                self.finish(at)?;
             }
             _ => self.pump(),
         }
+        Ok(())
     }
 
     fn standing(&self, key: &AggregateKey) -> (Version, Hash) {
