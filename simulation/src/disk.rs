@@ -8,12 +8,12 @@
 //!                                                          └► Power     counter and switch
 //! ```
 //! A completed operation is durable; one in flight at a crash is dropped, kept or torn, each for
-//! itself. Content outlives the process: a new `SimDisk` of the same `Media` finds what survived,
+//! itself, and so is a file that was made or extended and not synced. Content outlives the process: a new `SimDisk` of the same `Media` finds what survived,
 //! and the handle of the process that crashed is dead. Latencies and faults come from the seed.
 //! With a [`Timeline`] operations end when their time comes; without one they end, in that same
 //! order, when asked for.
 //!
-//! Deliberately absent: a page cache. The contract of the seam has none: what completed is durable.
+//! Deliberately absent: a page cache beyond that. The contract of the seam has none.
 
 mod faults;
 mod files;
@@ -202,6 +202,12 @@ impl Media {
                 flight::apply(&mut state.durable, &flight.op, &fate);
             }
         }
+        for (name, flight) in state.unsynced(&state.durable) {
+            let fate = fate(&flight);
+            let words = [self.shared.id, flight.number, fate.code()];
+            self.shared.trace.note(&words, format_args!("{} {fate:?} {}", self.shared.id, flight));
+            state.durable.lose_unsynced(&name, &fate);
+        }
         state.durable.close_all();
     }
 
@@ -217,6 +223,9 @@ impl Media {
                 flight::apply(&mut durable, &flight.op, &fate);
             }
         }
+        for (name, flight) in state.unsynced(&durable) {
+            durable.lose_unsynced(&name, &fate(&flight));
+        }
         durable.close_all();
         durable
     }
@@ -226,12 +235,14 @@ impl Media {
         self.shared.lock().durable.clone()
     }
 
-    /// Operations in flight, in the order of starting, as text.
+    /// Operations in flight, in the order of starting, and files that were not synced, as text.
     pub fn in_flight(&self) -> Vec<String> {
         let state = self.shared.lock();
         let mut flights: Vec<&Flight> = state.flights.values().collect();
         flights.sort_by_key(|flight| flight.number);
-        flights.iter().map(|flight| flight.to_string()).collect()
+        let unsynced = state.unsynced(&state.durable);
+        let unsynced = unsynced.iter().map(|(_, flight)| flight);
+        flights.into_iter().chain(unsynced).map(|flight| flight.to_string()).collect()
     }
 
     /// Most operations that were in flight at a time.
@@ -298,7 +309,7 @@ impl Shared {
         let at = state.ends_at(now, &op, &outcome);
         let (op, outcome) = state.perhaps_lie(at, number, op, outcome);
         let flight = Flight { number, token, op, outcome };
-        flight.assert_legal(&state.durable);
+        flight.assert_legal(&state);
         let words = [self.id, number, flight.digest(), at];
         self.trace.note(&words, format_args!("{now} disk {} starts {flight}, ends {at}", self.id));
         state.flights.insert((at, number), flight);

@@ -6,9 +6,11 @@
 //!
 //! Contract. After a `Write`, `Create`, `Put` or `Remove` completed without error its effect
 //! survives a crash. Before that, any subset of it may survive, torn at any 512-byte boundary;
-//! `Put` alone is all or nothing. Operations may complete in any order. An error of a `Write` means
-//! that the content of the range is unknown from here on: the caller must stop the node, never
-//! retry.
+//! `Put` alone is all or nothing. `Make` and `Extend` are the exception: what they did survives for
+//! certain only after a `Sync` of that file completed; until then the file may be missing, short,
+//! or hold anything in what is new. After an error of `Extend` or `Sync` it holds nothing certain
+//! and takes no more. Operations may complete in any order. An error of a `Write` means that the
+//! content of the range is unknown from here on: the caller must stop the node, never retry.
 //!
 //! Misuse (unaligned, outside the file, a file that isn't open) panics: it is never the disk's
 //! doing.
@@ -67,6 +69,28 @@ pub enum Op {
         /// First bytes of the file.
         head: Bytes,
     },
+    /// Makes an empty file, not durable, and opens it. Replaces a file of that name, which must not
+    /// be open. For files that are written once, front to back.
+    Make {
+        /// File name.
+        name: String,
+    },
+    /// Writes behind what the file has, or will have after those started before; not durable. The
+    /// length is a multiple of 4,096. A part may be read once this has completed.
+    Extend {
+        /// Which.
+        file: FileId,
+        /// Byte offset: the file's size.
+        offset: u64,
+        /// What; all of `buffer.len()`.
+        buffer: AlignedBuffer,
+    },
+    /// Makes a file durable with everything that completed before this started, its size and its
+    /// directory entry.
+    Sync {
+        /// Which.
+        file: FileId,
+    },
     /// Replaces or makes a whole small file atomically and durably (write aside, sync, rename,
     /// sync).
     Put {
@@ -111,18 +135,18 @@ pub enum Op {
 pub enum Done {
     /// Of `List`: name and size in bytes.
     Listed(Vec<(String, u64)>),
-    /// Of `Open` and `Create`.
+    /// Of `Open`, `Create` and `Make`.
     Opened {
         /// Handle for reads and writes.
         file: FileId,
         /// Size in bytes.
         len: u64,
     },
-    /// Of `Write`; gives the buffer back.
+    /// Of `Write` and `Extend`; gives the buffer back.
     Written(AlignedBuffer),
     /// Of `Read`.
     Read(AlignedBuffer),
-    /// Of `Put`, `Close` and `Remove`.
+    /// Of `Put`, `Sync`, `Close` and `Remove`.
     Ok,
 }
 

@@ -12,9 +12,11 @@ use celeriant_schema::{BootId, Epoch, Hash, Lsn, Stamp};
 
 use crate::Identity;
 use crate::codec::{crc32c, put};
-use crate::directory::BatchLocation;
+use crate::directory::{BatchLocation, count_row};
 use crate::frame::{Builder, Context, FRAME_HEADER_BYTES, FrameHeader, read_batch};
-use crate::index::Index;
+use crate::inspect::RunRows;
+use crate::manifest::Manifest;
+use crate::run::forge;
 use crate::scan::{Chain, Placed, Stop};
 use crate::segment::{FIRST_FRAME_OFFSET, SegmentHeader};
 use crate::watermark::Watermark;
@@ -119,40 +121,30 @@ pub fn frame_header(data: &[u8]) {
     let _ = chain.is_behind(&page);
 }
 
-/// An index file, as it is and with a checksum that is right.
-pub fn index(data: &[u8]) {
-    read_index(data);
-    if data.len() < 20 {
-        return;
-    }
+/// A manifest, as it is and with a checksum that is right.
+pub fn manifest(data: &[u8]) {
+    let identity = Identity::default();
+    let _ = Manifest::decode(data, &identity);
+    let Some(end) = data.len().checked_sub(4).filter(|end| *end >= 32) else { return };
     let mut forged = data.to_vec();
-    let end = forged.len();
-    put(&mut forged, 0, b"CLRIDX\r\n\x01\x00");
-    put(&mut forged, end - 8, b"CLRIDX\r\n");
-    put(&mut forged, end - 20, &(end as u64).to_le_bytes());
-    let checksum = crc32c(&forged[..end - 12]);
-    put(&mut forged, end - 12, &checksum.to_le_bytes());
-    read_index(&forged);
+    put(&mut forged, 0, b"CLRMAN\r\n\x01\x00\x00\x00");
+    put(&mut forged, 16, &[0; 16]);
+    let checksum = crc32c(&forged[..end]);
+    put(&mut forged, end, &checksum.to_le_bytes());
+    let _ = Manifest::decode(&forged, &identity);
 }
 
-fn read_index(data: &[u8]) {
-    let number = |at: usize| {
-        data.get(at..at + 4)
-            .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    };
-    let segment = number(12).unwrap_or_default();
-    let shard = number(8).unwrap_or_default() >> 16;
-    let mut cluster = [0; 16];
-    if let Some(bytes) = data.get(16..32) {
-        cluster.copy_from_slice(bytes);
-    }
-    let identity = Identity {
-        cluster: celeriant_schema::ClusterId::new(u128::from_le_bytes(cluster)),
-        shard: celeriant_schema::ShardId::new(shard as u16),
-    };
-    if let Ok(index) = Index::decode(Bytes::copy_from_slice(data), &identity, segment) {
-        index.entries().take_while(Result::is_ok).for_each(drop);
-    }
+/// A run, with checksums that are right. Returns how many rows were found.
+pub fn run(data: &[u8]) -> u64 {
+    forge::read(data)
+}
+
+/// A row of a run: 16 bits that say how long its key is, then the key, then its value.
+pub fn row(data: &[u8]) {
+    let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
+    let at = usize::from(u16::from_le_bytes(*len)).min(rest.len());
+    let (key, value) = rest.split_at(at);
+    let _ = count_row(key, value, &mut RunRows::default());
 }
 
 /// One slot of a watermark file.
@@ -177,7 +169,7 @@ mod tests {
     fn real_files() -> Vec<(String, Vec<u8>)> {
         let mut rig = Rig::new(small_settings());
         let mut dice = Dice::new(2);
-        while rig.log.indexed_segments().count() == 0 {
+        while rig.directory.run_count() == 0 {
             rig.step(&mut dice);
             rig.resolve(0, true);
         }
@@ -196,7 +188,9 @@ mod tests {
             segment(&data);
             frame_content(&data);
             frame_header(&data);
-            index(&data);
+            manifest(&data);
+            row(&data);
+            run(&data);
             watermark(&data);
         }
     }
@@ -214,11 +208,39 @@ mod tests {
             }
             match &name[name.len() - 3..] {
                 "seg" => accepted += segment(&changed),
-                "idx" => index(&changed),
+                "est" => manifest(&changed),
+                "run" => changed.chunks(4096).for_each(row),
                 _ => watermark(&changed),
             }
         }
         assert!(accepted > 100, "{accepted} frames");
+    }
+
+    #[test]
+    fn a_real_run_with_changed_bytes_breaks_nothing() {
+        let mut dice = Dice::new(8);
+        let files = real_files();
+        let runs: Vec<_> = files.iter().filter(|(name, _)| name.ends_with("run")).collect();
+        let mut found = 0;
+        for (_, content) in runs.iter().cycle().take(2000) {
+            let mut changed = content[..content.len() - 4096].to_vec();
+            for _ in 0..dice.roll(3) {
+                // Lengths and offsets are at both ends of a page.
+                let page = dice.roll(changed.len() as u64 / 4096) * 4096;
+                let at = match dice.roll(3) {
+                    0 => page + 32 + dice.roll(100),
+                    1 => page + 4095 - dice.roll(40),
+                    _ => page + dice.roll(4096),
+                };
+                changed[at as usize] = match dice.roll(3) {
+                    0 => 0,
+                    1 => 255,
+                    _ => dice.roll(256) as u8,
+                };
+            }
+            found += run(&changed);
+        }
+        assert!(found > 1000, "{found} rows");
     }
 
     #[test]

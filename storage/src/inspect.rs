@@ -2,27 +2,28 @@
 //! meanwhile for the picture to be exact, and nothing is changed.
 //!
 //! ```text
-//! folders(data dir) ─► Folder { segments, indexes, watermark slots, strangers }
+//! folders(data dir) ─► Folder { segments, watermark slots, manifest, runs, strangers }
 //!                └ walk() ─► Segment · Frame { header, records } · Unfinished · Damage · End …
 //! ```
 //! Unlike recovery it goes on behind damage: it names the place and looks for the next intact
 //! frame. Plain structs; printing is the command line's. Deliberately absent: the `Disk` seam (this
 //! is an offline tool), repair.
 
+mod rows;
 mod walk;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
 
 use crate::Identity;
 use crate::error::Flaw;
-use crate::index::Index;
+use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::segment::{SegmentHeader, number_of};
 use crate::watermark::{WATERMARK_NAME, Watermark};
+pub use rows::{RunFile, RunRows};
 pub use walk::{Frame, Item, PlacedRecord, Walk};
 
 /// What lies in one shard's folder.
@@ -34,8 +35,11 @@ pub struct Folder {
     pub identity: Option<Identity>,
     /// Segments by number.
     pub segments: Vec<SegmentFile>,
-    /// Indexes by number.
-    pub indexes: Vec<IndexFile>,
+    /// What the directory consists of, and from where the log is replayed; `None` when there is no
+    /// such file.
+    pub manifest: Option<Result<Manifest, Flaw>>,
+    /// Runs by number, whether the manifest names them or not.
+    pub runs: Vec<RunFile>,
     /// The slots of the watermark; empty when there is no such file.
     pub watermark: Vec<Result<Option<Watermark>, Flaw>>,
     /// Names of files that do not belong here.
@@ -53,19 +57,6 @@ pub struct SegmentFile {
     pub bytes: u64,
     /// What its header page says.
     pub header: Result<SegmentHeader, Flaw>,
-}
-
-/// One index file.
-#[derive(Clone, Debug)]
-pub struct IndexFile {
-    /// Its number, from its name.
-    pub number: u32,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its size, in bytes.
-    pub bytes: u64,
-    /// What it says.
-    pub index: Result<Index, Flaw>,
 }
 
 /// The shards' folders in a data directory, in order; `dir` itself when it holds segments.
@@ -92,7 +83,7 @@ pub fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Folder {
-    /// Looks at every file of a shard's folder, but not into the segments.
+    /// Looks at every file of a shard's folder, but not into the segments. Reads every row of runs.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -101,7 +92,8 @@ impl Folder {
             path: path.to_owned(),
             identity: None,
             segments: Vec::new(),
-            indexes: Vec::new(),
+            manifest: None,
+            runs: Vec::new(),
             watermark: Vec::new(),
             strangers: Vec::new(),
         };
@@ -118,8 +110,11 @@ impl Folder {
         folder.identity = headers.next().map(|header| header.identity);
         let identity = folder.identity.unwrap_or_default();
         for name in names {
-            if let Some(number) = number_of(&name, "idx") {
-                folder.indexes.push(IndexFile::open(number, path.join(name), &identity)?);
+            if let Some(number) = number_of(&name, "run") {
+                folder.runs.push(RunFile::open(number, path.join(name), &identity)?);
+            } else if name == MANIFEST_NAME {
+                let content = fs::read(path.join(name))?;
+                folder.manifest = Some(Manifest::decode(&content, &identity));
             } else if name == WATERMARK_NAME {
                 let content = fs::read(path.join(name))?;
                 let slots = content.chunks(SECTOR_BYTES).zip(0..);
@@ -146,18 +141,6 @@ impl SegmentFile {
         let header = SegmentHeader::decode(&page)
             .and_then(|header| header.check(&header.identity, number, bytes).map(|()| header));
         Ok(Self { number, path, bytes, header })
-    }
-}
-
-impl IndexFile {
-    fn open(number: u32, path: PathBuf, identity: &Identity) -> io::Result<Self> {
-        let content = Bytes::from(fs::read(&path)?);
-        let bytes = content.len() as u64;
-        let index = Index::decode(content, identity, number).and_then(|index| {
-            index.entries().try_for_each(|entry| entry.map(drop))?;
-            Ok(index)
-        });
-        Ok(Self { number, path, bytes, index })
     }
 }
 

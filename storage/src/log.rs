@@ -4,7 +4,7 @@
 //! append_* ─► open frame ─pump─► in flight (≤ write_depth) ─complete─► durable, in log order
 //!                 │                                                       │
 //!                 └ fits? space is certain before a record is taken       ├ Progress.frames
-//!   active segment ──full──► spare, made ahead, becomes active            └ indexable, put_index
+//!   active segment ──full──► spare, made ahead, becomes active            └ checkpoint
 //! ```
 //! While frames are in flight the next one fills: group commit without a timer. A record is only
 //! taken when there is a place for it, so a full disk stops admission and loses nothing. A
@@ -12,8 +12,8 @@
 //! that bounds where recovery finds the remains of a crash. Every error but "no space for a further
 //! file" is fatal and sticky: after a failed write nobody knows what the disk holds.
 //!
-//! Deliberately absent: I/O, clocks, what a record means (except legs, which keep a segment from
-//! being indexed), reading.
+//! Deliberately absent: I/O, clocks, what a record means (except legs: space is kept for their
+//! decisions, and a checkpoint says which are open), reading.
 
 mod legs;
 mod notes;
@@ -30,12 +30,12 @@ use crate::buffer::AlignedBuffer;
 use crate::disk::{Completion, DiskError, Done, FileId, Op, Token};
 use crate::error::Error;
 use crate::frame::{Builder, Context, FRAME_HEADER_BYTES, FrameHeader, IN_FLIGHT_BYTES_MAX};
-pub use crate::index::{LegOutcome, SealedSegment};
+use crate::manifest::{OpenLeg, Position};
 use crate::{Identity, Settings};
-pub(crate) use legs::Legs;
+pub(crate) use legs::{Legs, Placed};
 pub(crate) use notes::Notes;
 pub use records::Appended;
-pub(crate) use space::{Active, Segment, Space, nothing_before};
+pub(crate) use space::{Active, Segment, Space};
 
 /// Tokens of a log have this bit set. A shard's own reads use tokens below it.
 const LOG_BIT: Token = 1 << 63;
@@ -44,7 +44,6 @@ const KIND_SHIFT: u32 = 56;
 const KIND_FRAME: Token = 1;
 const KIND_CREATE: Token = 2;
 const KIND_NOTE: Token = 3;
-const KIND_INDEX: Token = 4;
 
 fn token(kind: Token, number: u64) -> Token {
     LOG_BIT | kind << KIND_SHIFT | number & ((1 << KIND_SHIFT) - 1)
@@ -76,8 +75,6 @@ pub struct DurableFrame {
 pub struct Progress {
     /// Frames that became durable, in log order.
     pub frames: Vec<DurableFrame>,
-    /// Segments whose index became durable: tell [`crate::directory::Directory::segment_indexed`].
-    pub indexed: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -104,12 +101,13 @@ pub struct Log {
     in_flight_bytes: usize,
     frames_sealed: u64,
     durable: Lsn,
-    durable_hash: Hash,
+    /// Behind the last durable frame.
+    durable_end: Position,
+    /// Bytes of frames that became durable, those that were replayed included.
+    durable_bytes: u64,
     space: Space,
     legs: Legs,
     notes: Notes,
-    /// The next segment to index, if it is ready for that.
-    ready: Option<SealedSegment>,
     /// Somebody asked for more space than there is. Atomic only so that asking needs no `&mut` and
     /// a log can be shared.
     starved: AtomicBool,
@@ -124,9 +122,10 @@ pub struct Log {
 pub(crate) struct Resume {
     pub(crate) identity: Identity,
     pub(crate) settings: Settings,
-    pub(crate) tip: Lsn,
-    pub(crate) tip_hash: Hash,
-    pub(crate) last_stamp: Stamp,
+    /// Its end: all of it is durable.
+    pub(crate) tip: Position,
+    /// Bytes of frames that were replayed.
+    pub(crate) replayed_bytes: u64,
     pub(crate) space: Space,
     pub(crate) legs: Legs,
     pub(crate) notes: Notes,
@@ -134,29 +133,28 @@ pub(crate) struct Resume {
 
 impl Log {
     pub(crate) fn resume(from: Resume) -> Self {
-        let mut log = Self {
+        let log = Self {
             identity: from.identity,
             settings: from.settings,
             leader: None,
             open: Builder::new(),
-            next_lsn: from.tip.next(),
-            last_stamp: from.last_stamp,
-            tip_hash: from.tip_hash,
+            next_lsn: from.tip.lsn.next(),
+            last_stamp: from.tip.last_stamp,
+            tip_hash: from.tip.hash,
             in_flight: VecDeque::with_capacity(from.settings.write_depth),
             in_flight_bytes: 0,
             frames_sealed: 0,
-            durable: from.tip,
-            durable_hash: from.tip_hash,
+            durable: from.tip.lsn,
+            durable_end: from.tip,
+            durable_bytes: from.replayed_bytes,
             space: from.space,
             legs: from.legs,
             notes: from.notes,
-            ready: None,
             starved: AtomicBool::new(false),
             lacks_space: AtomicBool::new(false),
             poisoned: false,
             buffers: Vec::new(),
         };
-        log.find_indexable();
         log.assert_invariants();
         log
     }
@@ -254,7 +252,6 @@ impl Log {
     /// Tries again to make files that did not fit on the device.
     pub fn retry_space(&mut self, ops: &mut Vec<(Token, Op)>) {
         self.space.retry();
-        self.find_indexable();
         self.pump(ops);
     }
 
@@ -299,26 +296,14 @@ impl Log {
         self.space.file(segment)
     }
 
-    /// Segments that have an index, newest first.
-    pub(crate) fn indexed_segments(&self) -> impl Iterator<Item = u32> {
-        self.space.indexed_segments()
+    /// Behind the last durable frame, and the legs that are open there.
+    pub(crate) fn checkpoint(&self) -> (Position, impl Iterator<Item = OpenLeg>) {
+        (self.durable_end, self.legs.open_at(self.durable))
     }
 
-    /// The next segment to index. When the directory has applied everything up to its
-    /// `applied_upto`, make the block and call [`Self::put_index`].
-    pub fn indexable(&self) -> Option<&SealedSegment> {
-        self.ready.as_ref()
-    }
-
-    /// Starts to write the index of the segment that [`Self::indexable`] names.
-    ///
-    /// # Panics
-    /// When there is no such segment.
-    pub fn put_index(&mut self, block: Bytes, ops: &mut Vec<(Token, Op)>) {
-        let Some(sealed) = self.ready.take() else { panic!("no segment is ready for its index") };
-        self.space.indexing = Some(sealed.segment);
-        let name = crate::segment::index_name(sealed.segment);
-        ops.push((token(KIND_INDEX, u64::from(sealed.segment)), Op::Put { name, content: block }));
+    /// Bytes of frames that became durable since the last checkpoint before the start.
+    pub(crate) fn durable_bytes(&self) -> u64 {
+        self.durable_bytes
     }
 
     /// Takes the end of one of the log's operations.
@@ -337,7 +322,6 @@ impl Log {
         let mut progress = Progress::default();
         match self.take(completion, &mut progress) {
             Ok(()) => {
-                self.find_indexable();
                 self.pump(ops);
                 Ok(progress)
             }
@@ -367,15 +351,6 @@ impl Log {
                 let noted = self.notes.written(outcome?);
                 self.space.noted(noted.segments_made);
             }
-            KIND_INDEX => match outcome {
-                Ok(_) => {
-                    let last_lsn = self.space.indexed(number as u32);
-                    self.legs.forget(last_lsn);
-                    progress.indexed.push(number as u32);
-                }
-                Err(error) if error.is_full() => self.space.index_failed(),
-                Err(error) => return Err(error),
-            },
             kind => panic!("token of unknown kind {kind}"),
         }
         Ok(())
@@ -400,8 +375,10 @@ impl Log {
         assert_eq!(header.first_lsn, self.durable.next(), "frames become durable in log order");
         self.in_flight_bytes -= header.frame_bytes();
         self.durable = header.last_lsn();
-        self.durable_hash = header.hash;
-        self.notes.durable(self.durable, self.durable_hash);
+        self.durable_end = Position::behind(&header, segment, offset);
+        self.durable_bytes += header.frame_bytes() as u64;
+        self.notes.durable(self.durable, header.hash);
+        self.legs.placed(&header, segment, offset);
         DurableFrame {
             first_lsn: header.first_lsn,
             last_lsn: header.last_lsn(),
@@ -476,19 +453,6 @@ impl Log {
         if let Some((turn, op)) = self.notes.start_if_due(&self.identity) {
             ops.push((token(KIND_NOTE, turn), op));
         }
-    }
-
-    fn find_indexable(&mut self) {
-        if self.ready.is_some() || self.space.indexing.is_some() || self.poisoned {
-            return;
-        }
-        let Some(sealed) = self.space.next_to_index() else { return };
-        if sealed.last_lsn > self.durable {
-            return;
-        }
-        let Some(outcomes) = self.legs.outcomes(sealed.last_lsn) else { return };
-        let applied_upto = self.legs.decided_at(sealed.last_lsn).max(sealed.last_lsn);
-        self.ready = Some(SealedSegment { applied_upto, outcomes, ..sealed.clone() });
     }
 
     /// What must hold between any two calls.

@@ -1,8 +1,9 @@
 //! From a shard's folder to a log that can go on: the start path, after a crash or not.
 //!
 //! ```text
-//!   watermark, file list ─► segments in order: index intact? ──yes──► load it
-//!                                     └──no──► read every frame, check it, replay its records
+//!   watermark, manifest ─► its runs intact? ──yes──► the directory as of the checkpoint
+//!                                 └──no──► an empty directory, the log from its start
+//!   read every frame from there, check it, replay its records; write the directory out as it grows
 //!   tail found ─► covered by the watermark or a later durable_upto? ──► damage, nothing cut
 //!              ─► zero what is behind it, write again what nobody vouches for, note it
 //! ```
@@ -17,21 +18,24 @@
 mod files;
 mod marks;
 mod replay;
+mod restore;
 mod tail;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 
+use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::record::{EpochStart, Resolve};
 use celeriant_schema::{Epoch, Lsn, Stamp, TxnId};
 
-use crate::directory::Directory;
-use crate::disk::Disk;
+use crate::directory::{Directory, Fault, Missing, Pins};
+use crate::disk::{Disk, Op, Token};
 use crate::error::{Damage, Error, Flaw};
-use crate::index::Index;
-use crate::log::{Active, Log, Notes, Resume, Segment, Space, nothing_before};
+use crate::log::{Active, Log, Notes, Resume, Segment, Space};
+use crate::manifest::{Checkpoint, Position};
 use crate::scan::{Chain, Stop};
-use crate::segment::{FIRST_FRAME_OFFSET, index_name, segment_name};
+use crate::segment::{FIRST_FRAME_OFFSET, segment_name};
 use crate::watermark::{WATERMARK_NAME, Watermark};
 use crate::{Identity, Settings};
 use files::{Inventory, SegmentReader};
@@ -47,17 +51,17 @@ pub struct Report {
     pub formatted: bool,
     /// Frames that were read and replayed.
     pub frames_read: u64,
-    /// Segments taken from their index.
-    pub segments_indexed: u32,
-    /// Indexes that were missing or damaged although their segment is full; they are made again.
-    pub indexes_rebuilt: Vec<u32>,
+    /// Runs that the directory was taken from.
+    pub runs_opened: u32,
+    /// The manifest or a run was missing or damaged: the directory was made anew from the log.
+    pub rebuilt: bool,
     /// Bytes of unfinished frames that were overwritten with zeroes.
     pub cut_bytes: u64,
     /// Intact frames among them: written, but behind one that was not.
     pub cut_frames: u32,
     /// Bytes of frames that were written again because nobody vouched for them.
     pub secured_bytes: u64,
-    /// Files that were removed: unfinished segments, damaged indexes.
+    /// Files that were removed: unfinished segments, runs that the manifest does not name.
     pub removed: Vec<String>,
     /// Files that do not belong here; left alone.
     pub strangers: Vec<String>,
@@ -74,8 +78,8 @@ pub struct Recovered {
     pub directory: Directory,
     /// Legs to decide, in log order.
     pub pending: Vec<PendingLeg>,
-    /// Decided legs of segments without index: whether they were committed. For others see
-    /// [`find_outcomes`].
+    /// Decisions that were met since the directory was last written out: whether to commit. For
+    /// others see [`find_outcomes`].
     pub outcomes: BTreeMap<TxnId, bool>,
     /// Highest epoch of any frame.
     pub max_epoch: Epoch,
@@ -107,16 +111,19 @@ pub async fn recover<D: Disk>(
         settings: *settings,
         marks,
         report,
-        replay: Replay::new(settings.hash_seed),
+        replay: Replay::new(Directory::open(identity, settings, 1, Checkpoint::default(), vec![])),
+        claim: Position::default(),
+        position: Position::default(),
+        replayed_bytes: 0,
         chain: Chain::start(identity),
         segments: BTreeMap::new(),
-        sealed: VecDeque::new(),
         current: None,
         spares: VecDeque::new(),
         tail: Tail::default(),
     };
     recovery.remove_unfinished(&inventory).await?;
-    recovery.walk(&inventory).await?;
+    recovery.restore(&inventory).await?;
+    recovery.walk().await?;
     recovery.finish().await
 }
 
@@ -130,25 +137,39 @@ pub async fn find_outcomes<D: Disk>(
     recovered: &mut Recovered,
     txns: &[TxnId],
 ) -> Result<Vec<Option<bool>>, Error> {
-    let (log, identity) = (&recovered.log, *recovered.log.identity());
-    let mut found = vec![None; txns.len()];
-    for number in log.indexed_segments() {
-        let name = index_name(number);
-        let content = files::read_whole(disk, &name).await?;
-        let index = Index::decode(content, &identity, number)
-            .map_err(|flaw| flaw.at(name, number, 0, Lsn::ZERO))?;
-        for outcome in &index.sealed.outcomes {
-            for (txn, found) in txns.iter().zip(&mut found) {
-                if *txn == outcome.txn {
-                    *found = Some(outcome.commit);
-                }
+    let mut found = Vec::with_capacity(txns.len());
+    for txn in txns {
+        let mut pins = Pins::default();
+        let mut ops = Vec::new();
+        loop {
+            match recovered.directory.outcome(*txn, &pins) {
+                Ok(outcome) => break found.push(outcome),
+                Err(Fault::Missing(page)) => recovered.directory.load(page, &mut ops),
+                Err(Fault::Damaged(damage)) => recovered.directory.condemn(damage, &mut ops),
             }
-        }
-        if found.iter().all(Option::is_some) {
-            break;
+            for (page, bytes) in drive(disk, &mut recovered.directory, &mut ops).await? {
+                pins.add(page, bytes);
+            }
         }
     }
     Ok(found)
+}
+
+/// Carries out `ops` of the directory and what follows from them. Returns pages that arrived.
+async fn drive<D: Disk>(
+    disk: &mut D,
+    directory: &mut Directory,
+    ops: &mut Vec<(Token, Op)>,
+) -> Result<Vec<(Missing, Bytes)>, Error> {
+    let mut pages = Vec::new();
+    loop {
+        ops.drain(..).for_each(|(token, op)| disk.start(token, op));
+        if directory.idle() {
+            return Ok(pages);
+        }
+        let completion = poll_fn(|cx| disk.poll_complete(cx)).await;
+        pages.extend(directory.complete(completion, ops)?);
+    }
 }
 
 struct Recovery<'d, D: Disk> {
@@ -158,22 +179,18 @@ struct Recovery<'d, D: Disk> {
     marks: Marks,
     report: Report,
     replay: Replay,
+    /// Up to here the log is durable, as the manifest says.
+    claim: Position,
+    /// Behind the last frame that was taken in, or that the runs know.
+    position: Position,
+    replayed_bytes: u64,
     chain: Chain,
     segments: BTreeMap<u32, Segment>,
-    /// Full segments without index.
-    sealed: VecDeque<crate::index::SealedSegment>,
     /// The last segment with frames.
-    current: Option<Current>,
+    current: Option<Active>,
     /// Segments behind it.
     spares: VecDeque<Segment>,
     tail: Tail,
-}
-
-/// The last segment with frames so far.
-struct Current {
-    active: Active,
-    /// It has an index: it takes no more frames.
-    is_indexed: bool,
 }
 
 impl<D: Disk> Recovery<'_, D> {
@@ -181,6 +198,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// there.
     async fn remove_unfinished(&mut self, inventory: &Inventory) -> Result<(), Error> {
         let made = self.marks.newest.segments_made;
+        let mut is_noted = false;
         for (number, bytes) in inventory.segments.range(made + 1..) {
             let name = segment_name(*number);
             if self.report.watermark_slots_damaged > 0 && *bytes > FIRST_FRAME_OFFSET {
@@ -192,69 +210,33 @@ impl<D: Disk> Recovery<'_, D> {
                     return Err(flaw.at(WATERMARK_NAME, *number, 0, Lsn::ZERO).into());
                 }
             }
-            files::remove(self.disk, name.clone()).await?;
-            self.report.removed.push(name);
-        }
-        for number in inventory.indexes.range(made + 1..) {
-            let name = index_name(*number);
+            if self.report.watermark_slots_damaged > 0 && !is_noted {
+                // A slot that reads again later must not count what is removed now.
+                let note = self.marks.newest;
+                self.marks.note(self.disk, &self.identity, note).await?;
+                is_noted = true;
+            }
             files::remove(self.disk, name.clone()).await?;
             self.report.removed.push(name);
         }
         Ok(())
     }
 
-    async fn walk(&mut self, inventory: &Inventory) -> Result<(), Error> {
-        for number in 1..=self.marks.newest.segments_made {
-            let segment = files::open_segment(self.disk, &self.identity, number).await?;
-            self.segments.insert(number, segment);
-            if inventory.indexes.contains(&number) {
-                if self.take_index(segment).await? {
-                    continue;
-                }
-                let name = index_name(number);
-                files::remove(self.disk, name.clone()).await?;
-                self.report.removed.push(name);
-            }
+    async fn walk(&mut self) -> Result<(), Error> {
+        let segments: Vec<_> =
+            self.segments.range(self.position.segment..).map(|(_, segment)| *segment).collect();
+        for segment in segments {
+            files::check_segment(self.disk, &self.identity, segment).await?;
             self.scan(segment).await?;
         }
         self.check_watermark()
     }
 
-    /// Loads the segment's index if it is intact and what it continues is complete.
-    async fn take_index(&mut self, segment: Segment) -> Result<bool, Error> {
-        let name = index_name(segment.number);
-        let content = files::read_whole(self.disk, &name).await?;
-        let index = match Index::decode(content, &self.identity, segment.number) {
-            Ok(index) => index,
-            Err(flaw) => {
-                tracing::warn!(%name, %flaw, "an index is damaged; it is made again");
-                return Ok(false);
-            }
-        };
-        // With a leg undecided before it, its segment must be read for the Resolve.
-        let is_usable = self.chain.continues(&index.sealed)
-            && self.replay.pending.is_empty()
-            && self.spares.is_empty()
-            && index.sealed.end <= segment.bytes;
-        if !is_usable {
-            return Ok(false);
-        }
-        self.close_current();
-        self.replay.load(&index).map_err(|flaw| flaw.at(name, segment.number, 0, Lsn::ZERO))?;
-        self.chain.skip(&index.sealed);
-        self.vouch(index.sealed.last_lsn, index.sealed.last_hash, segment, index.sealed.end)?;
-        self.tail.stopped_at(segment, index.sealed.end, true);
-        let next_offset = index.sealed.end;
-        let active = Active { segment, next_offset, so_far: index.sealed };
-        self.current = Some(Current { active, is_indexed: true });
-        self.report.segments_indexed += 1;
-        Ok(true)
-    }
-
     /// Reads and replays the segment's frames up to the first that is not there.
     async fn scan(&mut self, segment: Segment) -> Result<(), Error> {
         let mut reader = SegmentReader::new(segment);
-        let mut offset = FIRST_FRAME_OFFSET;
+        let is_begun = segment.number == self.position.segment;
+        let mut offset = if is_begun { self.position.offset } else { FIRST_FRAME_OFFSET };
         loop {
             let step = self.step(&mut reader, segment, offset).await?;
             match step {
@@ -297,21 +279,20 @@ impl<D: Disk> Recovery<'_, D> {
         if offset == FIRST_FRAME_OFFSET {
             self.enter(segment)?;
         }
-        let place = FramePlace {
-            segment: segment.number,
-            frame_offset: (offset / SECTOR_BYTES as u64) as u32,
-            frame_bytes: header.frame_bytes() as u32,
-        };
+        let place = FramePlace::of(&header, segment.number, offset);
         self.replay.frame(&header, place, records).map_err(|(lsn, flaw)| {
             flaw.at(segment_name(segment.number), segment.number, offset, lsn)
         })?;
         self.chain.advance(&header);
+        self.position = Position::behind(&header, segment.number, offset);
+        self.replayed_bytes += header.frame_bytes() as u64;
         if let Some(current) = &mut self.current {
-            current.active.extend(&header);
+            current.extend(&header);
         }
         self.vouch(header.last_lsn(), header.hash, segment, offset)?;
         self.tail.read(segment, offset, &header, frame);
         self.report.frames_read += 1;
+        self.relieve().await?;
         Ok(Ok(offset + header.frame_bytes() as u64))
     }
 
@@ -324,23 +305,11 @@ impl<D: Disk> Recovery<'_, D> {
             let flaw = Flaw::Durable("the next segment");
             return Err(self.damage(before, offset, flaw).into());
         }
-        self.close_current();
-        let before = self.current.as_ref().map(|current| &current.active.so_far);
-        let nothing = nothing_before(self.identity);
-        let active = Active::fresh(segment, before.unwrap_or(&nothing));
-        self.current = Some(Current { active, is_indexed: false });
+        self.current = Some(Active::fresh(segment));
         Ok(())
     }
 
-    /// The current segment turns out to be full.
-    fn close_current(&mut self) {
-        if let Some(Current { active, is_indexed: false }) = &self.current {
-            self.report.indexes_rebuilt.push(active.segment.number);
-            self.sealed.push_back(active.so_far.clone());
-        }
-    }
-
-    /// Holds a frame's end against the watermark.
+    /// Holds a frame's end against the watermark and the manifest.
     fn vouch(
         &self,
         last_lsn: Lsn,
@@ -348,8 +317,9 @@ impl<D: Disk> Recovery<'_, D> {
         segment: Segment,
         offset: u64,
     ) -> Result<(), Damage> {
-        let noted = &self.marks.newest;
-        if last_lsn == noted.durable && hash != noted.hash {
+        let noted = (self.marks.newest.durable, self.marks.newest.hash);
+        let is_other = |(lsn, noted)| last_lsn == lsn && hash != noted;
+        if is_other(noted) || is_other((self.claim.lsn, self.claim.hash)) {
             let name = segment_name(segment.number);
             return Err(Flaw::Hash.at(name, segment.number, offset, last_lsn));
         }
@@ -358,10 +328,11 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// The tail may not lie below what was noted as durable.
     fn check_watermark(&self) -> Result<(), Error> {
-        if self.marks.newest.durable <= self.chain.tip() {
-            return Ok(());
-        }
-        let flaw = Flaw::Durable("the watermark");
+        let flaw = match self.chain.tip() {
+            tip if self.marks.newest.durable > tip => Flaw::Durable("the watermark"),
+            tip if self.claim.lsn > tip => Flaw::Durable("the manifest"),
+            _ => return Ok(()),
+        };
         match self.tail.end() {
             Some((segment, offset)) => Err(self.damage(segment, offset, flaw).into()),
             None => {
@@ -389,10 +360,9 @@ impl<D: Disk> Recovery<'_, D> {
         let log = Log::resume(Resume {
             identity: self.identity,
             settings: self.settings,
-            tip,
-            tip_hash: self.chain.prev_hash,
-            last_stamp: self.chain.last_stamp,
-            space: Space::new(active, self.spares, self.sealed, files),
+            tip: self.position,
+            replayed_bytes: self.replayed_bytes,
+            space: Space::new(active, self.spares, files),
             legs: self.replay.legs,
             notes: Notes::new(self.marks.file, self.marks.newest),
         });
@@ -407,20 +377,17 @@ impl<D: Disk> Recovery<'_, D> {
         })
     }
 
-    /// The segment that takes the next frame: the last with frames, unless that has an index.
+    /// The segment that takes the next frame: the last with frames.
     async fn choose_active(&mut self) -> Result<Active, Error> {
-        let current = self.current.take();
-        let before = match current {
-            Some(Current { active, is_indexed: false }) => return Ok(active),
-            Some(Current { active, .. }) => active.so_far,
-            None => nothing_before(self.identity),
-        };
-        if self.spares.is_empty() {
-            self.report.formatted = before.segment == 0;
-            self.make_segment(before.segment + 1).await?;
+        if let Some(active) = self.current.take() {
+            return Ok(active);
         }
-        let Some(next) = self.spares.pop_front() else { unreachable!("one was just made") };
-        Ok(Active::fresh(next, &before))
+        if self.spares.is_empty() {
+            self.report.formatted = true;
+            self.make_segment(1).await?;
+        }
+        let Some(first) = self.spares.pop_front() else { unreachable!("one was just made") };
+        Ok(Active::fresh(first))
     }
 
     /// What a start appends, an `EpochStart` and a `Resolve` for every pending leg, must have a

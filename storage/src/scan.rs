@@ -20,7 +20,7 @@ use crate::Identity;
 use crate::codec::crc32c;
 use crate::error::Flaw;
 use crate::frame::{FRAME_HEADER_BYTES, FrameHeader, TORN_BYTES, may_be_torn};
-use crate::index::SealedSegment;
+use crate::manifest::Position;
 
 /// What the log must go on with.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,6 +52,17 @@ impl Chain {
             prev_hash: Hash::ZERO,
             last_stamp: Stamp::ZERO,
             max_epoch: Epoch::default(),
+        }
+    }
+
+    /// What goes on from `position`.
+    pub(crate) fn from(identity: Identity, position: &Position) -> Self {
+        Self {
+            identity,
+            next_lsn: position.lsn.next(),
+            prev_hash: position.hash,
+            last_stamp: position.last_stamp,
+            max_epoch: position.max_epoch,
         }
     }
 
@@ -111,21 +122,6 @@ impl Chain {
         self.prev_hash = header.hash;
         self.last_stamp = header.last_stamp;
         self.max_epoch = header.epoch;
-    }
-
-    /// Goes on behind a segment whose index is intact.
-    pub(crate) fn skip(&mut self, sealed: &SealedSegment) {
-        self.next_lsn = sealed.last_lsn.next();
-        self.prev_hash = sealed.last_hash;
-        self.last_stamp = sealed.last_stamp;
-        self.max_epoch = sealed.max_epoch;
-    }
-
-    /// Whether `sealed` goes on from here.
-    pub(crate) fn continues(&self, sealed: &SealedSegment) -> bool {
-        sealed.first_lsn == self.next_lsn
-            && sealed.prev_hash == self.prev_hash
-            && sealed.last_lsn >= sealed.first_lsn
     }
 
     /// Whether `page` starts a frame that was made when the record which is missing here was

@@ -95,11 +95,6 @@ pub fn segment_name(number: u32) -> String {
     format!("{number:08}.seg")
 }
 
-/// Name of the index of segment `number`.
-pub fn index_name(number: u32) -> String {
-    format!("{number:08}.idx")
-}
-
 /// Number of the file `name`, if it is `NNNNNNNN.` + `extension`.
 pub fn number_of(name: &str, extension: &str) -> Option<u32> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
@@ -139,8 +134,8 @@ mod tests {
     fn names_and_numbers_agree() {
         assert_eq!(segment_name(12), "00000012.seg");
         assert_eq!(number_of("00000012.seg", "seg"), Some(12));
-        assert_eq!(number_of(&index_name(4_000_000_000), "idx"), Some(4_000_000_000));
-        for stranger in ["12.seg", "00000000.seg", "0000001x.seg", "00000001.idx", "000000012.seg"]
+        assert_eq!(number_of("4000000000.run", "run"), Some(4_000_000_000));
+        for stranger in ["12.seg", "00000000.seg", "0000001x.seg", "00000001.run", "000000012.seg"]
         {
             assert_eq!(number_of(stranger, "seg"), None, "{stranger}");
         }

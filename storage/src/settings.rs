@@ -18,9 +18,6 @@ pub struct Settings {
     pub frame_bytes_soft: usize,
     /// While a write is in flight, a further frame is only sealed when it has this many bytes.
     pub fill_bytes: usize,
-    /// Seed of the directory's hash map. Random in production, so that nobody can choose keys that
-    /// collide; fixed in simulation.
-    pub hash_seed: u64,
     /// Memory of the shard's directory.
     pub directory: DirectoryBudget,
     /// So many bytes of log are replayed at a start: then the directory is written out, however
@@ -51,7 +48,6 @@ impl Default for Settings {
             segment_bytes_max: 256 << 20,
             frame_bytes_soft: FRAME_BYTES_SOFT,
             fill_bytes: 0,
-            hash_seed: 0,
             directory: DirectoryBudget::default(),
             checkpoint_bytes: 32 << 20,
         }

@@ -5,7 +5,7 @@ mod disk;
 mod rig;
 
 pub(crate) use disk::{Fate, MemoryDisk, now};
-pub(crate) use rig::{Rig, Snapshot, identity, key, small_settings};
+pub(crate) use rig::{Rig, Snapshot, identity, small_settings};
 
 /// A generator for tests: one seed, one run.
 #[derive(Clone, Debug)]

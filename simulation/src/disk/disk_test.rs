@@ -79,6 +79,57 @@ fn a_put_is_all_or_nothing_whatever_happens() {
 }
 
 #[test]
+fn a_file_that_was_not_synced_is_lost_or_whole_or_torn() {
+    for synced in [false, true] {
+        for fate in [Fate::Drop, Fate::Keep, Fate::Tear(1), Fate::Tear(6 << 8)] {
+            let media = Media::alone(1, Files::default());
+            let mut disk = media.attach();
+            let file = match run(&mut disk, Op::Make { name: "a".into() }) {
+                Ok(Done::Opened { file, len: 0 }) => file,
+                other => panic!("{other:?}"),
+            };
+            for offset in [0, 4096] {
+                let buffer = AlignedBuffer::copy_of(&[1; 4096]);
+                run(&mut disk, Op::Extend { file, offset, buffer }).expect("written");
+            }
+            if synced {
+                run(&mut disk, Op::Sync { file }).expect("durable");
+            }
+            assert_eq!(media.in_flight().len(), usize::from(!synced));
+            let image = media.image_after(&mut |_| fate.clone());
+            media.crash(&mut |_| fate.clone());
+            assert!(image.same_content(&media.image()));
+            let sectors = image.content("a").map(|content| {
+                let is_there = |sector: &&[u8]| sector[0] == 1;
+                (content.len(), content.chunks(SECTOR).filter(is_there).count())
+            });
+            let expected = match fate {
+                _ if synced => Some((8192, 16)),
+                Fate::Drop => None,
+                Fate::Keep => Some((8192, 16)),
+                Fate::Tear(1) => Some((8192, 1)),
+                Fate::Tear(_) => Some((6 * SECTOR, 0)),
+            };
+            assert_eq!(sectors, expected, "{fate:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_synced_stays_when_what_follows_is_lost() {
+    let media = Media::alone(1, Files::default());
+    let mut disk = media.attach();
+    let file = create(&mut disk, "a", 4096);
+    let extend = |offset| Op::Extend { file, offset, buffer: AlignedBuffer::zeroed(4096) };
+    run(&mut disk, extend(4096)).expect("written");
+    run(&mut disk, Op::Sync { file }).expect("durable");
+    run(&mut disk, extend(8192)).expect("written");
+    disk.start(5, Op::Sync { file });
+    media.crash(&mut |_| Fate::Drop);
+    assert_eq!(media.image().content("a").map(<[u8]>::len), Some(8192));
+}
+
+#[test]
 fn a_disk_without_space_takes_writes_but_no_files() {
     let media = Media::alone(1, Files::default());
     let mut disk = media.attach();

@@ -26,7 +26,7 @@ impl Default for Latency {
 /// One thing to go wrong, once.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Ailment {
-    /// A write fails; what it left is anything.
+    /// A write, extension or sync fails; what it left is anything.
     FailWrite,
     /// A read fails.
     FailRead,
@@ -42,9 +42,9 @@ impl Ailment {
     fn befalls(self, op: &Op) -> bool {
         matches!(
             (self, op),
-            (Self::FailWrite, Op::Write { .. })
+            (Self::FailWrite, Op::Write { .. } | Op::Extend { .. } | Op::Sync { .. })
                 | (Self::FailRead, Op::Read { .. })
-                | (Self::FailCreate, Op::Create { .. })
+                | (Self::FailCreate, Op::Create { .. } | Op::Make { .. })
                 | (Self::FailPut, Op::Put { .. })
                 | (Self::FailRemove, Op::Remove { .. })
         )
@@ -60,7 +60,7 @@ pub struct Ailments {
     pub slowness: u64,
     /// Nothing completes before this time.
     pub stalled_until: Micros,
-    /// No space for new files.
+    /// No space for new files, or for longer ones.
     pub full: bool,
     /// Planted bug: writes are reported as durable long before they are.
     pub lies: bool,
@@ -96,7 +96,9 @@ impl State {
             ailments.reached += 1;
             return Outcome::Fails;
         }
-        if ailments.full && matches!(op, Op::Create { .. } | Op::Put { .. }) {
+        let needs_space =
+            matches!(op, Op::Create { .. } | Op::Make { .. } | Op::Extend { .. } | Op::Put { .. });
+        if ailments.full && needs_space {
             ailments.refused += 1;
             return Outcome::Full;
         }
@@ -112,7 +114,7 @@ impl State {
         // Bytes cost time too: about 1 GB/s.
         took += match op {
             Op::Create { len, .. } if *outcome == Outcome::Succeeds => *len / 1000,
-            Op::Write { buffer, .. } => buffer.len() as u64 / 1000,
+            Op::Write { buffer, .. } | Op::Extend { buffer, .. } => buffer.len() as u64 / 1000,
             Op::Read { len, .. } => u64::from(*len) / 1000,
             _ => 0,
         };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use celeriant_storage::disk::FileId;
 
+use super::Fate;
+
 /// What a device writes whole or not at all, in bytes.
 pub const SECTOR: usize = 512;
 
@@ -13,6 +15,8 @@ pub const SECTOR: usize = 512;
 pub struct Files {
     files: BTreeMap<String, Arc<Vec<u8>>>,
     open: BTreeMap<FileId, String>,
+    /// Files that were made or extended and not synced since, with what they surely are.
+    unsynced: BTreeMap<String, Option<Arc<Vec<u8>>>>,
     next: u32,
 }
 
@@ -34,12 +38,77 @@ impl Files {
 
     /// Replaces or makes a file.
     pub fn put(&mut self, name: &str, content: Vec<u8>) {
+        self.unsynced.remove(name);
         self.files.insert(name.to_owned(), Arc::new(content));
+    }
+
+    /// Makes or empties a file; what it was may come back.
+    pub(super) fn make(&mut self, name: &str) {
+        let before = self.files.insert(name.to_owned(), Arc::default());
+        self.unsynced.entry(name.to_owned()).or_insert(before);
+    }
+
+    /// Appends the sectors of `content` that `survives` names; all of them may go again.
+    pub(super) fn extend(
+        &mut self,
+        name: &str,
+        offset: u64,
+        content: &[u8],
+        survives: impl FnMut(usize) -> bool,
+    ) {
+        let Some(bytes) = self.files.get_mut(name) else { return };
+        self.unsynced.entry(name.to_owned()).or_insert_with(|| Some(Arc::clone(bytes)));
+        let end = offset as usize + content.len();
+        if bytes.len() < end {
+            Arc::make_mut(bytes).resize(end, 0);
+        }
+        self.write(name, offset, content, survives);
+    }
+
+    /// What a file is now it surely is.
+    pub(super) fn sync(&mut self, name: &str) {
+        self.unsynced.remove(name);
+    }
+
+    /// Names of the files that may lose something, sorted.
+    pub(super) fn unsynced(&self) -> impl Iterator<Item = &str> {
+        self.unsynced.keys().map(String::as_str)
+    }
+
+    /// Power loss: what was not synced of a file is there, or not, or in part.
+    pub(super) fn lose_unsynced(&mut self, name: &str, fate: &Fate) {
+        let Some(before) = self.unsynced.remove(name) else { return };
+        match fate {
+            Fate::Keep => {}
+            Fate::Drop => match before {
+                Some(before) => drop(self.files.insert(name.to_owned(), before)),
+                None => drop(self.files.remove(name)),
+            },
+            Fate::Tear(mask) => {
+                let Some(bytes) = self.files.get_mut(name) else { return };
+                let sure = before.unwrap_or_default();
+                let bytes = Arc::make_mut(bytes);
+                for (index, sector) in bytes.chunks_mut(SECTOR).enumerate() {
+                    if mask >> (index % 64) & 1 == 0 {
+                        let was = sure.chunks(SECTOR).nth(index).unwrap_or_default();
+                        sector.fill(0);
+                        sector[..was.len()].copy_from_slice(was);
+                    }
+                }
+                // Half of them are short, too.
+                if mask.is_multiple_of(2) {
+                    let least = sure.len().min(bytes.len());
+                    let more = (mask >> 8) as usize % ((bytes.len() - least) / SECTOR + 1);
+                    bytes.truncate(least + more * SECTOR);
+                }
+            }
+        }
     }
 
     /// Takes a file away.
     pub fn remove(&mut self, name: &str) -> bool {
         self.open.retain(|_, open| open != name);
+        self.unsynced.remove(name);
         self.files.remove(name).is_some()
     }
 

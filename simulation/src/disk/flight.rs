@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use celeriant_storage::buffer::{AlignedBuffer, BLOCK_BYTES};
-use celeriant_storage::disk::{Completion, DiskError, Done, Op, Token};
+use celeriant_storage::disk::{Completion, DiskError, Done, FileId, Op, Token};
 
 use super::files::SECTOR;
 use super::{Files, State};
@@ -71,18 +71,25 @@ impl Flight {
         let lie = self.outcome == Outcome::Lie;
         !lie && matches!(
             self.op,
-            Op::Write { .. } | Op::Create { .. } | Op::Put { .. } | Op::Remove { .. }
+            Op::Write { .. }
+                | Op::Create { .. }
+                | Op::Make { .. }
+                | Op::Extend { .. }
+                | Op::Sync { .. }
+                | Op::Put { .. }
+                | Op::Remove { .. }
         )
     }
 
     /// Whether a crash can leave a part of it.
     pub fn tears(&self) -> bool {
-        matches!(self.op, Op::Write { .. } | Op::Create { .. })
+        matches!(self.op, Op::Write { .. } | Op::Create { .. } | Op::Extend { .. })
     }
 
     /// # Panics
     /// When the operation is one that no caller may start.
-    pub(super) fn assert_legal(&self, files: &Files) {
+    pub(super) fn assert_legal(&self, state: &State) {
+        let files = &state.durable;
         let aligned = |number: u64| number.is_multiple_of(BLOCK_BYTES as u64);
         match &self.op {
             Op::Create { len, head, .. } => {
@@ -94,6 +101,17 @@ impl Flight {
                 let len = buffer.len() as u64;
                 assert!(aligned(*offset) && aligned(len) && len > 0, "{self}: alignment");
                 assert!(offset + len <= size, "{self}: {name} has {size} bytes");
+            }
+            Op::Extend { file, offset, buffer } => {
+                let size = files.content(files.name_of(*file)).unwrap_or_default().len() as u64;
+                let end = state.extends(*file).fold(size, u64::max);
+                let len = buffer.len() as u64;
+                assert!(aligned(*offset) && aligned(len) && len > 0, "{self}: alignment");
+                assert!(*offset == end, "{self}: it ends at {end}");
+            }
+            Op::Sync { file } => {
+                files.name_of(*file);
+                assert!(state.extends(*file).next().is_none(), "{self}: while it is extended");
             }
             Op::Read { file, offset, len } => {
                 files.name_of(*file);
@@ -117,6 +135,11 @@ impl Flight {
             }
             Op::Close { file } => 7 ^ u64::from(file.0),
             Op::Remove { name } => 8 ^ digest(name.as_bytes()),
+            Op::Make { name } => 9 ^ digest(name.as_bytes()),
+            Op::Extend { file, offset, buffer } => {
+                10 ^ digest(buffer) ^ offset.rotate_left(20) ^ u64::from(file.0)
+            }
+            Op::Sync { file } => 11 ^ u64::from(file.0),
         }
     }
 }
@@ -128,6 +151,11 @@ impl fmt::Display for Flight {
             Op::List => write!(f, "#{number} list"),
             Op::Open { name } => write!(f, "#{number} open {name}"),
             Op::Create { name, len, .. } => write!(f, "#{number} create {name} of {len}"),
+            Op::Make { name } => write!(f, "#{number} make {name}"),
+            Op::Extend { file, offset, buffer } => {
+                write!(f, "#{number} extend {file:?} at {offset} by {}", buffer.len())
+            }
+            Op::Sync { file } => write!(f, "#{number} sync {file:?}"),
             Op::Put { name, content } => write!(f, "#{number} put {name} of {}", content.len()),
             Op::Write { file, offset, buffer } => {
                 write!(f, "#{number} write {file:?} at {offset} of {}", buffer.len())
@@ -142,6 +170,27 @@ impl fmt::Display for Flight {
 }
 
 impl State {
+    /// Where the parts end that are being appended to a file.
+    fn extends(&self, of: FileId) -> impl Iterator<Item = u64> {
+        self.flights.values().filter_map(move |flight| match &flight.op {
+            Op::Extend { file, offset, buffer } if *file == of => {
+                Some(offset + buffer.len() as u64)
+            }
+            _ => None,
+        })
+    }
+
+    /// What a crash decides on besides the operations in flight: the making of each file that was
+    /// not synced.
+    pub(super) fn unsynced(&self, durable: &Files) -> Vec<(String, Flight)> {
+        let of = |(number, name): (u64, &str)| {
+            let op = Op::Make { name: name.to_owned() };
+            let flight = Flight { number, token: Token::MAX, op, outcome: Outcome::Succeeds };
+            (name.to_owned(), flight)
+        };
+        (self.next..).zip(durable.unsynced()).map(of).collect()
+    }
+
     /// Ends an operation as was decided when it started.
     pub(super) fn complete(&mut self, flight: Flight) -> Option<Completion> {
         let Flight { token, op, outcome, .. } = flight;
@@ -192,7 +241,7 @@ impl State {
                 Some((file, len)) => Ok(Done::Opened { file, len }),
                 None => Err(error(&op, io::ErrorKind::NotFound)),
             },
-            Op::Create { ref name, .. } => {
+            Op::Create { ref name, .. } | Op::Make { ref name } => {
                 apply(&mut self.durable, &op, &Fate::Keep);
                 match self.durable.open(name) {
                     Some((file, len)) => Ok(Done::Opened { file, len }),
@@ -205,6 +254,11 @@ impl State {
                 if let Some(observer) = self.observer.clone() {
                     observer(self.durable.name_of(file), offset, &buffer);
                 }
+                Ok(Done::Written(buffer))
+            }
+            Op::Extend { .. } => {
+                apply(&mut self.durable, &op, &Fate::Keep);
+                let Op::Extend { buffer, .. } = op else { unreachable!("it is one") };
                 Ok(Done::Written(buffer))
             }
             Op::Read { file, offset, len } => {
@@ -220,7 +274,7 @@ impl State {
             Op::Remove { ref name } if self.durable.content(name).is_none() => {
                 Err(error(&op, io::ErrorKind::NotFound))
             }
-            Op::Put { .. } | Op::Remove { .. } => {
+            Op::Put { .. } | Op::Remove { .. } | Op::Sync { .. } => {
                 apply(&mut self.durable, &op, &Fate::Keep);
                 Ok(Done::Ok)
             }
@@ -238,6 +292,10 @@ pub(super) fn apply(durable: &mut Files, op: &Op, fate: &Fate) {
             let name = durable.name_of(*file).to_owned();
             durable.write(&name, *offset, buffer, |index| survives(fate, index));
         }
+        (Op::Extend { file, offset, buffer }, fate) => {
+            let name = durable.name_of(*file).to_owned();
+            durable.extend(&name, *offset, buffer, |index| survives(fate, index));
+        }
         (Op::Create { name, len, head }, Fate::Tear(mask)) => {
             tear_create(durable, name, *len, head, *mask);
         }
@@ -248,6 +306,11 @@ pub(super) fn apply(durable: &mut Files, op: &Op, fate: &Fate) {
         }
         // All or nothing: the lowest bit of a tear decides.
         (_, Fate::Tear(mask)) if mask & 1 == 0 => {}
+        (Op::Make { name }, _) => durable.make(name),
+        (Op::Sync { file }, _) => {
+            let name = durable.name_of(*file).to_owned();
+            durable.sync(&name);
+        }
         (Op::Put { name, content }, _) => durable.put(name, content.to_vec()),
         (Op::Remove { name }, _) => {
             durable.remove(name);
@@ -280,6 +343,9 @@ fn error(op: &Op, kind: io::ErrorKind) -> DiskError {
         Op::List => ("list", String::new()),
         Op::Open { name } => ("open", name.clone()),
         Op::Create { name, .. } => ("create", name.clone()),
+        Op::Make { name } => ("make", name.clone()),
+        Op::Extend { file, offset, .. } => ("extend", format!("{file:?} at {offset}")),
+        Op::Sync { file } => ("sync", format!("{file:?}")),
         Op::Put { name, .. } => ("put", name.clone()),
         Op::Write { file, offset, .. } => ("write", format!("{file:?} at {offset}")),
         Op::Read { file, offset, .. } => ("read", format!("{file:?} at {offset}")),

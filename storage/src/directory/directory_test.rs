@@ -1,164 +1,442 @@
-//! The directory: places, sequences, listings, and the same again from indexes.
+//! The directory against a model, with rows spread over memtable, frozen table and several runs,
+//! and hardly any page in memory.
 
-use celeriant_schema::{ListPage, Lsn};
+use celeriant_schema::limits::SEQUENCES_REMEMBERED;
+use celeriant_schema::{Epoch, ListPage};
+use proptest::prelude::*;
 
 use super::*;
-use crate::index::Index;
-use crate::log::SealedSegment;
-use crate::testing::{Dice, identity};
+use crate::DirectoryBudget;
+use crate::disk::{Disk, Op};
+use crate::manifest::Position;
+use crate::testing::{Dice, MemoryDisk, identity, small_settings};
+
+/// What a directory must say of one aggregate.
+#[derive(Default)]
+struct Known {
+    batches: Vec<AppliedBatch>,
+    sequences: BTreeMap<ClientId, Vec<Sequence>>,
+}
+
+struct World {
+    disk: MemoryDisk,
+    directory: Directory,
+    model: BTreeMap<AggregateKey, Known>,
+    outcomes: BTreeMap<TxnId, bool>,
+    applied: u64,
+}
 
 fn key(text: &str) -> AggregateKey {
     text.parse().expect("a key")
 }
 
-fn batch(first: u64, last: u64, segment: u32) -> AppliedBatch {
-    AppliedBatch {
-        first_version: Version::new(first),
-        last_version: Version::new(last),
-        hash: Hash([last as u8; 32]),
-        server_time: last as i64 * 10,
-        stamp: Stamp::new(first * 100),
-        last_stamp: Stamp::new(last * 100),
-        write_stamp: Stamp::new(last * 100 + 1),
-        client_id: ClientId::new(5),
-        sequence: Some(Sequence::new(first)),
-        write_hash: Hash([9; 32]),
-        location: BatchLocation {
-            segment,
-            frame_offset: first as u32,
-            frame_bytes: 4096,
-            record_offset: 0,
-            batch_offset: 104,
-        },
-    }
+fn tiny() -> Settings {
+    let directory = DirectoryBudget { memtable_bytes: 24 << 10, cache_bytes: 24 << 10 };
+    Settings { directory, ..small_settings() }
 }
 
-fn sealed(segment: u32) -> SealedSegment {
-    SealedSegment {
-        identity: identity(),
-        segment,
-        first_lsn: Lsn::new(1),
-        last_lsn: Lsn::new(9),
-        prev_hash: Hash::ZERO,
-        last_hash: Hash::ZERO,
-        end: 4096,
-        last_stamp: Stamp::new(1),
-        max_epoch: celeriant_schema::Epoch::new(1),
-        applied_upto: Lsn::new(9),
-        outcomes: Vec::new(),
-    }
-}
-
-fn reload(directory: &Directory, segments: &[u32]) -> Directory {
-    let mut again = Directory::new(1);
-    for segment in segments {
-        let block = directory.index_block(&sealed(*segment));
-        let index = Index::decode(block, &identity(), *segment).expect("intact");
-        for entry in index.entries() {
-            again.load(*segment, entry.expect("intact"));
+impl World {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            disk: MemoryDisk::default(),
+            directory: Directory::open(identity(), settings, 1, Checkpoint::default(), Vec::new()),
+            model: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            applied: 0,
         }
     }
-    again
-}
 
-#[test]
-fn batches_are_found_by_version_in_both_directions() {
-    let mut directory = Directory::new(0);
-    let key = key("a/b/c");
-    for (first, last) in [(1, 3), (4, 4), (5, 9)] {
-        directory.apply(&key, &batch(first, last, 1));
+    fn apply(&mut self, key: &AggregateKey, events: u64, client: u128, is_sequenced: bool) {
+        self.applied += 1;
+        let at = self.applied;
+        let known = self.model.entry(key.clone()).or_default();
+        let first = known.batches.last().map_or(1, |last| last.last_version.value() + 1);
+        let client_id = ClientId::new(client);
+        let used = known.sequences.entry(client_id).or_default();
+        let sequence = is_sequenced.then(|| Sequence::new(used.len() as u64 + 1));
+        used.extend(sequence);
+        let batch = AppliedBatch {
+            first_version: Version::new(first),
+            last_version: Version::new(first + events - 1),
+            hash: Hash([at as u8; 32]),
+            server_time: at as i64 * 10,
+            stamp: Stamp::new(at * 100),
+            last_stamp: Stamp::new(at * 100 + events),
+            write_stamp: Stamp::new(at * 100 + events + 1),
+            client_id,
+            sequence,
+            write_hash: Hash([!at as u8; 32]),
+            location: BatchLocation {
+                segment: 1 + (at / 100) as u32,
+                frame_offset: at as u32,
+                frame_bytes: 4096,
+                record_offset: 3,
+                batch_offset: 104,
+            },
+        };
+        assert!(self.directory.continues(key, &batch));
+        self.directory.apply(key, &batch);
+        known.batches.push(batch);
     }
-    let locate = |from, to, backwards, max| -> Vec<(u64, u64)> {
+
+    fn maintain(&mut self) {
+        let mut ops = Vec::new();
+        let lsn = Lsn::new(self.applied);
+        if self.directory.must_freeze(lsn, 0) {
+            let position = Position { lsn, ..Position::default() };
+            self.directory.freeze(position, 0, std::iter::empty());
+        }
+        self.directory.advance(&mut ops);
+        self.start(ops);
+    }
+
+    fn start(&mut self, ops: Vec<(Token, Op)>) {
+        ops.into_iter().for_each(|(token, op)| self.disk.start(token, op));
+    }
+
+    fn finish(&mut self, at: usize) -> Vec<(Missing, Bytes)> {
+        let completion = self.disk.finish(at);
+        let mut ops = Vec::new();
+        let pages = self.directory.complete(completion, &mut ops).expect("a healthy disk");
+        self.start(ops);
+        pages
+    }
+
+    fn settle(&mut self) {
+        self.maintain();
+        while self.disk.waiting() > 0 {
+            self.finish(0);
+        }
+        assert!(self.directory.idle());
+    }
+
+    /// Asks, and loads what is missing, as a shard does.
+    fn ask<T>(&mut self, lookup: impl Fn(&Directory, &Pins) -> Result<T, Fault>) -> T {
+        let mut pins = Pins::default();
+        loop {
+            let missing = match lookup(&self.directory, &pins) {
+                Ok(answer) => return answer,
+                Err(Fault::Missing(missing)) => missing,
+                Err(Fault::Damaged(damage)) => panic!("{damage}"),
+            };
+            let mut ops = Vec::new();
+            self.directory.load(missing, &mut ops);
+            self.directory.load(missing, &mut ops);
+            assert_eq!(ops.len(), 1, "a page is read once");
+            self.start(ops);
+            loop {
+                let at = self.disk.waiting() - 1;
+                if let Some((page, bytes)) = self.finish(at).pop() {
+                    assert_eq!(page, missing);
+                    pins.add(page, bytes);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn check_key(&mut self, key: &AggregateKey, dice: &mut Dice) {
+        let head = self.ask(|directory, pins| directory.head(key, pins));
+        let standing = self.ask(|directory, pins| directory.standing(key, pins));
+        let Some(known) = self.model.get(key) else {
+            assert_eq!((head, standing), (None, None));
+            return;
+        };
+        let (first, last) = (known.batches[0], known.batches[known.batches.len() - 1]);
+        let expected = Head {
+            version: last.last_version,
+            hash: last.hash,
+            created: first.server_time,
+            updated: last.server_time,
+            stamp: last.last_stamp,
+            deleted: false,
+            first_available: Version::new(1),
+        };
+        assert_eq!(head, Some(expected), "{key}");
+        let (version, hash, deleted) = (expected.version, expected.hash, false);
+        assert_eq!(standing, Some(Standing { version, hash, deleted }), "{key}");
+        self.check_places(key, dice);
+        for client in 0..5 {
+            self.check_sequences(key, ClientId::new(client));
+        }
+    }
+
+    fn check_sequences(&mut self, key: &AggregateKey, client: ClientId) {
+        let found = self.ask(|directory, pins| directory.sequences(key, client, pins));
+        let known = &self.model[key];
+        let batches = known.batches.iter().filter(|batch| batch.client_id == client);
+        let used: Vec<_> = batches.filter(|batch| batch.sequence.is_some()).collect();
+        let recent = &used[used.len().saturating_sub(SEQUENCES_REMEMBERED)..];
+        let found = found.unwrap_or_default();
+        assert_eq!(found.iter().count(), recent.len(), "{key} {client:?}");
+        for (remembered, batch) in found.iter().zip(recent) {
+            let expected = Remembered {
+                sequence: batch.sequence.expect("used"),
+                first_version: batch.first_version,
+                last_version: batch.last_version,
+                hash: batch.hash,
+                stamp: batch.write_stamp,
+                write_hash: batch.write_hash,
+            };
+            assert_eq!(*remembered, expected, "{key}");
+        }
+    }
+
+    fn check_places(&mut self, key: &AggregateKey, dice: &mut Dice) {
+        let newest = self.model[key].batches.last().map_or(0, |last| last.last_version.value());
+        let from = dice.roll(newest + 2);
+        let to = from + dice.roll(newest + 2);
         let (from, to) = (Version::new(from), Version::new(to));
-        let found = directory.locate(&key, from, to, backwards, max);
-        found.iter().map(|(first, last, _)| (first.value(), last.value())).collect()
-    };
-    assert_eq!(locate(1, 9, false, 9), [(1, 3), (4, 4), (5, 9)]);
-    assert_eq!(locate(0, 99, true, 9), [(5, 9), (4, 4), (1, 3)]);
-    assert_eq!(locate(2, 4, false, 9), [(1, 3), (4, 4)]);
-    assert_eq!(locate(6, 6, true, 9), [(5, 9)]);
-    assert_eq!(locate(4, 5, false, 9), [(4, 4), (5, 9)]);
-    assert_eq!(locate(4, 5, true, 9), [(5, 9), (4, 4)]);
-    assert_eq!(locate(1, 9, false, 2), [(1, 3), (4, 4)]);
-    assert_eq!(locate(1, 9, true, 1), [(5, 9)]);
-    assert_eq!(locate(10, 12, false, 9), []);
-    assert_eq!(locate(5, 4, false, 9), []);
-}
+        let (backwards, max) = (dice.roll(2) == 0, 1 + dice.roll(200) as usize);
+        let overlaps =
+            |batch: &&AppliedBatch| batch.last_version >= from && batch.first_version <= to;
+        let batches = self.model[key].batches.iter().filter(overlaps);
+        let mut expected: Vec<_> =
+            batches.map(|it| (it.first_version, it.last_version, it.location)).collect();
+        if backwards {
+            expected.reverse();
+        }
+        let found =
+            self.ask(|directory, pins| directory.locate(key, from, to, backwards, max, pins));
+        assert!(found.len() <= max && expected.starts_with(&found), "{key} {from}..={to}");
+        assert_eq!(found.is_empty(), expected.is_empty(), "{key} {from}..={to}");
+    }
 
-#[test]
-fn the_last_sixteen_sequences_of_a_client_are_remembered() {
-    let mut directory = Directory::new(0);
-    let key = key("a/b/c");
-    (1..=40).for_each(|version| directory.apply(&key, &batch(version, version, 1)));
-    let sequences = directory.sequences(&key, ClientId::new(5)).expect("used");
-    assert_eq!((sequences.oldest().value(), sequences.highest().value()), (25, 40));
-    assert_eq!(sequences.find(Sequence::new(24)), None);
-    let found = sequences.find(Sequence::new(30)).expect("remembered");
-    assert_eq!((found.first_version.value(), found.stamp.value()), (30, 3001));
-    assert!(directory.sequences(&key, ClientId::new(6)).is_none());
-}
+    fn check_names(&mut self, org: Option<&str>, kind: Option<&str>, prefix: &str, limit: usize) {
+        let mut names: Vec<&str> = Vec::new();
+        for key in self.model.keys() {
+            let name = match (org, kind) {
+                (None, _) => key.org(),
+                (Some(org), None) if key.org() == org => key.kind(),
+                (Some(org), Some(kind)) if key.org() == org && key.kind() == kind => key.id(),
+                _ => continue,
+            };
+            if name.starts_with(prefix) && names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let mut listed: Vec<String> = Vec::new();
+        loop {
+            let after = listed.last().cloned();
+            let page: ListPage = self.ask(|directory, pins| {
+                directory.list(org, kind, prefix, after.as_deref(), limit, pins)
+            });
+            assert!(page.names.len() <= limit);
+            listed.extend(page.names);
+            assert_eq!(page.more, listed.len() < names.len());
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(listed, names);
+    }
 
-#[test]
-fn indexes_of_all_segments_give_the_same_directory() {
-    let mut directory = Directory::new(0);
-    let mut dice = Dice::new(11);
-    let keys: Vec<_> = (0..30).map(|n| key(&format!("o{}/t/{n}", n % 3))).collect();
-    for segment in 1..=4 {
-        for _ in 0..100 {
-            let key = &keys[dice.roll(30) as usize];
-            let first = directory.head(key).map_or(0, |head| head.version.value()) + 1;
-            directory.apply(key, &batch(first, first + dice.roll(3), segment));
+    fn random_key(dice: &mut Dice) -> AggregateKey {
+        // One is hot: its places fill many rows.
+        if dice.roll(3) == 0 {
+            return key("b/hot/1");
+        }
+        let org = ["a", "b", "b-"][dice.roll(3) as usize];
+        let kind = ["x", "x-", "y"][dice.roll(3) as usize];
+        key(&format!("{org}/{kind}/{}", dice.roll(40)))
+    }
+
+    fn step(&mut self, dice: &mut Dice) {
+        match dice.roll(10) {
+            0..=5 if !self.directory.is_full() => {
+                let key = Self::random_key(dice);
+                let (events, client) = (1 + dice.roll(3), u128::from(dice.roll(4)));
+                self.apply(&key, events, client, dice.roll(3) > 0);
+                self.maintain();
+            }
+            6 if !self.directory.is_full() => {
+                self.applied += 1;
+                let txn = TxnId { epoch: Epoch::new(1), counter: self.applied, ..TxnId::default() };
+                let commit = dice.roll(2) == 0;
+                self.directory.note_outcome(txn, Lsn::new(self.applied), commit);
+                self.outcomes.insert(txn, commit);
+            }
+            7 if dice.roll(4) == 0 => {
+                let key = Self::random_key(dice);
+                self.check_key(&key, dice);
+            }
+            8 if dice.roll(16) == 0 => self.check_all_names(1 + dice.roll(9) as usize),
+            _ if self.disk.waiting() > 0 => {
+                let at = dice.roll(self.disk.waiting() as u64) as usize;
+                self.finish(at);
+                self.maintain();
+            }
+            _ => self.maintain(),
         }
     }
-    let again = reload(&directory, &[1, 2, 3, 4]);
-    assert_eq!(again.len(), directory.len());
-    for key in &keys {
-        assert_eq!(again.head(key), directory.head(key));
-        let client = ClientId::new(5);
-        assert_eq!(again.sequences(key, client), directory.sequences(key, client));
-        let all = |of: &Directory| of.locate(key, Version::new(1), Version::new(999), false, 999);
-        assert_eq!(all(&again), all(&directory));
+
+    fn check_all_names(&mut self, limit: usize) {
+        self.check_names(None, None, "", limit);
+        self.check_names(Some("b"), None, "x", limit);
+        self.check_names(Some("b"), Some("x"), "", limit);
+        self.check_names(Some("a"), Some("y"), "1", limit);
+        self.check_names(Some("nobody"), Some("y"), "", limit);
     }
-    assert_eq!(again.ids("o1", "t", "", None, 99), directory.ids("o1", "t", "", None, 99));
+
+    fn check(&mut self, dice: &mut Dice) {
+        let keys: Vec<_> = self.model.keys().cloned().collect();
+        keys.iter().for_each(|key| self.check_key(key, dice));
+        self.check_all_names(7);
+        for (txn, commit) in self.outcomes.clone() {
+            assert_eq!(self.ask(|directory, pins| directory.outcome(txn, pins)), Some(commit));
+        }
+        let never = TxnId { epoch: Epoch::new(2), ..TxnId::default() };
+        assert_eq!(self.ask(|directory, pins| directory.outcome(never, pins)), None);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_directory_says_what_was_applied_wherever_the_rows_are(seed in any::<u64>()) {
+        let mut dice = Dice::new(seed);
+        let mut world = World::new(&tiny());
+        for _ in 0..4 {
+            (0..dice.roll(1200)).for_each(|_| world.step(&mut dice));
+            world.check(&mut dice);
+        }
+    }
 }
 
 #[test]
-fn an_index_says_what_held_at_its_segments_end_whenever_it_is_made() {
-    let mut directory = Directory::new(0);
-    let key = key("a/b/c");
-    directory.apply(&key, &batch(1, 2, 1));
-    let early = directory.index_block(&sealed(1));
-    directory.apply(&key, &batch(3, 5, 2));
-    assert_eq!(directory.index_block(&sealed(1)), early);
-    directory.segment_indexed(1);
-    let head = *reload(&directory, &[1]).head(&key).unwrap_or(directory.head(&key).expect("known"));
-    assert_eq!(head.version, Version::new(5), "what was kept for segment 1 is gone");
+fn rows_really_lie_in_tables_and_several_runs() {
+    let mut dice = Dice::new(3);
+    let mut world = World::new(&tiny());
+    let (mut most, mut merged, mut both) = (0, false, false);
+    for _ in 0..6000 {
+        let before = world.directory.run_count();
+        world.step(&mut dice);
+        let runs = world.directory.run_count();
+        most = most.max(runs);
+        merged |= runs < before;
+        both |= world.directory.frozen.is_some() && runs > 2;
+    }
+    assert!(most >= 4 && merged && both, "{most} runs");
+    world.settle();
+    assert!(world.directory.run_count() <= 12);
+    let files: Vec<_> = world.disk.files.keys().filter(|name| name.ends_with(".run")).collect();
+    assert_eq!(files.len(), world.directory.run_count(), "replaced files are gone: {files:?}");
+}
+
+#[test]
+fn memory_stays_within_the_budget_and_a_full_table_says_so() {
+    let mut world = World::new(&tiny());
+    let budget = tiny().directory;
+    let mut number = 0;
+    // Nothing is ever written: two tables fill up, then there is no place.
+    while !world.directory.is_full() {
+        number += 1;
+        world.apply(&key(&format!("a/b/{number}")), 1, 1, true);
+        world.maintain();
+    }
+    assert!(world.directory.unwritten_bytes() < budget.memtable_bytes + (1 << 10));
+    assert!(number > 20, "{number} aggregates");
+    world.settle();
+    assert!(!world.directory.is_full());
+    world.settle();
+    for number in 1..=number {
+        let key = key(&format!("a/b/{number}"));
+        assert!(world.ask(|directory, pins| directory.standing(&key, pins)).is_some());
+        assert!(world.directory.pages.bytes() <= budget.cache_bytes as u64);
+    }
+}
+
+#[test]
+fn a_pair_that_was_never_seen_costs_no_read_once_the_filters_are_in_memory() {
+    let directory = DirectoryBudget { cache_bytes: 256 << 10, ..tiny().directory };
+    let mut world = World::new(&Settings { directory, ..tiny() });
+    for number in 0..400 {
+        world.apply(&key(&format!("a/b/{number}")), 1, 1, true);
+        world.settle();
+    }
+    let seen = |world: &mut World, number: u64, client: u128| {
+        let key = key(&format!("a/b/{number}"));
+        let client = ClientId::new(client);
+        world.ask(|directory, pins| directory.sequences(&key, client, pins)).is_some()
+    };
+    assert!(seen(&mut world, 0, 1));
+    assert!(world.directory.run_count() > 0);
+    (0..50).for_each(|number| assert!(!seen(&mut world, number, 2)));
+    let pins = Pins::default();
+    let mut missing = 0;
+    for number in 50..400 {
+        let key = key(&format!("a/b/{number}"));
+        match world.directory.sequences(&key, ClientId::new(2), &pins) {
+            Ok(found) => assert!(found.is_none()),
+            Err(_) => missing += 1,
+        }
+    }
+    assert!(missing < 20, "{missing} of 350 needed a leaf");
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_tried_again() {
+    let mut dice = Dice::new(8);
+    let mut world = World::new(&tiny());
+    for room in [0, 4096, 40_000, 200_000] {
+        world.disk.room = Some(room);
+        for _ in 0..2000 {
+            world.step(&mut dice);
+        }
+        while world.disk.waiting() > 0 {
+            world.finish(0);
+        }
+        if room < 40_000 {
+            assert!(world.directory.lacks_space() && world.directory.is_full(), "{room}");
+        }
+        world.disk.room = None;
+        world.check(&mut dice);
+        world.directory.retry_space();
+        world.settle();
+        assert!(!world.directory.lacks_space() && !world.directory.is_full());
+        world.check(&mut dice);
+    }
+    let files = world.disk.files.keys().filter(|name| name.ends_with(".run")).count();
+    assert_eq!(files, world.directory.run_count(), "what came to nothing is gone");
 }
 
 #[test]
 #[should_panic(expected = "batch 3..=3 on version 1")]
 fn a_batch_that_leaves_a_gap_is_never_taken() {
-    let mut directory = Directory::new(0);
-    directory.apply(&key("a/b/c"), &batch(1, 1, 1));
-    assert!(!directory.continues(&key("a/b/c"), &batch(3, 3, 1)));
-    directory.apply(&key("a/b/c"), &batch(3, 3, 1));
+    let mut world = World::new(&tiny());
+    world.apply(&key("a/b/c"), 1, 1, false);
+    let first = world.model[&key("a/b/c")].batches[0];
+    let (first_version, last_version) = (Version::new(3), Version::new(3));
+    let gap = AppliedBatch { first_version, last_version, ..first };
+    assert!(!world.directory.continues(&key("a/b/c"), &gap));
+    world.directory.apply(&key("a/b/c"), &gap);
 }
 
 #[test]
 fn names_are_listed_in_order_by_prefix_and_page() {
-    let mut directory = Directory::new(0);
+    let mut world = World::new(&tiny());
     for text in ["b/x/1", "a/x/1", "a/y/1", "a/y/2", "a/y/10", "a-b/x/1", "a/y-/3", "ab/x/1"] {
-        directory.apply(&key(text), &batch(1, 1, 1));
+        world.apply(&key(text), 1, 1, true);
     }
-    let names = |page: ListPage| (page.names.join(" "), page.more);
-    assert_eq!(names(directory.orgs("", None, 9)), ("a a-b ab b".into(), false));
-    assert_eq!(names(directory.orgs("a", None, 2)), ("a a-b".into(), true));
-    assert_eq!(names(directory.orgs("a", Some("a-b"), 2)), ("ab".into(), false));
-    assert_eq!(names(directory.orgs("a", Some("zz"), 2)), ("".into(), false));
-    assert_eq!(names(directory.types("a", "", None, 9)), ("x y y-".into(), false));
-    assert_eq!(names(directory.types("zz", "", None, 9)), ("".into(), false));
-    assert_eq!(names(directory.ids("a", "y", "", None, 2)), ("1 10".into(), true));
-    assert_eq!(names(directory.ids("a", "y", "", Some("10"), 2)), ("2".into(), false));
-    assert_eq!(names(directory.ids("a", "y", "1", Some("0"), 9)), ("1 10".into(), false));
-    assert_eq!(names(directory.ids("a", "y", "2", None, 0)), ("".into(), true));
+    let mut names = |org, kind, prefix, after, limit| {
+        let page = world.ask(|it, pins| it.list(org, kind, prefix, after, limit, pins));
+        (page.names.join(" "), page.more)
+    };
+    let (a, y) = (Some("a"), Some("y"));
+    assert_eq!(names(None, None, "", None, 9), ("a a-b ab b".into(), false));
+    assert_eq!(names(None, None, "a", None, 2), ("a a-b".into(), true));
+    assert_eq!(names(None, None, "a", Some("a-b"), 2), ("ab".into(), false));
+    assert_eq!(names(None, None, "a", Some("zz"), 2), ("".into(), false));
+    assert_eq!(names(a, None, "", None, 9), ("x y y-".into(), false));
+    assert_eq!(names(Some("zz"), None, "", None, 9), ("".into(), false));
+    assert_eq!(names(a, y, "", None, 2), ("1 10".into(), true));
+    assert_eq!(names(a, y, "", Some("10"), 2), ("2".into(), false));
+    assert_eq!(names(a, y, "1", Some("0"), 9), ("1 10".into(), false));
+    assert_eq!(names(a, y, "2", None, 0), ("".into(), true));
 }

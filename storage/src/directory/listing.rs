@@ -1,98 +1,70 @@
 //! Names in order: orgs, an org's types, a type's ids.
 //!
-//! One ordered set of keys; the next org or type is found by seeking past everything of the one
-//! before, so a page costs what it returns. Joined text sorts like the parts because `/` ranks
-//! below every character of a name (schema::key), and 0xFF, which is in no name, ranks above all of
-//! them.
+//! A merge over memtable and runs that skips: the next org or type is found by seeking behind
+//! everything of the one before, so a page costs what it returns. `01`, which is in no name, ranks
+//! above the `00` behind a name and below every longer name that starts with it.
 
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
-use std::ops::Bound;
+use celeriant_schema::ListPage;
 
-use celeriant_schema::key::compare_key_text;
-use celeriant_schema::{AggregateKey, ListPage};
-
+use super::lookup::{Source, View};
+use super::memtable::Memtable;
 use super::{Directory, Fault, Pins};
+use crate::run::Cursor;
 
-/// A key, or a place between keys. Ordered by its text.
-#[derive(Clone, Debug)]
-enum Mark {
-    Key(AggregateKey),
-    Between(Vec<u8>),
+/// Ranks behind everything of a name, before the next.
+const BEHIND: u8 = 1;
+/// So many rows are passed one by one before a run is sought in anew.
+const STEPS_MAX: usize = 16;
+
+/// One source, and its first row at or behind the place where the listing is.
+enum Stream<'a> {
+    Table { table: &'a Memtable, row: Option<&'a [u8]>, is_sought: bool },
+    Run { view: View<'a>, cursor: Cursor, is_on: bool, is_at_end: bool },
 }
 
-impl Mark {
-    fn text(&self) -> &[u8] {
+impl<'a> Stream<'a> {
+    fn new(source: Source<'a>, from: &[u8]) -> Self {
+        match source {
+            Source::Table(table) => Self::Table { table, row: None, is_sought: false },
+            Source::Run(run, view) => {
+                Self::Run { view, cursor: run.cursor(from), is_on: false, is_at_end: false }
+            }
+        }
+    }
+
+    /// Moves to the first row at or above `from`.
+    fn seek(&mut self, from: &[u8]) -> Result<(), Fault> {
         match self {
-            Self::Key(key) => key.as_bytes(),
-            Self::Between(text) => text,
+            Self::Table { table, row, is_sought } => {
+                let is_behind = !*is_sought || row.is_some_and(|row| row < from);
+                if is_behind {
+                    *row = table.seek(from);
+                    *is_sought = true;
+                }
+            }
+            Self::Run { view, cursor, is_on, is_at_end } => {
+                let mut steps = 0;
+                while !*is_at_end && (!*is_on || cursor.key() < from) {
+                    if steps == STEPS_MAX {
+                        cursor.seek(from);
+                    }
+                    steps += 1;
+                    *is_at_end = !cursor.advance(view)?;
+                    *is_on = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self) -> Option<&[u8]> {
+        match self {
+            Self::Table { row, .. } => *row,
+            Self::Run { cursor, is_on, is_at_end, .. } => {
+                (*is_on && !*is_at_end).then(|| cursor.key())
+            }
         }
     }
-}
-
-impl Ord for Mark {
-    fn cmp(&self, other: &Self) -> Ordering {
-        compare_key_text(self.text(), other.text())
-    }
-}
-
-impl PartialOrd for Mark {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Mark {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Mark {}
-
-/// All keys of a directory in order.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    keys: BTreeSet<Mark>,
-}
-
-/// Above every name that starts with what is before it.
-const ABOVE: u8 = 0xff;
-
-impl Names {
-    pub(super) fn insert(&mut self, key: &AggregateKey) {
-        self.keys.insert(Mark::Key(key.clone()));
-    }
-
-    /// Names below `parent` (empty, `org/` or `org/type/`) that start with `prefix`, after `after`.
-    fn page(&self, parent: &str, prefix: &str, after: Option<&str>, limit: usize) -> ListPage {
-        let mut page = ListPage::default();
-        let seek = |parts: &[&[u8]]| Mark::Between(parts.concat());
-        let mut from = match after {
-            Some(after) if after >= prefix => {
-                Bound::Excluded(seek(&[parent.as_bytes(), after.as_bytes(), b"/", &[ABOVE]]))
-            }
-            _ => Bound::Included(seek(&[parent.as_bytes(), prefix.as_bytes()])),
-        };
-        while let Some(key) = self.keys.range((from, Bound::Unbounded)).next() {
-            let Some(name) = name_below(key.text(), parent, prefix) else { break };
-            if page.names.len() == limit {
-                page.more = true;
-                break;
-            }
-            from = Bound::Excluded(seek(&[parent.as_bytes(), name.as_bytes(), b"/", &[ABOVE]]));
-            page.names.push(name.to_owned());
-        }
-        page
-    }
-}
-
-/// The name in `text` that follows `parent`, if it starts with `prefix`.
-fn name_below<'a>(text: &'a [u8], parent: &str, prefix: &str) -> Option<&'a str> {
-    let rest = text.strip_prefix(parent.as_bytes())?;
-    let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-    let name = std::str::from_utf8(&rest[..end]).ok()?;
-    name.starts_with(prefix).then_some(name)
 }
 
 impl Directory {
@@ -108,13 +80,49 @@ impl Directory {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-        _: &Pins,
+        pins: &Pins,
     ) -> Result<ListPage, Fault> {
-        let parent = match (org, kind) {
-            (None, _) => String::new(),
-            (Some(org), None) => format!("{org}/"),
-            (Some(org), Some(kind)) => format!("{org}/{kind}/"),
-        };
-        Ok(self.names.page(&parent, prefix, after, limit))
+        let mut parent = Vec::new();
+        for part in org.into_iter().chain(kind.filter(|_| org.is_some())) {
+            parent.extend_from_slice(part.as_bytes());
+            parent.push(0);
+        }
+        let mut from = parent.clone();
+        match after {
+            Some(after) if after >= prefix => {
+                from.extend_from_slice(after.as_bytes());
+                from.push(BEHIND);
+            }
+            _ => from.extend_from_slice(prefix.as_bytes()),
+        }
+        // Outcomes lie before the first name.
+        if from.is_empty() {
+            from.push(BEHIND);
+        }
+        let sources = self.sources(pins);
+        let mut streams: Vec<_> = sources.map(|source| Stream::new(source, &from)).collect();
+        let mut page = ListPage::default();
+        loop {
+            streams.iter_mut().try_for_each(|stream| stream.seek(&from))?;
+            let first = streams.iter().filter_map(Stream::row).min();
+            let Some(name) = first.and_then(|row| name_below(row, &parent, prefix)) else { break };
+            if page.names.len() == limit {
+                page.more = true;
+                break;
+            }
+            from.truncate(parent.len());
+            from.extend_from_slice(name.as_bytes());
+            from.push(BEHIND);
+            page.names.push(name.to_owned());
+        }
+        Ok(page)
     }
+}
+
+/// The name in `row` that follows `parent`, if it starts with `prefix`.
+fn name_below<'a>(row: &'a [u8], parent: &[u8], prefix: &str) -> Option<&'a str> {
+    let rest = row.strip_prefix(parent)?;
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let name = std::str::from_utf8(&rest[..end]).ok()?;
+    name.starts_with(prefix).then_some(name)
 }

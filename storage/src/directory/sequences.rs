@@ -48,6 +48,28 @@ impl ClientSequences {
         self.recent.iter()
     }
 
+    /// Whether older rows can add nothing: it is full, or begins with the first sequence.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.recent.len() == SEQUENCES_REMEMBERED || self.oldest() == Sequence::new(1)
+    }
+
+    /// Nothing is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.recent.is_empty()
+    }
+
+    /// Memory that it uses, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.recent.capacity() * size_of::<Remembered>()
+    }
+
+    /// Adds what was remembered before, as far as there is room.
+    pub(crate) fn prepend(&mut self, older: &[Remembered]) {
+        let room = SEQUENCES_REMEMBERED - self.recent.len();
+        let kept = &older[older.len().saturating_sub(room)..];
+        self.recent.splice(0..0, kept.iter().copied());
+    }
+
     pub(crate) fn remember(&mut self, remembered: Remembered) {
         if self.recent.len() == SEQUENCES_REMEMBERED {
             self.recent.remove(0);

@@ -159,6 +159,28 @@ async fn a_create_that_does_not_fit_leaves_nothing<D: Disk>(disk: &mut D, path: 
     assert_eq!(fs::read_dir(path).expect("the directory").count(), 0);
 }
 
+async fn a_file_is_written_front_to_back_and_synced<D: Disk>(disk: &mut D, path: &Path) {
+    fs::write(path.join("a.run"), vec![7; 100_000]).expect("a file");
+    let file = match run(disk, Op::Make { name: "a.run".into() }).await {
+        Ok(Done::Opened { file, len: 0 }) => file,
+        other => panic!("make: {other:?}"),
+    };
+    assert_eq!(read(disk, file, 0, 4096).await.len(), 0);
+    for at in 0..64 {
+        disk.start(at, Op::Extend { file, offset: at * BLOCK, buffer: block_of(at) });
+    }
+    for (token, outcome) in complete(disk, 64).await {
+        assert!(matches!(outcome, Ok(Done::Written(buffer)) if buffer[..] == block_of(token)[..]));
+    }
+    assert!(matches!(run(disk, Op::Sync { file }).await, Ok(Done::Ok)));
+    assert_eq!(list(disk).await, [("a.run".to_owned(), 64 * BLOCK)]);
+    for (block, number) in read(disk, file, 0, 64 * 4096).await.chunks(BLOCK_BYTES).zip(0..) {
+        assert!(block == block_of(number).as_slice());
+    }
+    assert_eq!(open_file(disk, "a.run").await.1, 64 * BLOCK);
+    assert!(matches!(run(disk, Op::Close { file }).await, Ok(Done::Ok)));
+}
+
 async fn names_are_never_half_made<D: Disk>(disk: &mut D, path: &Path) {
     fs::write(path.join(".a.new"), b"half of it").expect("a file");
     assert_eq!(list(disk).await, []);
@@ -273,6 +295,7 @@ contract! { Uring uring, Pool pool, Buffered buffered; (
     what_is_missing_is_not_found,
     create_replaces_a_file,
     a_create_that_does_not_fit_leaves_nothing,
+    a_file_is_written_front_to_back_and_synced,
     names_are_never_half_made,
     large_transfers_arrive_whole,
     many_operations_at_once_all_complete,
@@ -430,6 +453,14 @@ mod misuse {
     #[should_panic(expected = "leaves a of 16384 bytes")]
     async fn a_write_beyond_the_file_panics() {
         one_block_written_at(4 * BLOCK, 4096, Kind::Buffered).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "no place to extend it")]
+    async fn an_extension_that_leaves_a_gap_panics() {
+        let made = numbered(Kind::Buffered, 4).await;
+        let (_dir, mut disk, file) = made.expect("always offered");
+        disk.start(1, Op::Extend { file, offset: 5 * BLOCK, buffer: block_of(1) });
     }
 
     #[tokio::test]

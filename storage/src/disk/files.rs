@@ -4,7 +4,8 @@
 //!   Create, Put:  .name.new  →  written, synced  →  renamed to name  →  directory synced
 //! ```
 //! So a name stands for a whole file or for none, whenever the power fails. Names that begin with a
-//! dot are ours alone: never listed, removed when the directory is opened.
+//! dot are ours alone: never listed, removed when the directory is opened. A file of `Make` has its
+//! name at once, and is whole only once it was synced: whoever makes it knows which are.
 //!
 //! Deliberately absent: retries. A failed sync may have dropped the very pages it reported, and the
 //! next one would succeed without them; the first failure of a file is final.
@@ -14,7 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
@@ -42,7 +43,8 @@ pub(crate) struct Folder {
 pub(crate) struct OpenFile {
     pub(crate) file: File,
     pub(crate) name: String,
-    pub(crate) len: u64,
+    /// Size in bytes, with what is being appended.
+    len: AtomicU64,
     /// A write or sync failed: what the file holds is unknown, and it takes no more writes.
     failed: AtomicBool,
     /// The kernel reports a failed sync once. Whoever syncs holds this, so that a second sync of
@@ -120,6 +122,18 @@ impl Folder {
         }
     }
 
+    /// As `Op::Make`.
+    pub(crate) fn make(&self, name: &str) -> io::Result<OpenFile> {
+        let file = self.options().create(true).truncate(true).open(self.place(name))?;
+        Ok(OpenFile::new(file, name, 0))
+    }
+
+    /// As `Op::Sync`.
+    pub(crate) fn sync(&self, file: &OpenFile) -> io::Result<()> {
+        file.sync_all()?;
+        self.handle.sync_all().inspect_err(|_| file.fail())
+    }
+
     /// As `Op::Put`.
     pub(crate) fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let aside = self.aside(name);
@@ -183,10 +197,15 @@ impl OpenFile {
         Self {
             file,
             name: name.to_owned(),
-            len,
+            len: AtomicU64::new(len),
             failed: AtomicBool::new(false),
             sync: Mutex::new(()),
         }
+    }
+
+    /// Size in bytes, with what is being appended.
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
     }
 
     /// How many of `len` bytes at `offset` the file has.
@@ -196,11 +215,29 @@ impl OpenFile {
             "unaligned read of {len} bytes at {offset} of {}",
             self.name
         );
-        self.len.saturating_sub(offset).min(u64::from(len)) as usize
+        self.len().saturating_sub(offset).min(u64::from(len)) as usize
     }
 
     /// A write must be whole blocks inside the file: anything else is our own mistake.
     pub(crate) fn assert_writable(&self, offset: u64, buffer: &AlignedBuffer) {
+        self.assert_aligned(offset, buffer);
+        assert!(
+            offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.len()),
+            "write of {} bytes at {offset} leaves {} of {} bytes",
+            buffer.len(),
+            self.name,
+            self.len()
+        );
+    }
+
+    /// Counts what will be appended. It must be whole blocks at the file's end.
+    pub(crate) fn lengthen(&self, offset: u64, buffer: &AlignedBuffer) {
+        self.assert_aligned(offset, buffer);
+        let len = self.len.fetch_add(buffer.len() as u64, Ordering::AcqRel);
+        assert_eq!(offset, len, "{} has {len} bytes: no place to extend it", self.name);
+    }
+
+    fn assert_aligned(&self, offset: u64, buffer: &AlignedBuffer) {
         assert!(
             offset.is_multiple_of(BLOCK_BYTES as u64)
                 && buffer.is_block_multiple()
@@ -208,13 +245,6 @@ impl OpenFile {
             "unaligned write of {} bytes at {offset} of {}",
             buffer.len(),
             self.name
-        );
-        assert!(
-            offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.len),
-            "write of {} bytes at {offset} leaves {} of {} bytes",
-            buffer.len(),
-            self.name,
-            self.len
         );
     }
 
@@ -240,6 +270,19 @@ impl OpenFile {
             self.file.sync_data().inspect_err(|_| self.fail())
         });
         written.inspect_err(|_| self.fail())
+    }
+
+    /// Writes without a sync, blocking.
+    pub(crate) fn extend(&self, offset: u64, content: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.file.write_all_at(content, offset).inspect_err(|_| self.fail())
+    }
+
+    /// Syncs content and size, blocking.
+    fn sync_all(&self) -> io::Result<()> {
+        let _exclusive = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        self.file.sync_all().inspect_err(|_| self.fail())
     }
 
     /// Reads up to the end of the file, blocking.
@@ -306,7 +349,7 @@ impl FileTable {
     fn insert(&mut self, file: OpenFile) -> Done {
         let id = FileId(self.opened);
         self.opened += 1;
-        let len = file.len;
+        let len = file.len();
         self.open.insert(id, Arc::new(file));
         Done::Opened { file: id, len }
     }

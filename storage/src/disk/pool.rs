@@ -61,6 +61,13 @@ impl Disk for PoolDisk {
             Op::List => Work::List,
             Op::Open { name } => Work::Open { name },
             Op::Create { name, len, head } => Work::Create { name, len, head },
+            Op::Make { name } => Work::Make { name },
+            Op::Extend { file, offset, buffer } => {
+                let file = self.files.file(file).clone();
+                file.lengthen(offset, &buffer);
+                Work::Extend { file, offset, buffer }
+            }
+            Op::Sync { file } => Work::Sync { file: self.files.file(file).clone() },
             Op::Put { name, content } => Work::Put { name, content },
             Op::Remove { name } => Work::Remove { name },
         };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start ─> backlog ─ push ─> ring ── enter ──> device          Write, Read
-//!        └─> workers (threads) ───────────────> file system      List, Open, Create, Put, Remove
+//!        └─> workers (threads) ───────────────> file system      everything else
 //!   poll_complete <─ completion queue <─ eventfd <─ device
 //!                 <─ finished <─ waker <─ threads
 //! ```
@@ -42,9 +42,9 @@ use crate::disk::{Completion, Disk, DiskError, Done, Op, Token};
 /// Operations the kernel has at once; more wait in the backlog. The completion queue has twice the
 /// room, so it cannot overflow.
 const SLOTS: u32 = 128;
-/// Threads for what isn't a transfer: one may zero a segment for a while, another opens a file
-/// meanwhile.
-const THREADS_MAX: usize = 2;
+/// Threads for what isn't a transfer by the ring: one may zero a segment for a while and another
+/// sync a run, a third opens a file meanwhile.
+const THREADS_MAX: usize = 3;
 /// How often a read that the kernel interrupted is started again. Writes never are.
 const READ_RETRIES_MAX: u8 = 8;
 /// How long a dropped disk waits for the device before it gives the memory in use up.
@@ -221,6 +221,13 @@ impl Disk for UringDisk {
             Op::List => Work::List,
             Op::Open { name } => Work::Open { name },
             Op::Create { name, len, head } => Work::Create { name, len, head },
+            Op::Make { name } => Work::Make { name },
+            Op::Extend { file, offset, buffer } => {
+                let file = self.files.file(file).clone();
+                file.lengthen(offset, &buffer);
+                Work::Extend { file, offset, buffer }
+            }
+            Op::Sync { file } => Work::Sync { file: self.files.file(file).clone() },
             Op::Put { name, content } => Work::Put { name, content },
             Op::Remove { name } => Work::Remove { name },
         };

@@ -27,6 +27,9 @@ pub(crate) enum Work {
     List,
     Open { name: String },
     Create { name: String, len: u64, head: Bytes },
+    Make { name: String },
+    Extend { file: Arc<OpenFile>, offset: u64, buffer: AlignedBuffer },
+    Sync { file: Arc<OpenFile> },
     Put { name: String, content: Bytes },
     Remove { name: String },
     Write { file: Arc<OpenFile>, offset: u64, buffer: AlignedBuffer },
@@ -170,6 +173,15 @@ impl Shared {
             Work::Create { name, len, head } => {
                 Achieved::Opened(folder.create(&name, len, &head, &self.stop)?)
             }
+            Work::Make { name } => Achieved::Opened(folder.make(&name)?),
+            Work::Extend { file, offset, buffer } => {
+                file.extend(offset, &buffer)?;
+                Achieved::Done(Done::Written(buffer))
+            }
+            Work::Sync { file } => {
+                folder.sync(&file)?;
+                Achieved::Done(Done::Ok)
+            }
             Work::Put { name, content } => {
                 folder.put(&name, &content)?;
                 Achieved::Done(Done::Ok)
@@ -213,6 +225,9 @@ fn describe(work: &Work) -> (&'static str, String) {
         Work::List => ("list", String::new()),
         Work::Open { name } => ("open", name.clone()),
         Work::Create { name, .. } => ("create", name.clone()),
+        Work::Make { name } => ("make", name.clone()),
+        Work::Extend { file, offset, .. } => ("extend", format!("{} at {offset}", file.name)),
+        Work::Sync { file } => ("sync", file.name.clone()),
         Work::Put { name, .. } => ("put", name.clone()),
         Work::Remove { name } => ("remove", name.clone()),
         Work::Write { file, offset, .. } => ("write", format!("{} at {offset}", file.name)),

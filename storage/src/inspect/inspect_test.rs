@@ -29,7 +29,7 @@ fn walk(files: &BTreeMap<String, Vec<u8>>) -> (Folder, Vec<Item>) {
 fn busy() -> Snapshot {
     let mut rig = Rig::new(Settings { segment_bytes_first: 32 << 10, ..small_settings() });
     let mut dice = Dice::new(9);
-    while rig.log.indexed_segments().count() < 1 {
+    while rig.directory.run_count() < 2 {
         (0..50).for_each(|_| rig.step(&mut dice));
         while rig.resolve(0, true) {}
         rig.settle();
@@ -67,7 +67,17 @@ fn a_healthy_folder_shows_every_record_once() {
     assert_eq!(lsns.last(), Some(&tip.value()));
     let ends = items.iter().filter(|item| matches!(item, Item::End { .. })).count();
     assert_eq!(ends, folder.segments.len());
-    assert!(folder.indexes.iter().all(|file| file.index.is_ok()) && !folder.indexes.is_empty());
+    let manifest = folder.manifest.expect("there").expect("intact");
+    let named: Vec<u32> = manifest.runs.iter().map(|(number, _)| *number).collect();
+    assert!(named.len() >= 2);
+    let mut seen = RunRows::default();
+    for file in folder.runs.iter().filter(|file| named.contains(&file.number)) {
+        let rows = file.rows.as_ref().expect("intact");
+        seen.heads += rows.heads;
+        seen.batches += rows.batches;
+        seen.outcomes += rows.outcomes;
+    }
+    assert!(seen.heads > 0 && seen.batches >= seen.heads && seen.outcomes > 0, "{seen:?}");
     assert!(folder.watermark.iter().all(Result::is_ok) && folder.watermark.len() == 2);
     assert!(folder.strangers.is_empty());
 }
@@ -120,12 +130,14 @@ fn strange_and_broken_files_do_not_stop_a_walk() {
     let mut files = busy().files;
     files.insert("notes.txt".into(), b"hello".to_vec());
     files.insert("00000099.seg".into(), b"short".to_vec());
-    files.insert("00000098.idx".into(), Vec::new());
+    files.insert("00000098.run".into(), Vec::new());
+    files.get_mut("manifest").expect("there")[9] ^= 1;
     files.get_mut("watermark").expect("there")[3] ^= 1;
     let (folder, items) = walk(&files);
     assert_eq!(folder.strangers, ["notes.txt"]);
     assert!(folder.segments.last().expect("there").header.is_err());
-    assert!(folder.indexes.last().expect("there").index.is_err());
+    assert!(folder.runs.last().expect("there").rows.is_err());
+    assert!(folder.manifest.expect("there").is_err());
     assert!(folder.watermark.iter().any(Result::is_err));
     assert!(!frames(&items).is_empty());
 }

@@ -1,55 +1,94 @@
-//! Parts of writes over several shards that are in segments without index.
+//! Parts of writes over several shards whose decision is not durable here.
 //!
-//! A segment's index says what its legs did, so it waits until all of them are decided and the
-//! decisions are durable. Every unresolved leg keeps space for its `Resolve`, so that a full disk
-//! cannot hold its aggregates for ever.
+//! A checkpoint names them, with the places of their frames: a replay from there needs them for
+//! their `Resolve`s. Every unresolved leg keeps space for its `Resolve`, so that a full disk cannot
+//! hold its aggregates for ever.
 
 use std::collections::BTreeMap;
 
 use celeriant_schema::limits::SECTOR_BYTES;
-use celeriant_schema::{Lsn, TxnId};
+use celeriant_schema::{Hash, Lsn, TxnId};
 
-use crate::index::LegOutcome;
+use crate::frame::FrameHeader;
+use crate::manifest::OpenLeg;
 
 #[derive(Clone, Copy, Debug)]
 struct Leg {
     txn: TxnId,
-    resolve: Option<Resolution>,
+    /// Once its frame is durable.
+    placed: Option<Placed>,
+    is_resolved: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Resolution {
-    lsn: Lsn,
-    commit: bool,
+/// The frame that a leg is in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Placed {
+    pub(crate) segment: u32,
+    /// In sectors of 4,096 bytes.
+    pub(crate) frame_offset: u32,
+    pub(crate) frame_bytes: u32,
+    pub(crate) hash: Hash,
+}
+
+impl Placed {
+    /// Of the frame at `offset`, in bytes, of `segment`.
+    pub(crate) fn of(header: &FrameHeader, segment: u32, offset: u64) -> Self {
+        Self {
+            segment,
+            frame_offset: (offset / SECTOR_BYTES as u64) as u32,
+            frame_bytes: header.frame_bytes() as u32,
+            hash: header.hash,
+        }
+    }
 }
 
 /// Legs by their place in the log.
 #[derive(Debug, Default)]
 pub(crate) struct Legs {
     legs: BTreeMap<Lsn, Leg>,
+    /// Legs by the place of their `Resolve`, which is not durable.
+    resolving: BTreeMap<Lsn, Lsn>,
     unresolved: usize,
-    durable: Lsn,
 }
 
 impl Legs {
     pub(crate) fn open(&mut self, lsn: Lsn, txn: TxnId) {
-        let before = self.legs.insert(lsn, Leg { txn, resolve: None });
+        let before = self.legs.insert(lsn, Leg { txn, placed: None, is_resolved: false });
         assert!(before.is_none(), "two legs at lsn {lsn}");
         self.unresolved += 1;
     }
 
-    pub(crate) fn resolve(&mut self, leg_lsn: Lsn, txn: TxnId, commit: bool, lsn: Lsn) {
+    /// A leg whose frame is durable.
+    pub(crate) fn open_placed(&mut self, lsn: Lsn, txn: TxnId, placed: Placed) {
+        self.open(lsn, txn);
+        if let Some(leg) = self.legs.get_mut(&lsn) {
+            leg.placed = Some(placed);
+        }
+    }
+
+    pub(crate) fn resolve(&mut self, leg_lsn: Lsn, txn: TxnId, lsn: Lsn) {
         let Some(leg) = self.legs.get_mut(&leg_lsn).filter(|leg| leg.txn == txn) else {
             panic!("no leg of {txn} at lsn {leg_lsn}")
         };
-        assert!(leg.resolve.is_none(), "the leg of {txn} at {leg_lsn} is resolved twice");
-        leg.resolve = Some(Resolution { lsn, commit });
+        assert!(!leg.is_resolved, "the leg of {txn} at {leg_lsn} is resolved twice");
+        leg.is_resolved = true;
+        self.resolving.insert(lsn, leg_lsn);
         self.unresolved -= 1;
+    }
+
+    /// A frame became durable.
+    pub(crate) fn placed(&mut self, header: &FrameHeader, segment: u32, offset: u64) {
+        let placed = Placed::of(header, segment, offset);
+        for (_, leg) in self.legs.range_mut(header.first_lsn..=header.last_lsn()) {
+            leg.placed = Some(placed);
+        }
     }
 
     /// Everything up to `durable` is durable.
     pub(crate) fn settle(&mut self, durable: Lsn) {
-        self.durable = durable;
+        while let Some(entry) = self.resolving.first_entry().filter(|it| *it.key() <= durable) {
+            self.legs.remove(&entry.remove());
+        }
     }
 
     /// Space to keep for `Resolve`s: in the worst case each gets a frame of its own.
@@ -57,28 +96,13 @@ impl Legs {
         (self.unresolved * SECTOR_BYTES) as u64
     }
 
-    /// What became of every leg up to `last`; `None` while one is not durably decided.
-    pub(crate) fn outcomes(&self, last: Lsn) -> Option<Vec<LegOutcome>> {
-        let is_open = |leg: &Leg| leg.resolve.is_none_or(|resolve| resolve.lsn > self.durable);
-        // The newest are the likeliest to be open: asked after every frame, so look there first.
-        if self.legs.range(..=last).rev().any(|(_, leg)| is_open(leg)) {
-            return None;
-        }
-        let legs = self.legs.range(..=last).map(|(lsn, leg)| {
-            let commit = leg.resolve.is_some_and(|resolve| resolve.commit);
-            LegOutcome { txn: leg.txn, leg_lsn: *lsn, commit }
-        });
-        Some(legs.collect())
-    }
-
-    /// Lsn of the last decision on a leg up to `last`; 0 without legs.
-    pub(crate) fn decided_at(&self, last: Lsn) -> Lsn {
-        let resolves = self.legs.range(..=last).filter_map(|(_, leg)| leg.resolve);
-        resolves.map(|resolve| resolve.lsn).max().unwrap_or_default()
-    }
-
-    /// The index that says what became of the legs up to `last` is durable.
-    pub(crate) fn forget(&mut self, last: Lsn) {
-        self.legs = self.legs.split_off(&last.next());
+    /// Durable legs up to `upto` without a durable `Resolve`. What is applied of them, others know.
+    pub(crate) fn open_at(&self, upto: Lsn) -> impl Iterator<Item = OpenLeg> {
+        self.legs.range(..=upto).map(|(lsn, leg)| {
+            let Some(placed) = leg.placed else { panic!("the leg at {lsn} has no place") };
+            let Placed { segment, frame_offset, frame_bytes, hash } = placed;
+            let (txn, lsn, is_applied) = (leg.txn, *lsn, false);
+            OpenLeg { txn, lsn, segment, frame_offset, frame_bytes, is_applied, hash }
+        })
     }
 }

@@ -133,7 +133,7 @@ fn a_segments_first_frame_waits_until_everything_before_is_durable() {
 #[test]
 fn a_full_disk_stops_admission_and_loses_nothing() {
     let mut rig = settled(small_settings());
-    // Room for one more segment and no index.
+    // Room for one more segment and no run.
     rig.disk.room = Some(128 << 10);
     let mut appended = 0;
     loop {
@@ -157,7 +157,7 @@ fn a_full_disk_stops_admission_and_loses_nothing() {
     assert!(rig.append(&[1], &[900], false));
     rig.settle();
     rig.check();
-    assert!(rig.log.indexed_segments().count() > 0, "the index is written once there is room");
+    assert!(rig.directory.run_count() > 0, "the directory is written out once there is room");
     rig.snapshot().open().expect("intact");
 }
 
@@ -288,24 +288,26 @@ fn a_segment_takes_frames_only_when_the_watermark_counts_it() {
 }
 
 #[test]
-fn an_index_waits_until_the_decision_over_its_leg_is_durable() {
-    let mut rig = settled(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
+fn a_leg_is_open_at_a_checkpoint_until_the_decision_over_it_is_durable() {
+    let mut rig = settled(large_segments());
+    let open = |rig: &Rig| rig.log.checkpoint().1.map(|leg| leg.lsn).collect::<Vec<_>>();
     assert!(rig.append(&[9], &[100], true));
-    while rig.log.space.next_to_index().is_none() {
-        rig.append(&[1], &[900], false);
-        rig.settle();
-    }
+    rig.pump();
+    assert_eq!(open(&rig), [], "it is not durable itself");
+    rig.settle();
+    let leg = rig.log.durable();
+    assert_eq!(open(&rig), [leg]);
     assert!(rig.append(&[2], &[100], false));
     rig.pump();
     assert!(rig.resolve(0, true));
     rig.pump();
     assert_eq!(rig.disk.waiting(), 2, "a frame, and the decision behind it");
     rig.finish(0).expect("a healthy disk");
-    assert!(rig.log.indexable().is_none() && rig.log.space.indexing.is_none());
+    assert_eq!(open(&rig), [leg]);
     rig.finish(0).expect("a healthy disk");
-    assert_eq!(rig.log.space.indexing, Some(1));
-    rig.settle();
-    rig.check();
+    assert_eq!(open(&rig), []);
+    let (position, _) = rig.log.checkpoint();
+    assert_eq!((position.lsn, position.hash), (rig.log.durable(), rig.log.tip_hash()));
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Log {
         assert!(self.fits_resolve(), "a Resolve that does not fit");
         let stamps = (resolve.stamp, resolve.stamp);
         let appended = self.append(stamps, Resolve::LEN, |meta, _, _| resolve.encode(meta));
-        self.legs.resolve(resolve.leg_lsn, resolve.txn, resolve.commit, appended.lsn);
+        self.legs.resolve(resolve.leg_lsn, resolve.txn, appended.lsn);
         appended
     }
 

@@ -1,12 +1,11 @@
-//! Where frames go: the segment in use, those made ahead, those that are full.
+//! Where frames go: the segment in use and those made ahead.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use celeriant_schema::{Epoch, Hash, Lsn, Stamp};
+use celeriant_schema::Lsn;
 
 use crate::disk::{FileId, Op};
 use crate::frame::FrameHeader;
-use crate::index::SealedSegment;
 use crate::segment::{FIRST_FRAME_OFFSET, SegmentHeader, segment_name};
 use crate::{Identity, Settings};
 
@@ -19,28 +18,17 @@ pub(crate) struct Segment {
 }
 
 /// The segment that takes frames.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Active {
     pub(crate) segment: Segment,
     /// Where the next frame goes.
     pub(crate) next_offset: u64,
-    /// What its index will say; `end` and the last-s follow the frames.
-    pub(crate) so_far: SealedSegment,
 }
 
 impl Active {
-    /// Nothing in it yet, continuing a log that ends at `last_lsn`.
-    pub(crate) fn fresh(segment: Segment, before: &SealedSegment) -> Self {
-        let so_far = SealedSegment {
-            segment: segment.number,
-            first_lsn: before.last_lsn.next(),
-            prev_hash: before.last_hash,
-            end: FIRST_FRAME_OFFSET,
-            applied_upto: Lsn::ZERO,
-            outcomes: Vec::new(),
-            ..before.clone()
-        };
-        Self { segment, next_offset: FIRST_FRAME_OFFSET, so_far }
+    /// Nothing in it yet.
+    pub(crate) fn fresh(segment: Segment) -> Self {
+        Self { segment, next_offset: FIRST_FRAME_OFFSET }
     }
 
     /// Takes a frame in at the end.
@@ -48,34 +36,11 @@ impl Active {
         let offset = self.next_offset;
         self.next_offset += header.frame_bytes() as u64;
         assert!(self.next_offset <= self.segment.bytes, "a frame ends behind its segment");
-        let so_far = &mut self.so_far;
-        so_far.end = self.next_offset;
-        so_far.last_lsn = header.last_lsn();
-        so_far.last_hash = header.hash;
-        so_far.last_stamp = so_far.last_stamp.max(header.last_stamp);
-        so_far.max_epoch = so_far.max_epoch.max(header.epoch);
         offset
     }
 
     fn rest(&self) -> u64 {
         self.segment.bytes - self.next_offset
-    }
-}
-
-/// What a log that is empty ends with.
-pub(crate) fn nothing_before(identity: Identity) -> SealedSegment {
-    SealedSegment {
-        identity,
-        segment: 0,
-        first_lsn: Lsn::ZERO,
-        last_lsn: Lsn::ZERO,
-        prev_hash: Hash::ZERO,
-        last_hash: Hash::ZERO,
-        end: 0,
-        last_stamp: Stamp::ZERO,
-        max_epoch: Epoch::default(),
-        applied_upto: Lsn::ZERO,
-        outcomes: Vec::new(),
     }
 }
 
@@ -96,11 +61,6 @@ pub(crate) struct Space {
     active: Active,
     spares: VecDeque<Segment>,
     making: Making,
-    /// Full segments without index, oldest first.
-    sealed: VecDeque<SealedSegment>,
-    /// The index of this segment is being written.
-    pub(crate) indexing: Option<u32>,
-    index_waits_for_space: bool,
     files: BTreeMap<u32, FileId>,
 }
 
@@ -108,29 +68,13 @@ impl Space {
     pub(crate) fn new(
         active: Active,
         spares: VecDeque<Segment>,
-        sealed: VecDeque<SealedSegment>,
         files: BTreeMap<u32, FileId>,
     ) -> Self {
-        Self {
-            active,
-            spares,
-            making: Making::Nothing,
-            sealed,
-            indexing: None,
-            index_waits_for_space: false,
-            files,
-        }
+        Self { active, spares, making: Making::Nothing, files }
     }
 
     pub(crate) fn file(&self, segment: u32) -> Option<FileId> {
         self.files.get(&segment).copied()
-    }
-
-    /// Full segments with an index, newest first.
-    pub(crate) fn indexed_segments(&self) -> impl Iterator<Item = u32> {
-        let is_sealed = |number: u32| self.sealed.iter().any(|it| it.segment == number);
-        let full = self.files.range(..self.active.segment.number).rev();
-        full.map(|(number, _)| *number).filter(move |number| !is_sealed(*number))
     }
 
     /// Whether a frame of `bytes` and then `reserve` bytes in small frames have a place.
@@ -149,9 +93,7 @@ impl Space {
     /// The full segment is closed; the oldest spare takes its place.
     pub(crate) fn rotate(&mut self) {
         let Some(spare) = self.spares.pop_front() else { panic!("no segment to rotate to") };
-        let fresh = Active::fresh(spare, &self.active.so_far);
-        let full = std::mem::replace(&mut self.active, fresh);
-        self.sealed.push_back(full.so_far);
+        self.active = Active::fresh(spare);
     }
 
     /// The place of a frame, from here on taken.
@@ -208,32 +150,11 @@ impl Space {
         if self.is_full() {
             self.making = Making::Nothing;
         }
-        self.index_waits_for_space = false;
-    }
-
-    pub(crate) fn next_to_index(&self) -> Option<&SealedSegment> {
-        self.sealed.front().filter(|_| !self.index_waits_for_space)
-    }
-
-    /// The index of `segment` is durable; returns the segment's last record.
-    pub(crate) fn indexed(&mut self, segment: u32) -> Lsn {
-        assert_eq!(self.indexing.take(), Some(segment), "an index that nobody asked for");
-        match self.sealed.pop_front() {
-            Some(sealed) if sealed.segment == segment => sealed.last_lsn,
-            other => panic!("indexed segment {segment}, but {other:?} is the oldest"),
-        }
-    }
-
-    pub(crate) fn index_failed(&mut self) {
-        self.indexing = None;
-        self.index_waits_for_space = true;
     }
 
     pub(crate) fn assert_invariants(&self) {
         let active = &self.active;
         assert!(active.next_offset <= active.segment.bytes, "frames end within their segment");
-        let mut numbers = self.sealed.iter().map(|sealed| sealed.segment);
-        assert!(numbers.all(|number| number < active.segment.number), "full segments are older");
         let mut next = active.segment.number;
         for spare in &self.spares {
             assert!(spare.number == next + 1, "segment {} follows {next}", spare.number);

@@ -1,6 +1,6 @@
 //! Recovery's view of a shard's folder: what is there, and whole operations on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use celeriant_schema::Lsn;
@@ -11,6 +11,7 @@ use crate::buffer::AlignedBuffer;
 use crate::disk::{Disk, DiskError, Done, FileId, Op, run};
 use crate::error::{Error, Flaw};
 use crate::log::Segment;
+use crate::manifest::MANIFEST_NAME;
 use crate::segment::{SegmentHeader, number_of, segment_name};
 use crate::watermark::WATERMARK_NAME;
 
@@ -22,7 +23,9 @@ pub(super) const WINDOW_BYTES: usize = 1 << 20;
 pub(super) struct Inventory {
     /// Sizes of the segment files.
     pub(super) segments: BTreeMap<u32, u64>,
-    pub(super) indexes: BTreeSet<u32>,
+    /// Sizes of the run files.
+    pub(super) runs: BTreeMap<u32, u64>,
+    pub(super) has_manifest: bool,
     /// Size of the watermark file.
     pub(super) watermark: Option<u64>,
     /// Files that no version of this crate makes.
@@ -36,8 +39,10 @@ impl Inventory {
         for (name, bytes) in files {
             if let Some(number) = number_of(&name, "seg") {
                 inventory.segments.insert(number, bytes);
-            } else if let Some(number) = number_of(&name, "idx") {
-                inventory.indexes.insert(number);
+            } else if let Some(number) = number_of(&name, "run") {
+                inventory.runs.insert(number, bytes);
+            } else if name == MANIFEST_NAME {
+                inventory.has_manifest = true;
             } else if name == WATERMARK_NAME {
                 inventory.watermark = Some(bytes);
             } else {
@@ -45,6 +50,11 @@ impl Inventory {
             }
         }
         Ok(inventory)
+    }
+
+    /// Nothing that a log consists of is there.
+    pub(super) fn is_new(&self) -> bool {
+        self.segments.is_empty() && self.runs.is_empty() && !self.has_manifest
     }
 }
 
@@ -120,25 +130,29 @@ pub(super) async fn create_segment<D: Disk>(
     Ok(Segment { number, file, bytes })
 }
 
-/// Opens segment `number` and checks its header page.
-pub(super) async fn open_segment<D: Disk>(
+/// Opens segment `number`, which must be there.
+pub(super) async fn open_segment<D: Disk>(disk: &mut D, number: u32) -> Result<Segment, Error> {
+    let name = segment_name(number);
+    match open(disk, &name).await {
+        Ok((file, bytes)) => Ok(Segment { number, file, bytes }),
+        Err(error) if error.is_not_found() => {
+            Err(Flaw::Missing.at(name, number, 0, Lsn::ZERO).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks the header page of a segment whose frames are to be read.
+pub(super) async fn check_segment<D: Disk>(
     disk: &mut D,
     identity: &Identity,
-    number: u32,
-) -> Result<Segment, Error> {
-    let name = segment_name(number);
-    let (file, bytes) = match open(disk, &name).await {
-        Ok(opened) => opened,
-        Err(error) if error.is_not_found() => {
-            return Err(Flaw::Missing.at(name, number, 0, Lsn::ZERO).into());
-        }
-        Err(error) => return Err(error.into()),
-    };
+    segment: Segment,
+) -> Result<(), Error> {
+    let Segment { number, file, bytes } = segment;
     let page = read(disk, file, 0, SECTOR_BYTES).await?;
     SegmentHeader::decode(&page)
         .and_then(|header| header.check(identity, number, bytes))
-        .map_err(|flaw| flaw.at(name, number, 0, Lsn::ZERO))?;
-    Ok(Segment { number, file, bytes })
+        .map_err(|flaw| flaw.at(segment_name(number), number, 0, Lsn::ZERO).into())
 }
 
 /// Reads a segment front to back in windows.

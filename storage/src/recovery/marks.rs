@@ -25,7 +25,7 @@ impl Marks {
         inventory: &Inventory,
         report: &mut Report,
     ) -> Result<Self, Error> {
-        let is_new = inventory.segments.is_empty() && inventory.indexes.is_empty();
+        let is_new = inventory.is_new();
         let damage = |what: Flaw| Error::from(what.at(WATERMARK_NAME, 0, 0, Lsn::ZERO));
         match inventory.watermark {
             // The watermark is the first file that is made: without it there is no log.

@@ -1,9 +1,9 @@
 //! From records to the state that they leave: directory, undecided legs, outcomes.
 //!
-//! A leg's batches count from its `Resolve` on: nothing else touches its aggregates in between. A
-//! `Resolve` whose leg is in a segment with an index is known there already.
+//! A leg's batches count from its `Resolve` on: nothing else touches its aggregates in between.
+//! Legs that were open at the checkpoint are brought back before the first frame.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use celeriant_schema::record::{BatchView, Record, Resolve, WriteRecord};
 use celeriant_schema::{AggregateKey, Lsn, ShardId, Stamp, TxnId};
@@ -11,8 +11,8 @@ use celeriant_schema::{AggregateKey, Lsn, ShardId, Stamp, TxnId};
 use crate::directory::{AppliedBatch, BatchLocation, Directory};
 use crate::error::Flaw;
 use crate::frame::FrameHeader;
-use crate::index::Index;
-use crate::log::Legs;
+use crate::log::{Legs, Placed};
+use crate::manifest::OpenLeg;
 
 /// A leg that nobody decided yet.
 #[derive(Clone, Debug)]
@@ -27,21 +27,17 @@ pub struct PendingLeg {
     pub stamp: Stamp,
     /// Aggregates to hold until it is decided.
     pub keys: Vec<AggregateKey>,
-    /// To be applied when its `Resolve` with `commit` is durable.
+    /// To be applied when it is decided to commit. Empty when the directory has them already: the
+    /// write had been decided, and shown, before the crash.
     pub batches: Vec<(AggregateKey, AppliedBatch)>,
 }
 
 /// Where a frame lies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FramePlace {
-    pub(super) segment: u32,
-    pub(super) frame_offset: u32,
-    pub(super) frame_bytes: u32,
-}
+pub(super) type FramePlace = Placed;
 
 impl FramePlace {
     fn batch(&self, record_offset: u32, batch_offset: u32) -> BatchLocation {
-        let Self { segment, frame_offset, frame_bytes } = *self;
+        let Self { segment, frame_offset, frame_bytes, .. } = *self;
         BatchLocation { segment, frame_offset, frame_bytes, record_offset, batch_offset }
     }
 }
@@ -51,33 +47,44 @@ pub(super) struct Replay {
     pub(super) directory: Directory,
     pub(super) legs: Legs,
     pub(super) pending: BTreeMap<Lsn, PendingLeg>,
+    /// Those of them that the directory has already.
+    applied: BTreeSet<Lsn>,
     pub(super) outcomes: BTreeMap<TxnId, bool>,
-    /// Lsn ranges of the segments whose index was taken.
-    indexed: Vec<(Lsn, Lsn)>,
 }
 
 impl Replay {
-    pub(super) fn new(hash_seed: u64) -> Self {
+    pub(super) fn new(directory: Directory) -> Self {
         Self {
-            directory: Directory::new(hash_seed),
+            directory,
             legs: Legs::default(),
             pending: BTreeMap::new(),
+            applied: BTreeSet::new(),
             outcomes: BTreeMap::new(),
-            indexed: Vec::new(),
         }
     }
 
-    /// Takes in a whole segment from its index.
-    pub(super) fn load(&mut self, index: &Index) -> Result<(), Flaw> {
-        let sealed = &index.sealed;
-        for entry in index.entries() {
-            let entry = entry?;
-            if !self.directory.accepts(&entry) {
-                return Err(Flaw::Chain("versions of an aggregate"));
+    /// Brings back a leg that was open at the checkpoint, from the records of its frame.
+    pub(super) fn reopen(
+        &mut self,
+        open: &OpenLeg,
+        first_lsn: Lsn,
+        place: FramePlace,
+        records: Vec<(u32, Record)>,
+    ) -> Result<(), Flaw> {
+        let at = open.lsn.value().checked_sub(first_lsn.value());
+        let record = at.and_then(|at| records.into_iter().nth(usize::try_from(at).ok()?));
+        match record {
+            Some((offset, Record::Leg(leg))) if leg.write_id == open.txn => {
+                self.open(open.lsn, place, offset, leg);
             }
-            self.directory.load_entry(sealed.segment, entry);
+            _ => return Err(Flaw::Chain("a leg of the checkpoint")),
         }
-        self.indexed.push((sealed.first_lsn, sealed.last_lsn));
+        if open.is_applied {
+            self.applied.insert(open.lsn);
+            if let Some(leg) = self.pending.get_mut(&open.lsn) {
+                leg.batches.clear();
+            }
+        }
         Ok(())
     }
 
@@ -109,20 +116,7 @@ impl Replay {
                 batches.iter().try_for_each(|(key, batch)| self.apply(key, batch))
             }
             Record::Leg(leg) => {
-                let mut batches = applied(&leg, |batch| place.batch(offset, batch));
-                batches.iter_mut().for_each(|(key, _)| *key = key.detached());
-                self.legs.open(lsn, leg.write_id);
-                self.pending.insert(
-                    lsn,
-                    PendingLeg {
-                        txn: leg.write_id,
-                        participants: leg.participants,
-                        lsn,
-                        stamp: leg.stamp,
-                        keys: batches.iter().map(|(key, _)| key.clone()).collect(),
-                        batches,
-                    },
-                );
+                self.open(lsn, place, offset, leg);
                 Ok(())
             }
             Record::Resolve(resolve) => self.resolve(lsn, &resolve),
@@ -130,20 +124,35 @@ impl Replay {
         }
     }
 
+    fn open(&mut self, lsn: Lsn, place: FramePlace, offset: u32, leg: WriteRecord) {
+        let mut batches = applied(&leg, |batch| place.batch(offset, batch));
+        batches.iter_mut().for_each(|(key, _)| *key = key.detached());
+        self.legs.open_placed(lsn, leg.write_id, place);
+        let pending = PendingLeg {
+            txn: leg.write_id,
+            participants: leg.participants,
+            lsn,
+            stamp: leg.stamp,
+            keys: batches.iter().map(|(key, _)| key.clone()).collect(),
+            batches,
+        };
+        self.pending.insert(lsn, pending);
+    }
+
     fn resolve(&mut self, lsn: Lsn, resolve: &Resolve) -> Result<(), Flaw> {
         let Some(leg) = self.pending.remove(&resolve.leg_lsn) else {
-            let in_index = |(first, last): &(Lsn, Lsn)| (first..=last).contains(&&resolve.leg_lsn);
-            let is_known = self.indexed.iter().any(in_index);
-            return is_known.then_some(()).ok_or(Flaw::Chain("a Resolve without its leg"));
+            return Err(Flaw::Chain("a Resolve without its leg"));
         };
-        if leg.txn != resolve.txn {
+        let was_applied = self.applied.remove(&leg.lsn);
+        if leg.txn != resolve.txn || (was_applied && !resolve.commit) {
             return Err(Flaw::Chain("a Resolve of another write than its leg"));
         }
-        self.legs.resolve(leg.lsn, leg.txn, resolve.commit, lsn);
+        self.legs.resolve(leg.lsn, leg.txn, lsn);
         self.outcomes.insert(leg.txn, resolve.commit);
         if resolve.commit {
             leg.batches.iter().try_for_each(|(key, batch)| self.apply(key, batch))?;
         }
+        self.directory.note_outcome(leg.txn, leg.lsn, resolve.commit);
         Ok(())
     }
 

@@ -92,7 +92,13 @@ impl<D: Disk> Recovery<'_, D> {
             let zeroes = AlignedBuffer::zeroed(len);
             files::write(self.disk, segment.file, offset, zeroes).await?;
         }
-        self.tail.secured(self.marks.newest.durable);
+        self.secure().await
+    }
+
+    /// Makes every frame durable that was read and that nobody vouches for: what is read here may
+    /// only sit in a cache.
+    pub(super) async fn secure(&mut self) -> Result<(), Error> {
+        self.tail.secured(self.marks.newest.durable.max(self.claim.lsn));
         for Unsecured { segment, offset, frame, .. } in std::mem::take(&mut self.tail.unsecured) {
             self.report.secured_bytes += frame.len() as u64;
             let buffer = AlignedBuffer::copy_of(&frame);

@@ -24,6 +24,8 @@ pub(crate) enum Fate {
 pub(crate) struct MemoryDisk {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     open: BTreeMap<FileId, String>,
+    /// Files that were made or extended and not synced since, with what they surely are.
+    unsynced: BTreeMap<String, Option<Vec<u8>>>,
     next_file: u32,
     in_flight: Vec<(Token, Op)>,
     /// Space for further files, in bytes.
@@ -63,7 +65,8 @@ impl MemoryDisk {
         Completion { token, outcome }
     }
 
-    /// Power loss: every operation in flight meets its fate. What remains are the files.
+    /// Power loss: every operation in flight meets its fate, and what was not synced one of its own.
+    /// What remains are the files.
     pub(crate) fn crash(
         mut self,
         mut fate: impl FnMut(&Op) -> Fate,
@@ -76,6 +79,7 @@ impl MemoryDisk {
                 Fate::Tear => self.tear(op, dice),
             }
         }
+        self.lose_unsynced(dice);
         self.files
     }
 
@@ -87,6 +91,7 @@ impl MemoryDisk {
                 self.crash_after = Some(0);
                 if let Some(mut dice) = self.dice.take() {
                     self.tear(op, &mut dice);
+                    self.lose_unsynced(&mut dice);
                 }
                 return Err(failed("crash", ErrorKind::Other));
             }
@@ -118,11 +123,29 @@ impl MemoryDisk {
                 self.take_room(len)?;
                 let mut content = head.to_vec();
                 content.resize(len as usize, 0);
+                self.unsynced.remove(&name);
                 self.files.insert(name.clone(), content);
                 Ok(Done::Opened { file: self.handle(name), len })
             }
+            Op::Make { name } => {
+                let before = self.files.insert(name.clone(), Vec::new());
+                self.unsynced.entry(name.clone()).or_insert(before);
+                Ok(Done::Opened { file: self.handle(name), len: 0 })
+            }
+            Op::Extend { file, offset, buffer } => {
+                assert!(offset % 4096 == 0 && buffer.len() % 4096 == 0, "not aligned");
+                self.take_room(buffer.len() as u64)?;
+                self.extend(file, offset, &buffer, |_| true);
+                Ok(Done::Written(buffer))
+            }
+            Op::Sync { file } => {
+                let name = self.open.get(&file).expect("an open file");
+                self.unsynced.remove(name);
+                Ok(Done::Ok)
+            }
             Op::Put { name, content } => {
                 self.take_room(content.len() as u64)?;
+                self.unsynced.remove(&name);
                 self.files.insert(name, content.to_vec());
                 Ok(Done::Ok)
             }
@@ -146,6 +169,7 @@ impl MemoryDisk {
                 Ok(Done::Ok)
             }
             Op::Remove { name } => {
+                self.unsynced.remove(&name);
                 self.files.remove(&name);
                 Ok(Done::Ok)
             }
@@ -175,6 +199,9 @@ impl MemoryDisk {
                     }
                 }
             }
+            Op::Extend { file, offset, buffer } => {
+                self.extend(file, offset, &buffer, |_| dice.roll(2) == 0);
+            }
             Op::Create { name, len, head } => {
                 let mut content = head.to_vec();
                 content.truncate(dice.roll(head.len() as u64 + 1) as usize);
@@ -183,6 +210,51 @@ impl MemoryDisk {
             }
             whole if dice.roll(2) == 0 => drop(self.apply(whole)),
             _ => {}
+        }
+    }
+
+    fn extend(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buffer: &[u8],
+        mut survives: impl FnMut(usize) -> bool,
+    ) {
+        let Some(name) = self.open.get(&file) else { panic!("{file:?} is not open") };
+        let content = self.files.entry(name.clone()).or_default();
+        self.unsynced.entry(name.clone()).or_insert_with(|| Some(content.clone()));
+        let at = offset as usize;
+        content.resize(content.len().max(at + buffer.len()), 0);
+        for (index, piece) in buffer.chunks(TORN_BYTES).enumerate() {
+            if survives(index) {
+                content[at + index * TORN_BYTES..][..piece.len()].copy_from_slice(piece);
+            }
+        }
+    }
+
+    /// Power loss: what was not synced is there, or not, or in part.
+    fn lose_unsynced(&mut self, dice: &mut Dice) {
+        for (name, before) in std::mem::take(&mut self.unsynced) {
+            let roll = dice.roll(4);
+            match (roll, before) {
+                (0, None) => drop(self.files.remove(&name)),
+                (0, Some(before)) => drop(self.files.insert(name, before)),
+                (1, _) => {}
+                (_, before) => {
+                    let content = self.files.entry(name).or_default();
+                    let sure = before.unwrap_or_default();
+                    for (index, piece) in content.chunks_mut(TORN_BYTES).enumerate() {
+                        if dice.roll(2) == 0 {
+                            let was = sure.chunks(TORN_BYTES).nth(index).unwrap_or_default();
+                            piece.fill(0);
+                            piece[..was.len()].copy_from_slice(was);
+                        }
+                    }
+                    let least = sure.len().min(content.len());
+                    content
+                        .truncate(least + dice.roll((content.len() - least) as u64 + 1) as usize);
+                }
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! A shard reduced to what its log needs, and a model of what the log must say after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use celeriant_schema::hash::chain_start;
 use celeriant_schema::record::{BatchDraft, EncodedBatch, EpochStart, Resolve, WriteDraft};
@@ -10,19 +10,21 @@ use celeriant_schema::{
 };
 
 use super::{Dice, Fate, MemoryDisk, now};
-use crate::directory::{AppliedBatch, BatchLocation, Directory, Head};
+use crate::directory::{
+    AppliedBatch, BatchLocation, ClientSequences, Directory, Fault, Head, Missing, Pins,
+};
 use crate::disk::{Completion, Disk};
 use crate::error::Error;
 use crate::frame;
 use crate::log::{DurableFrame, Log};
 use crate::recovery::{Recovered, Report, recover};
-use crate::{Identity, Settings};
+use crate::{DirectoryBudget, Identity, Settings};
 
 pub(crate) fn identity() -> Identity {
     Identity { cluster: ClusterId::new(0xc0ffee << 64 | 0xce11), shard: ShardId::new(3) }
 }
 
-/// Segments of 64 to 256 KiB.
+/// Segments of 64 to 256 KiB, and a directory that is written out every hundred batches.
 pub(crate) fn small_settings() -> Settings {
     Settings {
         write_depth: 4,
@@ -30,7 +32,8 @@ pub(crate) fn small_settings() -> Settings {
         segment_bytes_max: 256 << 10,
         frame_bytes_soft: 16 << 10,
         fill_bytes: 0,
-        hash_seed: 7,
+        directory: DirectoryBudget { memtable_bytes: 48 << 10, cache_bytes: 64 << 10 },
+        checkpoint_bytes: 96 << 10,
     }
 }
 
@@ -94,6 +97,8 @@ pub(crate) struct Rig {
     actions: Vec<Action>,
     accepted: BTreeMap<AggregateKey, Standing>,
     undecided: Vec<(Lsn, TxnId)>,
+    /// Legs whose batches the directory has although their `Resolve` is not durable.
+    shown: BTreeSet<Lsn>,
     epoch: u64,
     attempts: u64,
 }
@@ -152,6 +157,7 @@ impl Rig {
             actions,
             accepted: BTreeMap::new(),
             undecided,
+            shown: BTreeSet::new(),
             epoch,
             attempts: 0,
         };
@@ -168,8 +174,12 @@ impl Rig {
             let action = &mut self.actions[leg.lsn.value() as usize - 1];
             let Action::Leg(txn, batches) = action else { panic!("{leg:?} is no leg") };
             assert_eq!(*txn, leg.txn);
-            assert_eq!(batches.len(), leg.batches.len());
-            *batches = leg.batches.clone();
+            assert_eq!(batches.len(), leg.keys.len());
+            if leg.batches.is_empty() {
+                self.shown.insert(leg.lsn);
+            } else {
+                *batches = leg.batches.clone();
+            }
         }
     }
 
@@ -183,6 +193,9 @@ impl Rig {
                 Action::Write(batches) => self.accept(&batches, None),
                 Action::Leg(txn, batches) => {
                     undecided.push((lsn, txn));
+                    if self.shown.contains(&lsn) {
+                        self.accept(&batches, None);
+                    }
                     for (key, _) in &batches {
                         self.accepted.entry(key.clone()).or_default().held_by = Some(lsn);
                     }
@@ -222,15 +235,18 @@ impl Rig {
     pub(crate) fn check(&mut self) {
         let known = self.accepted.iter().filter(|(_, standing)| standing.version > Version::NONE);
         let known: Vec<_> = known.map(|(key, standing)| (key.clone(), standing.clone())).collect();
-        assert_eq!(self.directory.len(), known.len(), "aggregates");
+        let listed = self.listed();
+        assert!(known.iter().map(|(key, _)| key.as_str()).eq(listed), "aggregates");
         for (key, standing) in known {
-            let head: Head = *self.directory.head(&key).expect("known");
+            let head = self.head(&key).expect("known");
             assert_eq!(head.version, standing.version, "{key}");
             assert_eq!(Some(head.hash), standing.hash, "{key}");
+            let brief = self.ask(|directory, pins| directory.standing(&key, pins)).expect("known");
+            assert_eq!((brief.version, brief.hash), (head.version, head.hash), "{key}");
             let last = standing.last.expect("has a batch");
             assert_eq!((head.updated, head.stamp), (last.server_time, last.last_stamp), "{key}");
             if let Some(sequence) = last.sequence {
-                let sequences = self.directory.sequences(&key, last.client_id).expect("used");
+                let sequences = self.sequences(&key, last.client_id).expect("used");
                 assert_eq!(sequences.highest(), sequence);
                 let remembered = sequences.find(sequence).expect("remembered");
                 assert_eq!(remembered.write_hash, last.write_hash);
@@ -240,27 +256,83 @@ impl Rig {
         }
     }
 
-    fn check_batches(&mut self, key: &AggregateKey, head: &Head) {
-        let all = self.directory.locate(key, Version::new(1), head.version, false, usize::MAX);
-        let mut next = Version::new(1);
-        for (first, last, location) in all {
-            assert_eq!(first, next, "{key}");
-            next = last.next();
-            let frame = self.read_frame(&location);
-            let (header, found, events) =
-                frame::read_batch(&frame, &identity(), &location).expect("a batch is there");
-            assert_eq!((header.first_version, header.last_version), (first, last), "{key}");
-            assert_eq!(&found, key);
-            for event in &events {
-                let decoded = Event::decode(&event.body).expect("canonical");
-                let expected = payload(key, event.version, decoded.payload.len());
-                assert_eq!(decoded.payload, expected, "{key} {}", event.version);
+    /// Asks the directory; pages that it lacks are read at once.
+    pub(crate) fn ask<T>(&self, lookup: impl Fn(&Directory, &Pins) -> Result<T, Fault>) -> T {
+        let mut pins = Pins::default();
+        loop {
+            match lookup(&self.directory, &pins) {
+                Ok(answer) => return answer,
+                Err(Fault::Missing(page)) => pins.add(page, self.page(page)),
+                Err(Fault::Damaged(damage)) => panic!("{damage}"),
             }
-            if last == head.version {
-                assert_eq!(events.last().map(|event| event.hash), Some(head.hash));
+        }
+    }
+
+    fn page(&self, Missing(place): Missing) -> bytes::Bytes {
+        let name = crate::run::run_name(place.run);
+        let start = place.offset() as usize;
+        let content = &self.disk.files[&name][start..start + place.bytes() as usize];
+        let page = bytes::Bytes::copy_from_slice(content);
+        assert_eq!(crate::run::verify(&page, &identity(), place), Ok(()));
+        page
+    }
+
+    pub(crate) fn head(&self, key: &AggregateKey) -> Option<Head> {
+        self.ask(|directory, pins| directory.head(key, pins))
+    }
+
+    fn sequences(&self, key: &AggregateKey, client: ClientId) -> Option<ClientSequences> {
+        self.ask(|directory, pins| directory.sequences(key, client, pins))
+    }
+
+    /// Every key that the directory lists.
+    fn listed(&self) -> Vec<String> {
+        let (org, kind) = ("acme", "order");
+        let all = |org, kind| {
+            self.ask(|directory, pins| directory.list(org, kind, "", None, 999, pins)).names
+        };
+        assert!(all(None, None).iter().all(|name| name == org));
+        assert!(all(Some(org), None).iter().all(|name| name == kind));
+        let ids = all(Some(org), Some(kind));
+        ids.iter().map(|id| format!("{org}/{kind}/{id}")).collect()
+    }
+
+    fn check_batches(&mut self, key: &AggregateKey, head: &Head) {
+        let mut next = Version::new(1);
+        while next <= head.version {
+            let found = self.ask(|directory, pins| {
+                directory.locate(key, next, head.version, false, 1000, pins)
+            });
+            assert!(!found.is_empty(), "{key}: nothing from {next} on");
+            for (first, last, location) in found {
+                assert_eq!(first, next, "{key}");
+                next = last.next();
+                self.check_batch(key, head, (first, last), &location);
             }
         }
         assert_eq!(next, head.version.next(), "{key}");
+    }
+
+    fn check_batch(
+        &mut self,
+        key: &AggregateKey,
+        head: &Head,
+        versions: (Version, Version),
+        location: &BatchLocation,
+    ) {
+        let frame = self.read_frame(location);
+        let (header, found, events) =
+            frame::read_batch(&frame, &identity(), location).expect("a batch is there");
+        assert_eq!((header.first_version, header.last_version), versions, "{key}");
+        assert_eq!(&found, key);
+        for event in &events {
+            let decoded = Event::decode(&event.body).expect("canonical");
+            let expected = payload(key, event.version, decoded.payload.len());
+            assert_eq!(decoded.payload, expected, "{key} {}", event.version);
+        }
+        if versions.1 == head.version {
+            assert_eq!(events.last().map(|event| event.hash), Some(head.hash));
+        }
     }
 
     fn read_frame(&mut self, location: &BatchLocation) -> bytes::Bytes {
@@ -382,6 +454,8 @@ impl Rig {
             return false;
         }
         let (leg_lsn, txn) = self.undecided.remove(at % self.undecided.len());
+        // What was shown is decided.
+        let commit = commit || self.shown.contains(&leg_lsn);
         let stamp = self.next_stamp();
         self.log.append_resolve(&Resolve { txn, commit, leg_lsn, stamp });
         let Action::Leg(_, batches) = self.actions[leg_lsn.value() as usize - 1].clone() else {
@@ -389,6 +463,11 @@ impl Rig {
         };
         if commit {
             self.accept(&batches, None);
+            // As a shard does: readers see it before its Resolve is durable.
+            if leg_lsn <= self.log.durable() && self.shown.insert(leg_lsn) {
+                batches.iter().for_each(|(key, batch)| self.directory.apply(key, batch));
+                self.directory.note_outcome(txn, leg_lsn, true);
+            }
         }
         for (key, _) in &batches {
             self.accepted.entry(key.clone()).or_default().held_by = None;
@@ -410,6 +489,28 @@ impl Rig {
         self.undecided.len()
     }
 
+    /// Decides an undecided leg to commit and shows it, before its `Resolve` is even appended.
+    pub(crate) fn show(&mut self, at: usize) {
+        if self.undecided.is_empty() {
+            return;
+        }
+        let (leg_lsn, txn) = self.undecided[at % self.undecided.len()];
+        if leg_lsn > self.log.durable() || !self.shown.insert(leg_lsn) {
+            return;
+        }
+        let Action::Leg(_, batches) = self.actions[leg_lsn.value() as usize - 1].clone() else {
+            panic!("no leg at {leg_lsn}")
+        };
+        self.accept(&batches, Some(leg_lsn));
+        batches.iter().for_each(|(key, batch)| self.directory.apply(key, batch));
+        self.directory.note_outcome(txn, leg_lsn, true);
+    }
+
+    /// Undecided legs that the directory has already.
+    pub(crate) fn shown(&self) -> usize {
+        self.undecided.iter().filter(|(lsn, _)| self.shown.contains(lsn)).count()
+    }
+
     pub(crate) fn pump(&mut self) {
         let mut ops = Vec::new();
         self.log.pump(&mut ops);
@@ -425,6 +526,8 @@ impl Rig {
     pub(crate) fn retry_space(&mut self) {
         let mut ops = Vec::new();
         self.log.retry_space(&mut ops);
+        self.directory.retry_space();
+        self.directory.maintain(&self.log, &mut ops);
         self.start(ops);
     }
 
@@ -440,15 +543,14 @@ impl Rig {
 
     pub(crate) fn complete(&mut self, completion: Completion) -> Result<(), Error> {
         let mut ops = Vec::new();
-        let progress = self.log.complete(completion, &mut ops)?;
-        progress.indexed.iter().for_each(|segment| self.directory.segment_indexed(*segment));
-        progress.frames.iter().for_each(|frame| self.commit(frame));
-        if let Some(sealed) = self.log.indexable()
-            && sealed.applied_upto <= self.log.durable()
-        {
-            let block = self.directory.index_block(sealed);
-            self.log.put_index(block, &mut ops);
+        if Directory::owns(completion.token) {
+            let pages = self.directory.complete(completion, &mut ops)?;
+            assert!(pages.is_empty(), "nobody waits for pages");
+        } else {
+            let progress = self.log.complete(completion, &mut ops)?;
+            progress.frames.iter().for_each(|frame| self.commit(frame));
         }
+        self.directory.maintain(&self.log, &mut ops);
         self.start(ops);
         Ok(())
     }
@@ -466,18 +568,22 @@ impl Rig {
                 }
                 _ => {}
             }
-            let batches = match &self.actions[at] {
-                Action::Write(batches) => batches,
-                Action::Resolve { leg_lsn, commit: true } => {
-                    match &self.actions[leg_lsn.value() as usize - 1] {
-                        Action::Leg(_, batches) => batches,
-                        other => panic!("{other:?} is no leg"),
+            match &self.actions[at] {
+                Action::Write(batches) => {
+                    batches.iter().for_each(|(key, batch)| self.directory.apply(key, batch));
+                }
+                Action::Resolve { leg_lsn, commit } => {
+                    let Action::Leg(txn, batches) = &self.actions[leg_lsn.value() as usize - 1]
+                    else {
+                        panic!("no leg at {leg_lsn}")
+                    };
+                    if !self.shown.remove(leg_lsn) {
+                        let applied = batches.iter().filter(|_| *commit);
+                        applied.for_each(|(key, batch)| self.directory.apply(key, batch));
+                        self.directory.note_outcome(*txn, *leg_lsn, *commit);
                     }
                 }
-                _ => continue,
-            };
-            for (key, batch) in batches {
-                self.directory.apply(key, batch);
+                _ => {}
             }
         }
     }
@@ -488,11 +594,16 @@ impl Rig {
         while self.disk.waiting() > 0 {
             self.finish(0).expect("a healthy disk");
         }
-        assert!(self.log.idle());
+        assert!(self.log.idle() && self.directory.idle());
     }
 
     /// One random step of a busy shard.
     pub(crate) fn step(&mut self, dice: &mut Dice) {
+        self.try_step(dice).expect("a healthy disk");
+    }
+
+    /// The same on a disk that may fail.
+    pub(crate) fn try_step(&mut self, dice: &mut Dice) -> Result<(), Error> {
         match dice.roll(12) {
             0..=4 => {
                 let keys: Vec<u64> = match dice.roll(3) {
@@ -513,16 +624,21 @@ impl Rig {
             }
             5..=6 => {
                 let (at, commit) = (dice.roll(64) as usize, dice.roll(3) > 0);
-                self.resolve(at, commit);
+                if dice.roll(3) == 0 {
+                    self.show(at);
+                } else {
+                    self.resolve(at, commit);
+                }
             }
             7..=8 => self.pump(),
             9 if dice.roll(4) == 0 => self.note_watermark(),
             _ if self.disk.waiting() > 0 => {
                 let at = dice.roll(self.disk.waiting() as u64) as usize;
-                self.finish(at).expect("a healthy disk");
+                self.finish(at)?;
             }
             _ => self.pump(),
         }
+        Ok(())
     }
 
     fn standing(&self, key: &AggregateKey) -> (Version, Hash) {

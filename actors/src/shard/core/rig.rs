@@ -44,6 +44,17 @@ impl MemoryDisk {
                 self.files.insert(name.clone(), file);
                 Ok(self.opened(name))
             }
+            Op::Make { name } => {
+                self.files.insert(name.clone(), Vec::new());
+                Ok(self.opened(name))
+            }
+            Op::Extend { file, offset, buffer } => {
+                let bytes = self.file(file);
+                bytes.resize(offset as usize, 0);
+                bytes.extend_from_slice(&buffer);
+                Ok(Done::Written(buffer))
+            }
+            Op::Sync { .. } => Ok(Done::Ok),
             Op::Put { name, content } => {
                 self.files.insert(name, content.to_vec());
                 Ok(Done::Ok)

@@ -1,0 +1,300 @@
+//! Answers from the memtable, the table being written out, and the runs, newest first.
+//!
+//! What a run says of an aggregate ends where the next newer one begins, so the newest head tells
+//! where the aggregate stands, and the head rows tell which run has the places of a version. A page
+//! that is not in memory ends a lookup: it has changed nothing and is asked again.
+
+use bytes::Bytes;
+use celeriant_schema::{AggregateKey, ClientId, TxnId, Version};
+
+use super::memtable::Memtable;
+use super::pages::PageCache;
+use super::rows::{Chunk, HeadRow, Outcome, RowKey, decode_client};
+use super::{BatchLocation, ClientSequences, Directory, Fault, Head, Missing, Pins, Standing};
+use crate::error::{Damage, Flaw};
+use crate::run::{self, PagePlace, Pages, Run};
+
+/// A batch's versions and its place.
+pub(super) type Located = (Version, Version, BatchLocation);
+
+/// The pages that one lookup can see.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) cache: &'a PageCache,
+    pub(super) pins: &'a Pins,
+}
+
+impl Pages for View<'_> {
+    fn page(&self, place: PagePlace) -> Option<Bytes> {
+        self.pins.get(place).or_else(|| self.cache.get(&place))
+    }
+}
+
+/// One of the places that know something.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    Table(&'a Memtable),
+    Run(&'a Run, View<'a>),
+}
+
+impl From<run::Fault> for Fault {
+    fn from(fault: run::Fault) -> Self {
+        match fault {
+            run::Fault::Missing(place) => Self::Missing(Missing(place)),
+            run::Fault::Damaged(place, flaw) => Self::Damaged(damage(place, flaw)),
+        }
+    }
+}
+
+/// A flaw in a page of a run.
+pub(super) fn damage(place: PagePlace, flaw: Flaw) -> Damage {
+    let offset = u64::from(place.page) * celeriant_schema::limits::SECTOR_BYTES as u64;
+    flaw.at(run::run_name(place.run), 0, offset, celeriant_schema::Lsn::ZERO)
+}
+
+impl<'a> Source<'a> {
+    fn flawed(&self, flaw: Flaw) -> Fault {
+        let run = match self {
+            Self::Table(_) => 0,
+            Self::Run(run, _) => run.number(),
+        };
+        Fault::Damaged(damage(PagePlace { run, page: 0, count: 1 }, flaw))
+    }
+
+    fn head(&self, prefix: &RowKey) -> Result<Option<HeadRow>, Fault> {
+        match self {
+            Self::Table(table) => Ok(table.entry(prefix).map(|entry| entry.head())),
+            Self::Run(run, view) => {
+                let Some(value) = run.get(&prefix.head(), view)? else { return Ok(None) };
+                HeadRow::decode(&value).map(Some).map_err(|flaw| self.flawed(flaw))
+            }
+        }
+    }
+
+    /// Some batches around the one with `version`, which it has: those behind it, or before it.
+    fn chunk(&self, prefix: &RowKey, version: Version, backwards: bool) -> Result<Chunk, Fault> {
+        let lost = || self.flawed(Flaw::Chain("places of an aggregate"));
+        let chunk = match self {
+            Self::Table(table) => {
+                let entry = table.entry(prefix);
+                entry.and_then(|entry| entry.chunk(version, backwards)).ok_or_else(lost)?
+            }
+            Self::Run(run, view) => {
+                let wanted = prefix.places(version);
+                let (row, value) = run.floor(&wanted, view)?.ok_or_else(lost)?;
+                let is_places =
+                    row.len() == wanted.len() && row.starts_with(&wanted[..prefix.len() + 1]);
+                if !is_places {
+                    return Err(lost());
+                }
+                Chunk::decode(&value).map_err(|flaw| self.flawed(flaw))?
+            }
+        };
+        let has_it = (chunk.first_version()..=chunk.last_version).contains(&version);
+        has_it.then_some(chunk).ok_or_else(lost)
+    }
+}
+
+impl Directory {
+    /// Newest first.
+    pub(super) fn sources<'a>(&'a self, pins: &'a Pins) -> impl Iterator<Item = Source<'a>> {
+        let view = View { cache: &self.pages, pins };
+        let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
+        let tables = [Some(&self.memtable), frozen].into_iter().flatten().map(Source::Table);
+        tables.chain(self.runs.iter().map(move |run| Source::Run(run, view)))
+    }
+
+    /// Committed state of `key`; `None` if it never existed.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn head(&self, key: &AggregateKey, pins: &Pins) -> Result<Option<Head>, Fault> {
+        let prefix = RowKey::aggregate(key);
+        let mut known: Option<HeadRow> = None;
+        for source in self.sources(pins) {
+            let Some(head) = source.head(&prefix)? else { continue };
+            match &mut known {
+                None => known = Some(head),
+                Some(known) => known.join(&head).map_err(|flaw| source.flawed(flaw))?,
+            }
+            if let Some(HeadRow { created: Some(_), .. }) = known {
+                break;
+            }
+        }
+        Ok(known.map(|head| Head {
+            version: head.version,
+            hash: head.hash,
+            created: head.created.unwrap_or(head.updated),
+            updated: head.updated,
+            stamp: head.stamp,
+            deleted: head.deleted,
+            first_available: head.first_available,
+        }))
+    }
+
+    /// Where `key` stands: less than [`Self::head`] says, from the newest row alone.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn standing(&self, key: &AggregateKey, pins: &Pins) -> Result<Option<Standing>, Fault> {
+        let prefix = RowKey::aggregate(key);
+        for source in self.sources(pins) {
+            if let Some(HeadRow { version, hash, deleted, .. }) = source.head(&prefix)? {
+                return Ok(Some(Standing { version, hash, deleted }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is remembered of `client` in `key`; `None` if it never used a sequence there.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn sequences(
+        &self,
+        key: &AggregateKey,
+        client: ClientId,
+        pins: &Pins,
+    ) -> Result<Option<ClientSequences>, Fault> {
+        let prefix = RowKey::aggregate(key);
+        let row = prefix.client(client);
+        let mut joined = ClientSequences::default();
+        for source in self.sources(pins) {
+            match source {
+                Source::Table(table) => {
+                    let Some(entry) = table.entry(&prefix) else { continue };
+                    if let Some(sequences) = entry.client(client) {
+                        let recent: Vec<_> = sequences.iter().copied().collect();
+                        joined.prepend(&recent);
+                    }
+                    if entry.head().first_version == Version::new(1) {
+                        break;
+                    }
+                }
+                Source::Run(run, view) => {
+                    let Some(value) = run.get(&row, &view)? else { continue };
+                    let older = decode_client(&value).map_err(|flaw| source.flawed(flaw))?;
+                    joined.prepend(&older);
+                }
+            }
+            if joined.is_complete() {
+                break;
+            }
+        }
+        Ok((!joined.is_empty()).then_some(joined))
+    }
+
+    /// Batches that hold versions `from..=to`, in reading order, at most `batches_max`. It may be
+    /// fewer, but not none when there are some.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn locate(
+        &self,
+        key: &AggregateKey,
+        from: Version,
+        to: Version,
+        backwards: bool,
+        batches_max: usize,
+        pins: &Pins,
+    ) -> Result<Vec<Located>, Fault> {
+        let prefix = RowKey::aggregate(key);
+        let from = from.max(Version::new(1));
+        let mut found = Vec::new();
+        let walked = if backwards {
+            self.walk_back(&prefix, from, to, batches_max, pins, &mut found)
+        } else {
+            self.walk(&prefix, from, to, batches_max, pins, &mut found)
+        };
+        match walked {
+            Err(fault) if found.is_empty() => Err(fault),
+            // What was found before the fault is a page of its own.
+            _ => Ok(found),
+        }
+    }
+
+    fn walk(
+        &self,
+        prefix: &RowKey,
+        from: Version,
+        to: Version,
+        batches_max: usize,
+        pins: &Pins,
+        found: &mut Vec<Located>,
+    ) -> Result<(), Fault> {
+        let mut newer = Vec::new();
+        for source in self.sources(pins) {
+            let Some(head) = source.head(prefix)? else { continue };
+            newer.push((source, head.version));
+            if head.first_version <= from {
+                break;
+            }
+        }
+        let mut next = from;
+        while let Some((source, version)) = newer.pop() {
+            while next <= to.min(version) && found.len() < batches_max {
+                let chunk = source.chunk(prefix, next, false)?;
+                for (at, place) in chunk.places.iter().enumerate() {
+                    let last = chunk.last_of(at);
+                    let is_wanted = last >= next && place.first_version <= to;
+                    if is_wanted && found.len() < batches_max {
+                        found.push((place.first_version, last, place.location));
+                    }
+                }
+                next = chunk.last_version.next();
+            }
+        }
+        Ok(())
+    }
+
+    fn walk_back(
+        &self,
+        prefix: &RowKey,
+        from: Version,
+        to: Version,
+        batches_max: usize,
+        pins: &Pins,
+        found: &mut Vec<Located>,
+    ) -> Result<(), Fault> {
+        let mut next = to;
+        for source in self.sources(pins) {
+            let Some(head) = source.head(prefix)? else { continue };
+            next = next.min(head.version);
+            while next >= from.max(head.first_version) && found.len() < batches_max {
+                let chunk = source.chunk(prefix, next, true)?;
+                for (at, place) in chunk.places.iter().enumerate().rev() {
+                    let last = chunk.last_of(at);
+                    let is_wanted = place.first_version <= next && last >= from;
+                    if is_wanted && found.len() < batches_max {
+                        found.push((place.first_version, last, place.location));
+                    }
+                }
+                next = Version::new(chunk.first_version().value().saturating_sub(1));
+            }
+            if next < from || found.len() >= batches_max {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of a leg that was decided.
+    pub(crate) fn outcome(&self, txn: TxnId, pins: &Pins) -> Result<Option<bool>, Fault> {
+        let row = RowKey::outcome(txn);
+        for source in self.sources(pins) {
+            let outcome = match source {
+                Source::Table(table) => table.outcome(txn),
+                Source::Run(run, view) => match run.get(&row, &view)? {
+                    Some(value) => {
+                        Some(Outcome::decode(&value).map_err(|flaw| source.flawed(flaw))?)
+                    }
+                    None => None,
+                },
+            };
+            if let Some(outcome) = outcome {
+                return Ok(Some(outcome.commit));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,258 @@
+//! Rows that are not written out yet, in memory, in the order of a run.
+//!
+//! One entry an aggregate: what was applied since the table was begun, nothing older. Counts its
+//! bytes, so that its owner can write it out before it grows too large.
+//!
+//! Deliberately absent: lookups in runs. A table never needs to know what was before it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use celeriant_schema::{AggregateKey, ClientId, TxnId, Version};
+
+use super::rows::{Chunk, HeadRow, Outcome, PLACES_MAX, Place, RowKey, RowKind, encode_client};
+use super::{AppliedBatch, ClientSequences, Remembered};
+
+/// What an entry costs beside its contents: its slot in the tree, and allocations' own needs.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
+const OUTCOME_BYTES: usize = size_of::<(TxnId, Outcome)>() + 16;
+
+#[derive(Debug, Default)]
+pub(super) struct Memtable {
+    entries: BTreeMap<Box<[u8]>, Entry>,
+    outcomes: BTreeMap<TxnId, Outcome>,
+    bytes: usize,
+}
+
+/// What was applied to one aggregate.
+#[derive(Debug)]
+pub(super) struct Entry {
+    head: HeadRow,
+    places: Vec<Place>,
+    /// Sorted by client.
+    clients: Vec<(ClientId, ClientSequences)>,
+}
+
+/// Where writing out has got to.
+#[derive(Clone, Debug)]
+pub(super) enum Position {
+    Outcomes(Option<TxnId>),
+    Entry { after: Bound<Box<[u8]>>, row: usize },
+    End,
+}
+
+impl Position {
+    pub(super) fn start() -> Self {
+        Self::Outcomes(None)
+    }
+}
+
+impl Memtable {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.outcomes.is_empty()
+    }
+
+    pub(super) fn entry(&self, prefix: &[u8]) -> Option<&Entry> {
+        self.entries.get(prefix)
+    }
+
+    /// The first aggregate at or above `from`.
+    pub(super) fn seek(&self, from: &[u8]) -> Option<&[u8]> {
+        let range = (Bound::Included(from), Bound::Unbounded);
+        self.entries.range::<[u8], _>(range).next().map(|(prefix, _)| &**prefix)
+    }
+
+    pub(super) fn outcome(&self, txn: TxnId) -> Option<Outcome> {
+        self.outcomes.get(&txn).copied()
+    }
+
+    pub(super) fn note_outcome(&mut self, txn: TxnId, outcome: Outcome) {
+        if self.outcomes.insert(txn, outcome).is_none() {
+            self.bytes += OUTCOME_BYTES;
+        }
+    }
+
+    /// Whether `batch` continues what the table knows of `key`.
+    pub(super) fn continues(&self, key: &AggregateKey, batch: &AppliedBatch) -> bool {
+        let known = self.entry(&RowKey::aggregate(key));
+        known.is_none_or(|entry| batch.first_version == entry.head.version.next())
+            && batch.first_version > Version::NONE
+            && batch.last_version >= batch.first_version
+    }
+
+    /// Takes a batch in that [`Self::continues`].
+    pub(super) fn apply(&mut self, key: &AggregateKey, batch: &AppliedBatch) {
+        let prefix = RowKey::aggregate(key);
+        let entry = match self.entries.get_mut(&*prefix) {
+            Some(entry) => entry,
+            None => {
+                self.bytes += ENTRY_BYTES + prefix.len();
+                self.entries.entry(Box::from(&*prefix)).or_insert_with(|| Entry::begin(batch))
+            }
+        };
+        self.bytes += entry.apply(key, batch);
+    }
+
+    /// Hands the next row at or behind `position` to `out`, and moves it on; false at the end.
+    pub(super) fn next_row(
+        &self,
+        position: &mut Position,
+        value: &mut Vec<u8>,
+        out: impl FnOnce(&[u8], &[u8], RowKind),
+    ) -> bool {
+        value.clear();
+        if let Position::Outcomes(after) = position {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            if let Some((txn, outcome)) = self.outcomes.range((from, Bound::Unbounded)).next() {
+                outcome.encode(value);
+                out(&RowKey::outcome(*txn), value, RowKind::Outcome);
+                *position = Position::Outcomes(Some(*txn));
+                return true;
+            }
+            *position = Position::Entry { after: Bound::Unbounded, row: 0 };
+        }
+        let Position::Entry { after, row } = position else { return false };
+        let bound = match after {
+            Bound::Unbounded => Bound::Unbounded,
+            Bound::Included(prefix) => Bound::Included(&**prefix),
+            Bound::Excluded(prefix) => Bound::Excluded(&**prefix),
+        };
+        let mut range = self.entries.range::<[u8], _>((bound, Bound::Unbounded));
+        let Some((prefix, entry)) = range.next() else {
+            *position = Position::End;
+            return false;
+        };
+        let (key, kind) = entry.row(&RowKey::of_prefix(prefix), *row, value);
+        out(&key, value, kind);
+        *row += 1;
+        if *row == entry.rows() {
+            *position = Position::Entry { after: Bound::Excluded(prefix.clone()), row: 0 };
+        } else if *row == 1 {
+            *after = Bound::Included(prefix.clone());
+        }
+        true
+    }
+}
+
+impl Entry {
+    fn begin(batch: &AppliedBatch) -> Self {
+        let is_first = batch.first_version == Version::new(1);
+        let head = HeadRow {
+            first_version: batch.first_version,
+            version: Version::new(batch.first_version.value() - 1),
+            hash: batch.hash,
+            created: is_first.then_some(batch.server_time),
+            updated: batch.server_time,
+            stamp: batch.last_stamp,
+            deleted: false,
+            first_available: Version::new(1),
+        };
+        Self { head, places: Vec::with_capacity(1), clients: Vec::new() }
+    }
+
+    /// Returns by how many bytes it grew.
+    fn apply(&mut self, key: &AggregateKey, batch: &AppliedBatch) -> usize {
+        let head = &mut self.head;
+        assert!(
+            batch.first_version == head.version.next() && batch.last_version >= batch.first_version,
+            "{key}: batch {}..={} on version {}",
+            batch.first_version,
+            batch.last_version,
+            head.version
+        );
+        head.version = batch.last_version;
+        head.hash = batch.hash;
+        head.updated = batch.server_time;
+        head.stamp = batch.last_stamp;
+        let before = self.places.capacity();
+        self.places.push(Place { first_version: batch.first_version, location: batch.location });
+        let mut grown = (self.places.capacity() - before) * size_of::<Place>();
+        if let Some(sequence) = batch.sequence {
+            let remembered = Remembered {
+                sequence,
+                first_version: batch.first_version,
+                last_version: batch.last_version,
+                hash: batch.hash,
+                stamp: batch.write_stamp,
+                write_hash: batch.write_hash,
+            };
+            let before = self.clients.capacity();
+            let sequences = self.client_mut(batch.client_id);
+            let bytes = sequences.bytes();
+            sequences.remember(remembered);
+            grown += sequences.bytes() - bytes;
+            let slots = self.clients.capacity() - before;
+            grown += slots * size_of::<(ClientId, ClientSequences)>();
+        }
+        grown
+    }
+
+    fn client_mut(&mut self, id: ClientId) -> &mut ClientSequences {
+        let at = match self.clients.binary_search_by_key(&id, |(known, _)| *known) {
+            Ok(at) => at,
+            Err(at) => {
+                if self.clients.is_empty() {
+                    self.clients.reserve_exact(1);
+                }
+                self.clients.insert(at, (id, ClientSequences::default()));
+                at
+            }
+        };
+        &mut self.clients[at].1
+    }
+
+    pub(super) fn head(&self) -> HeadRow {
+        self.head
+    }
+
+    pub(super) fn client(&self, id: ClientId) -> Option<&ClientSequences> {
+        let at = self.clients.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+        Some(&self.clients[at].1)
+    }
+
+    /// Some batches around the one with `version`: that one first, or last.
+    pub(super) fn chunk(&self, version: Version, backwards: bool) -> Option<Chunk> {
+        let end = self.places.partition_point(|place| place.first_version <= version);
+        let at = end.checked_sub(1)?;
+        let (from, to) = if backwards {
+            (end.saturating_sub(PLACES_MAX), end)
+        } else {
+            (at, self.places.len().min(at + PLACES_MAX))
+        };
+        Some(self.chunk_of(from, to))
+    }
+
+    fn chunk_of(&self, from: usize, to: usize) -> Chunk {
+        let places = self.places[from..to].to_vec();
+        Chunk { last_version: self.last_before(to), places }
+    }
+
+    /// Last version of the batch before the one at `at`.
+    fn last_before(&self, at: usize) -> Version {
+        let next = self.places.get(at).map(|next| Version::new(next.first_version.value() - 1));
+        next.unwrap_or(self.head.version)
+    }
+
+    fn rows(&self) -> usize {
+        1 + self.clients.len() + self.places.len().div_ceil(PLACES_MAX)
+    }
+
+    fn row(&self, prefix: &RowKey, at: usize, value: &mut Vec<u8>) -> (RowKey, RowKind) {
+        if at == 0 {
+            self.head.encode(value);
+            return (prefix.head(), RowKind::Head);
+        }
+        if let Some((id, sequences)) = self.clients.get(at - 1) {
+            encode_client(sequences, value);
+            return (prefix.client(*id), RowKind::Client);
+        }
+        let from = (at - 1 - self.clients.len()) * PLACES_MAX;
+        let to = self.places.len().min(from + PLACES_MAX);
+        Chunk::encode(&self.places[from..to], self.last_before(to), value);
+        (prefix.places(self.places[from].first_version), RowKind::Places)
+    }
+}
