@@ -68,7 +68,6 @@ impl Launch {
             admission_bytes: part(share::ADMISSION),
             cache_bytes: part(share::FRAMES),
             log: celeriant_storage::Settings {
-                hash_seed: random() as u64,
                 directory: DirectoryBudget {
                     memtable_bytes: of_shard(share::MEMTABLES),
                     cache_bytes: of_shard(share::PAGES),

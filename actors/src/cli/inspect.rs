@@ -1,6 +1,6 @@
-//! `inspect`: what segment files hold, offline and read-only.
+//! `inspect`: what the files of a data directory hold, offline and read-only.
 //!
-//! One item a line, in log order: `node`, then per shard `shard`, `watermark`, `index`, `segment`,
+//! One item a line, in log order: `node`, then per shard `shard`, `watermark`, `manifest`, `run`, `segment`,
 //! `frame`, `record` (with `batch` below it, and `event` if asked), `unfinished`, `end`. Damage is
 //! named with its place, does not stop the walk, and makes the exit code 1.
 
@@ -102,7 +102,7 @@ impl<W: Write> Printer<W> {
             "path": folder.path.display().to_string(),
             "shard": identity.map(|identity| identity.shard.value()),
             "cluster": identity.map(|identity| identity.cluster.to_string()),
-            "segments": folder.segments.len(), "indexes": folder.indexes.len(),
+            "segments": folder.segments.len(), "runs": folder.runs.len(),
         });
         self.put(0, "shard", fields)?;
         for slot in &folder.watermark {
@@ -118,20 +118,37 @@ impl<W: Write> Printer<W> {
                 Err(flaw) => self.put(1, "watermark", json!({"unusable": flaw.to_string()}))?,
             }
         }
-        for file in &folder.indexes {
-            let (number, bytes) = (file.number, file.bytes);
-            match &file.index {
-                Ok(_) => self.put(1, "index", json!({"segment": number, "bytes": bytes}))?,
-                // Derived from its segment: recovery makes it again.
-                Err(flaw) => {
-                    let fields =
-                        json!({"segment": number, "bytes": bytes, "unusable": flaw.to_string()});
-                    self.put(1, "index", fields)?;
-                }
-            }
-        }
+        self.directory(folder)?;
         for name in &folder.strangers {
             self.put(1, "stranger", json!({"name": name}))?;
+        }
+        Ok(())
+    }
+
+    /// Derived from the segments: what is unusable is made anew by the next start.
+    fn directory(&mut self, folder: &Folder) -> Result<(), Failure> {
+        match &folder.manifest {
+            None => {}
+            Some(Ok(manifest)) => {
+                let from = &manifest.checkpoint.position;
+                let runs: Vec<u32> = manifest.runs.iter().map(|(run, _)| *run).collect();
+                let fields = json!({"runs": runs, "replay_from": from.lsn.value(),
+                    "segment": from.segment, "offset": from.offset,
+                    "open_legs": manifest.checkpoint.legs.len()});
+                self.put(1, "manifest", fields)?;
+            }
+            Some(Err(flaw)) => self.put(1, "manifest", json!({"unusable": flaw.to_string()}))?,
+        }
+        for run in &folder.runs {
+            let fields = match &run.rows {
+                Ok(rows) => json!({"run": run.number, "bytes": run.bytes, "heads": rows.heads,
+                    "clients": rows.clients, "places": rows.places, "batches": rows.batches,
+                    "outcomes": rows.outcomes}),
+                Err(flaw) => {
+                    json!({"run": run.number, "bytes": run.bytes, "unusable": flaw.to_string()})
+                }
+            };
+            self.put(1, "run", fields)?;
         }
         Ok(())
     }

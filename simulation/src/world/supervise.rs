@@ -161,8 +161,10 @@ impl World {
         self.reached
             .add("recovery cut frames", reports.iter().map(|r| u64::from(r.cut_frames)).sum());
         self.reached.add("recovery cut bytes", reports.iter().map(|r| r.cut_bytes).sum());
-        let rebuilt = reports.iter().map(|r| r.indexes_rebuilt.len() as u64).sum();
-        self.reached.add("recovery rebuilt an index", rebuilt);
+        self.reached
+            .add("recovery opened a run", reports.iter().map(|r| u64::from(r.runs_opened)).sum());
+        let rebuilt = reports.iter().map(|r| u64::from(r.rebuilt)).sum();
+        self.reached.add("recovery rebuilt a directory", rebuilt);
         self.reached
             .add("recovery removed a file", reports.iter().map(|r| r.removed.len() as u64).sum());
         let routers: Vec<_> =
