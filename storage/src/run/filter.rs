@@ -43,7 +43,7 @@ fn probes(hash: u64) -> impl Iterator<Item = (usize, u8)> {
     let (start, step) = (hash as u32, (hash >> 32) as u32 | 1);
     (0..PROBES).map(move |probe| {
         let at = start.wrapping_add(probe.wrapping_mul(step));
-        let bit = u64::from(at) * BITS >> 32;
+        let bit = (u64::from(at) * BITS) >> 32;
         ((bit / 8) as usize, 1 << (bit % 8))
     })
 }
