@@ -46,12 +46,12 @@ fn encoded(head: &HeadRow) -> Bytes {
 
 #[test]
 fn rows_have_the_bytes_that_the_format_says() {
-    assert_eq!(&*key().head(), b"acme\0order\07\0\x01");
+    assert_eq!(&*key().head(), b"acme\0order\0\x37\0\x01");
     assert_eq!(
         &*key().client(ClientId::new(5)),
-        b"acme\0order\07\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x05"
+        b"acme\0order\0\x37\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x05"
     );
-    assert_eq!(&*key().places(Version::new(258)), b"acme\0order\07\0\x03\0\0\0\0\0\0\x01\x02");
+    assert_eq!(&*key().places(Version::new(258)), b"acme\0order\0\x37\0\x03\0\0\0\0\0\0\x01\x02");
     let txn = TxnId { epoch: Epoch::new(1), boot: BootId::new(2), counter: 3 };
     let outcome = b"\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03";
     assert_eq!(&*RowKey::outcome(txn), outcome);
