@@ -163,6 +163,8 @@ pub struct Directory {
     checkpoint_bytes: u64,
     memtable: Memtable,
     frozen: Option<Frozen>,
+    /// Written out; freed in steps.
+    discarded: Memtable,
     /// How much log there had been when a table was last frozen.
     frozen_at_bytes: u64,
     /// Newest first.
@@ -192,6 +194,7 @@ impl Directory {
             checkpoint_bytes: settings.checkpoint_bytes,
             memtable: Memtable::default(),
             frozen: None,
+            discarded: Memtable::default(),
             frozen_at_bytes: 0,
             runs,
             pages: PageCache::new(settings.directory.cache_bytes),

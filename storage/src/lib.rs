@@ -32,7 +32,6 @@ pub mod inspect;
 pub mod log;
 pub mod manifest;
 pub mod recovery;
-#[allow(dead_code)] // Nothing is built upon it yet.
 pub(crate) mod run;
 pub(crate) mod scan;
 pub mod segment;

@@ -226,11 +226,6 @@ impl Run {
         self.footer.aggregates
     }
 
-    /// What it holds in memory, in bytes.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.top.len()
-    }
-
     /// The value of a row that was pushed as filtered; others may not be found. One page if there
     /// is none, two if there is.
     ///

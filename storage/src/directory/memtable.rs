@@ -97,6 +97,14 @@ impl Memtable {
         self.bytes += entry.apply(key, batch);
     }
 
+    /// Frees some of it, so that a large table does not hold its owner up when it goes.
+    pub(super) fn discard(&mut self, entries: usize) {
+        (0..entries).for_each(|_| drop(self.entries.pop_first()));
+        if self.entries.is_empty() {
+            *self = Self::default();
+        }
+    }
+
     /// Hands the next row at or behind `position` to `out`, and moves it on; false at the end.
     pub(super) fn next_row(
         &self,

@@ -417,3 +417,7 @@ impl Joiner {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "rows_test.rs"]
+mod tests;

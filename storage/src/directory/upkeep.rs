@@ -41,6 +41,8 @@ const RUNS_WANTED: usize = 12;
 const RUNS_MAX: usize = 24;
 /// Merges at a time: a small one need not wait for a large one.
 const MERGES_MAX: usize = 3;
+/// Entries of a table that are freed at a time.
+const DISCARDED_STEP: usize = 512;
 /// Runs below this are of one size, in pages.
 const PAGES_OF_THE_SMALLEST: u32 = 16;
 
@@ -315,6 +317,7 @@ impl Directory {
         if self.upkeep.is_poisoned {
             return;
         }
+        self.discarded.discard(DISCARDED_STEP);
         if self.upkeep.condemned.is_some() {
             // A manifest on its way must not come after its removal.
             if self.upkeep.publishing.is_none() && !self.upkeep.is_condemning {
@@ -433,7 +436,7 @@ impl Directory {
             _ => true,
         });
         if is_flushed {
-            self.frozen = None;
+            self.discarded = self.frozen.take().map(|frozen| frozen.table).unwrap_or_default();
             self.upkeep.flush = None;
         }
         self.checkpoint = manifest.checkpoint;

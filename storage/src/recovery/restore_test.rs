@@ -209,7 +209,7 @@ fn every_flipped_byte_of_a_run_is_seen_before_it_is_believed() {
     let (mut rebuilt, mut condemned, mut unread) = (0, 0, 0);
     for (number, pages) in manifest.runs {
         // Every page, at places that move through it.
-        for at in (0..pages as usize * PAGE_BYTES).step_by(229) {
+        for at in (0..pages as usize * PAGE_BYTES).step_by(509) {
             let name = run_name(number);
             let mut files = snapshot.files.clone();
             files.get_mut(&name).expect("there")[at] ^= 0x10;
@@ -231,7 +231,7 @@ fn every_flipped_byte_of_a_run_is_seen_before_it_is_believed() {
             }
         }
     }
-    assert!(rebuilt > 10 && condemned > 50, "{rebuilt} rebuilt, {condemned} condemned");
+    assert!(rebuilt > 5 && condemned > 30, "{rebuilt} rebuilt, {condemned} condemned");
     assert!(unread < condemned / 4, "{unread} were never read, {condemned} were");
 }
 

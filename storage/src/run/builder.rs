@@ -88,11 +88,6 @@ impl Builder {
         self.rows += 1;
     }
 
-    /// Rows so far.
-    pub(crate) fn rows(&self) -> u64 {
-        self.rows
-    }
-
     /// There is enough to write.
     pub(crate) fn ready(&self) -> bool {
         self.out.len() >= READY_BYTES

@@ -42,11 +42,6 @@ impl Cursor {
         Self { run, state, key: Vec::new(), value: 0..0, leaf: Bytes::new() }
     }
 
-    /// The run it goes through.
-    pub(crate) fn run(&self) -> &Run {
-        &self.run
-    }
-
     /// Goes to before the first row at or above `from`, wherever it stands now.
     pub(crate) fn seek(&mut self, from: &[u8]) {
         self.state = State::Seek(from.to_vec());
