@@ -146,7 +146,7 @@ fn each_node_is_cut_off_each_way_by_itself() {
 async fn operators_and_backups_change_objects_behind_everybodys_back() {
     let cloud = Cloud::alone(1);
     let mut bucket = cloud.attach(0);
-    let seen: Arc<Mutex<Vec<(Option<NodeId>, Option<Vec<u8>>)>>> = Arc::default();
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     cloud.observe(Arc::new(move |change| {
         let after = change.after.map(<[u8]>::to_vec);

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use hyper_util::client::legacy;
@@ -28,32 +29,29 @@ where
         SdkError::TimeoutError(_) => Err(BucketError::lost(op, Cause::Deadline, detail())),
         SdkError::DispatchFailure(failure) => {
             let source = failure.as_connector_error().and_then(|error| error.source());
-            Err(undelivered(op, failure.is_user(), source, detail()))
+            Err(undelivered(op, source, detail()))
         }
         _ => Err(BucketError::lost(op, Cause::Garbled, detail())),
     }
 }
 
 /// The request may not have reached the endpoint.
-fn undelivered(
-    op: &Op,
-    not_sent: bool,
-    source: Option<&(dyn Error + 'static)>,
-    detail: String,
-) -> BucketError {
-    let chain = std::iter::successors(source, |&error| error.source());
-    let connecting = |error: &(dyn Error + 'static)| {
-        error.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect)
-    };
-    let credentials = detail.contains("credentials");
-    match () {
-        // The chain found none: nothing was signed, nothing sent.
-        () if not_sent && credentials => BucketError::new(op, Cause::Denied, Effect::None, detail),
-        () if chain.into_iter().any(connecting) => {
-            BucketError::new(op, Cause::Unreachable, Effect::None, detail)
+fn undelivered(op: &Op, source: Option<&(dyn Error + 'static)>, detail: String) -> BucketError {
+    for error in std::iter::successors(source, |&error| error.source()) {
+        // Without credentials nothing was signed, so nothing was sent.
+        if let Some(error) = error.downcast_ref::<CredentialsError>() {
+            let cause = match error {
+                CredentialsError::CredentialsNotLoaded(_)
+                | CredentialsError::InvalidConfiguration(_) => Cause::Denied,
+                _ => Cause::Unavailable,
+            };
+            return BucketError::new(op, cause, Effect::None, detail);
         }
-        () => BucketError::lost(op, Cause::Lost, detail),
+        if error.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect) {
+            return BucketError::new(op, Cause::Unreachable, Effect::None, detail);
+        }
     }
+    BucketError::lost(op, Cause::Lost, detail)
 }
 
 /// Of an answer with `status` and error `code`.
