@@ -2,9 +2,9 @@
 //! complete later.
 //!
 //! ```text
-//!   s3         aws-sdk-s3, a thread per lane               production           feature `s3`
-//!   embedded   an S3 endpoint over HTTP in this process    demo, tests          feature `embedded-bucket`
-//!   probe      refuses a bucket that lies                  at start, server check
+//!   s3         aws-sdk-s3, a thread per lane      production           feature s3
+//!   embedded   an S3 endpoint in this process     demo, tests          feature embedded-bucket
+//!   probe      refuses a bucket that lies         at start, server check
 //!   location   s3://bucket/prefix
 //! ```
 //! Contract. Operations on one key are linearizable: each takes effect at one moment between its
