@@ -17,6 +17,7 @@
 // The world owns every task that it spawns; the ban is for what runs inside it.
 #![allow(clippy::disallowed_methods)]
 
+pub mod bucket;
 pub mod cli;
 pub mod client;
 pub mod crash;

@@ -7,6 +7,8 @@
 //!      │
 //!      ▼           frame · segment · watermark · run · manifest    byte formats (docs/format.md)
 //!     disk         the seam: operations and completions as values; ring, thread pool, or simulated
+//!
+//!     bucket       the seam to the third place, in the same manner; S3, embedded, or simulated
 //! ```
 //! The log and the directory never do I/O: they hand out [`disk::Op`]s and take
 //! [`disk::Completion`]s, so that a test or a simulation can drop, tear, delay and reorder every
@@ -20,6 +22,7 @@
 //! [`FORMAT`], in one commit. To change when something is durable: `log.rs`, and the crash harness
 //! of the simulation must pass.
 
+pub mod bucket;
 pub mod buffer;
 pub mod cache;
 pub(crate) mod codec;

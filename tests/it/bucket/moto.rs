@@ -1,0 +1,102 @@
+//! `moto`, an S3 that others wrote: keeps the embedded bucket and its client from agreeing on the
+//! same mistake.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use celeriant_storage::bucket::s3::S3Bucket;
+
+use super::sites::{Site, client_settings};
+use crate::support::wait;
+
+const PACKAGE: &str = "moto[server]==5.2.5";
+
+/// A running server with a bucket called `contract`.
+pub(crate) struct Moto {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Moto {
+    /// `None`, with a word about it, where there is no Python to run it.
+    pub(crate) fn start() -> Option<Self> {
+        let environment = match installed() {
+            Ok(environment) => environment,
+            Err(why) => {
+                eprintln!("\n*** SKIPPED: no moto, so no independent S3 was tested: {why}\n");
+                return None;
+            }
+        };
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("an address");
+        drop(free);
+        let child = Command::new(environment.join("bin/moto_server"))
+            .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("moto starts");
+        let moto = Self { child, address };
+        wait::until("moto to listen", || TcpStream::connect(address).ok());
+        moto.make_bucket();
+        Some(moto)
+    }
+
+    /// It checks no signature, but wants to see one.
+    fn make_bucket(&self) {
+        let mut stream = TcpStream::connect(self.address).expect("connects");
+        let request = format!(
+            "PUT /contract HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\
+             authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request, \
+             SignedHeaders=host, Signature=0\r\n\r\n",
+            self.address
+        );
+        stream.write_all(request.as_bytes()).expect("sends");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Site for Moto {
+    type Bucket = S3Bucket;
+
+    fn open(&self) -> S3Bucket {
+        S3Bucket::open(client_settings(format!("http://{}", self.address))).expect("opens")
+    }
+}
+
+/// The environment that has it; made when it isn't there yet.
+fn installed() -> Result<PathBuf, String> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (environment, mark) = (home.join("moto"), home.join("moto-installed"));
+    if fs::read_to_string(&mark).is_ok_and(|package| package == PACKAGE) {
+        return Ok(environment);
+    }
+    let place = environment.to_string_lossy().into_owned();
+    call("python3", &["-m", "venv", "--clear", &place])?;
+    let pip = environment.join("bin/pip").to_string_lossy().into_owned();
+    call(&pip, &["install", "--quiet", "--disable-pip-version-check", PACKAGE])?;
+    fs::write(&mark, PACKAGE).map_err(|error| error.to_string())?;
+    Ok(environment)
+}
+
+fn call(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let called = Command::new(program).args(arguments).output();
+    let output = called.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program} {}: {}", arguments.join(" "), said.lines().last().unwrap_or("failed")))
+}
