@@ -1,0 +1,145 @@
+//! What a follower does with what it is sent, and what happens to nodes (R4, R6, R8 to R10).
+
+use super::state::{Ack, Append, Config, Log, NodeId, Reached, Role, Set, State};
+use super::{Invariant, NAMES, Shard, Steps};
+use crate::model::Mutation;
+
+impl Shard {
+    /// Messages that this node may get now. They stay: each may come again, or never have come.
+    pub(super) fn receive(&self, state: &State, id: NodeId, steps: &mut Steps<State>) {
+        let (other, name) = (id ^ 1, NAMES[usize::from(id)]);
+        for append in state.appends[usize::from(other)].iter().flatten() {
+            let mut next = *state;
+            if self.take(&mut next, id, append) {
+                steps.add(next, || {
+                    format!("{name} takes {} of epoch {}, acknowledges", append.log.name(), append.epoch)
+                });
+            }
+        }
+        if let Some(ack) = state.acks[usize::from(other)] {
+            let mut next = *state;
+            if self.take_ack(&mut next, id, ack) {
+                steps.add(next, || format!("{name} gets the acknowledgement of {}", ack.upto));
+            }
+        }
+    }
+
+    /// R6: nothing below the promise. R10: makes its log the sender's on first contact.
+    fn take(&self, state: &mut State, id: NodeId, append: &Append) -> bool {
+        let node = state.node_mut(id);
+        let leads = !matches!(node.role, Role::Follower | Role::Claiming(_));
+        let own_epoch = leads && node.promised >= append.epoch;
+        let deaf = append.epoch < node.promised && !self.broken_by(Mutation::NoPromise);
+        if deaf || own_epoch && !self.broken_by(Mutation::NoPromise) {
+            return false;
+        }
+        if leads && !self.broken_by(Mutation::NoPromise) {
+            node.role = Role::Follower;
+        }
+        let first_contact = append.epoch > node.promised;
+        node.promised = node.promised.max(append.epoch);
+        let common = node.log.common(&append.log);
+        let behind = append.log.tip() > common;
+        let keep = match (behind, first_contact) {
+            (true, _) if self.broken_by(Mutation::HashIgnored) => node.log.tip(),
+            (false, true) if self.broken_by(Mutation::LongerLogKept) => node.log.tip(),
+            (_, true) if self.broken_by(Mutation::CutTooLow) => common.min(append.commit),
+            (true, _) | (false, true) => common,
+            (false, false) => node.log.tip(),
+        };
+        let cut_exposed = keep < node.exposed;
+        node.log.cut(keep);
+        for position in node.log.tip() + 1..=append.log.tip() {
+            node.log.push(append.log.at(position));
+        }
+        if !self.broken_by(Mutation::FollowerAcksBeforeDurable) {
+            node.durable = node.log.tip();
+        } else {
+            node.durable = node.durable.min(keep);
+        }
+        node.commit = node.commit.max(append.commit.min(append.log.tip()));
+        node.exposed = node.exposed.max(node.commit);
+        let ack = Ack { epoch: append.epoch, upto: append.log.tip(), store: node.store };
+        state.acks[usize::from(id)] = Some(ack);
+        if cut_exposed {
+            state.broken.get_or_insert(Invariant::I12);
+        }
+        true
+    }
+
+    /// Counts an answer of this leadership, of the store that the set (or the members) name.
+    fn take_ack(&self, state: &mut State, id: NodeId, ack: Ack) -> bool {
+        let other = usize::from(id ^ 1);
+        let named = |config: &Config| {
+            let stores = if config.set == Set::Pair { config.stores } else { config.members };
+            stores[other] == ack.store || self.broken_by(Mutation::WipedCounts)
+        };
+        let counts = |config: &Config, reached: &Reached| {
+            let fresh = reached.peer.is_none_or(|upto| upto < ack.upto);
+            fresh && (reached.since..=config.epoch).contains(&ack.epoch)
+        };
+        match &mut state.node_mut(id).role {
+            Role::Placing(config, _, reached) => {
+                if !counts(config, reached) || config.members[other] != ack.store {
+                    return false;
+                }
+                reached.peer = Some(ack.upto);
+            }
+            Role::Leading(config, _, reached) => {
+                if !counts(config, reached) || !named(config) {
+                    return false;
+                }
+                reached.peer = Some(ack.upto);
+            }
+            _ => return false,
+        }
+        self.acknowledge(state, id);
+        true
+    }
+
+    /// Power loss and restart: a new process, any part of what was not durable is gone. A node that
+    /// is down for a while is one that takes no step.
+    pub(super) fn crash(&self, state: &State, id: NodeId, steps: &mut Steps<State>) {
+        let (boots, wipes) = (
+            state.nodes.iter().map(|node| node.boot).sum::<u8>(),
+            state.nodes.iter().map(|node| node.store).sum::<u8>(),
+        );
+        let (node, name) = (state.node(id), NAMES[usize::from(id)]);
+        if boots - wipes < self.bounds.crashes {
+            for left in node.durable..=node.log.tip() {
+                let mut next = *state;
+                let node = next.node_mut(id);
+                node.log.cut(left);
+                node.durable = left;
+                node.commit = 0;
+                node.boot += 1;
+                if self.broken_by(Mutation::PromiseForgotten) {
+                    node.promised = 0;
+                }
+                node.role = self.after_restart(node.role);
+                steps.add_fault(next, || format!("{name} crashes and restarts with {left} entries"));
+            }
+        }
+        if wipes < self.bounds.wipes {
+            let mut next = *state;
+            let node = next.node_mut(id);
+            (node.log, node.durable, node.promised) = (Log::default(), 0, 0);
+            (node.commit, node.exposed) = (0, 0);
+            node.boot += 1;
+            node.store += 1;
+            node.role = Role::Follower;
+            steps.add_fault(next, || format!("{name} loses its disk, starts with another store id"));
+        }
+    }
+
+    /// R8: whatever it was, it is a follower now.
+    fn after_restart(&self, role: Role) -> Role {
+        match role {
+            Role::Leading(config, _, reached) if self.broken_by(Mutation::EpochReused) => {
+                let bucket = if config.set == Set::Bucket { config.chain.last().1 } else { 0 };
+                Role::Leading(config, None, Reached { peer: None, bucket, ..reached })
+            }
+            _ => Role::Follower,
+        }
+    }
+}
