@@ -72,6 +72,11 @@ impl<S> Steps<S> {
         Self { next: Vec::new(), labels: None, progress: false }
     }
 
+    /// Changes every state that was added.
+    pub fn for_each(&mut self, change: impl FnMut(&mut S)) {
+        self.next.iter_mut().for_each(change);
+    }
+
     /// A step of the protocol that leads to `state`.
     pub fn add(&mut self, state: S, label: impl FnOnce() -> String) {
         self.progress = true;

@@ -95,7 +95,8 @@ impl Shard {
         let Role::Leading(config, None, reached) = state.node(id).role else { return };
         let hasty = self.broken_by(Mutation::SlotsCollectedEarly);
         let fences = self.broken_by(Mutation::FenceCollected);
-        let held = config.set == Set::Pair && reached.peer == Some(state.node(id).log.tip());
+        let peer = self.peer_holds(id, &config, reached);
+        let held = config.set == Set::Pair && peer == Some(state.node(id).log.tip());
         if !self.bounds.collect || !(held || hasty || fences) {
             return;
         }

@@ -1,6 +1,6 @@
 //! What a follower does with what it is sent, and what happens to nodes (R4, R6, R8 to R10).
 
-use super::state::{Ack, Append, Config, Log, NodeId, Reached, Role, Set, State};
+use super::state::{Ack, Append, Log, NodeId, Reached, Role, Set, State};
 use super::{Invariant, NAMES, Shard, Steps};
 use crate::model::Mutation;
 
@@ -67,32 +67,21 @@ impl Shard {
         true
     }
 
-    /// Counts an answer of this leadership, of the store that the set (or the members) name.
+    /// Counts an answer to this leadership.
     fn take_ack(&self, state: &mut State, id: NodeId, ack: Ack) -> bool {
-        let other = usize::from(id ^ 1);
-        let named = |config: &Config| {
-            let stores = if config.set == Set::Pair { config.stores } else { config.members };
-            stores[other] == ack.store || self.broken_by(Mutation::WipedCounts)
+        let (Role::Placing(config, _, reached) | Role::Leading(config, _, reached)) =
+            &mut state.node_mut(id).role
+        else {
+            return false;
         };
-        let counts = |config: &Config, reached: &Reached| {
-            let fresh = reached.peer.is_none_or(|upto| upto < ack.upto);
-            fresh && (reached.since..=config.epoch).contains(&ack.epoch)
+        let newer = match reached.peer {
+            Some((upto, store)) => store < ack.store || store == ack.store && upto < ack.upto,
+            None => true,
         };
-        match &mut state.node_mut(id).role {
-            Role::Placing(config, _, reached) => {
-                if !counts(config, reached) || config.members[other] != ack.store {
-                    return false;
-                }
-                reached.peer = Some(ack.upto);
-            }
-            Role::Leading(config, _, reached) => {
-                if !counts(config, reached) || !named(config) {
-                    return false;
-                }
-                reached.peer = Some(ack.upto);
-            }
-            _ => return false,
+        if !newer || !(reached.since..=config.epoch).contains(&ack.epoch) {
+            return false;
         }
+        reached.peer = Some((ack.upto, ack.store));
         self.acknowledge(state, id);
         true
     }

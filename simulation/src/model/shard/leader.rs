@@ -152,7 +152,8 @@ impl Shard {
                 let heir = state.node(other);
                 let same_store = config.stores == config.members
                     && heir.store == config.stores[usize::from(other)];
-                let holds = reached.peer == Some(node.log.tip()) && node.durable == node.log.tip();
+                let holds = self.peer_holds(id, config, reached) == Some(node.log.tip())
+                    && node.durable == node.log.tip();
                 if self.bounds.handover
                     && same_store
                     && (holds || self.broken_by(Mutation::HandoverEarly))
@@ -165,7 +166,8 @@ impl Shard {
                 }
             }
             Set::Bucket => {
-                let holds = reached.peer.is_some_and(|upto| upto >= node.commit);
+                let upto = self.peer_holds(id, config, reached);
+                let holds = upto.is_some_and(|upto| upto >= node.commit);
                 if holds || self.broken_by(Mutation::LearnerTooShort) {
                     let sent = config.activated(epoch, Set::Pair, Chain::default());
                     self.send_reconfiguration(state, id, sent, steps, || {
@@ -224,7 +226,7 @@ impl Shard {
             next.node_mut(id).role = Role::Leading(config, None, reached);
             steps.add(next, || format!("{name} learns that it lost and goes on"));
         } else if state.config.is(&config) {
-            self.adopt(&mut next, id, &config, reached);
+            self.adopt(&mut next, id, reached);
             steps.add(next, || format!("{name} learns that an operator was faster, goes on"));
         } else {
             next.node_mut(id).role = Role::Follower;
@@ -241,7 +243,7 @@ impl Shard {
             return;
         }
         if state.config.is(config) {
-            self.adopt(&mut next, id, config, reached);
+            self.adopt(&mut next, id, reached);
             steps.add(next, || format!("{name} reads that the members changed"));
         } else {
             next.node_mut(id).role = Role::Follower;
@@ -249,14 +251,20 @@ impl Shard {
         }
     }
 
-    /// Same epoch, same leader: only members can differ. What another store acknowledged is void.
-    fn adopt(&self, state: &mut State, id: NodeId, config: &Config, reached: Reached) {
-        let other = usize::from(id ^ 1);
-        let replaced = state.config.members[other] != config.members[other];
-        let peer = reached.peer.filter(|_| !replaced);
-        let role = Role::Leading(state.config, None, Reached { peer, ..reached });
-        state.node_mut(id).role = role;
+    /// Same epoch, same leader: only the members can differ, and nothing ends.
+    fn adopt(&self, state: &mut State, id: NodeId, reached: Reached) {
+        state.node_mut(id).role = Role::Leading(state.config, None, reached);
         self.acknowledge(state, id);
+    }
+
+    /// What the store that counts acknowledged: the one that the set names, or that is to enter it.
+    pub(super) fn peer_holds(&self, id: NodeId, config: &Config, reached: Reached) -> Option<u8> {
+        let other = usize::from(id ^ 1);
+        let stores = if config.set == Set::Pair { config.stores } else { config.members };
+        match self.broken_by(Mutation::WipedCounts) {
+            true => reached.peer.map(|(upto, _)| upto),
+            false => reached.peer(stores[other]),
+        }
     }
 
     /// R1, R2: acknowledges (and shows) what both places of the set are known to hold.
@@ -294,7 +302,8 @@ impl Shard {
             true => node.log.tip(),
             false => node.durable,
         };
-        let pair = own.min(reached.peer.unwrap_or(0));
+        // In the joint phase the new set is {L,F} of the members, which is who counts already.
+        let pair = own.min(self.peer_holds(id, config, reached).unwrap_or(0));
         let bucket = own.min(reached.bucket);
         let in_doubt = self.broken_by(Mutation::AckInDoubt);
         match (config.set, pending) {

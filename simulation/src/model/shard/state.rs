@@ -207,10 +207,17 @@ impl Config {
 pub struct Reached {
     /// Epoch in which it began to lead; reconfigurations of its own don't end that.
     pub since: u8,
-    /// What the other node acknowledged in this leadership.
-    pub peer: Option<u8>,
+    /// What the other node acknowledged in this leadership, and which store it was.
+    pub peer: Option<(u8, u8)>,
     /// Position up to which slots without gap are in the bucket.
     pub bucket: u8,
+}
+
+impl Reached {
+    /// What `store` acknowledged. A store that was there before says nothing about it.
+    pub fn peer(&self, store: u8) -> Option<u8> {
+        self.peer.filter(|(_, held_by)| *held_by == store).map(|(upto, _)| upto)
+    }
 }
 
 /// What a process does.

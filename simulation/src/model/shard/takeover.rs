@@ -163,7 +163,7 @@ impl Shard {
             let sent = config.activated(config.epoch, Set::Bucket, chain);
             self.activate(state, id, sent, reached, steps, || format!("{{{name},S3}}"));
         }
-        if reached.peer == Some(tip) {
+        if reached.peer(config.members[usize::from(id ^ 1)]) == Some(tip) {
             let sent = config.activated(config.epoch, Set::Pair, Chain::default());
             self.activate(state, id, sent, reached, steps, || "{A,B}".into());
         }
@@ -205,11 +205,7 @@ impl Shard {
         let name = NAMES[usize::from(id)];
         let mut next = *state;
         if state.config.is(sent) {
-            // The members may be other ones by now: what a store that left acknowledged is void.
-            let other = usize::from(id ^ 1);
-            let same = state.config.members[other] == sent.members[other];
-            let peer = reached.peer.filter(|_| same || sent.set == Set::Pair);
-            self.serve(&mut next, id, state.config, Reached { peer, ..reached });
+            self.serve(&mut next, id, state.config, reached);
             steps.add(next, || format!("{name} learns its activation, serves epoch {}", sent.epoch));
         } else if state.config.ver >= sent.ver {
             next.node_mut(id).role = Role::Follower;
@@ -228,7 +224,8 @@ impl Shard {
         let tip = node.log.tip();
         next.node_mut(id).promised = config.epoch;
         next.node_mut(id).durable = tip;
-        let reached = Reached { since: config.epoch, peer: Some(tip), bucket: 0 };
+        let peer = Some((tip, config.stores[usize::from(id ^ 1)]));
+        let reached = Reached { since: config.epoch, peer, bucket: 0 };
         self.serve(&mut next, id, config, reached);
         let name = NAMES[usize::from(id)];
         steps.add(next, || format!("{name} takes epoch {}, handed over to it", config.epoch));
