@@ -303,8 +303,7 @@ impl<M: Model> Search<'_, M> {
         let mut state = self.model.initial();
         let mut taken = Vec::new();
         for print in self.seen.path(slot).into_iter().skip(1) {
-            let mut steps =
-                Steps { next: Vec::new(), labels: Some(Vec::new()), progress: false };
+            let mut steps = Steps { next: Vec::new(), labels: Some(Vec::new()), progress: false };
             self.model.steps(&state, &mut steps);
             let at = steps.next.iter().position(|next| self.model.print(next) == print)?;
             state = steps.next[at];

@@ -129,9 +129,10 @@ struct Mixer {
 
 impl Mixer {
     fn mix(&mut self, word: u64) {
-        let product = u128::from(self.mixed ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835_u128
-            >> 32;
-        self.mixed = (product as u64) ^ ((product >> 64) as u64).rotate_left(29) ^ word.swap_bytes();
+        let product =
+            u128::from(self.mixed ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835_u128 >> 32;
+        self.mixed =
+            (product as u64) ^ ((product >> 64) as u64).rotate_left(29) ^ word.swap_bytes();
     }
 }
 

@@ -18,7 +18,12 @@ impl Legs {
             let version = self.accepted(node, write.shard, write.aggregate) + 1;
             next.nodes[id].logs[write.shard].push(Record::new(Kind::Write, at, version));
             steps.add(next, || {
-                format!("{} appends W{} to shard {}: version {version}", NAMES[id], at + 1, write.shard)
+                format!(
+                    "{} appends W{} to shard {}: version {version}",
+                    NAMES[id],
+                    at + 1,
+                    write.shard
+                )
             });
         }
     }
@@ -100,7 +105,8 @@ impl Legs {
             next.refused |= 1 << txn;
             next.nodes[id].reserved[txn] = 0;
             next.nodes[id].mine &= !(1 << txn);
-            return steps.add(next, || format!("{} refuses {name}: guard of shard {shard}", NAMES[id]));
+            return steps
+                .add(next, || format!("{} refuses {name}: guard of shard {shard}", NAMES[id]));
         }
         next.nodes[id].mine |= 1 << txn;
         next.nodes[id].reserved[txn] |= 1 << shard;
@@ -122,7 +128,13 @@ impl Legs {
                 self.decided(node, txn).then_some(true)
             };
             let Some(commit) = outcome else { continue };
-            let open = |shard: &usize| node.unresolved(*shard, txn) && !node.logs[*shard].is_full();
+            // The process that wrote a Resolve remembers it; one that begins reads its log.
+            let begins = node.outcome[txn].is_some();
+            let open = |shard: &usize| {
+                let log = &node.logs[*shard];
+                let waits = node.unresolved(*shard, txn);
+                waits && (begins || log.resolve(txn).is_none()) && !log.is_full()
+            };
             for shard in self.scenario.shards().filter(open) {
                 let mut next = *state;
                 let kind = if commit { Kind::Commit } else { Kind::Abort };

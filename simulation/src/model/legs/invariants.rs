@@ -26,7 +26,9 @@ impl Legs {
         if state.broken.is_some() {
             return state.broken;
         }
-        if state.acked & (state.told_abort | state.aborted) != 0 || state.seen & state.told_abort != 0 {
+        if state.acked & (state.told_abort | state.aborted) != 0
+            || state.seen & state.told_abort != 0
+        {
             return Some(Fault::BothWays);
         }
         if state.seen & state.aborted != 0 {
@@ -63,15 +65,11 @@ impl Legs {
                 return Some(Fault::Replay);
             }
             // Replay after a restart applies a leg at its Resolve: then all of them must be there.
-            let resolved = |shard: usize| {
-                node.logs[shard].resolve(txn).is_some_and(|(_, commit)| commit)
-            };
-            let lacking = |shard: usize| {
-                self.all_legs(txn) >> shard & 1 == 1 && !node.has_leg(shard, txn)
-            };
-            if serves
-                && self.scenario.shards().any(resolved)
-                && self.scenario.shards().any(lacking)
+            let resolved =
+                |shard: usize| node.logs[shard].resolve(txn).is_some_and(|(_, commit)| commit);
+            let lacking =
+                |shard: usize| self.all_legs(txn) >> shard & 1 == 1 && !node.has_leg(shard, txn);
+            if serves && self.scenario.shards().any(resolved) && self.scenario.shards().any(lacking)
             {
                 return Some(Fault::Half);
             }
@@ -93,19 +91,18 @@ impl Legs {
         let asked = &self.scenario.txns[txn];
         let without = self.broken_by(crate::model::Mutation::GuardWithoutLeg);
         let legs = self.scenario.shards_of(asked.shards);
-        legs.filter(|shard| !(without && asked.guards_only(*shard))).fold(0, |bits, s| bits | 1 << s)
+        legs.filter(|shard| !(without && asked.guards_only(*shard)))
+            .fold(0, |bits, s| bits | 1 << s)
     }
 
     /// I13 in small: when only faults are left, nothing may be.
     pub(super) fn unfinished(&self, state: &State) -> bool {
         let Some(leader) = (0..2).find(|id| state.rules(*id)) else { return true };
         let node = &state.nodes[leader];
-        let sent = (0..self.scenario.txns.len()).all(|txn| {
-            self.scenario.txns[txn].retry_of.is_some() || state.sent.1 >> txn & 1 == 1
-        });
-        let open = (0..self.scenario.txns.len()).any(|txn| {
-            node.reserved[txn] != 0 || node.open(txn)
-        });
+        let sent = (0..self.scenario.txns.len())
+            .all(|txn| self.scenario.txns[txn].retry_of.is_some() || state.sent.1 >> txn & 1 == 1);
+        let open =
+            (0..self.scenario.txns.len()).any(|txn| node.reserved[txn] != 0 || node.open(txn));
         let writes = (1u8 << self.scenario.writes.len()) - 1;
         open || !sent || state.sent.0 != writes || node.logs != state.nodes[1 - leader].logs
     }

@@ -108,14 +108,18 @@ impl Log {
         self.records().iter().rposition(|record| record.is(Kind::Leg, txn))
     }
 
-    /// Index and outcome of what resolved that leg.
-    pub fn resolve(&self, txn: usize) -> Option<(usize, bool)> {
-        let from = self.leg(txn)?;
-        let resolves = self.records().iter().enumerate().skip(from).find_map(|(at, record)| {
+    /// Indices and outcomes of what resolved that leg: one, unless a rule is broken.
+    fn resolves(&self, txn: usize) -> impl Iterator<Item = (usize, bool)> + '_ {
+        let from = self.leg(txn).unwrap_or(RECORDS);
+        self.records().iter().enumerate().skip(from).filter_map(move |(at, record)| {
             let commit = record.is(Kind::Commit, txn);
             (commit || record.is(Kind::Abort, txn)).then_some((at, commit))
-        });
-        resolves
+        })
+    }
+
+    /// Index and outcome of what resolved that leg.
+    pub fn resolve(&self, txn: usize) -> Option<(usize, bool)> {
+        self.resolves(txn).next()
     }
 }
 
@@ -163,8 +167,8 @@ impl Node {
 
     /// What resolved the leg, unless it was compacted away.
     pub fn known_resolve(&self, shard: usize, txn: usize) -> Option<(usize, bool)> {
-        let gone = self.resolves_gone[shard] >> txn & 1 == 1;
-        self.logs[shard].resolve(txn).filter(|_| !gone)
+        let gone = usize::from(self.resolves_gone[shard] >> txn & 1);
+        self.logs[shard].resolves(txn).nth(gone)
     }
 
     /// How many records of a shard it knows to be committed. More than there are: I12 is broken.
@@ -179,8 +183,8 @@ impl Node {
 
     /// The leg is there and was not taken back.
     pub fn has_leg(&self, shard: usize, txn: usize) -> bool {
-        let log = &self.logs[shard];
-        log.leg(txn).is_some() && log.resolve(txn).is_none_or(|(_, commit)| commit)
+        let resolve = self.known_resolve(shard, txn);
+        self.logs[shard].leg(txn).is_some() && resolve.is_none_or(|(_, commit)| commit)
     }
 
     /// Forgets what only a process knows.

@@ -24,9 +24,8 @@ impl Legs {
 
     /// The legs of all participants are there.
     pub(super) fn complete(&self, node: &Node, txn: usize) -> bool {
-        self.legs(txn).all(|shard| {
-            node.has_leg(shard, txn) && node.legs_gone[shard] >> txn & 1 == 0
-        })
+        self.legs(txn)
+            .all(|shard| node.has_leg(shard, txn) && node.legs_gone[shard] >> txn & 1 == 0)
     }
 
     /// **Decided**: every leg is committed in its shard.
@@ -65,28 +64,24 @@ impl Legs {
 
     /// Version of an aggregate at the end of the log, what was taken back left out.
     pub(super) fn accepted(&self, node: &Node, shard: usize, aggregate: u8) -> u8 {
-        let records = node.logs[shard].records().iter().enumerate();
-        let versions = records.filter(|(at, record)| match record.kind() {
+        let records = node.logs[shard].records().iter();
+        let versions = records.filter(|record| match record.kind() {
             Some(Kind::Write) => self.scenario.writes[record.id()].aggregate == aggregate,
-            Some(Kind::Leg) => aggregate == 0 && !self.taken_back(node, shard, *at),
+            Some(Kind::Leg) => aggregate == 0 && !self.taken_back(node, shard, record.id()),
             _ => false,
         });
-        versions.last().map_or(0, |(_, record)| record.version())
+        versions.last().map_or(0, |record| record.version())
     }
 
-    /// The leg at this place was aborted. A second one under the same id has its own fate.
-    fn taken_back(&self, node: &Node, shard: usize, at: usize) -> bool {
-        let records = node.logs[shard].records();
-        let id = records[at].id();
-        let fate = records[at + 1..].iter().take_while(|record| !record.is(Kind::Leg, id));
-        let mut resolves = fate.filter(|record| record.is(Kind::Commit, id) || record.is(Kind::Abort, id));
-        resolves.next().is_some_and(|record| record.is(Kind::Abort, id))
+    /// The leg was aborted: its version and sequence don't count.
+    fn taken_back(&self, node: &Node, shard: usize, txn: usize) -> bool {
+        node.known_resolve(shard, txn).is_some_and(|(_, commit)| !commit)
     }
 
     /// An abort of it is committed here.
     pub(super) fn abort_committed(&self, node: &Node, txn: usize) -> bool {
         self.scenario.shards().any(|shard| {
-            let resolve = node.logs[shard].resolve(txn);
+            let resolve = node.known_resolve(shard, txn);
             resolve.is_some_and(|(at, commit)| !commit && at < usize::from(node.commit[shard]))
         })
     }
@@ -118,10 +113,10 @@ impl Legs {
         }
         self.legs(txn).all(|shard| {
             let upto = node.logs[shard].leg(txn).unwrap_or(0);
-            node.logs[shard].records()[..upto].iter().enumerate().all(|(at, record)| {
+            node.logs[shard].records()[..upto].iter().all(|record| {
                 record.kind() != Some(Kind::Leg)
                     || record.id() == txn
-                    || self.taken_back(node, shard, at)
+                    || self.taken_back(node, shard, record.id())
                     || self.decided(node, record.id())
                         && self.nothing_undecided_before(node, record.id(), depth + 1)
             })
@@ -135,10 +130,10 @@ impl Legs {
         for shard in self.scenario.shards() {
             let mut hidden = false;
             let committed = node.committed(shard);
-            for (at, record) in node.logs[shard].records()[..committed].iter().enumerate() {
+            for record in &node.logs[shard].records()[..committed] {
                 match record.kind() {
                     Some(Kind::Leg) if visible[record.id()] >> shard & 1 == 0 => {
-                        hidden |= !self.taken_back(node, shard, at);
+                        hidden |= !self.taken_back(node, shard, record.id());
                     }
                     Some(Kind::Write) => {
                         let same = self.scenario.writes[record.id()].aggregate == 0;
@@ -156,10 +151,10 @@ impl Legs {
     pub(super) fn feed_end(&self, node: &Node, shard: usize, visible: &[u8; super::TXNS]) -> usize {
         let committed = node.committed(shard);
         let records = node.logs[shard].records()[..committed].iter().enumerate();
-        let undecided = records.filter(|(at, record)| {
+        let undecided = records.filter(|(_, record)| {
             record.kind() == Some(Kind::Leg)
                 && visible[record.id()] >> shard & 1 == 0
-                && !self.taken_back(node, shard, *at)
+                && !self.taken_back(node, shard, record.id())
         });
         match self.broken_by(Mutation::FeedPassesUndecided) {
             true => committed,
@@ -175,13 +170,13 @@ impl Legs {
         end: usize,
         visible: &[u8; super::TXNS],
     ) -> u8 {
-        let records = node.logs[shard].records()[..end].iter().enumerate();
-        let passed = records.filter(|(at, record)| {
+        let records = node.logs[shard].records()[..end].iter();
+        let passed = records.filter(|record| {
             record.kind() == Some(Kind::Leg)
                 && visible[record.id()] >> shard & 1 == 0
-                && !self.taken_back(node, shard, *at)
+                && !self.taken_back(node, shard, record.id())
         });
-        passed.fold(0, |bits, (_, record)| bits | 1 << record.id())
+        passed.fold(0, |bits, record| bits | 1 << record.id())
     }
 
     /// For texts.
@@ -202,14 +197,14 @@ impl Legs {
     ) -> bool {
         let mut versions = [0u8; 2];
         let committed = node.committed(shard);
-        for (at, record) in node.logs[shard].records()[..committed].iter().enumerate() {
+        for record in &node.logs[shard].records()[..committed] {
             let (aggregate, guards) = match record.kind() {
                 Some(Kind::Write) if writes >> record.id() & 1 == 1 => {
                     (self.scenario.writes[record.id()].aggregate, false)
                 }
                 Some(Kind::Leg)
                     if visible[record.id()] >> shard & 1 == 1
-                        && !self.taken_back(node, shard, at) =>
+                        && !self.taken_back(node, shard, record.id()) =>
                 {
                     (0, self.scenario.txns[record.id()].guards_only(shard))
                 }

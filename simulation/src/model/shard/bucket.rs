@@ -21,7 +21,10 @@ impl Shard {
             let who = NAMES[usize::from(sent.leader)];
             steps.add(next, || {
                 let phase = if sent.claimed { "claimed" } else { "active" };
-                format!("the bucket applies: ver {}, epoch {}, {phase}, {who}", sent.ver, sent.epoch)
+                format!(
+                    "the bucket applies: ver {}, epoch {}, {phase}, {who}",
+                    sent.ver, sent.epoch
+                )
             });
         }
         for epoch in 1..=EPOCHS as u8 {

@@ -12,7 +12,11 @@ impl Shard {
             let mut next = *state;
             if self.take(&mut next, id, append) {
                 steps.add(next, || {
-                    format!("{name} takes {} of epoch {}, acknowledges", append.log.name(), append.epoch)
+                    format!(
+                        "{name} takes {} of epoch {}, acknowledges",
+                        append.log.name(),
+                        append.epoch
+                    )
                 });
             }
         }
@@ -106,7 +110,8 @@ impl Shard {
                     node.promised = 0;
                 }
                 node.role = self.after_restart(node.role);
-                steps.add_fault(next, || format!("{name} crashes and restarts with {left} entries"));
+                steps
+                    .add_fault(next, || format!("{name} crashes and restarts with {left} entries"));
             }
         }
         if wipes < self.bounds.wipes {
@@ -117,7 +122,8 @@ impl Shard {
             node.boot += 1;
             node.store += 1;
             node.role = Role::Follower;
-            steps.add_fault(next, || format!("{name} loses its disk, starts with another store id"));
+            steps
+                .add_fault(next, || format!("{name} loses its disk, starts with another store id"));
         }
     }
 

@@ -34,9 +34,10 @@ impl Shard {
         // What a disk lost after it had answered is the one failure that is allowed.
         let lost = other.store != config.stores[usize::from(id ^ 1)] && self.bounds.wipes > 0;
         let peer = other.durable >= position && other.log.at(position) == entry;
-        let slot = config.chain.slot_of(position).is_some_and(|(epoch, slot)| {
-            state.wal(epoch).slots[usize::from(slot)] == entry
-        });
+        let slot = config
+            .chain
+            .slot_of(position)
+            .is_some_and(|(epoch, slot)| state.wal(epoch).slots[usize::from(slot)] == entry);
         node.durable >= position && (peer || slot || lost || position <= config.chain.base())
     }
 

@@ -1,6 +1,6 @@
 //! What the leader does: append, bring it to the second place, acknowledge, reconfigure (R1, R2, R9).
 
-use super::state::{Append, Chain, Entry, Config, NodeId, POSITIONS, Reached, Role, Set, State};
+use super::state::{Append, Chain, Config, Entry, NodeId, POSITIONS, Reached, Role, Set, State};
 use super::{Invariant, NAMES, Shard, Steps};
 use crate::model::Mutation;
 
@@ -56,7 +56,11 @@ impl Shard {
             next.appends[usize::from(id)][place] = Some(append);
             next.sort();
             steps.add(next, || {
-                format!("{name} sends {} in epoch {epoch}, commit {}", append.log.name(), append.commit)
+                format!(
+                    "{name} sends {} in epoch {epoch}, commit {}",
+                    append.log.name(),
+                    append.commit
+                )
             });
         }
     }
@@ -75,14 +79,17 @@ impl Shard {
         for position in reached.bucket + 1..=last {
             let slot = usize::from(position - base - 1);
             let wal = state.wal(epoch);
-            let over_fence = self.broken_by(Mutation::LatePutAccepted) && wal.slots[slot] == Entry::FENCE;
+            let over_fence =
+                self.broken_by(Mutation::LatePutAccepted) && wal.slots[slot] == Entry::FENCE;
             if wal.data[slot] != Entry::NONE || wal.slots[slot] != Entry::NONE && !over_fence {
                 continue;
             }
             let mut next = *state;
             next.wal_mut(epoch).data[slot] = log.at(position);
             let name = NAMES[usize::from(id)];
-            steps.add(next, || format!("{name} PUTs slot {epoch}/{slot}: {}", log.at(position).name()));
+            steps.add(next, || {
+                format!("{name} PUTs slot {epoch}/{slot}: {}", log.at(position).name())
+            });
         }
     }
 
@@ -216,7 +223,8 @@ impl Shard {
             next.node_mut(id).role =
                 Role::Leading(state.config, None, Reached { bucket, ..reached });
             self.acknowledge(&mut next, id);
-            return steps.add(next, || format!("{name} learns that epoch {} is its own", sent.epoch));
+            return steps
+                .add(next, || format!("{name} learns that epoch {} is its own", sent.epoch));
         }
         if state.config.ver < sent.ver {
             return;

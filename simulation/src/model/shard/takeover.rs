@@ -102,7 +102,9 @@ impl Shard {
         let reached = Reached { since: config.epoch, peer: None, bucket: base + end };
         next.node_mut(id).role = Role::Placing(*config, chain, reached);
         let log = next.node(id).log;
-        steps.add(next, || format!("{name} finds the fence in {epoch}/{end}, recovers {}", log.name()));
+        steps.add(next, || {
+            format!("{name} finds the fence in {epoch}/{end}, recovers {}", log.name())
+        });
     }
 
     /// Own log up to the base, then the slots in the order of the chain.
@@ -122,9 +124,10 @@ impl Shard {
         if !self.broken_by(Mutation::SlotsIgnored) {
             log.cut(base);
             for position in log.tip() + 1..=tip {
-                let found = config.chain.slot_of(position).map(|(epoch, slot)| {
-                    state.wal(epoch).slots[usize::from(slot)]
-                });
+                let found = config
+                    .chain
+                    .slot_of(position)
+                    .map(|(epoch, slot)| state.wal(epoch).slots[usize::from(slot)]);
                 match found {
                     Some(entry) if entry != Entry::NONE && entry != Entry::FENCE => log.push(entry),
                     _ => return Err(Invariant::I15),
@@ -206,7 +209,8 @@ impl Shard {
         let mut next = *state;
         if state.config.is(sent) {
             self.serve(&mut next, id, state.config, reached);
-            steps.add(next, || format!("{name} learns its activation, serves epoch {}", sent.epoch));
+            steps
+                .add(next, || format!("{name} learns its activation, serves epoch {}", sent.epoch));
         } else if state.config.ver >= sent.ver {
             next.node_mut(id).role = Role::Follower;
             steps.add(next, || format!("{name} learns that its activation lost"));
