@@ -51,6 +51,8 @@ pub enum Mutation {
     ServedBeforeActivation,
     /// §1: the register is written without `If-Match`.
     SwapUnconditional,
+    /// R10: who promised an epoch counts as one that compared its log in it.
+    PromiseIsContact,
     /// R10: a log longer than the leader's is kept on first contact.
     LongerLogKept,
     /// R10: what overlaps is acknowledged without a look at hashes.
@@ -124,7 +126,7 @@ impl Mutation {
             | Self::EpochReused
             | Self::AckBeforeDurable
             | Self::FollowerAcksBeforeDurable => Run::Shard(Bounds { crashes: 1, ..SMALL }),
-            Self::HandoverEarly | Self::LongerLogKept => {
+            Self::HandoverEarly | Self::LongerLogKept | Self::PromiseIsContact => {
                 Run::Shard(Bounds { handover: true, ..SMALL })
             }
             Self::WipedCounts | Self::WipedClaims => Run::Shard(Bounds { wipes: 1, ..SMALL }),

@@ -119,7 +119,7 @@ impl Seen {
     }
 }
 
-/// Gathers bytes into words and folds each into a 128-bit product. States are many small fields, so
+/// Gathers bytes into words and mixes those. States are many small fields, so
 /// a hasher that mixes at every byte would be most of the run.
 struct Mixer {
     mixed: u64,
@@ -128,11 +128,12 @@ struct Mixer {
 }
 
 impl Mixer {
+    /// For each `mixed` a bijection of `word`: two states can only meet by chance, not by a weakness.
     fn mix(&mut self, word: u64) {
-        let product =
-            u128::from(self.mixed ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835_u128 >> 32;
-        self.mixed =
-            (product as u64) ^ ((product >> 64) as u64).rotate_left(29) ^ word.swap_bytes();
+        let mut mixed = self.mixed ^ word;
+        mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        mixed = (mixed ^ mixed >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.mixed = (mixed ^ mixed >> 32).rotate_left(17);
     }
 }
 

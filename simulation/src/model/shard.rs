@@ -140,6 +140,7 @@ impl Model for Shard {
             log: Log::default(),
             durable: 0,
             promised: 1,
+            reconciled: 1,
             commit: 0,
             exposed: 0,
             boot: 0,

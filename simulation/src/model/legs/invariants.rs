@@ -10,8 +10,8 @@ impl Legs {
             let node = state.nodes[id];
             let visible = self.visible(&node);
             state.seen_writes |= self.visible_writes(&node, &visible);
-            for txn in 0..self.scenario.txns.len() {
-                state.seen |= u8::from(visible[txn] != 0) << txn;
+            for (txn, shards) in visible.iter().enumerate() {
+                state.seen |= u8::from(*shards != 0) << txn;
                 state.aborted |= u8::from(self.abort_committed(&node, txn)) << txn;
             }
             for shard in self.scenario.shards() {

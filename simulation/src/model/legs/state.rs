@@ -1,5 +1,7 @@
 //! Two nodes with the logs of some shards, as small numbers, and what can be read off a log.
 
+use std::fmt;
+
 /// Shards at most.
 pub const SHARDS: usize = 3;
 /// Longest log of a shard.
@@ -21,8 +23,14 @@ pub enum Kind {
 }
 
 /// A record: kind, whose, and the version that it gave (or, of a guard, saw). Zero is none.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Default, Eq, Hash, PartialEq)]
 pub struct Record(u8);
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
 
 impl Record {
     /// No record.
@@ -67,8 +75,14 @@ impl Record {
 }
 
 /// One shard's log.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Default, Eq, Hash, PartialEq)]
 pub struct Log([Record; RECORDS]);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.records()).finish()
+    }
+}
 
 impl Log {
     /// Number of records.

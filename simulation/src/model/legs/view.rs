@@ -65,12 +65,12 @@ impl Legs {
     /// Version of an aggregate at the end of the log, what was taken back left out.
     pub(super) fn accepted(&self, node: &Node, shard: usize, aggregate: u8) -> u8 {
         let records = node.logs[shard].records().iter();
-        let versions = records.filter(|record| match record.kind() {
+        let mut versions = records.filter(|record| match record.kind() {
             Some(Kind::Write) => self.scenario.writes[record.id()].aggregate == aggregate,
             Some(Kind::Leg) => aggregate == 0 && !self.taken_back(node, shard, record.id()),
             _ => false,
         });
-        versions.last().map_or(0, |record| record.version())
+        versions.next_back().map_or(0, |record| record.version())
     }
 
     /// The leg was aborted: its version and sequence don't count.
@@ -91,7 +91,8 @@ impl Legs {
         let mut visible = [0; super::TXNS];
         let alone = self.broken_by(Mutation::LegVisibleAlone);
         let at_resolve = self.broken_by(Mutation::VisibleAtResolve);
-        for txn in 0..self.scenario.txns.len() {
+        let txns = visible.iter_mut().enumerate().take(self.scenario.txns.len());
+        for (txn, shards) in txns {
             for shard in self.legs(txn) {
                 let leg = node.logs[shard].leg(txn);
                 let committed = leg.is_some_and(|at| at < usize::from(node.commit[shard]));
@@ -100,7 +101,7 @@ impl Legs {
                     (_, true) => node.logs[shard].resolve(txn).is_some_and(|(_, commit)| commit),
                     _ => self.decided(node, txn) && self.nothing_undecided_before(node, txn, 0),
                 };
-                visible[txn] |= u8::from(shown) << shard;
+                *shards |= u8::from(shown) << shard;
             }
         }
         visible

@@ -1,6 +1,6 @@
 //! What a follower does with what it is sent, and what happens to nodes (R4, R6, R8 to R10).
 
-use super::state::{Ack, Append, Log, NodeId, Reached, Role, Set, State};
+use super::state::{Ack, Append, Log, Node, NodeId, Reached, Role, Set, State};
 use super::{Invariant, NAMES, Shard, Steps};
 use crate::model::Mutation;
 
@@ -9,15 +9,22 @@ impl Shard {
     pub(super) fn receive(&self, state: &State, id: NodeId, steps: &mut Steps<State>) {
         let (other, name) = (id ^ 1, NAMES[usize::from(id)]);
         for append in state.appends[usize::from(other)].iter().flatten() {
+            if !self.hears(state.node(id), append) {
+                continue;
+            }
             let mut next = *state;
-            if self.take(&mut next, id, append) {
-                steps.add(next, || {
-                    format!(
-                        "{name} takes {} of epoch {}, acknowledges",
-                        append.log.name(),
-                        append.epoch
-                    )
-                });
+            self.take(&mut next, id, append);
+            steps.add(next, || {
+                format!(
+                    "{name} takes {} of epoch {}, acknowledges",
+                    append.log.name(),
+                    append.epoch
+                )
+            });
+            if append.epoch > state.node(id).promised {
+                let mut next = *state;
+                self.promise(&mut next, id, append);
+                steps.add(next, || format!("{name} promises epoch {}", append.epoch));
             }
         }
         if let Some(ack) = state.acks[usize::from(other)] {
@@ -28,20 +35,32 @@ impl Shard {
         }
     }
 
-    /// R6: nothing below the promise. R10: makes its log the sender's on first contact.
-    fn take(&self, state: &mut State, id: NodeId, append: &Append) -> bool {
-        let node = state.node_mut(id);
+    /// R6: nothing below the promise, nor what another leads in the epoch that it leads itself.
+    fn hears(&self, node: &Node, append: &Append) -> bool {
         let leads = !matches!(node.role, Role::Follower | Role::Claiming(_));
         let own_epoch = leads && node.promised >= append.epoch;
-        let deaf = append.epoch < node.promised && !self.broken_by(Mutation::NoPromise);
-        if deaf || own_epoch && !self.broken_by(Mutation::NoPromise) {
-            return false;
-        }
-        if leads && !self.broken_by(Mutation::NoPromise) {
+        self.broken_by(Mutation::NoPromise) || append.epoch >= node.promised && !own_epoch
+    }
+
+    /// The promise is durable before anything of its epoch is done. Whoever crashes in between
+    /// promised without having looked at its log.
+    fn promise(&self, state: &mut State, id: NodeId, append: &Append) {
+        let node = state.node_mut(id);
+        if !matches!(node.role, Role::Claiming(_)) && !self.broken_by(Mutation::NoPromise) {
             node.role = Role::Follower;
         }
-        let first_contact = append.epoch > node.promised;
         node.promised = node.promised.max(append.epoch);
+    }
+
+    /// R10: makes its log the sender's on first contact, remembers that, acknowledges.
+    fn take(&self, state: &mut State, id: NodeId, append: &Append) {
+        let first_contact = match self.broken_by(Mutation::PromiseIsContact) {
+            true => append.epoch > state.node(id).promised,
+            false => append.epoch > state.node(id).reconciled,
+        };
+        self.promise(state, id, append);
+        let node = state.node_mut(id);
+        node.reconciled = node.reconciled.max(append.epoch);
         let common = node.log.common(&append.log);
         let behind = append.log.tip() > common;
         let keep = match (behind, first_contact) {
@@ -68,7 +87,6 @@ impl Shard {
         if cut_exposed {
             state.broken.get_or_insert(Invariant::I12);
         }
-        true
     }
 
     /// Counts an answer to this leadership.
@@ -117,7 +135,8 @@ impl Shard {
         if wipes < self.bounds.wipes {
             let mut next = *state;
             let node = next.node_mut(id);
-            (node.log, node.durable, node.promised) = (Log::default(), 0, 0);
+            (node.log, node.durable) = (Log::default(), 0);
+            (node.promised, node.reconciled) = (0, 0);
             (node.commit, node.exposed) = (0, 0);
             node.boot += 1;
             node.store += 1;

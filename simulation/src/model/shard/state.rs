@@ -4,6 +4,8 @@
 //! hash, because a process that leads an epoch writes at most one entry at each place. What clients
 //! wrote is left out; any two writes are alike. Positions count from 1; 0 is "nothing".
 
+use std::fmt;
+
 /// Longest log.
 pub const POSITIONS: usize = 3;
 /// Highest epoch.
@@ -19,8 +21,14 @@ const LINKS: usize = 4;
 pub type NodeId = u8;
 
 /// Who wrote an entry: epoch, node and process. Zero is no entry.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Entry(u8);
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
 
 impl Entry {
     /// No entry.
@@ -44,13 +52,23 @@ impl Entry {
 
     /// For texts: epoch and writer.
     pub fn name(self) -> String {
-        format!("{}{}", ["a", "b"][usize::from(self.0 >> 3 & 1)], self.epoch())
+        match self {
+            Self::NONE => "–".into(),
+            Self::FENCE => "fence".into(),
+            _ => format!("{}{}", ["a", "b"][usize::from(self.0 >> 3 & 1)], self.epoch()),
+        }
     }
 }
 
 /// Entries from position 1 on.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Log([Entry; POSITIONS]);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
 
 impl Log {
     /// Position of the last entry.
@@ -145,7 +163,7 @@ impl Chain {
 
     /// Epoch and slot that hold `position`.
     pub fn slot_of(&self, position: u8) -> Option<(u8, u8)> {
-        let (epoch, base) = self.links().filter(|(_, base)| *base < position).last()?;
+        let (epoch, base) = self.links().rfind(|(_, base)| *base < position)?;
         Some((epoch, position - base - 1))
     }
 }
@@ -246,6 +264,8 @@ pub struct Node {
     pub durable: u8,
     /// Below this epoch it acknowledges nothing. Durable.
     pub promised: u8,
+    /// Highest epoch in which its log was made its leader's. Durable.
+    pub reconciled: u8,
     /// What it shows to readers. Not durable.
     pub commit: u8,
     /// What it ever showed. Nothing in the protocol reads it.
