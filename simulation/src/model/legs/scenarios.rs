@@ -92,6 +92,7 @@ pub const ALL: &[Scenario] = &[
     BASE,
     Scenario { name: "beside", writes: &[BESIDE_X], ..BASE },
     Scenario { name: "two", txns: &[XY, XY], writes: &[], ..BASE },
+    Scenario { name: "crowd", txns: &[XY, XY], ..BASE },
     Scenario { name: "guard", txns: &[X_IF_Y], writes: &[ON_Y], ..BASE },
     Scenario { name: "again", txns: &[XY, AGAIN], ..BASE },
     Scenario { name: "compaction", writes: &[], crashes: 2, compaction: true, ..BASE },
