@@ -1,4 +1,4 @@
-//! The program: `run`, `replay`, `shrink`.
+//! The program: `run`, `replay`, `crash`, `model`, `shrink`.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::crash::{Thoroughness, crash_everywhere};
 use crate::fault::Reached;
 use crate::invariants::{Violation, Violations};
+use crate::model::command;
 use crate::sabotage::Sabotage;
 use crate::scenario::{Expectation, Profile, Scenario};
 use crate::shrink::shrink;
@@ -48,6 +49,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         recovery_every: u64,
     },
+    /// Visits every state of the models of replication, within bounds.
+    Model(command::Options),
     /// Leaves faults and work out as long as the scenario still fails; writes <FILE>.small.toml.
     Shrink {
         /// A scenario that fails.
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
     match Program::parse().command {
         Command::Run(run) => run_seeds(&run),
         Command::Replay { files, output } => replay(&files, output),
+        Command::Model(options) => command::main(&options),
         Command::Shrink { file } => shrink_file(&file),
         Command::Crash { records, recovery_every } => crash(records, recovery_every),
     }

@@ -5,6 +5,7 @@
 //! scenario   a run as data: shape, workload, faults          cli     run, replay, shrink
 //! world      carries a scenario out ── machine (disks, power, clock) ── wire (network) ── client
 //! watcher    checks while it runs; oracle, invariants/ at rest; sabotage shows that they do
+//! model      the rules of replication, every state of them
 //! crash      every I/O of a recorded workload is the last one, in every way; bytes flip one by one
 //! ```
 //! Determinism: everything random comes from [`rng`], everything timed from [`timeline`]; maps are
@@ -27,6 +28,7 @@ pub mod history;
 pub mod invariants;
 pub mod ledger;
 pub mod machine;
+pub mod model;
 pub mod oracle;
 pub mod reopen;
 pub mod rng;
