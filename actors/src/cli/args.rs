@@ -305,6 +305,9 @@ pub(super) struct Bench {
     /// Threads that make the load
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(super) threads: usize,
+    /// The server's process on this machine: what it uses goes into the file of --out
+    #[arg(long, value_name = "PID")]
+    pub(super) server_pid: Option<u32>,
     /// Events in each aggregate that is read
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub(super) events: usize,
@@ -321,6 +324,8 @@ pub(super) enum Work {
     Read,
     /// One event to each of two aggregates, both guarded, all or none
     Transfer,
+    /// One long aggregate a connection, page after page; counts events
+    Stream,
 }
 
 /// A time span, written with its unit: `2s`, `150ms`.

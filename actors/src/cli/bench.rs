@@ -3,8 +3,9 @@
 //! ```text
 //! main ── threads ── one task a connection ── connection: requests, answers, a buffer each
 //!   │                        │                template: a request encoded once, then only patched
-//!   └── progress, a second   └── pace         open loop: when each request is due
-//!                            └── stats        histogram of a thread's latencies
+//!   ├── progress, a second   └── pace         open loop: when each request is due
+//!   ├── server, its CPU      └── stats        histogram of a thread's latencies
+//!   └── stream: long aggregates, read page by page
 //! ```
 //! Speaks the wire protocol directly: client and server share the machine, and whatever the client
 //! spends on decoding, the server cannot spend on serving. Answers are looked at by their kind; a
@@ -17,7 +18,9 @@
 
 mod connection;
 mod pace;
+mod server;
 mod stats;
+mod stream;
 mod template;
 
 use std::io::{IsTerminal, Write};
@@ -31,6 +34,7 @@ use serde_json::json;
 use tokio::sync::Barrier;
 use tokio::task::LocalSet;
 
+use self::server::Watch;
 use self::stats::Stats;
 use super::args::{Bench, Global, Work};
 use super::failure::Failure;
@@ -52,7 +56,11 @@ pub(super) struct Run {
 
 /// Runs the load and prints the result; fails when some of it failed.
 pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), Failure> {
+    if bench.work == Work::Stream {
+        return run_stream(&bench, global, output);
+    }
     let run = Arc::new(Run::new(bench, global)?);
+    let watch = run.bench.server_pid.map(|pid| Watch::start(pid, Arc::clone(&run))).transpose()?;
     let (sender, results) = mpsc::channel();
     for index in 0..run.bench.threads {
         let (run, sender) = (Arc::clone(&run), sender.clone());
@@ -71,7 +79,26 @@ pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), 
         }
     }
     progress.end();
-    report(&run, &stats, output)
+    let server = watch.map_or(Ok(serde_json::Value::Null), Watch::result)?;
+    report(&run, &stats, &server, output)
+}
+
+fn run_stream(bench: &Bench, global: &Global, output: &Output) -> Result<(), Failure> {
+    let (result, server) = stream::run(bench, &address(&global.url)?, &run_name())?;
+    let report = json!({
+        "work": "stream", "connections": bench.connections, "events": bench.events,
+        "payload": bench.payload, "client_cpu_seconds": stats::cpu_seconds(),
+        "server": server, "result": result,
+    });
+    if let Some(path) = &bench.out {
+        std::fs::write(path, format!("{report:#}\n"))?;
+    }
+    print(&result, output)
+}
+
+/// In the keys of a run, so that it meets no aggregates of another.
+fn run_name() -> String {
+    format!("{:08x}", uuid::Uuid::new_v4().as_fields().0)
 }
 
 impl Run {
@@ -104,7 +131,7 @@ impl Run {
             address: address(&global.url)?,
             prepared: Barrier::new(bench.connections),
             bench,
-            name: format!("{:08x}", uuid::Uuid::new_v4().as_fields().0),
+            name: run_name(),
             aggregates,
             started: OnceLock::new(),
             done: AtomicU64::new(0),
@@ -195,7 +222,12 @@ impl Progress {
     }
 }
 
-fn report(run: &Run, stats: &Stats, output: &Output) -> Result<(), Failure> {
+fn report(
+    run: &Run,
+    stats: &Stats,
+    server: &serde_json::Value,
+    output: &Output,
+) -> Result<(), Failure> {
     let seconds = run.bench.duration.as_secs_f64();
     let result = stats.to_json(seconds);
     let errors = stats.errors_text();
@@ -206,12 +238,21 @@ fn report(run: &Run, stats: &Stats, output: &Output) -> Result<(), Failure> {
             "connections": bench.connections, "pipeline": bench.pipeline,
             "aggregates": run.aggregates, "payload": bench.payload, "threads": bench.threads,
             "rate": bench.rate, "client_cpu_seconds": stats::cpu_seconds(),
-            "errors_by_name": errors, "result": result,
+            "record_bytes": template::record_bytes(bench.work, &run.name, bench.payload),
+            "server": server, "errors_by_name": errors, "result": result,
         });
         std::fs::write(path, format!("{report:#}\n"))?;
     }
+    print(&result, output)?;
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Load(format!("{errors:?}"))),
+    }
+}
+
+fn print(result: &serde_json::Value, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
-        output.json(&result)?;
+        output.json(result)?;
     } else {
         let fields = result.as_object().into_iter().flatten();
         let text = |value: &serde_json::Value| match value.as_f64() {
@@ -222,10 +263,7 @@ fn report(run: &Run, stats: &Stats, output: &Output) -> Result<(), Failure> {
         output.fields(&fields)?;
         output.line(&format!("client CPU  {:.1} s, warm-up included", stats::cpu_seconds()))?;
     }
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::Load(format!("{errors:?}"))),
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -283,7 +283,7 @@ impl Connection {
     fn put(&mut self, slot: usize) {
         let Some(flight) = &self.flights[slot] else { return };
         let version = |at: usize| match self.work {
-            Work::Read => flight.from,
+            Work::Read | Work::Stream => flight.from,
             Work::Write | Work::Transfer => self.versions[at],
         };
         let value = |at: usize| (self.base + at, version(at));

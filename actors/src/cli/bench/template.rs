@@ -4,6 +4,7 @@
 //! else.
 
 use bytes::{Bytes, BytesMut};
+use celeriant_schema::record::write_size;
 use celeriant_schema::wire::encode_request;
 use celeriant_schema::{
     AggregateKey, ClientId, ContentType, EncodedEvents, Event, Guard, Member, ReadQuery, Refusal,
@@ -44,7 +45,7 @@ impl Template {
         match work {
             Work::Write => Self::appending(run, 1, 1, payload),
             Work::Transfer => Self::appending(run, 2, 1, payload),
-            Work::Read => Self::find(&Request::Read(read_query(run)), 1),
+            Work::Read | Work::Stream => Self::find(&Request::Read(read_query(run)), 1),
         }
     }
 
@@ -55,17 +56,7 @@ impl Template {
         events: usize,
         payload: usize,
     ) -> Result<Self, Refusal> {
-        let event = Event {
-            event_type: "Added".into(),
-            schema: SchemaVersion { major: 1, minor: 0 },
-            content_type: ContentType::Json,
-            payload: Bytes::from(format!("\"{}\"", "x".repeat(payload.saturating_sub(2)))),
-            event_id: None,
-            metadata: Vec::new(),
-            envelope: None,
-            client_time: 0,
-        };
-        let events = EncodedEvents::encode(&vec![event; events])?;
+        let events = EncodedEvents::encode(&vec![event(payload); events])?;
         let member = |at: usize| Member {
             key: key(run, NUMBERS[at]),
             guard: Guard::Exact(Version::new(VERSIONS[at])),
@@ -101,6 +92,27 @@ impl Template {
             self.frame[*version_at..version_at + 8].copy_from_slice(&version.to_le_bytes());
         }
         out.extend_from_slice(&self.frame);
+    }
+}
+
+/// What one request adds to the log, in bytes: its record, without its share of a frame's header
+/// and padding. `None`: it adds nothing, or in several shards.
+pub(super) fn record_bytes(work: Work, run: &str, payload: usize) -> Option<usize> {
+    let events = EncodedEvents::encode(&[event(payload)]).ok().filter(|_| work == Work::Write)?;
+    let (meta, blobs) = write_size([(&key(run, 0), &events)].into_iter(), 0);
+    Some(meta + blobs)
+}
+
+fn event(payload: usize) -> Event {
+    Event {
+        event_type: "Added".into(),
+        schema: SchemaVersion { major: 1, minor: 0 },
+        content_type: ContentType::Json,
+        payload: Bytes::from(format!("\"{}\"", "x".repeat(payload.saturating_sub(2)))),
+        event_id: None,
+        metadata: Vec::new(),
+        envelope: None,
+        client_time: 0,
     }
 }
 

@@ -1,0 +1,223 @@
+//! What is measured of a shard: small guarded writes from arrival to receipt, alone, together and
+//! with sequences; a page of ten events from memory.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use celeriant_actors::clock::{Clock, Micros, StampClock};
+use celeriant_actors::shard::core::{Core, Effect, Parts};
+use celeriant_actors::work::{Task, Work as Mail};
+use celeriant_schema::{
+    AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
+    Member, ReadQuery, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
+};
+use celeriant_storage::cache::FrameCache;
+use celeriant_storage::disk::Disk;
+use celeriant_storage::recovery::recover;
+use celeriant_storage::{Identity, Settings};
+
+use super::nowhere::Nowhere;
+
+/// Aggregates that writes go round.
+const AGGREGATES: usize = 1_024;
+/// Writes that arrive together.
+const TOGETHER: usize = 64;
+/// Events of the aggregate that is read.
+const READ_EVENTS: usize = 10;
+
+/// One thing to measure.
+pub(crate) struct Work {
+    /// In the baseline and in reports: keep it.
+    pub(crate) name: &'static str,
+    /// Operations that one run does.
+    pub(crate) units: u64,
+    /// Does them.
+    pub(crate) run: Box<dyn FnMut()>,
+}
+
+/// Everything that is measured of this crate.
+pub(crate) fn all() -> Vec<Work> {
+    let (mut lone, mut together, mut sequenced) = (Shard::new(), Shard::new(), Shard::new());
+    let mut read = Shard::with_one_aggregate();
+    vec![
+        Work {
+            name: "write, commit, receipt",
+            units: 1,
+            run: Box::new(move || lone.write(1, None)),
+        },
+        Work {
+            name: "64 writes, commit, receipts",
+            units: TOGETHER as u64,
+            run: Box::new(move || together.write(TOGETHER, None)),
+        },
+        Work {
+            name: "64 writes with sequences",
+            units: TOGETHER as u64,
+            run: Box::new(move || sequenced.write(TOGETHER, Some(ClientId::new(7)))),
+        },
+        Work { name: "read 10 events", units: 1, run: Box::new(move || read.read()) },
+    ]
+}
+
+/// Time that stands still: only our own work is measured.
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Micros {
+        0
+    }
+    fn wall(&self) -> i64 {
+        Stamp::ORIGIN_UNIX_MICROS + 1_000_000
+    }
+}
+
+/// A shard on a disk that keeps nothing, and what its clients know.
+struct Shard {
+    core: Core<usize>,
+    disk: Nowhere,
+    keys: Vec<AggregateKey>,
+    versions: Vec<u64>,
+    events: EncodedEvents,
+    next: usize,
+    effects: Vec<Effect<usize>>,
+    answered: usize,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
+        let mut disk = Nowhere::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let recovered = runtime.block_on(recover(&mut disk, identity, &Settings::default()));
+        let recovered = recovered.expect("an empty folder");
+        let parts = Parts {
+            identity,
+            epoch: Epoch::new(1),
+            boot: BootId::new(1),
+            stamps: StampClock::new(&Still, recovered.max_stamp),
+            log: recovered.log,
+            directory: recovered.directory,
+            settlements: Vec::new(),
+            cache: FrameCache::new(16 << 20),
+        };
+        let mut effects = Vec::new();
+        let core = Core::new(parts, 0, &mut effects);
+        let key = |number| AggregateKey::new("acme", "account", &format!("customer-{number:09}"));
+        let mut shard = Self {
+            core,
+            disk,
+            keys: (0..AGGREGATES).map(|number| key(number).expect("valid")).collect(),
+            versions: vec![0; AGGREGATES],
+            events: EncodedEvents::encode(&[event()]).expect("valid"),
+            next: 0,
+            effects,
+            answered: 0,
+        };
+        shard.flush();
+        assert!(shard.core.is_ready());
+        shard
+    }
+
+    /// Its first aggregate has ten events, appended one by one.
+    fn with_one_aggregate() -> Self {
+        let mut shard = Self::new();
+        for _ in 0..READ_EVENTS {
+            shard.next = 0;
+            shard.write(1, None);
+        }
+        shard
+    }
+
+    /// Takes `count` writes that arrive together to their receipts.
+    fn write(&mut self, count: usize, client: Option<ClientId>) {
+        let mail = (0..count).map(|_| self.next_write(client)).collect();
+        self.handle(mail);
+        self.flush();
+        assert_eq!(std::mem::take(&mut self.answered), count, "every write has its receipt");
+    }
+
+    /// The next aggregate in turn gets an event.
+    fn next_write(&mut self, client: Option<ClientId>) -> Mail<usize> {
+        let at = self.next % AGGREGATES;
+        self.next += 1;
+        let version = self.versions[at];
+        self.versions[at] += 1;
+        let member = Member {
+            key: self.keys[at].clone(),
+            guard: Guard::Exact(Version::new(version)),
+            sequence: client.map(|_| Sequence::new(version + 1)),
+            events: self.events.clone(),
+        };
+        let client_id = client.unwrap_or(ClientId::NONE);
+        let request = Request::Write(Write { client_id, members: vec![member] });
+        Mail::Task(Task { route: at, deadline: None, request })
+    }
+
+    /// Reads the first aggregate from the cache.
+    fn read(&mut self) {
+        let query = ReadQuery {
+            key: self.keys[0].clone(),
+            from: Version::NONE,
+            to: None,
+            backwards: false,
+            limit: None,
+            types: Vec::new(),
+            client: None,
+            since: None,
+            until: None,
+            min_stamp: None,
+            any: false,
+        };
+        let request = Request::Read(query);
+        self.handle(vec![Mail::Task(Task { route: 0, deadline: None, request })]);
+        assert_eq!(std::mem::take(&mut self.answered), 1, "the page came from memory");
+    }
+
+    fn handle(&mut self, mail: Vec<Mail<usize>>) {
+        self.core.handle(0, mail, &mut self.effects);
+        self.deliver();
+    }
+
+    /// Seals and completes until nothing is in flight.
+    fn flush(&mut self) {
+        loop {
+            self.core.pump(&mut self.effects);
+            self.deliver();
+            let Some(completion) = self.disk.take() else { return };
+            self.core.complete(0, completion, &mut self.effects).expect("a disk that works");
+            self.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Disk(token, op) => self.disk.start(token, op),
+                Effect::Reply(_, Response::Receipt(receipt)) => {
+                    self.answered += 1;
+                    black_box(receipt);
+                }
+                Effect::Reply(_, Response::Page(page)) => {
+                    assert_eq!(page.batches.len(), READ_EVENTS, "the whole aggregate");
+                    self.answered += 1;
+                    black_box(page);
+                }
+                Effect::Reply(_, other) => panic!("answered {other:?}"),
+                Effect::Answer(..) => panic!("there is no coordinator"),
+            }
+        }
+    }
+}
+
+fn event() -> Event {
+    Event {
+        event_type: "Deposited".into(),
+        schema: SchemaVersion { major: 1, minor: 0 },
+        content_type: ContentType::Bytes,
+        payload: Bytes::from(vec![b'x'; 100]),
+        event_id: None,
+        metadata: Vec::new(),
+        envelope: None,
+        client_time: 0,
+    }
+}

@@ -1,0 +1,183 @@
+//! `bench stream`: long aggregates read from end to end, again and again, one by each connection.
+//!
+//! A page is asked for when the one before has come and has been decoded, as a client does that
+//! folds events into state. What is counted are events; latencies are those of pages.
+
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use celeriant_client::Error;
+use celeriant_schema::limits::RESPONSE_BYTES_MAX;
+use celeriant_schema::wire::{
+    Hello, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, decode_outbound, encode_hello,
+};
+use celeriant_schema::{Page, Response};
+use serde_json::{Value, json};
+
+use super::super::args::{Bench, Work};
+use super::super::failure::Failure;
+use super::server::Usage;
+use super::stats::{self, Stats};
+use super::template::Template;
+
+/// Events of each batch of the aggregates.
+const BATCH: usize = 100;
+
+/// Appends and reads; returns the result and what the server used.
+pub(super) fn run(bench: &Bench, address: &str, name: &str) -> Result<(Value, Value), Failure> {
+    // Everybody has an aggregate, and this thread has looked at the server.
+    let ready = Barrier::new(bench.connections + 1);
+    std::thread::scope(|scope| {
+        let reader = |number| {
+            let ready = &ready;
+            move || {
+                let prepared = Reader::prepare(bench, address, name, number);
+                ready.wait();
+                prepared?.read(bench.warmup, bench.duration)
+            }
+        };
+        let readers: Vec<_> =
+            (0..bench.connections).map(|number| scope.spawn(reader(number))).collect();
+        ready.wait();
+        let before = bench.server_pid.map(Usage::of).transpose()?;
+        let (mut stats, mut events, mut seconds) = (Stats::new(), 0, 0.0_f64);
+        for reader in readers {
+            let read = reader.join().map_err(|_| Failure::Load("a reader panicked".into()))??;
+            stats.add(read.pages);
+            events += read.events;
+            seconds = seconds.max(read.seconds);
+        }
+        let after = bench.server_pid.map(Usage::of).transpose()?;
+        let server = before.zip(after).map(|(before, after)| after.since(&before));
+        let mut result = stats.to_json(seconds);
+        result["operations"] = json!(events);
+        result["per_second"] = json!((events as f64 / seconds).round());
+        Ok((result, server.unwrap_or(Value::Null)))
+    })
+}
+
+/// One connection with its aggregate.
+struct Reader {
+    stream: BufReader<TcpStream>,
+    template: Template,
+    number: usize,
+    output: Vec<u8>,
+    events: u64,
+}
+
+/// What one connection read.
+struct Reading {
+    pages: Stats,
+    events: u64,
+    seconds: f64,
+}
+
+impl Reader {
+    fn prepare(bench: &Bench, address: &str, name: &str, number: usize) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(address).map_err(|error| Error::Connect {
+            address: address.to_owned(),
+            reason: error.to_string(),
+        })?;
+        stream.set_nodelay(true)?;
+        let batch = bench.events.clamp(1, BATCH);
+        let appending = Template::appending(name, 1, batch, bench.payload).map_err(Error::from)?;
+        let mut reader = Self {
+            stream: BufReader::with_capacity(256 << 10, stream),
+            template: appending,
+            number,
+            output: Vec::new(),
+            events: 0,
+        };
+        reader.greet()?;
+        while reader.events < bench.events as u64 {
+            match reader.ask(reader.events)? {
+                Response::Receipt(_) => reader.events += batch as u64,
+                other => return Err(Failure::Load(format!("appending: {other:?}"))),
+            }
+        }
+        reader.template = Template::of(Work::Read, name, bench.payload).map_err(Error::from)?;
+        Ok(reader)
+    }
+
+    fn greet(&mut self) -> Result<(), Failure> {
+        let mut hello = BytesMut::new();
+        let client_name = "celeriant bench".to_owned();
+        let (min_protocol, max_protocol) = (PROTOCOL_MIN, PROTOCOL_MAX);
+        encode_hello(&Hello { min_protocol, max_protocol, client_name }, &mut hello);
+        self.stream.get_mut().write_all(&hello)?;
+        match self.next()? {
+            Outbound::Welcome(_) => Ok(()),
+            Outbound::Refused(refusal) => Err(Error::from(refusal).into()),
+            _ => Err(protocol("something else than a welcome")),
+        }
+    }
+
+    fn read(mut self, warmup: Duration, duration: Duration) -> Result<Reading, Failure> {
+        let begun = Instant::now();
+        let (pages, mut events) = (stats::shared(), 0);
+        let (from, end) = (begun + warmup, begun + warmup + duration);
+        let (mut version, mut seen) = (0, 0);
+        loop {
+            let asked = Instant::now();
+            let page = self.page(version)?;
+            let now = Instant::now();
+            let count: usize = page.batches.iter().map(|batch| batch.events.len()).sum();
+            seen += count as u64;
+            if asked >= from {
+                events += count as u64;
+                pages.record(now - asked);
+            }
+            if now >= end {
+                let seconds = (now - from).as_secs_f64();
+                return Ok(Reading { pages: pages.take(), events, seconds });
+            }
+            version = page.next.map_or(0, |next| next.value());
+            if version == 0 {
+                if seen != self.events {
+                    let why = format!("read {seen} events of {}", self.events);
+                    return Err(Failure::Load(why));
+                }
+                seen = 0;
+            }
+        }
+    }
+
+    fn page(&mut self, from: u64) -> Result<Page, Failure> {
+        match self.ask(from)? {
+            Response::Page(page) => Ok(page),
+            other => Err(Failure::Load(format!("reading: {other:?}"))),
+        }
+    }
+
+    fn ask(&mut self, version: u64) -> Result<Response, Failure> {
+        self.output.clear();
+        self.template.put(1, &[(self.number, version)], &mut self.output);
+        self.stream.get_mut().write_all(&self.output)?;
+        match self.next()? {
+            Outbound::Response { response: Response::Refused(refusal), .. } => {
+                Err(Error::from(refusal).into())
+            }
+            Outbound::Response { response, .. } => Ok(response),
+            _ => Err(protocol("an answer of another kind")),
+        }
+    }
+
+    fn next(&mut self) -> Result<Outbound, Failure> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > RESPONSE_BYTES_MAX + 64 {
+            return Err(protocol("a frame of an impossible length"));
+        }
+        let mut frame = vec![0; length];
+        self.stream.read_exact(&mut frame)?;
+        decode_outbound(Bytes::from(frame)).map_err(|error| protocol(&error.to_string()))
+    }
+}
+
+fn protocol(reason: &str) -> Failure {
+    Error::Protocol { reason: reason.to_owned() }.into()
+}

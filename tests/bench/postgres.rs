@@ -1,0 +1,221 @@
+//! PostgreSQL as it comes, fsync on, driven by pgbench: an append guarded by its version, in a
+//! function and as a single INSERT.
+//!
+//! One server for the whole run; each sample starts from an empty table after a checkpoint.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Failure;
+use crate::plan::{Plan, Point};
+use crate::process::{Usage, free_port, output};
+use crate::summary::Sample;
+
+const SCHEMA: &str = "
+create table events (aggregate bigint, version bigint, kind text, data bytea,
+    primary key (aggregate, version));
+create function append(a bigint, expected bigint, d bytea) returns void language plpgsql as $$
+begin
+  if coalesce((select max(version) from events where aggregate = a), 0) <> expected then
+    raise exception 'conflict';
+  end if;
+  insert into events values (a, expected + 1, 'Happened', d);
+end $$;
+";
+
+/// Each client appends to an aggregate of its own, as Celeriant's bench does. The version is the
+/// guard; the unique key makes it safe.
+const FUNCTION: &str = r"\set v :v + 1
+select append(:client_id, :v - 1, decode(repeat('ab', 100), 'hex'));
+";
+const INSERT: &str = r"\set v :v + 1
+insert into events select :client_id, :v, 'Happened', decode(repeat('ab', 100), 'hex')
+where coalesce((select max(version) from events where aggregate = :client_id), 0) = :v - 1;
+";
+
+/// Which way to append.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Script {
+    /// One call of a function.
+    Function,
+    /// One statement.
+    Insert,
+}
+
+/// A running server.
+pub(crate) struct Server {
+    folder: PathBuf,
+    bin: PathBuf,
+    port: u16,
+    pid: u32,
+    /// Name and version.
+    pub(crate) version: String,
+}
+
+impl Server {
+    /// Makes a cluster and starts it.
+    pub(crate) fn start(plan: &Plan) -> Result<Self, Failure> {
+        let bin = installed()?;
+        let folder = plan.work_dir.join("postgres");
+        fs::create_dir_all(&folder)?;
+        if rustix::process::getuid().is_root() {
+            output(Command::new("chown").arg("nobody").arg(&folder))?;
+        }
+        let version = output(Command::new(bin.join("postgres")).arg("--version"))?;
+        let mut server =
+            Self { folder, bin, port: free_port()?, pid: 0, version: version.trim().to_owned() };
+        let data = server.data();
+        let mut init = server.as_user("initdb");
+        output(init.arg("-D").arg(&data).args(["-A", "trust", "-U", "bench"]))?;
+        let connections = plan.connections_max() + 20;
+        let options = format!(
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections={connections} \
+             -c shared_buffers=1GB -c max_wal_size=8GB",
+            server.port,
+            server.folder.display(),
+        );
+        let log = server.folder.join("log");
+        let mut start = server.as_user("pg_ctl");
+        start.arg("-D").arg(&data).arg("-l").arg(&log).args(["-w", "-o", &options, "start"]);
+        output(&mut start)?;
+        let pid = fs::read_to_string(data.join("postmaster.pid"))?;
+        server.pid = pid.lines().next().ok_or("an empty postmaster.pid")?.trim().parse()?;
+        server.psql(SCHEMA)?;
+        fs::write(server.folder.join("function.sql"), FUNCTION)?;
+        fs::write(server.folder.join("insert.sql"), INSERT)?;
+        Ok(server)
+    }
+
+    /// One sample.
+    pub(crate) fn sample(
+        &self,
+        plan: &Plan,
+        point: &Point,
+        script: Script,
+    ) -> Result<Sample, Failure> {
+        self.psql("truncate events;")?;
+        self.psql("checkpoint;")?;
+        let name = match script {
+            Script::Function => "function.sql",
+            Script::Insert => "insert.sql",
+        };
+        let logs = plan.work_dir.join("pgbench");
+        fs::create_dir_all(&logs)?;
+        let seconds = (plan.warmup + plan.duration).ceil();
+        let mut pgbench = self.client("pgbench");
+        pgbench.args(["-n", "-M", "prepared", "-j", "1", "-D", "v=0", "--log"]);
+        pgbench.arg("-f").arg(self.folder.join(name));
+        pgbench.args(["-c", &point.connections.to_string(), "-T", &seconds.to_string()]);
+        pgbench.arg(format!("--log-prefix={}/log", logs.display())).arg("postgres");
+        let before = Usage::of_tree(self.pid)?;
+        let ended = output(&mut pgbench);
+        let after = Usage::of_tree(self.pid)?;
+        let transactions = read_logs(&logs);
+        fs::remove_dir_all(&logs)?;
+        ended?;
+        let transactions = transactions?;
+        let cpu = after.cpu_seconds - before.cpu_seconds;
+        let server_cpu_us = Some(cpu * 1e6 / transactions.len() as f64);
+        Ok(Sample { server_cpu_us, ..last_seconds(&transactions, plan.duration)? })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// The server refuses to run as root.
+    fn as_user(&self, program: &str) -> Command {
+        let program = self.bin.join(program);
+        if !rustix::process::getuid().is_root() {
+            return Command::new(program);
+        }
+        let mut command = Command::new("runuser");
+        command.args(["-u", "nobody", "--"]).arg(program);
+        command
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.args(["-h", "127.0.0.1", "-U", "bench", "-p", &self.port.to_string()]);
+        command
+    }
+
+    fn psql(&self, sql: &str) -> Result<(), Failure> {
+        let mut psql = self.client("psql");
+        output(psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql])).map(drop)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let data = self.data();
+        let mut stop = self.as_user("pg_ctl");
+        if let Err(failure) = output(stop.arg("-D").arg(data).args(["-m", "fast", "-w", "stop"])) {
+            eprintln!("bench: PostgreSQL does not stop: {failure}");
+        }
+    }
+}
+
+/// Where Debian keeps the programs of the newest version.
+fn installed() -> Result<PathBuf, Failure> {
+    let versions = fs::read_dir("/usr/lib/postgresql").map_err(|_| "not installed")?;
+    let bins = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
+    let usable = bins.filter(|bin| bin.join("initdb").exists());
+    let bin = usable.max().ok_or("no server is installed")?;
+    if !bin.join("pgbench").exists() {
+        return Err(format!("no pgbench in {}", bin.display()).into());
+    }
+    Ok(bin)
+}
+
+/// When each transaction ended, in seconds, and how long it took, in ms.
+fn read_logs(folder: &Path) -> Result<Vec<(f64, f64)>, Failure> {
+    let mut transactions = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let text = fs::read_to_string(entry?.path())?;
+        // client, number, µs taken, script, second and µs of the end
+        for line in text.lines() {
+            let fields: Vec<f64> =
+                line.split(' ').map(|field| field.parse().unwrap_or(f64::NAN)).collect();
+            let [_, _, taken, _, second, micros] = fields.as_slice() else {
+                return Err(format!("pgbench logged {line:?}").into());
+            };
+            transactions.push((second + micros / 1e6, taken / 1e3));
+        }
+    }
+    Ok(transactions)
+}
+
+/// Rate and latencies over the last `duration` seconds.
+fn last_seconds(transactions: &[(f64, f64)], duration: f64) -> Result<Sample, Failure> {
+    let end = transactions.iter().map(|(end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
+    let counted = transactions.iter().filter(|(at, _)| *at > end - duration);
+    let mut latencies: Vec<f64> = counted.map(|(_, taken)| *taken).collect();
+    if latencies.is_empty() {
+        return Err("pgbench did nothing".into());
+    }
+    latencies.sort_by(f64::total_cmp);
+    let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
+    Ok(Sample {
+        per_second: latencies.len() as f64 / duration,
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        ..Sample::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_seconds_count() {
+        let slow_start = (0..10).map(|n| (f64::from(n) / 10.0, 50.0));
+        let then = (10..=30).map(|n| (f64::from(n) / 10.0, 2.0));
+        let transactions: Vec<(f64, f64)> = slow_start.chain(then).collect();
+        let sample = last_seconds(&transactions, 2.0).expect("some");
+        assert_eq!((sample.per_second, sample.p50_ms, sample.p99_ms), (10.0, 2.0, 2.0));
+        assert!(last_seconds(&[], 2.0).is_err());
+    }
+}
