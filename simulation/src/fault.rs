@@ -67,14 +67,18 @@ kinds! {
     DiskUneven,
     /// A bit of a durable frame flips; it is repaired after a while.
     RotFrame,
-    /// A bit of an index flips; it is repaired after a while.
-    RotIndex,
+    /// A bit of a run of the directory flips; the node makes the directory anew.
+    RotRun,
+    /// A bit of the directory's manifest flips; the node makes the directory anew.
+    RotManifest,
     /// A bit of the watermark flips; it is repaired after a while.
     RotWatermark,
     /// A bit of a segment's header page flips; it is repaired after a while.
     RotSegmentHeader,
-    /// An index file is gone after the next crash.
-    LoseIndex,
+    /// A run of the directory is gone after a crash.
+    LoseRun,
+    /// The directory's manifest is gone after a crash.
+    LoseManifest,
     /// The wall clock is `amount` µs ahead from here on.
     ClockAhead,
     /// The wall clock is `amount` µs back from here on.
@@ -126,9 +130,11 @@ impl Fault {
             Kind::DiskSlow => (rng.between(5, 200), rng.between(50_000, 1_500_000)),
             Kind::DiskStall => (0, rng.between(10_000, 1_500_000)),
             Kind::DiskUneven => (0, rng.between(200_000, 3_000_000)),
-            Kind::RotFrame | Kind::RotIndex | Kind::RotWatermark | Kind::RotSegmentHeader => {
-                (rng.number() >> 16, rng.between(500_000, 3_000_000))
-            }
+            Kind::RotFrame
+            | Kind::RotRun
+            | Kind::RotManifest
+            | Kind::RotWatermark
+            | Kind::RotSegmentHeader => (rng.number() >> 16, rng.between(500_000, 3_000_000)),
             Kind::ClockAhead | Kind::ClockBack => (rng.between(1, 100_000_000_000), 0),
             Kind::ClockFast => (rng.between(10, 3_000), rng.between(100_000, 3_000_000)),
             Kind::ClockSlow => (rng.between(10, 900), rng.between(100_000, 3_000_000)),

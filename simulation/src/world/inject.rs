@@ -1,5 +1,6 @@
 //! Makes things go wrong, and right again.
 
+use celeriant_storage::manifest::MANIFEST_NAME;
 use celeriant_storage::segment::FIRST_FRAME_OFFSET;
 use celeriant_storage::watermark::WATERMARK_NAME;
 
@@ -73,10 +74,13 @@ impl World {
             Kind::ClockFast => self.pace(1000 + fault.amount, fault),
             Kind::ClockSlow => self.pace(1000 - fault.amount.min(1000), fault),
             Kind::ClockFrozen => self.pace(0, fault),
-            Kind::RotFrame | Kind::RotIndex | Kind::RotWatermark | Kind::RotSegmentHeader => {
-                self.rot(fault)
-            }
-            Kind::LoseIndex => self.lose_index(fault).await,
+            Kind::RotFrame
+            | Kind::RotRun
+            | Kind::RotManifest
+            | Kind::RotWatermark
+            | Kind::RotSegmentHeader => self.rot(fault),
+            Kind::LoseRun => self.lose_file(fault, ".run").await,
+            Kind::LoseManifest => self.lose_file(fault, MANIFEST_NAME).await,
             _ => self.ail(fault),
         };
         if reached {
@@ -191,24 +195,30 @@ impl World {
                 Some((WATERMARK_NAME.into(), self.rng.below(size)))
             }
             kind => {
-                let ending = if kind == Kind::RotIndex { ".idx" } else { ".seg" };
+                let ending = match kind {
+                    Kind::RotRun => ".run",
+                    Kind::RotManifest => MANIFEST_NAME,
+                    _ => ".seg",
+                };
                 let files: Vec<_> = image.iter().filter(|(n, _)| n.ends_with(ending)).collect();
                 let (name, content) = files.get(choose(files.len()))?;
-                let size =
-                    if kind == Kind::RotIndex { content.len() as u64 } else { FIRST_FRAME_OFFSET };
+                let size = match kind {
+                    Kind::RotSegmentHeader => FIRST_FRAME_OFFSET,
+                    _ => content.len() as u64,
+                };
                 Some(((*name).to_owned(), self.rng.below(size)))
             }
         }
     }
 
-    async fn lose_index(&mut self, fault: &Fault) -> bool {
+    async fn lose_file(&mut self, fault: &Fault, ending: &str) -> bool {
         let shard = usize::from(fault.shard) % self.machine.medias.len();
         self.down(&mut Crash::any());
         let media = &self.machine.medias[shard];
         let image = media.image();
-        let indexes: Vec<&str> =
-            image.iter().map(|(name, _)| name).filter(|name| name.ends_with(".idx")).collect();
-        let lost = indexes.last().is_some_and(|name| media.lose(name));
+        let files: Vec<&str> =
+            image.iter().map(|(name, _)| name).filter(|name| name.ends_with(ending)).collect();
+        let lost = files.last().is_some_and(|name| media.lose(name));
         self.start_node().await;
         lost
     }
