@@ -112,7 +112,7 @@ pub(super) struct Pending<R> {
 #[derive(Debug)]
 pub(super) enum Then<R> {
     /// A record of one shard's own write becomes visible; its writer is answered.
-    Write { route: R, receipt: Receipt, applied: Applied },
+    Write { route: R, applied: Applied },
     /// A leg is committed here: tell the coordinator.
     Leg { txn: TxnId },
     /// A record that changes nothing visible.
@@ -149,6 +149,13 @@ pub(super) struct AppliedMember {
     pub(super) batch_offset: u32,
     pub(super) first_stamp: Stamp,
     pub(super) last_stamp: Stamp,
+}
+
+impl Applied {
+    fn into_receipt(self) -> Receipt {
+        let writes = self.batches.into_iter().map(|member| member.receipt).collect();
+        Receipt { stamp: self.stamp, already_applied: false, writes }
+    }
 }
 
 impl<R> Core<R> {
@@ -317,6 +324,8 @@ impl<R> Core<R> {
             Request::Write(_) if !self.backlog.is_empty() => {
                 self.backlog.push_back(Work::Task(task));
             }
+            // Only parts of writes over several shards hold anything.
+            Request::Write(_) if self.legs.is_empty() => self.write(now, task, effects),
             Request::Write(write) => match self.accepted.held(&write.members).cloned() {
                 Some(key) => self.wait_for(&key, Work::Task(task)),
                 None => self.write(now, task, effects),
@@ -401,9 +410,9 @@ impl<R> Core<R> {
             let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
             self.committed = self.committed.max(lsn);
             match then {
-                Then::Write { route, receipt, applied } => {
+                Then::Write { route, applied } => {
                     self.apply(lsn, &applied, &frame);
-                    effects.push(Effect::Reply(route, Response::Receipt(receipt)));
+                    effects.push(Effect::Reply(route, Response::Receipt(applied.into_receipt())));
                 }
                 Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
                 Then::Mark => {}
