@@ -1,9 +1,7 @@
-//! The way back to a client, and answers collected so that each connection gets one message.
+//! The way back to a client, and answers collected so that each connection gets few messages.
 
 use celeriant_net::{Reply, ReplySender};
 use celeriant_schema::Response;
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 
 use crate::admission::Permit;
 
@@ -18,31 +16,58 @@ pub struct Route {
     pub permit: Permit,
 }
 
-/// Answers of one moment, grouped by connection in the order of their first answer.
+/// Answers of one moment, in order. What one connection gets in a row goes to it in one message; it
+/// leaves in one write in any case, because the connection takes all that is there.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    groups: Vec<(ReplySender, Vec<Reply>)>,
-    /// Connection → place in `groups`.
-    places: HashMap<u64, usize, FixedState>,
+    replies: Vec<Reply>,
+    /// Connection and how many of `replies` in a row are for it.
+    runs: Vec<(ReplySender, usize)>,
 }
 
 impl Outbox {
     /// Adds an answer.
     pub fn push(&mut self, route: Route, response: Response) {
-        let reply = Reply { id: route.id, response };
-        let next = self.groups.len();
-        let place = *self.places.entry(route.replies.connection()).or_insert(next);
-        match self.groups.get_mut(place) {
-            Some((_, replies)) => replies.push(reply),
-            None => self.groups.push((route.replies, vec![reply])),
+        self.replies.push(Reply { id: route.id, response });
+        match self.runs.last_mut() {
+            Some((to, count)) if to.connection() == route.replies.connection() => *count += 1,
+            _ => self.runs.push((route.replies, 1)),
         }
     }
 
-    /// Sends what was collected, one message a connection.
+    /// Sends what was collected, one message a run.
     pub fn flush(&mut self) {
-        self.places.clear();
-        for (to, replies) in self.groups.drain(..) {
-            to.send(replies);
+        let mut replies = self.replies.drain(..);
+        for (to, count) in self.runs.drain(..) {
+            to.send_each(replies.by_ref().take(count));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+
+    #[tokio::test]
+    async fn answers_reach_their_own_connection_also_next_to_one_that_is_gone() {
+        let admission = Admission::new(1 << 20);
+        let (first, mut at_first) = ReplySender::channel();
+        let (gone, at_gone) = ReplySender::channel();
+        let (last, mut at_last) = ReplySender::channel();
+        drop(at_gone);
+        let mut outbox = Outbox::default();
+        for (id, to) in [(1, &first), (2, &first), (3, &gone), (4, &gone), (5, &last), (6, &first)]
+        {
+            let permit = admission.admit(0).expect("room");
+            outbox.push(Route { replies: to.clone(), id, permit }, Response::Pong);
+        }
+        outbox.flush();
+        let ids = |replies: Option<Vec<Reply>>| -> Vec<u64> {
+            replies.expect("open").iter().map(|reply| reply.id).collect()
+        };
+        assert_eq!(ids(at_first.recv().await), [1, 2, 6]);
+        assert_eq!(ids(at_last.recv().await), [5]);
+        assert_eq!(admission.used(), 0, "permits return when answers leave");
     }
 }

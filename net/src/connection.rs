@@ -42,8 +42,10 @@ use in_flight::InFlight;
 const OUTPUT_BYTES_SOFT: usize = 256 << 10;
 /// Largest hello, in bytes: before it, nobody gets more than this.
 const HELLO_BYTES_MAX: usize = 4 << 10;
-/// Messages of answers taken at a time.
-const REPLY_BATCHES: usize = 128;
+/// Answers that a connection with nothing to answer keeps room for.
+const IDLE_ANSWERS: usize = 16;
+/// Moves between two looks at the clock and the stop signal.
+const MOVES: usize = 16;
 /// A refused client's bytes are read and dropped this long, so that it gets to see the refusal.
 const LINGER: Duration = Duration::from_secs(1);
 /// And this far.
@@ -110,10 +112,8 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 
 /// Why the task woke.
 enum Wake {
-    Answers,
-    Wrote,
+    Moved,
     Blocked,
-    Read,
     EndOfInput,
     Failed(io::Error),
     Stop,
@@ -139,8 +139,6 @@ struct Connection<S, V> {
     flush: bool,
     sender: ReplySender,
     replies: ReplyReceiver,
-    /// Just received from the service.
-    received: Vec<Vec<Reply>>,
     /// Waiting for room in `output`. They still count as in flight.
     answers: VecDeque<Reply>,
     in_flight: InFlight,
@@ -164,7 +162,6 @@ where
             flush: false,
             sender,
             replies,
-            received: Vec::new(),
             answers: VecDeque::new(),
             in_flight: InFlight::default(),
             timer: Some(Instant::now() + settings.hello_timeout),
@@ -206,23 +203,45 @@ where
         }
     }
 
-    /// Answers before writes before reads: what is done leaves before more is begun.
+    /// Moves what can be moved, until nothing can or it is time to look around.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.replies.poll_recv_many(cx, &mut self.received, REPLY_BATCHES).is_ready() {
-            return Poll::Ready(Wake::Answers);
+        let timer = self.timer;
+        for _ in 0..MOVES {
+            if let Some(wake) = std::task::ready!(self.poll_move(cx)) {
+                return Poll::Ready(wake);
+            }
+            // Frames that had to wait for answers or for room may go on now.
+            self.take_frames();
+            // Whoever waits beside this waits for the timer as it was.
+            if self.timer != timer || matches!(self.phase, Phase::Draining(_)) {
+                break;
+            }
+        }
+        Poll::Ready(Wake::Moved)
+    }
+
+    /// Answers before writes before reads: what is done leaves before more is begun. `None`: some
+    /// progress was made.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Option<Wake>> {
+        if self.replies.poll_take(cx, &mut self.answers).is_ready() {
+            self.encode_answers();
+            // What was encoded leaves at once, unless the socket is known to be full.
+            if self.output.is_empty() {
+                return Poll::Ready(None);
+            }
         }
         if !self.output.is_empty() {
-            if let Poll::Ready(done) = socket::poll_write(&mut self.stream, cx, &mut self.output) {
-                return Poll::Ready(done.map_or_else(Wake::Failed, |()| Wake::Wrote));
-            }
-            if self.timer.is_none() {
+            match socket::poll_write(&mut self.stream, cx, &mut self.output) {
+                Poll::Ready(Ok(())) => return Poll::Ready(self.on_wrote()),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Wake::Failed(error))),
                 // The clock starts on a client that does not take its answers.
-                return Poll::Ready(Wake::Blocked);
+                Poll::Pending if self.timer.is_none() => return Poll::Ready(Some(Wake::Blocked)),
+                Poll::Pending => {}
             }
         } else if self.flush {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.flush = false,
-                Poll::Ready(Err(error)) => return Poll::Ready(Wake::Failed(error)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(Wake::Failed(error))),
                 Poll::Pending => {}
             }
         }
@@ -230,34 +249,33 @@ where
             && let Poll::Ready(read) = socket::poll_read(&mut self.stream, cx, &mut self.input)
         {
             return Poll::Ready(match read {
-                Ok(0) => Wake::EndOfInput,
-                Ok(_) => Wake::Read,
-                Err(error) => Wake::Failed(error),
+                Ok(0) => Some(Wake::EndOfInput),
+                Ok(_) => None,
+                Err(error) => Some(Wake::Failed(error)),
             });
         }
         Poll::Pending
     }
 
+    fn on_wrote(&mut self) -> Option<Wake> {
+        self.flush = true;
+        if matches!(self.phase, Phase::Open) {
+            self.timer = None;
+        }
+        self.encode_answers();
+        None
+    }
+
     /// One step. `Some`: it is over, nothing more can be written.
     fn on_wake(&mut self, wake: Wake) -> Option<Ended> {
         match wake {
-            Wake::Answers => self.take_answers(),
-            Wake::Wrote => {
-                self.flush = true;
-                if matches!(self.phase, Phase::Open) {
-                    self.timer = None;
-                }
-                self.encode_answers();
-            }
+            Wake::Moved => {}
             Wake::Blocked => self.timer = Some(Instant::now() + self.settings.stall_timeout),
-            Wake::Read => {}
             Wake::EndOfInput => self.drain(Ended::Closed),
             Wake::Failed(error) => return Some(Ended::Failed(error)),
             Wake::Stop => self.drain(Ended::Stopped),
             Wake::Timer => return Some(Ended::TimedOut),
         }
-        // Also after answers and writes: frames that had to wait may go on now.
-        self.take_frames();
         None
     }
 
@@ -327,11 +345,6 @@ where
         self.timer = None;
     }
 
-    fn take_answers(&mut self) {
-        self.answers.extend(self.received.drain(..).flatten());
-        self.encode_answers();
-    }
-
     /// Turns answers into bytes as fast as the client takes them.
     fn encode_answers(&mut self) {
         while self.output.len() < OUTPUT_BYTES_SOFT {
@@ -341,9 +354,13 @@ where
                 None => tracing::error!(id = reply.id, "answer to a request that is not waiting"),
             }
         }
-        if self.answers.is_empty() && self.in_flight.count() == 0 {
+        if self.answers.capacity() > IDLE_ANSWERS
+            && self.answers.is_empty()
+            && self.in_flight.count() == 0
+        {
             // An idle connection holds next to nothing.
-            (self.answers, self.received) = (VecDeque::new(), Vec::new());
+            self.answers = VecDeque::new();
+            self.replies.shrink();
         }
     }
 

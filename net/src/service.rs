@@ -9,11 +9,13 @@
 //! messages would cost more than the requests. Deliberately absent: futures per request. A request
 //! is answered by its id, whenever, in any order, exactly once.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use celeriant_schema::{Request, Response};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// A node as its connections see it.
@@ -50,15 +52,34 @@ pub struct Reply {
 
 /// The way back to one connection. Cheap to clone, usable from every thread.
 #[derive(Clone, Debug)]
-pub struct ReplySender {
-    connection: u64,
-    batches: mpsc::UnboundedSender<Vec<Reply>>,
-}
+pub struct ReplySender(Arc<Near>);
 
 /// The connection's end of the way back.
 #[derive(Debug)]
 pub struct ReplyReceiver {
-    batches: mpsc::UnboundedReceiver<Vec<Reply>>,
+    queue: Arc<Queue>,
+}
+
+/// Shared by all clones of a sender; when it goes, there are none left.
+#[derive(Debug)]
+struct Near {
+    connection: u64,
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+}
+
+/// A lock around a queue, because everything there is taken at once: the lock is held for as long
+/// as it takes to move a few answers, and costs less than a channel's slot for each.
+#[derive(Debug, Default)]
+struct State {
+    replies: VecDeque<Reply>,
+    waker: Option<Waker>,
+    is_closed: bool,
+    is_abandoned: bool,
 }
 
 /// Numbers connections within this process.
@@ -68,43 +89,150 @@ impl ReplySender {
     /// A new way back, and its far end. Unbounded, because it is bounded by what it answers: a
     /// connection stops reading requests when too many are unanswered.
     pub fn channel() -> (Self, ReplyReceiver) {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let queue = Arc::new(Queue::default());
         let connection = NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed);
-        (Self { connection, batches: sender }, ReplyReceiver { batches: receiver })
+        let near = Near { connection, queue: Arc::clone(&queue) };
+        (Self(Arc::new(near)), ReplyReceiver { queue })
     }
 
     /// Number of the connection, unique in this process: for grouping answers by connection.
     pub fn connection(&self) -> u64 {
-        self.connection
+        self.0.connection
     }
 
     /// Hands over answers that were released together; they leave in one write. Never blocks. If
     /// the connection is gone they are dropped: its client will ask again elsewhere.
     pub fn send(&self, replies: Vec<Reply>) {
-        // An error means that the connection is gone, which is no news to anybody here.
-        let _ = self.batches.send(replies);
+        self.send_each(replies.into_iter());
+    }
+
+    /// The same, without a list of their own. Takes all of them, also if the connection is gone.
+    pub fn send_each(&self, replies: impl Iterator<Item = Reply>) {
+        let mut state = self.0.queue.lock();
+        if state.is_abandoned {
+            return replies.for_each(drop);
+        }
+        state.replies.extend(replies);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Near {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.is_closed = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Queue {
+    /// A panic while holding it cannot leave it half-changed in a way that matters: it ends the
+    /// node.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ReplyReceiver {
-    /// Waits for answers, then takes all that are there: up to `batches` messages appended to
-    /// `into`. 0 = every sender is gone and everything was taken.
-    pub async fn recv_many(&mut self, into: &mut Vec<Vec<Reply>>, batches: usize) -> usize {
-        self.batches.recv_many(into, batches).await
+    /// Takes all answers that are there, behind what is in `into`. `Ready(false)`: every sender is
+    /// gone and everything was taken.
+    pub fn poll_take(&mut self, cx: &mut Context<'_>, into: &mut VecDeque<Reply>) -> Poll<bool> {
+        let mut state = self.queue.lock();
+        if !state.replies.is_empty() {
+            match into.is_empty() {
+                true => std::mem::swap(into, &mut state.replies),
+                false => into.append(&mut state.replies),
+            }
+            return Poll::Ready(true);
+        }
+        if state.is_closed {
+            return Poll::Ready(false);
+        }
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
-    /// Like [`ReplyReceiver::recv_many`], for those who wait for several things at once.
-    pub fn poll_recv_many(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut Vec<Vec<Reply>>,
-        batches: usize,
-    ) -> Poll<usize> {
-        self.batches.poll_recv_many(cx, into, batches)
+    /// Gives back what room the queue keeps for further answers.
+    pub fn shrink(&mut self) {
+        self.queue.lock().replies.shrink_to_fit();
     }
 
-    /// The next message. `None` = every sender is gone and everything was taken.
+    /// Waits for answers, then takes all that are there. `None` = every sender is gone and
+    /// everything was taken.
     pub async fn recv(&mut self) -> Option<Vec<Reply>> {
-        self.batches.recv().await
+        let mut replies = VecDeque::new();
+        let open = poll_fn(|cx| self.poll_take(cx, &mut replies)).await;
+        open.then(|| replies.into())
+    }
+}
+
+impl Drop for ReplyReceiver {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.is_abandoned = true;
+        let dropped = std::mem::take(&mut state.replies);
+        drop(state);
+        // Outside of the lock: pages may be large.
+        drop(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pong(id: u64) -> Reply {
+        Reply { id, response: Response::Pong }
+    }
+
+    fn ids(replies: Option<Vec<Reply>>) -> Option<Vec<u64>> {
+        replies.map(|replies| replies.iter().map(|reply| reply.id).collect())
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_taken_at_once_and_in_order() {
+        let (sender, mut receiver) = ReplySender::channel();
+        sender.send(vec![pong(1), pong(2)]);
+        sender.clone().send_each([pong(3)].into_iter());
+        assert_eq!(ids(receiver.recv().await), Some(vec![1, 2, 3]));
+        sender.send(vec![pong(4)]);
+        drop(sender);
+        assert_eq!(ids(receiver.recv().await), Some(vec![4]));
+        assert_eq!(ids(receiver.recv().await), None);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_waits_is_woken_by_answers_and_by_the_last_senders_end() {
+        let (sender, mut receiver) = ReplySender::channel();
+        let other = sender.clone();
+        let answer = async {
+            tokio::task::yield_now().await;
+            drop(sender);
+            tokio::task::yield_now().await;
+            other.send(vec![pong(1)]);
+            tokio::task::yield_now().await;
+            drop(other);
+        };
+        let wait = async { (ids(receiver.recv().await), ids(receiver.recv().await)) };
+        assert_eq!(tokio::join!(wait, answer).0, (Some(vec![1]), None));
+    }
+
+    #[test]
+    fn answers_to_a_connection_that_is_gone_are_dropped() {
+        let (sender, receiver) = ReplySender::channel();
+        sender.send(vec![pong(1)]);
+        drop(receiver);
+        sender.send(vec![pong(2)]);
+        assert!(sender.0.queue.lock().replies.is_empty());
     }
 }

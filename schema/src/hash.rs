@@ -64,12 +64,24 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     fixed[48..56].copy_from_slice(&context.server_time.to_le_bytes());
     fixed[56..72].copy_from_slice(&context.client_id.value().to_le_bytes());
     fixed[72..].copy_from_slice(&sequence_number(context.sequence).to_le_bytes());
+    let len = fixed.len() + head.len() + payload.len();
+    if len <= SMALL_EVENT_BYTES {
+        // Feeding a hasher piece by piece costs as much as half of the hashing.
+        let mut bytes = [0; SMALL_EVENT_BYTES];
+        bytes[..80].copy_from_slice(&fixed);
+        bytes[80..80 + head.len()].copy_from_slice(head);
+        bytes[80 + head.len()..len].copy_from_slice(payload);
+        return blake3::keyed_hash(EVENT_HASH_KEY, &bytes[..len]).into();
+    }
     let mut hasher = blake3::Hasher::new_keyed(EVENT_HASH_KEY);
     hasher.update(&fixed);
     hasher.update(head);
     hasher.update(payload);
     hasher.finalize().into()
 }
+
+/// Events up to here are put together before they are hashed, in bytes.
+const SMALL_EVENT_BYTES: usize = 512;
 
 /// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids),
 /// in order, without guards, times and sequences: a retry may carry a newer guard or clock.

@@ -186,9 +186,7 @@ impl Wire {
         let waiting = Waiting::default();
         let (wire, waiters) = (self.clone(), Arc::clone(&waiting));
         let task = tokio::spawn(async move {
-            let mut batches = Vec::new();
-            while receiver.recv_many(&mut batches, 16).await > 0 {
-                let answers: Vec<_> = batches.drain(..).flatten().collect();
+            while let Some(answers) = receiver.recv().await {
                 for reply in &answers {
                     let asked = lock(&waiters).get(&reply.id).map(|(id, ..)| *id);
                     if let Some(id) = asked {

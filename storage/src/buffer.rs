@@ -1,18 +1,18 @@
 //! Memory that Direct I/O accepts: 4,096-byte aligned, whole blocks, grown like a vector.
 //!
 //! ```text
-//!   0              len          initialised      capacity
-//!   |--- content ----|--- stale ---|--- zeroes ------|   boundaries: n × 4,096
+//!   0              len                           capacity
+//!   |--- content ----|--- nothing to rely on --------|   boundaries: n × 4,096
 //! ```
-//! All memory up to the capacity is initialised at any time; what becomes content without having
-//! been written reads as zero, so padding never leaks an earlier frame. `stale` is content that was
-//! cut off.
+//! Only content is initialised; what becomes content without having been written is zeroed then, so
+//! padding never leaks an earlier frame. Zeroing all memory when it is allocated would cost more
+//! than filling it: the allocator does that by hand for memory that is aligned like this.
 //!
 //! Deliberately absent: pools, reference counts, writing through a shared handle. One of the two
 //! places with `unsafe` (the other is `disk::uring`).
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -28,8 +28,6 @@ pub const BLOCK_BYTES: usize = SECTOR_BYTES;
 pub struct AlignedBuffer {
     start: NonNull<u8>,
     len: usize,
-    /// Bytes from here to the capacity have never been written since they were allocated as zeroes.
-    written: usize,
     /// A multiple of `BLOCK_BYTES`, never zero.
     capacity: usize,
 }
@@ -45,16 +43,15 @@ impl AlignedBuffer {
         let capacity = round_up(bytes.max(1));
         let layout = layout(capacity);
         // SAFETY: the layout's size is at least one block, so not zero.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, len: 0, written: 0, capacity }
+        Self { start, len: 0, capacity }
     }
 
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
         let mut buffer = Self::with_capacity(len);
-        buffer.len = len;
-        buffer.written = len;
+        buffer.resize(len);
         buffer
     }
 
@@ -87,8 +84,8 @@ impl AlignedBuffer {
 
     /// The content.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len <= capacity` bytes from `start` are allocated and initialised (zeroed at
-        // allocation), and nothing writes them while `self` is borrowed.
+        // SAFETY: `len <= capacity` bytes from `start` are allocated and initialised (whatever
+        // raises `len` writes the bytes first), and nothing writes them while `self` is borrowed.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -100,11 +97,14 @@ impl AlignedBuffer {
 
     /// Appends `content`, growing if it must.
     pub fn extend_from_slice(&mut self, content: &[u8]) {
-        let at = self.len;
         self.reserve(content.len());
+        // SAFETY: `reserve` made room for `content.len()` bytes behind `len`; `content` cannot lie
+        // in there, because `&mut self` is exclusive.
+        unsafe {
+            let to = self.start.as_ptr().add(self.len);
+            to.copy_from_nonoverlapping(content.as_ptr(), content.len());
+        }
         self.len += content.len();
-        self.written = self.written.max(self.len);
-        self.as_mut_slice()[at..].copy_from_slice(content);
     }
 
     /// Appends `count` zero bytes and returns them, to be encoded into.
@@ -122,13 +122,10 @@ impl AlignedBuffer {
     /// Sets the length; bytes that are new read as zero.
     pub fn resize(&mut self, len: usize) {
         if len > self.len {
-            self.reserve(len - self.len);
-            let stale = self.len..len.min(self.written);
-            self.len = len;
-            self.written = self.written.max(len);
-            if !stale.is_empty() {
-                self.as_mut_slice()[stale].fill(0);
-            }
+            let more = len - self.len;
+            self.reserve(more);
+            // SAFETY: `reserve` made room for `more` bytes behind `len`.
+            unsafe { self.start.as_ptr().add(self.len).write_bytes(0, more) };
         }
         self.len = len;
     }
@@ -150,9 +147,7 @@ impl AlignedBuffer {
         };
         if needed > self.capacity {
             let mut larger = Self::with_capacity(needed.max(self.capacity * 2));
-            larger.len = self.len;
-            larger.written = self.len;
-            larger.as_mut_slice().copy_from_slice(self.as_slice());
+            larger.extend_from_slice(self);
             *self = larger;
         }
     }
@@ -175,7 +170,7 @@ impl AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with the layout of this very capacity.
+        // SAFETY: `start` came from `alloc` with the layout of this very capacity.
         unsafe { dealloc(self.start.as_ptr(), layout(self.capacity)) }
     }
 }

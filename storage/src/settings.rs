@@ -16,7 +16,8 @@ pub struct Settings {
     pub segment_bytes_max: u64,
     /// A frame that has grown to this takes no more records, in bytes.
     pub frame_bytes_soft: usize,
-    /// While a write is in flight, a further frame is only sealed when it has this many bytes.
+    /// While a write is in flight, a further frame is only sealed when it has this many bytes, or as
+    /// many as the largest one in flight. 0: at once.
     pub fill_bytes: usize,
     /// Memory of the shard's directory.
     pub directory: DirectoryBudget,
@@ -47,7 +48,7 @@ impl Default for Settings {
             segment_bytes_first: 16 << 20,
             segment_bytes_max: 256 << 20,
             frame_bytes_soft: FRAME_BYTES_SOFT,
-            fill_bytes: 0,
+            fill_bytes: 128 << 10,
             directory: DirectoryBudget::default(),
             checkpoint_bytes: 32 << 20,
         }

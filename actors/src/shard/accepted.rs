@@ -112,13 +112,14 @@ impl<R> AcceptedStates<R> {
 
     /// Forgets what `committed` made visible; keeps the aggregate while anything else is in flight.
     pub(super) fn close(&mut self, key: &AggregateKey, committed: Lsn) {
-        let Some(state) = self.states.get_mut(key) else { return };
+        let EntryRef::Occupied(mut entry) = self.states.entry_ref(key) else { return };
+        let state = entry.get_mut();
         while state.sequences.front().is_some_and(|used| used.lsn <= committed) {
             state.sequences.pop_front();
         }
         let idle = state.lsn <= committed && state.hold.is_none() && state.waiting.is_empty();
         if idle {
-            self.states.remove(key);
+            entry.remove();
         }
     }
 

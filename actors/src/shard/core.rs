@@ -118,7 +118,7 @@ pub(super) struct Pending<R> {
 #[derive(Debug)]
 pub(super) enum Then<R> {
     /// A record of one shard's own write becomes visible; its writer is answered.
-    Write { route: R, receipt: Receipt, applied: Applied },
+    Write { route: R, applied: Applied },
     /// A leg is committed here: tell the coordinator.
     Leg { txn: TxnId },
     /// A record that changes nothing visible.
@@ -155,6 +155,13 @@ pub(super) struct AppliedMember {
     pub(super) batch_offset: u32,
     pub(super) first_stamp: Stamp,
     pub(super) last_stamp: Stamp,
+}
+
+impl Applied {
+    fn into_receipt(self) -> Receipt {
+        let writes = self.batches.into_iter().map(|member| member.receipt).collect();
+        Receipt { stamp: self.stamp, already_applied: false, writes }
+    }
 }
 
 impl<R> Core<R> {
@@ -372,7 +379,12 @@ impl<R> Core<R> {
 
     /// The first member whose aggregate another write holds.
     pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
-        self.cold.held(members).or_else(|| self.accepted.held(members))
+        let parted = || match self.legs.is_empty() {
+            // Only parts of writes over several shards hold anything there.
+            true => None,
+            false => self.accepted.held(members),
+        };
+        self.cold.held(members).or_else(parted)
     }
 
     /// Queues `work` behind the write that holds `key`.
@@ -449,9 +461,9 @@ impl<R> Core<R> {
             let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
             self.committed = self.committed.max(lsn);
             match then {
-                Then::Write { route, receipt, applied } => {
+                Then::Write { route, applied } => {
                     self.apply(lsn, &applied, &frame);
-                    effects.push(Effect::Reply(route, Response::Receipt(receipt)));
+                    effects.push(Effect::Reply(route, Response::Receipt(applied.into_receipt())));
                 }
                 Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
                 Then::Mark => {}

@@ -4,8 +4,8 @@ use celeriant_schema::hash::write_hash;
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_schema::record::{BatchDraft, WriteDraft, write_size};
 use celeriant_schema::{
-    AggregateReceipt, ClientId, Hash, Lsn, Member, Receipt, Refusal, Request, Response, ShardId,
-    Stamp, TxnId, Write,
+    AggregateReceipt, ClientId, Hash, Lsn, Member, Refusal, Request, Response, ShardId, Stamp,
+    TxnId, Write,
 };
 
 use super::accepted::UsedSequence;
@@ -177,9 +177,7 @@ impl<R> Core<R> {
         for member in &applied.batches {
             self.advance(lsn, &applied, member);
         }
-        let writes = applied.batches.iter().map(|member| member.receipt.clone()).collect();
-        let receipt = Receipt { stamp: applied.stamp, already_applied: false, writes };
-        let then = Then::Write { route, receipt, applied };
+        let then = Then::Write { route, applied };
         self.pending.push_back(Pending { lsn, stamp: Some(first_stamp), then });
     }
 

@@ -45,6 +45,8 @@ fn no_more_frames_are_in_flight_than_the_write_depth_and_the_rest_shares_one() {
     let before = rig.log.durable();
     (0..4).for_each(|_| rig.finish(0).expect("a healthy disk"));
     assert_eq!(rig.log.durable(), before.plus(4));
+    assert_eq!(rig.disk.waiting(), 0, "what arrives with the completions may still join");
+    rig.pump();
     assert_eq!(rig.disk.waiting(), 1, "sixteen records wait in one frame");
     rig.settle();
     rig.check();
@@ -62,6 +64,24 @@ fn with_a_write_in_flight_a_small_frame_waits_for_more() {
     rig.pump();
     assert_eq!(rig.disk.waiting(), 2);
     rig.settle();
+}
+
+#[test]
+fn a_frame_as_large_as_the_one_in_flight_does_not_wait() {
+    let mut rig = settled(Settings { fill_bytes: 64 << 10, ..large_segments() });
+    assert!(rig.append(&[1], &[100], false));
+    rig.pump();
+    assert!(rig.append(&[2], &[2000], false));
+    rig.pump();
+    assert_eq!(rig.disk.waiting(), 1, "one sector is in flight, less than that is open");
+    assert!(rig.append(&[3], &[2000], false));
+    rig.pump();
+    assert_eq!(rig.disk.waiting(), 2);
+    assert!(rig.append(&[4], &[2000, 2000], false));
+    rig.pump();
+    assert_eq!(rig.disk.waiting(), 2, "the largest in flight has two sectors");
+    rig.settle();
+    rig.check();
 }
 
 #[test]

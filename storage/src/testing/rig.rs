@@ -593,6 +593,7 @@ impl Rig {
         self.pump();
         while self.disk.waiting() > 0 {
             self.finish(0).expect("a healthy disk");
+            self.pump();
         }
         assert!(self.log.idle() && self.directory.idle());
     }
