@@ -113,7 +113,7 @@ pub fn log_settings(shape: &Shape) -> celeriant_storage::Settings {
         segment_bytes_first: shape.segment_bytes_first,
         segment_bytes_max: shape.segment_bytes_max,
         frame_bytes_soft: shape.frame_bytes_soft,
-        fill_bytes: 0,
+        fill_bytes: shape.fill_bytes,
         directory: DirectoryBudget {
             memtable_bytes: shape.memtable_bytes,
             cache_bytes: shape.page_cache_bytes,

@@ -80,6 +80,10 @@ pub struct Shape {
     pub segment_bytes_max: u64,
     /// A frame that has grown to this takes no more records, in bytes.
     pub frame_bytes_soft: usize,
+    /// While a write is in flight, a further frame waits until it has this many bytes or as many
+    /// as the largest in flight.
+    #[serde(default)]
+    pub fill_bytes: usize,
     /// Bytes of frames kept in memory.
     pub cache_bytes: usize,
     /// Bytes of rows that a shard's directory has not written out.
@@ -133,6 +137,7 @@ impl Shape {
             segment_bytes_first: first,
             segment_bytes_max: first * *rng.pick(&[1, 2, 4]),
             frame_bytes_soft: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
+            fill_bytes: *rng.pick(&[0, 16 << 10, 128 << 10]),
             cache_bytes: *rng.pick(&[256 << 10, 1 << 20, 4 << 20]),
             admission_bytes: *rng.pick(&[64 << 10, 1 << 20, 16 << 20]),
             memtable_bytes: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
