@@ -35,7 +35,7 @@ where coalesce((select max(version) from events where aggregate = :client_id), 0
 ";
 
 /// How fast pgbench connects at least; what it doesn't need is more warm-up.
-const CONNECTS_PER_SECOND: f64 = 250.0;
+const CONNECTS_PER_SECOND: f64 = 100.0;
 
 /// Which way to append.
 #[derive(Clone, Copy, Debug)]
