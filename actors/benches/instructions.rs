@@ -159,9 +159,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, f64>, Failure> {
 }
 
 fn print(counts: &[(String, f64)]) -> String {
-    let mut text = String::from(
-        "# Instructions per operation, counted by callgrind; see instructions.rs beside this file.\n",
-    );
+    let mut text =
+        String::from("# Instructions per operation, counted by callgrind (instructions.rs).\n");
     for (name, count) in counts {
         text.push_str(&format!("{count:>10.1}  {name}\n"));
     }

@@ -67,6 +67,10 @@ fn load(plan: &Plan, point: &Point, work: Work, url: &str, server: u32) -> Resul
     let number = |place: &str| report.pointer(place).and_then(Value::as_f64);
     let result = |name: &str| number(&format!("/result/{name}")).unwrap_or(0.0);
     let operations = result("operations");
+    if operations == 0.0 {
+        let why = report["errors_by_name"].to_string();
+        return Err(format!("nothing was acknowledged in {} s, errors {why}", plan.duration).into());
+    }
     let per_operation = |value: Option<f64>| value.map(|value| value / operations);
     let micros = |value: f64| value * 1e6;
     let encoded = number("/record_bytes").map(|bytes| bytes * operations);

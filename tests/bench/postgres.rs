@@ -34,6 +34,9 @@ insert into events select :client_id, :v, 'Happened', decode(repeat('ab', 100), 
 where coalesce((select max(version) from events where aggregate = :client_id), 0) = :v - 1;
 ";
 
+/// How fast pgbench connects at least; what it doesn't need is more warm-up.
+const CONNECTS_PER_SECOND: f64 = 100.0;
+
 /// Which way to append.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Script {
@@ -102,7 +105,9 @@ impl Server {
         };
         let logs = plan.work_dir.join("pgbench");
         fs::create_dir_all(&logs)?;
-        let seconds = (plan.warmup + plan.duration).ceil();
+        // pgbench's time starts before it connects, one client after the other.
+        let connecting = point.connections as f64 / CONNECTS_PER_SECOND;
+        let seconds = (connecting + plan.warmup + plan.duration).ceil();
         let mut pgbench = self.client("pgbench");
         pgbench.args(["-n", "-M", "prepared", "-j", "1", "-D", "v=0", "--log"]);
         pgbench.arg("-f").arg(self.folder.join(name));
@@ -150,6 +155,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let data = self.data();
+        if !data.join("postmaster.pid").exists() {
+            return;
+        }
         let mut stop = self.as_user("pg_ctl");
         if let Err(failure) = output(stop.arg("-D").arg(data).args(["-m", "fast", "-w", "stop"])) {
             eprintln!("bench: PostgreSQL does not stop: {failure}");
@@ -190,11 +198,12 @@ fn read_logs(folder: &Path) -> Result<Vec<(f64, f64)>, Failure> {
 /// Rate and latencies over the last `duration` seconds.
 fn last_seconds(transactions: &[(f64, f64)], duration: f64) -> Result<Sample, Failure> {
     let end = transactions.iter().map(|(end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
+    let start = transactions.iter().map(|(end, taken)| end - taken / 1e3);
+    if start.fold(f64::INFINITY, f64::min) > end - duration {
+        return Err("connecting took so long that less than DURATION was left".into());
+    }
     let counted = transactions.iter().filter(|(at, _)| *at > end - duration);
     let mut latencies: Vec<f64> = counted.map(|(_, taken)| *taken).collect();
-    if latencies.is_empty() {
-        return Err("pgbench did nothing".into());
-    }
     latencies.sort_by(f64::total_cmp);
     let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
     Ok(Sample {
@@ -216,6 +225,7 @@ mod tests {
         let transactions: Vec<(f64, f64)> = slow_start.chain(then).collect();
         let sample = last_seconds(&transactions, 2.0).expect("some");
         assert_eq!((sample.per_second, sample.p50_ms, sample.p99_ms), (10.0, 2.0, 2.0));
+        assert!(last_seconds(&transactions, 4.0).is_err(), "it did not run so long");
         assert!(last_seconds(&[], 2.0).is_err());
     }
 }

@@ -48,8 +48,8 @@ fn head(
     writeln!(
         text,
         "{} cores ({}), shared by server and client; {:.0} GiB; {}; {}; a 4 KiB durable write \
-         takes {:.3} ms. {}. Loopback, plaintext, {} thread(s) and {} shard(s) of ours (transfers: two \
-         shards), PostgreSQL with fsync on.\n",
+         takes {:.3} ms. {}. Loopback, plaintext, {} thread(s) and {} shard(s) of ours \
+         (transfers: two shards), PostgreSQL with fsync on.\n",
         machine.cores,
         machine.processor,
         machine.memory_gib,

@@ -49,6 +49,10 @@ impl Tools {
         fs::remove_dir_all(&data)?;
         let result: Value = serde_json::from_str(&result?)?;
         let number = |name: &str| result[name].as_f64().unwrap_or(0.0);
+        if number("operations") == 0.0 {
+            let errors = number("errors");
+            return Err(format!("nothing was acknowledged, {errors} errors").into());
+        }
         let cpu = after?.cpu_seconds - before.cpu_seconds;
         Ok(Sample {
             per_second: number("per_second"),

@@ -23,8 +23,8 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    fn new(name: &'static str, mut run: impl FnMut() + 'static) -> Self {
-        Self { name, units: 1, run: Box::new(move || run()) }
+    fn new(name: &'static str, run: impl FnMut() + 'static) -> Self {
+        Self { name, units: 1, run: Box::new(run) }
     }
 }
 

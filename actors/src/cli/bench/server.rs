@@ -3,8 +3,9 @@
 //! For a server on this machine only. Counted from outside, so that it works for any program.
 
 use std::io;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -63,28 +64,32 @@ fn number(text: &str, field: &str) -> Option<u64> {
 }
 
 /// Looks at a process when measuring starts and when it ends.
-pub(super) struct Watch(mpsc::Receiver<io::Result<Value>>);
+pub(super) struct Watch {
+    run: Arc<Run>,
+    thread: JoinHandle<io::Result<Value>>,
+}
 
 impl Watch {
     /// Starts to wait for `run` to start.
     pub(super) fn start(pid: u32, run: Arc<Run>) -> io::Result<Self> {
-        let (sender, receiver) = mpsc::channel();
-        std::thread::Builder::new().name("bench-server".into()).spawn(move || {
-            let from = *run.started.wait() + run.bench.warmup;
+        let watched = Arc::clone(&run);
+        let thread = std::thread::Builder::new().name("bench-server".into()).spawn(move || {
+            let from = *watched.started.wait() + watched.bench.warmup;
             park_until(from);
-            let before = Usage::of(pid);
-            park_until(from + run.bench.duration);
-            let used = before.and_then(|before| Ok(Usage::of(pid)?.since(&before)));
-            // Nobody waits for it when the load failed.
-            let _ = sender.send(used);
+            let before = Usage::of(pid)?;
+            park_until(from + watched.bench.duration);
+            Ok(Usage::of(pid)?.since(&before))
         })?;
-        Ok(Self(receiver))
+        Ok(Self { run, thread })
     }
 
     /// What was used; to be asked when the load has ended.
     pub(super) fn result(self) -> io::Result<Value> {
-        let late = || io::Error::other("the load ended before its time");
-        self.0.recv_timeout(Duration::from_secs(1)).map_err(|_| late())?
+        if self.run.started.get().is_none() {
+            return Err(io::Error::other("the load did not start"));
+        }
+        let panicked = |_| io::Error::other("looking at the server panicked");
+        self.thread.join().map_err(panicked)?
     }
 }
 
