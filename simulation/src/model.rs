@@ -89,8 +89,6 @@ pub const SHARD_RUNS: &[Bounds] = &[
     Bounds { epochs: 3, wipes: 1, start: Set::Pair, ..LONG },
     // More than one entry: logs that differ in the middle, slots that arrive out of order.
     Bounds { entries: 2, epochs: 3, crashes: 0, collect: false, start: Set::Pair, ..LONG },
-    // The same with a crash, without hand-overs.
-    Bounds { entries: 2, epochs: 3, handover: false, collect: false, start: Set::Pair, ..LONG },
     // Two messages on their way: old ones overtake new ones.
     Bounds { epochs: 3, messages: 2, start: Set::Pair, ..LONG },
 ];
