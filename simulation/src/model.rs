@@ -8,8 +8,8 @@
 //! command    `simulation model`
 //! ```
 //! The models are the protocol's rules in code, in the words of replication.md, and written to be
-//! read. They share nothing with the node: what they prove is the rules, what the rest of this crate
-//! proves is that the code follows them. Change a rule and its model together.
+//! read. They share nothing with the node: what they prove is the rules, what the rest of this
+//! crate proves is that the code follows them. Change a rule and its model together.
 //!
 //! Deliberately absent: time. Nothing in the protocol may depend on it, so here anything that a
 //! timer could set off may happen at any moment.

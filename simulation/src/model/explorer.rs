@@ -3,7 +3,7 @@
 //! ```text
 //! level n: chunks of states ──► threads: every step of every state ──► seen? ──► level n+1
 //!                                                │ broken invariant
-//!                                                └─► walk the parents back, replay, print the steps
+//!                                                └─► walk the parents back, replay, print
 //! ```
 //! Levels are finished one after the other: the number of states and the length of a counterexample
 //! don't depend on how many threads looked. Memory is fixed by [`Limits`]; a search that would need
