@@ -85,6 +85,8 @@ const LONG: Bounds = Bounds {
 /// What is visited before a change lands: the one-shard protocol.
 pub const SHARD_RUNS: &[Bounds] = &[
     LONG,
+    // The same from a healthy pair.
+    Bounds { start: Set::Pair, ..LONG },
     // A disk is lost and its node replaced.
     Bounds { epochs: 3, wipes: 1, start: Set::Pair, ..LONG },
     // More than one entry: logs that differ in the middle, slots that arrive out of order.
