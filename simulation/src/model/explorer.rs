@@ -3,7 +3,7 @@
 //! ```text
 //! level n: chunks of states ──► threads: every step of every state ──► seen? ──► level n+1
 //!                                                │ broken invariant
-//!                                                └─► walk the parents back, replay, print the steps
+//!                                                └─► walk the parents back, replay, print
 //! ```
 //! Levels are finished one after the other: the number of states and the length of a counterexample
 //! don't depend on how many threads looked. Memory is fixed by [`Limits`]; a search that would need
@@ -150,6 +150,8 @@ pub struct Counterexample {
 
 /// States that one thread takes at a time.
 const CHUNK_STATES: usize = 1_024;
+/// Room in a chunk: steps out of its last state included, so that it never doubles.
+const CHUNK_ROOM: usize = CHUNK_STATES + 128;
 
 type Chunk<S> = Vec<(Slot, S)>;
 
@@ -234,14 +236,14 @@ impl<M: Model> Search<'_, M> {
         let take = || todo.lock().ok().and_then(|mut chunks| chunks.pop());
         let give = |chunk| next.lock().map(|mut chunks| chunks.push(chunk)).unwrap_or_default();
         let mut steps = Steps::unlabelled();
-        let mut fresh = Chunk::new();
+        let mut fresh = Chunk::with_capacity(CHUNK_ROOM);
         while let Some(chunk) = take() {
             let taken = chunk.len();
             for (slot, state) in chunk {
                 self.expand(slot, &state, &mut steps, &mut fresh);
                 if fresh.len() >= CHUNK_STATES {
                     self.wait(fresh.len());
-                    give(std::mem::take(&mut fresh));
+                    give(std::mem::replace(&mut fresh, Chunk::with_capacity(CHUNK_ROOM)));
                 }
             }
             self.waiting.fetch_sub(taken, Ordering::Relaxed);

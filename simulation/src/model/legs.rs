@@ -9,10 +9,11 @@
 //! coordinator  what a leader does for clients      replica     what the one-shard protocol gives
 //! view         what a node concludes and shows     invariants  replication.md §7
 //! ```
-//! Two nodes, two or three shards, each with one aggregate that everybody wants (and another, to see
-//! that it does not wait). Shipping, committing and learning are not atomic over shards, crashes come
-//! between any two steps, a deposed leader goes on until it notices, clients send again.
-//! The bucket as second place is left out: to this rule it is a peer's log that somebody reads later.
+//! Two nodes, two or three shards, each with one aggregate that everybody wants (and another, to
+//! see that it does not wait). Shipping, committing and learning are not atomic over shards,
+//! crashes come between any two steps, a deposed leader goes on until it notices, clients send
+//! again.
+//! The bucket as second place is left out: to this rule it is a peer's log that is read later.
 //! States that differ only in the names of A and B count once.
 //!
 //! Deliberately absent: several aggregates a leg, bounds of queues, refusals that wait (R3).

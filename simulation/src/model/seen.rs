@@ -3,7 +3,7 @@
 //! ```text
 //! slot        0        1        2    …      fixed at start: 12 bytes a slot, never grown
 //! print       f31a…    0 free   90c2…       64 bits of the canonical state
-//! parent      7        –        0           slot of the state before: a trace is a walk to slot 0's
+//! parent      7        –        0           slot of the state before: a trace is a walk back
 //! ```
 //! Threads insert concurrently; whoever wins a slot names the parent. A fingerprint of two states
 //! would hide one of them: among n states that is n²/2⁶⁵ likely, less than 1 in 10,000 for 50 M.
@@ -128,7 +128,7 @@ struct Mixer {
 }
 
 impl Mixer {
-    /// For each `mixed` a bijection of `word`: two states can only meet by chance, not by a weakness.
+    /// For each `mixed` a bijection of `word`: states meet by chance only, not by a weakness.
     fn mix(&mut self, word: u64) {
         let mut mixed = self.mixed ^ word;
         mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);

@@ -1,7 +1,8 @@
 //! What must hold in every state, by its number in replication.md §7.
 //!
-//! Absent, because nothing here can break them: I9, I10, I20 (see the model of several shards), I13,
-//! I18 (liveness: the simulator), I14, I21, I22. I3 and I16 are rules whose breach shows as I4 to I8.
+//! Absent, because nothing here can break them: I9, I10, I20 (see the model of several shards),
+//! I13, I18 (liveness: the simulator), I14, I21, I22. I3 and I16 are rules whose breach shows as
+//! I4 to I8.
 
 use super::state::{Config, Entry, NodeId, Role, Set, State};
 use super::{Invariant, Shard};
@@ -66,9 +67,10 @@ impl Shard {
         (!holds(leader, acked.tip()) || !other).then_some(Invariant::I4)
     }
 
-    /// I11, R5: where a leader could prove a linearizable read now, nothing was acknowledged that it
-    /// doesn't know. A later proof speaks for an earlier commit position: promises and `ver` only
-    /// grow.
+    /// I11, R5: where a leader could prove a linearizable read now, nothing was acknowledged that
+    /// it doesn't know. A later proof speaks for an earlier commit position: promises and `ver`
+    /// only grow. The answer counts only from the store that the set names: one that lost its disk
+    /// has promised nothing.
     fn proven_reads_are_fresh(&self, state: &State) -> Option<Invariant> {
         (0..2).find_map(|id: NodeId| {
             let node = state.node(id);

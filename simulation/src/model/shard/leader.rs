@@ -1,4 +1,5 @@
-//! What the leader does: append, bring it to the second place, acknowledge, reconfigure (R1, R2, R9).
+//! What the leader does: append, bring it to the second place, acknowledge, reconfigure (R1, R2,
+//! R9).
 
 use super::state::{Append, Chain, Config, Entry, NodeId, POSITIONS, Reached, Role, Set, State};
 use super::{Invariant, NAMES, Shard, Steps};
