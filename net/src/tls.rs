@@ -132,10 +132,8 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let (cluster, store) = text
-            .strip_prefix(SCHEME)
-            .and_then(|rest| rest.split_once('/'))
-            .ok_or(NameError)?;
+        let (cluster, store) =
+            text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(NameError)?;
         let cluster = cluster.parse().map_err(|_| NameError)?;
         Ok(Self { cluster, store: store.parse().map_err(|_| NameError)? })
     }

@@ -159,9 +159,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
     }
     let message = match kind {
         kind::PROMISE => Message::Promise { epoch: epoch(&mut input)?, ver: input.u64()? },
-        kind::PROMISED => {
-            Message::Promised { epoch: epoch(&mut input)?, tips: list(&mut input)? }
-        }
+        kind::PROMISED => Message::Promised { epoch: epoch(&mut input)?, tips: list(&mut input)? },
         kind::DEPOSED => Message::Deposed { epoch: epoch(&mut input)?, ver: input.u64()? },
         kind::HAND_OVER => {
             let (epoch, ver) = (epoch(&mut input)?, input.u64()?);
@@ -188,11 +186,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
     Ok(message)
 }
 
-fn decode_log(
-    kind: u8,
-    bytes: &Bytes,
-    input: &mut Reader<'_>,
-) -> Result<Message, DecodeError> {
+fn decode_log(kind: u8, bytes: &Bytes, input: &mut Reader<'_>) -> Result<Message, DecodeError> {
     Ok(match kind {
         kind::LOCATE => {
             let (request, shard) = (input.u64()?, shard(input)?);

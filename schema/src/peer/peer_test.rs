@@ -16,9 +16,11 @@ fn position() -> impl Strategy<Value = Position> {
 fn by_shard<T: std::fmt::Debug + Clone>(
     of: fn(ShardId, u64, Position) -> T,
 ) -> impl Strategy<Value = Vec<T>> {
-    (btree_set(any::<u16>(), 0..6), any::<u64>(), position()).prop_map(move |(shards, n, position)| {
-        shards.into_iter().map(|shard| of(ShardId::new(shard), n, position)).collect()
-    })
+    (btree_set(any::<u16>(), 0..6), any::<u64>(), position()).prop_map(
+        move |(shards, n, position)| {
+            shards.into_iter().map(|shard| of(ShardId::new(shard), n, position)).collect()
+        },
+    )
 }
 
 fn tip(shard: ShardId, n: u64, durable: Position) -> Tip {
@@ -42,15 +44,21 @@ fn message() -> impl Strategy<Value = Message> {
     let shard = || any::<u16>().prop_map(ShardId::new);
     let epoch = || any::<u64>().prop_map(Epoch::new);
     let lsn = || any::<u64>().prop_map(Lsn::new);
-    let place = (epoch(), position(), position())
-        .prop_map(|(epoch, before, end)| FramePlace { epoch, before, end });
+    let place = (epoch(), position(), position()).prop_map(|(epoch, before, end)| FramePlace {
+        epoch,
+        before,
+        end,
+    });
     let why = prop_oneof![Just(NoFrames::NotThere), Just(NoFrames::Damaged), Just(NoFrames::Busy)];
     prop_oneof![
         (epoch(), n()).prop_map(|(epoch, ver)| Message::Promise { epoch, ver }),
         (epoch(), by_shard(tip)).prop_map(|(epoch, tips)| Message::Promised { epoch, tips }),
         (epoch(), n()).prop_map(|(epoch, ver)| Message::Deposed { epoch, ver }),
-        (epoch(), n(), by_shard(tip))
-            .prop_map(|(epoch, ver, tips)| Message::HandOver { epoch, ver, tips }),
+        (epoch(), n(), by_shard(tip)).prop_map(|(epoch, ver, tips)| Message::HandOver {
+            epoch,
+            ver,
+            tips
+        }),
         (epoch(), by_shard(durable)).prop_map(|(epoch, durable)| Message::Ack { epoch, durable }),
         (n(), epoch(), n(), by_shard(committed)).prop_map(|(number, epoch, ver, shards)| {
             Message::Heartbeat { number, epoch, ver, shards }
@@ -73,10 +81,16 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         (n(), shard(), prop::option::of(place))
             .prop_map(|(request, shard, frame)| Message::Located { request, shard, frame }),
-        (n(), shard(), epoch(), position())
-            .prop_map(|(request, shard, epoch, to)| Message::Cut { request, shard, epoch, to }),
-        (n(), shard(), n(), position())
-            .prop_map(|(request, shard, n, at)| Message::CutDone { request, tip: tip(shard, n, at) }),
+        (n(), shard(), epoch(), position()).prop_map(|(request, shard, epoch, to)| Message::Cut {
+            request,
+            shard,
+            epoch,
+            to
+        }),
+        (n(), shard(), n(), position()).prop_map(|(request, shard, n, at)| Message::CutDone {
+            request,
+            tip: tip(shard, n, at)
+        }),
         (shard(), ".{0,40}").prop_map(|(shard, reason)| Message::Quarantined { shard, reason }),
         (n(), shard(), lsn(), lsn(), any::<u32>()).prop_map(
             |(request, shard, after, upto, bytes_max)| Message::Fetch {

@@ -59,7 +59,12 @@ impl Last {
 
     pub(super) fn greeting(&self, hello: &Hello) -> Greeting {
         let number = self.held.map_or((BootId::new(0), 0), |held| (held.arbiter, held.number));
-        Greeting { arbiter: number.0, number: number.1, holding: self.holding, hello: hello.clone() }
+        Greeting {
+            arbiter: number.0,
+            number: number.1,
+            holding: self.holding,
+            hello: hello.clone(),
+        }
     }
 }
 
@@ -117,9 +122,8 @@ impl Greeting {
     /// `None`: it is none.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (fixed, hello) = bytes.split_first_chunk::<18>()?;
-        let number = |at: usize| {
-            fixed[at..].first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
-        };
+        let number =
+            |at: usize| fixed[at..].first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
         if fixed[0] != VERSION || fixed[1] > 1 {
             return None;
         }

@@ -98,6 +98,13 @@ impl Session {
         Poll::Ready((reason_of(&error), Code::Closed))
     }
 
+    /// Puts bytes on a lane that are no message.
+    #[cfg(test)]
+    pub(super) fn forge(&mut self, lane: Lane, bytes: &'static [u8]) {
+        self.outboxes[lane.index()].pieces.push_back(Bytes::from_static(bytes));
+        self.outboxes[lane.index()].unsent += bytes.len();
+    }
+
     pub(super) fn close(self, code: Code) {
         self.connection.close(code.into(), code.text().as_bytes());
     }
@@ -124,7 +131,8 @@ impl Outbox {
         }
         self.unsent += LENGTH_BYTES + message.len();
         let small = message.len() < SMALL_BYTES;
-        let mut head = BytesMut::with_capacity(LENGTH_BYTES + if small { message.len() } else { 0 });
+        let mut head =
+            BytesMut::with_capacity(LENGTH_BYTES + if small { message.len() } else { 0 });
         head.put_u32_le(message.len() as u32);
         if small {
             head.put_slice(&message);

@@ -100,10 +100,7 @@ pub(super) fn endpoint(
 }
 
 /// For one connection that comes; `verdict` is what will be found out about its certificate.
-pub(super) fn server_config(
-    shared: &Shared,
-    verdict: Verdict,
-) -> Result<ServerConfig, tls::Error> {
+pub(super) fn server_config(shared: &Shared, verdict: Verdict) -> Result<ServerConfig, tls::Error> {
     let material = shared.credentials.current();
     let provider = tls::provider();
     let verifier = Verifier::new(&material, Arc::clone(&provider), expected(shared), verdict)?;
@@ -123,10 +120,7 @@ pub(super) fn server_config(
 }
 
 /// For one connection that is dialed.
-pub(super) fn client_config(
-    shared: &Shared,
-    verdict: Verdict,
-) -> Result<ClientConfig, tls::Error> {
+pub(super) fn client_config(shared: &Shared, verdict: Verdict) -> Result<ClientConfig, tls::Error> {
     let material = shared.credentials.current();
     let provider = tls::provider();
     let verifier = Verifier::new(&material, Arc::clone(&provider), expected(shared), verdict)?;
