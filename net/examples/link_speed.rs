@@ -126,6 +126,7 @@ fn link(batches: usize) -> Outcome<Vec<Duration>> {
         let mut link = QuicLink::bind(any, ours.0, ours.1, Settings::default())?;
         link.aim(Target { store: None, addresses: vec![address] });
         let trips = send_all(&mut link, batches).await;
+        println!("{:?}", link.path());
         link.shut().await;
         trips
     })

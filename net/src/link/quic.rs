@@ -105,6 +105,19 @@ impl Default for Settings {
     }
 }
 
+/// What the session's way through the network is like.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Path {
+    /// Smoothed, as QUIC measures it.
+    pub round_trip: Duration,
+    /// UDP payload that is known to get through, in bytes.
+    pub mtu: u16,
+    /// Packets sent in this session.
+    pub sent_packets: u64,
+    /// Packets of these that were given up for lost, and their content sent again.
+    pub lost_packets: u64,
+}
+
 /// Why there is no link at all.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -230,6 +243,11 @@ impl QuicLink {
     /// When the system does not say.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// For metrics. `None` without a session.
+    pub fn path(&self) -> Option<Path> {
+        self.session.as_ref().map(Session::path)
     }
 
     /// Tells the peer that the session is over and waits until that has left, a second at most.
@@ -367,7 +385,7 @@ impl QuicLink {
         }
         self.end(Reason::Replaced, Code::Replaced);
         self.newest = self.newest.next();
-        self.shared.last().hold(held, self.shared.hello.boot);
+        self.shared.last().hold(held);
         let peer = candidate.greeting.hello.clone();
         self.events.push_back(Event::Up { session: self.newest, peer });
         self.session = Some(Session::new(self.newest, candidate, &self.shared.settings));

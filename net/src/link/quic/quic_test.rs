@@ -87,6 +87,15 @@ async fn one_side_that_dials_is_enough_whichever_it_is() {
     }
 }
 
+#[tokio::test]
+async fn nodes_that_drew_the_same_boot_id_come_together_all_the_same() {
+    let authority = authority();
+    let mut a = Node::new(&authority, 1, 11, quick());
+    let mut b = Node::new(&authority, 2, 11, quick());
+    aim_both(&mut a, &mut b);
+    drive([&mut a, &mut b], |a, b| a.is_up() && b.is_up()).await;
+}
+
 /// Who refuses says why; the other is told.
 async fn refused(a: Node, b: Node) -> (Reason, Reason) {
     let (mut a, mut b) = (a, b);
@@ -258,6 +267,8 @@ async fn an_owner_that_does_not_take_stops_its_peer_within_bounds() {
     assert_eq!(a.send(Lane::Control, Bytes::from_static(b"still here")), Sent::Taken);
     a.rooms = 0;
     drive([&mut a, &mut b], |a, b| b.received.len() == taken + 1 && a.rooms == 1).await;
+    let at = b.received.iter().position(|(lane, _)| *lane == Lane::Control);
+    assert!(at.is_some_and(|at| at < taken), "control came {at:?} of {taken}, behind all bulk");
     assert_eq!(a.send(Lane::Bulk, message), Sent::Taken);
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::attempt::Candidate;
 use super::choice::Held;
 use super::transport::{Code, reason_of};
-use super::{Boxed, Settings};
+use super::{Boxed, Path, Settings};
 use crate::link::{Event, Lane, Reason, Sent, SessionId};
 
 /// Size of the length before a message.
@@ -96,6 +96,16 @@ impl Session {
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<(Reason, Code)> {
         let error = ready!(self.closed.as_mut().poll(cx));
         Poll::Ready((reason_of(&error), Code::Closed))
+    }
+
+    pub(super) fn path(&self) -> Path {
+        let path = self.connection.stats().path;
+        Path {
+            round_trip: path.rtt,
+            mtu: path.current_mtu,
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+        }
     }
 
     /// Puts bytes on a lane that are no message.

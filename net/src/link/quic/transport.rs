@@ -92,11 +92,15 @@ pub(super) fn endpoint(
 ) -> Result<Endpoint, Error> {
     let server = server_config(shared, Verdict::default())?;
     let address = socket.local_addr();
-    Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
-        .map_err(|source| Error::Listen {
-            address: address.unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0))),
-            source,
-        })
+    let mut config = EndpointConfig::default();
+    // What this side takes; unless it says so, the peer never probes beyond an Ethernet's 1,472.
+    config
+        .max_udp_payload_size(MTU_MAX)
+        .map_err(|error| tls::Error::Refused(format!("largest datagram: {error}")))?;
+    Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime).map_err(|source| {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        Error::Listen { address: address.unwrap_or(unknown), source }
+    })
 }
 
 /// For one connection that comes; `verdict` is what will be found out about its certificate.
@@ -162,8 +166,9 @@ fn transport_config(shared: &Shared) -> TransportConfig {
         // Both lanes may be full at a time, and control must not wait for bulk.
         .receive_window((settings.window + (settings.window >> 2)).into())
         .send_window(u64::from(settings.window))
-        // Not round robin among streams of one priority: there is one each.
-        .send_fairness(false)
+        // Without it quinn finishes the stream that it has begun, whatever the priorities: control
+        // would wait for all the bulk that is queued.
+        .send_fairness(true)
         .initial_mtu(MTU_INITIAL)
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
