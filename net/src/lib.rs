@@ -3,17 +3,21 @@
 //! ```text
 //! listener    accepts (one per thread, SO_REUSEPORT), caps the number of connections
 //! connection  one task per client: socket ⇄ frames ⇄ Service, and the limits
+//! link        the other node of a pair: the seam, and its implementation over QUIC
 //! service     what stands behind: submit a batch of requests, answers come back in batches
 //! settings    identity and limits as plain data; the signal to stop
+//! tls         certificates: loaded, exchanged while running, made
 //! ```
 //!
 //! Deliberately absent: actors, shards, disks. Whatever implements [`Service`] is a node; tests and
 //! simulation use it without sockets.
 
 pub mod connection;
+pub mod link;
 pub mod listener;
 pub mod service;
 pub mod settings;
+pub mod tls;
 
 pub use listener::{Door, bind, serve};
 pub use service::{Incoming, Reply, ReplyReceiver, ReplySender, Service};

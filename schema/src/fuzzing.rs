@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use crate::event::{EncodedEvents, Event, EventBody};
 use crate::hash::Hash;
 use crate::limits::{BATCH_EVENTS_MAX, REQUEST_BYTES_MAX};
+use crate::peer;
 use crate::record::{BatchDraft, Record, WriteDraft, WriteRecord, batch_at, decode_records};
 use crate::wire::{self, Inbound, Malformed, Outbound};
 
@@ -40,6 +41,19 @@ pub fn wire(data: &[u8]) {
     // Bytes that are no stream may still be one frame.
     inbound(&Bytes::copy_from_slice(data));
     outbound(&Bytes::copy_from_slice(data));
+}
+
+/// A message between nodes, or a hello.
+pub fn peer(data: &[u8]) {
+    let data = Bytes::copy_from_slice(data);
+    if let Ok(message) = peer::Message::decode(&data) {
+        assert_eq!(message.encode().as_ref(), Ok(&data), "{message:?} has two forms");
+    }
+    if let Ok(hello) = peer::Hello::decode(&data) {
+        let mut again = BytesMut::new();
+        assert_eq!(hello.encode(&mut again), Ok(()), "a decoded hello cannot be encoded");
+        assert_eq!(peer::Hello::decode(&again), Ok(hello));
+    }
 }
 
 /// A frame's metadata area and blob area: the first two bytes say how long the latter is.

@@ -11,6 +11,7 @@
 //! hash     event chain, record hash, frame hash, write hash
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
+//! peer     what the two nodes of a pair say to each other, in bytes
 //! fuzzing  what must hold for any bytes, as functions that tests and fuzzers call
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod hash;
 pub mod ids;
 pub mod key;
 pub mod limits;
+pub mod peer;
 pub mod record;
 pub mod refusal;
 pub mod request;

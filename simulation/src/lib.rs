@@ -27,6 +27,7 @@ pub mod fault;
 pub mod history;
 pub mod invariants;
 pub mod ledger;
+pub mod link;
 pub mod machine;
 pub mod model;
 pub mod oracle;

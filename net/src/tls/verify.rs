@@ -1,0 +1,217 @@
+//! Checks a peer's certificate: CA, times, and the name that it carries.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use celeriant_schema::{ClusterId, StoreId};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
+    SignatureScheme,
+};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::{Material, Name, Untrusted};
+
+/// Whom a session may be with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected {
+    /// Which cluster.
+    pub(crate) cluster: ClusterId,
+    /// Anyone but this one.
+    pub(crate) own: StoreId,
+}
+
+/// What came of checking a certificate, for the session that it was checked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict(Arc<Mutex<Option<Result<Name, Untrusted>>>>);
+
+impl Verdict {
+    /// `None`: the peer has not come that far.
+    pub(crate) fn taken(&self) -> Option<Result<Name, Untrusted>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Checks the certificate of one session's peer, whichever side that is.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    anchors: Vec<TrustAnchor<'static>>,
+    provider: Arc<CryptoProvider>,
+    expected: Expected,
+    verdict: Verdict,
+}
+
+impl Verifier {
+    pub(crate) fn new(
+        material: &Material,
+        provider: Arc<CryptoProvider>,
+        expected: Expected,
+        verdict: Verdict,
+    ) -> Result<Self, super::Error> {
+        let anchors = material.authorities.iter().map(|certificate| {
+            anchor_from_trusted_cert(certificate)
+                .map(|anchor| anchor.to_owned())
+                .map_err(|error| super::Error::Refused(format!("CA certificate: {error}")))
+        });
+        let anchors = anchors.collect::<Result<_, _>>()?;
+        Ok(Self { anchors, provider, expected, verdict })
+    }
+
+    fn check(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), Error> {
+        let result = self.judge(certificate, between, now, usage);
+        let failed = result.as_ref().err().map(alert_of);
+        *self.verdict.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        failed.map_or(Ok(()), |error| Err(Error::InvalidCertificate(error)))
+    }
+
+    fn judge(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<Name, Untrusted> {
+        let parsed = EndEntityCert::try_from(certificate).map_err(untrusted)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        parsed
+            .verify_for_usage(algorithms, &self.anchors, between, now, usage, None, None)
+            .map_err(untrusted)?;
+        let named = names_of(certificate).collect::<Vec<_>>();
+        let ours = named.iter().find(|name| name.cluster == self.expected.cluster);
+        match (ours, named.first()) {
+            (Some(name), _) if name.store == self.expected.own => Err(Untrusted::Own),
+            (Some(name), _) => Ok(*name),
+            (None, Some(other)) => Err(Untrusted::Cluster(other.cluster)),
+            (None, None) => Err(Untrusted::Unnamed),
+        }
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+}
+
+/// Names of stores that a certificate carries.
+pub(crate) fn names_of(certificate: &CertificateDer<'_>) -> std::vec::IntoIter<Name> {
+    let parsed = EndEntityCert::try_from(certificate);
+    let names = parsed.map(|parsed| {
+        parsed.valid_uri_names().filter_map(|uri| uri.parse().ok()).collect::<Vec<Name>>()
+    });
+    names.unwrap_or_default().into_iter()
+}
+
+fn untrusted(error: webpki::Error) -> Untrusted {
+    match error {
+        // A CA that calls itself as ours does is found out by its signature.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            Untrusted::Authority
+        }
+        webpki::Error::CertExpired { .. } => Untrusted::Expired,
+        webpki::Error::CertNotValidYet { .. } => Untrusted::NotYetValid,
+        other => Untrusted::Unusable(other.to_string()),
+    }
+}
+
+/// What the peer is told: the alert that comes closest.
+fn alert_of(reason: &Untrusted) -> CertificateError {
+    match reason {
+        Untrusted::Authority => CertificateError::UnknownIssuer,
+        Untrusted::Expired => CertificateError::Expired,
+        Untrusted::NotYetValid => CertificateError::NotValidYet,
+        Untrusted::Unusable(_) => CertificateError::BadEncoding,
+        _ => CertificateError::ApplicationVerificationFailure,
+    }
+}
+
+fn no_tls12() -> Error {
+    Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check(end_entity, intermediates, now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
