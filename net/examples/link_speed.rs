@@ -30,43 +30,54 @@ const BATCH_BYTES: usize = 256 << 10;
 fn main() -> Outcome<()> {
     let mebibytes = std::env::args().nth(1).map_or(Ok(1024), |n| n.parse::<usize>())?;
     let batches = mebibytes * (1 << 20) / BATCH_BYTES;
-    report("TCP", batches, || tcp(batches))?;
-    let mut trips = report("link", batches, || link(batches))?;
-    trips.sort_unstable();
-    if let Some(last) = trips.last() {
-        let at = |per_mille: usize| trips[(trips.len() - 1) * per_mille / 1000];
-        let count = trips.len();
-        println!(
-            "control under bulk: {count} round trips, p50 {:?}, p99 {:?}, max {last:?}",
-            at(500),
-            at(990)
-        );
-    }
+    let meter = Meter::start()?;
+    tcp(batches)?;
+    meter.print("TCP", batches)?;
+    print_trips("control under bulk", link(batches)?);
     println!("peak memory {}", status("VmHWM:"));
     Ok(())
 }
 
-fn report<T>(name: &str, batches: usize, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    let (began, before) = (Instant::now(), cpu_seconds()?);
-    let result = work()?;
-    let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds()? - before);
-    let bytes = (batches * BATCH_BYTES) as f64;
-    println!(
-        "{name}: {:.0} MB/s, {:.2} CPU s/GB, {seconds:.2} s",
-        bytes / 1e6 / seconds,
-        cpu / (bytes / 1e9)
-    );
-    Ok(result)
+fn print_trips(what: &str, mut trips: Vec<Duration>) {
+    trips.sort_unstable();
+    let Some(last) = trips.last() else { return };
+    let at = |per_mille: usize| trips[(trips.len() - 1) * per_mille / 1000];
+    let (count, p50, p99) = (trips.len(), at(500), at(990));
+    println!("{what}: {count} round trips, p50 {p50:?}, p99 {p99:?}, max {last:?}");
 }
 
-/// Both sides at once, each on a thread with a runtime of its own.
+/// What a stretch of work took.
+struct Meter {
+    began: Instant,
+    cpu: f64,
+}
+
+impl Meter {
+    fn start() -> Outcome<Self> {
+        Ok(Self { began: Instant::now(), cpu: cpu_seconds()? })
+    }
+
+    fn print(&self, name: &str, batches: usize) -> Outcome<()> {
+        let (seconds, cpu) = (self.began.elapsed().as_secs_f64(), cpu_seconds()? - self.cpu);
+        let bytes = (batches * BATCH_BYTES) as f64;
+        let (speed, cpu) = (bytes / 1e6 / seconds, cpu / (bytes / 1e9));
+        println!("{name}: {speed:.0} MB/s, {cpu:.2} CPU s/GB, {seconds:.2} s");
+        Ok(())
+    }
+}
+
+/// Both sides at once, each on a thread with a runtime of its own, as a task like any other: what
+/// `block_on` is given gets a turn only after 61 turns of tasks.
 fn both<T: Send + 'static>(
-    receiver: impl AsyncFnOnce() -> Outcome<()> + Send + 'static,
-    sender: impl AsyncFnOnce() -> Outcome<T>,
+    receiver: impl Future<Output = Outcome<()>> + Send + 'static,
+    sender: impl Future<Output = Outcome<T>> + Send + 'static,
 ) -> Outcome<T> {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let other = std::thread::spawn(move || runtime()?.block_on(receiver()));
-    let result = runtime()?.block_on(sender())?;
+    // Sockets and timers are looked at after so many turns; 61, unless said, are milliseconds here.
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().event_interval(4).build();
+    let other =
+        std::thread::spawn(move || runtime()?.block_on(async { tokio::spawn(receiver).await? }));
+    let result = runtime()?.block_on(async { tokio::spawn(sender).await? })?;
     other.join().map_err(|_| "the receiver panicked")??;
     Ok(result)
 }
@@ -75,14 +86,14 @@ fn tcp(batches: usize) -> Outcome<()> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let receive = async move || -> Outcome<()> {
+    let receive = async move {
         let (mut stream, _) = TcpListener::from_std(listener)?.accept().await?;
         let mut buffer = vec![0; BATCH_BYTES];
         while stream.read(&mut buffer).await? > 0 {}
         stream.write_all(b"done").await?;
         Ok(())
     };
-    both(receive, async || {
+    both(receive, async move {
         let mut stream = TcpStream::connect(address).await?;
         let batch = vec![7; BATCH_BYTES];
         for _ in 0..batches {
@@ -113,19 +124,24 @@ fn link(batches: usize) -> Outcome<Vec<Duration>> {
     };
     let (theirs, ours) = (node(1)?, node(2)?);
     let (tell, told) = tokio::sync::oneshot::channel();
-    let receive = async move || -> Outcome<()> {
+    let receive = async move {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut link = QuicLink::bind(any, theirs.0, theirs.1, Settings::default())?;
         tell.send(link.local_address()?).map_err(|_| "nobody wants to know")?;
         take_all(&mut link, batches).await;
         Ok(())
     };
-    both(receive, async || {
+    both(receive, async move {
         let address = told.await?.to_string();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
+
         let mut link = QuicLink::bind(any, ours.0, ours.1, Settings::default())?;
         link.aim(Target { store: None, addresses: vec![address] });
+        let alone = ping_for(&mut link, Duration::from_secs(1)).await?;
+        print_trips("control alone", alone);
+        let meter = Meter::start()?;
         let trips = send_all(&mut link, batches).await;
+        meter.print("link", batches)?;
         println!("{:?}", link.path());
         link.shut().await;
         trips
@@ -153,9 +169,28 @@ async fn take_all(link: &mut QuicLink, batches: usize) {
     }
 }
 
+/// Nothing but round trips, one each millisecond.
+async fn ping_for(link: &mut QuicLink, lasts: Duration) -> Outcome<Vec<Duration>> {
+    let Event::Up { session, .. } = next_event(link).await else { return Err("no session".into()) };
+    let mut trips = Vec::new();
+    let mut pings = tokio::time::interval(Duration::from_millis(1));
+    pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let began = Instant::now();
+    while began.elapsed() < lasts {
+        pings.tick().await;
+        let at = Instant::now();
+        let _ = link.send(session, Lane::Control, Bytes::from_static(b"ping"));
+        if let Event::Down { reason, .. } = next_event(link).await {
+            return Err(reason.into());
+        }
+        trips.push(at.elapsed());
+    }
+    Ok(trips)
+}
+
 async fn send_all(link: &mut QuicLink, batches: usize) -> Outcome<Vec<Duration>> {
     let batch = Bytes::from(vec![7; BATCH_BYTES]);
-    let (mut sent, mut session, mut trips) = (0, SessionId::NONE, Vec::new());
+    let (mut sent, session, mut trips) = (0, SessionId::NONE.next(), Vec::new());
     let mut pings = tokio::time::interval(Duration::from_millis(1));
     pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let began = Instant::now();
@@ -166,7 +201,6 @@ async fn send_all(link: &mut QuicLink, batches: usize) -> Outcome<Vec<Duration>>
         tokio::select! {
             biased;
             event = next_event(link) => match event {
-                Event::Up { session: up, .. } => session = up,
                 Event::Received { message, .. } if *message == *b"done" => return Ok(trips),
                 Event::Received { message, .. } => {
                     let nanos = message.first_chunk::<8>().map_or(0, |n| u64::from_le_bytes(*n));

@@ -261,7 +261,8 @@ async fn an_owner_that_does_not_take_stops_its_peer_within_bounds() {
     }
     let bytes = taken * message.len();
     let settings = &a.link.shared.settings;
-    let bound = 2 * settings.window as usize + settings.bulk_buffer + 2 * message.len();
+    let windows = (settings.window + settings.in_flight) as usize;
+    let bound = windows + settings.bulk_buffer + 2 * message.len();
     assert!(bytes <= bound, "{bytes} bytes taken, at most {bound}");
     // The other lane is not stopped by that.
     assert_eq!(a.send(Lane::Control, Bytes::from_static(b"still here")), Sent::Taken);

@@ -77,7 +77,9 @@ impl Session {
             }
         }
         for lane in Lane::ALL {
-            while events.len() < EVENTS_MAX {
+            // One of bulk: what comes on control meanwhile must not queue up behind more of it.
+            let most = if lane == Lane::Control { EVENTS_MAX } else { events.len() + 1 };
+            while events.len() < most {
                 match self.inboxes[lane.index()].poll_message(cx, lane.message_bytes_max()) {
                     Poll::Ready(Ok(message)) => {
                         events.push_back(Event::Received { session, lane, message });

@@ -25,7 +25,9 @@ const _: () = assert!(MTU_MAX as usize * 10 < 65_507);
 const MTU_INITIAL: u16 = 1_200;
 /// Connections that wait to be accepted.
 const INCOMING_MAX: usize = 16;
-/// What is asked of the system for a socket's buffers; it may give less.
+/// What is asked of the system for a socket's buffers; it may give less. More than what is in flight
+/// at most, or the receiver's own system drops what it has no time for; not much more, because
+/// control stands in the same queue.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Acknowledgements: one for so many packets, or after so long. A sender in a data centre needs no
 /// more, and each costs as much as a packet of data.
@@ -165,7 +167,7 @@ fn transport_config(shared: &Shared) -> TransportConfig {
         .stream_receive_window(settings.window.into())
         // Both lanes may be full at a time, and control must not wait for bulk.
         .receive_window((settings.window + (settings.window >> 2)).into())
-        .send_window(u64::from(settings.window))
+        .send_window(u64::from(settings.in_flight))
         // Without it quinn finishes the stream that it has begun, whatever the priorities: control
         // would wait for all the bulk that is queued.
         .send_fairness(true)

@@ -34,6 +34,7 @@ pub(super) enum Valid {
 /// Short times, and windows that fill quickly.
 pub(super) fn quick() -> Settings {
     Settings {
+        in_flight: 1 << 20,
         window: 1 << 20,
         bulk_buffer: 1 << 20,
         idle_timeout: Duration::from_millis(500),
