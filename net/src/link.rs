@@ -21,7 +21,7 @@
 //! the peer lives. Whoever must know asks, over the control lane, and judges by its own clock.
 //!
 //! Backpressure. A lane takes messages while less than its buffer is unsent, then says
-//! [`Sent::Full`] and keeps nothing; a [`Event::Room`] follows when half of the buffer is free. What
+//! [`Sent::Full`] and keeps nothing; a [`Event::Room`] follows when half of it is free. What
 //! was received and not taken stays bounded too: an owner that doesn't poll stops its peer.
 //!
 //! Deliberately absent: what messages mean, requests and answers, who leads, and any use of a

@@ -4,7 +4,7 @@
 //!   SimLink (one process' end) ──send, poll──► Cable   the network between the two, for ever
 //!                                                │  ties    sessions: what is under way, each lane
 //!                                                │  steps   what happens when
-//!                                                └► Trouble cut, partition, flapping, slow, reset …
+//!                                                └► Trouble cut, flapping, slow, reset …
 //! ```
 //! A lane is a queue that only its head leaves, so nothing on it is ever reordered; lanes have
 //! delays of their own, so control overtakes bulk and now and then the reverse. A cut holds back

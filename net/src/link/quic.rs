@@ -22,9 +22,9 @@
 //! the first greeting after it.
 //!
 //! Attempts have a deadline, and between them lies a jittered pause that doubles up to a bound: the
-//! randomness is a seed of the settings, the clock is tokio's. An idle session is kept open by QUIC's
-//! own keep-alives; when nothing at all is heard for the idle time the session ends. That time is
-//! longer than what retransmission can repair and shorter than where its doubling probes would
+//! randomness is a seed of the settings, the clock is tokio's. An idle session is kept open by
+//! QUIC's own keep-alives; when nothing at all is heard for the idle time the session ends. That time
+//! is longer than what retransmission can repair and shorter than where its doubling probes would
 //! find the healed network later than a new attempt does. It is no failure detector.
 //!
 //! quinn runs one task per endpoint and one per connection on the runtime that is entered, which
@@ -165,7 +165,7 @@ type Attempt = Boxed<Result<Candidate, Failure>>;
 const GREETINGS_MAX: usize = 8;
 
 /// Bytes of messages that an owner takes at a stretch. Then quinn's tasks, which share the thread,
-/// have their turn: else a window full of bulk would keep them from the control that has come since.
+/// have their turn: else a window full of bulk would keep them from what comes on control.
 const STRETCH_BYTES: usize = 512 << 10;
 
 /// A link over QUIC.

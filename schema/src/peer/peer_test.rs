@@ -40,16 +40,13 @@ fn frames() -> impl Strategy<Value = Bytes> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![about_terms(), about_logs()]
+}
+
+/// About epochs, acknowledgements, leases.
+fn about_terms() -> impl Strategy<Value = Message> {
     let n = any::<u64>;
-    let shard = || any::<u16>().prop_map(ShardId::new);
     let epoch = || any::<u64>().prop_map(Epoch::new);
-    let lsn = || any::<u64>().prop_map(Lsn::new);
-    let place = (epoch(), position(), position()).prop_map(|(epoch, before, end)| FramePlace {
-        epoch,
-        before,
-        end,
-    });
-    let why = prop_oneof![Just(NoFrames::NotThere), Just(NoFrames::Damaged), Just(NoFrames::Busy)];
     prop_oneof![
         (epoch(), n()).prop_map(|(epoch, ver)| Message::Promise { epoch, ver }),
         (epoch(), by_shard(tip)).prop_map(|(epoch, tips)| Message::Promised { epoch, tips }),
@@ -74,6 +71,22 @@ fn message() -> impl Strategy<Value = Message> {
             lasts_ms
         }),
         epoch().prop_map(|epoch| Message::LeaseReturn { epoch }),
+    ]
+}
+
+/// About what is in the logs.
+fn about_logs() -> impl Strategy<Value = Message> {
+    let n = any::<u64>;
+    let shard = || any::<u16>().prop_map(ShardId::new);
+    let epoch = || any::<u64>().prop_map(Epoch::new);
+    let lsn = || any::<u64>().prop_map(Lsn::new);
+    let place = (epoch(), position(), position()).prop_map(|(epoch, before, end)| FramePlace {
+        epoch,
+        before,
+        end,
+    });
+    let why = prop_oneof![Just(NoFrames::NotThere), Just(NoFrames::Damaged), Just(NoFrames::Busy)];
+    prop_oneof![
         (n(), shard(), lsn()).prop_map(|(request, shard, lsn)| Message::Locate {
             request,
             shard,

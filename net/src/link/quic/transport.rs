@@ -25,8 +25,8 @@ const _: () = assert!(MTU_MAX as usize * 10 < 65_507);
 const MTU_INITIAL: u16 = 1_200;
 /// Connections that wait to be accepted.
 const INCOMING_MAX: usize = 16;
-/// What is asked of the system for a socket's buffers; it may give less. More than what is in flight
-/// at most, or the receiver's own system drops what it has no time for; not much more, because
+/// What is asked of the system for a socket's buffers; it may give less. More than is in flight at
+/// most, or the receiver's own system drops what it has no time for; not much more, because
 /// control stands in the same queue.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Acknowledgements: one for so many packets, or after so long. A sender in a data centre needs no
