@@ -119,7 +119,6 @@ pub fn log_settings(shape: &Shape) -> celeriant_storage::Settings {
             cache_bytes: shape.page_cache_bytes,
         },
         checkpoint_bytes: shape.checkpoint_bytes,
-        ..celeriant_storage::Settings::default()
     }
 }
 
