@@ -337,8 +337,8 @@ async fn exchanged_certificates_count_from_the_next_session_on() {
 #[tokio::test]
 async fn a_link_that_is_shut_says_so() {
     let (mut a, mut b) = together().await;
-    // The last word is said once. In a connection's first moments, on a busy machine, it was lost one
-    // time in five; later never.
+    // The last word is said once. In a connection's first moments, on a busy machine, it was lost
+    // one time in five; later never.
     for round in 1..100 {
         assert_eq!(a.send(Lane::Control, Bytes::from_static(b"there")), Sent::Taken);
         drive([&mut a, &mut b], |_, b| b.received.len() == round).await;
