@@ -23,7 +23,7 @@
 //!
 //! Attempts have a deadline, and between them lies a jittered pause that doubles up to a bound: the
 //! randomness is a seed of the settings, the clock is tokio's. An idle session is kept open by
-//! QUIC's own keep-alives; when nothing at all is heard for the idle time the session ends. That time
+//! QUIC's own keep-alives; when nothing is heard for the idle time the session ends. That time
 //! is longer than what retransmission can repair and shorter than where its doubling probes would
 //! find the healed network later than a new attempt does. It is no failure detector.
 //!
@@ -264,7 +264,8 @@ impl QuicLink {
         self.session.as_ref().map(Session::path)
     }
 
-    /// Tells the peer that the session is over and waits until that has left, a second at most.
+    /// Tells the peer that the session is over and waits until that has left, a second at most. It
+    /// is said once and may be lost, as any datagram; then the peer finds out by itself.
     pub async fn shut(self) {
         let endpoint = self.endpoint.clone();
         drop(self);
