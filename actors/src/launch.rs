@@ -29,8 +29,8 @@ pub struct Launch {
     pub allow_buffered: bool,
 }
 
-/// How `memory` is divided, in sixteenths. What is left is for frames in flight, connections and the
-/// program itself.
+/// How `memory` is divided, in sixteenths. What is left is for frames in flight, connections and
+/// the program itself.
 mod share {
     /// Requests that are not answered yet.
     pub(super) const ADMISSION: usize = 2;

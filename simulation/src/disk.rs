@@ -8,8 +8,9 @@
 //!                                                          └► Power     counter and switch
 //! ```
 //! A completed operation is durable; one in flight at a crash is dropped, kept or torn, each for
-//! itself, and so is a file that was made or extended and not synced. Content outlives the process: a new `SimDisk` of the same `Media` finds what survived,
-//! and the handle of the process that crashed is dead. Latencies and faults come from the seed.
+//! itself, and so is a file that was made or extended and not synced. Content outlives the process:
+//! a new `SimDisk` of the same `Media` finds what survived, and the handle of the process that
+//! crashed is dead. Latencies and faults come from the seed.
 //! With a [`Timeline`] operations end when their time comes; without one they end, in that same
 //! order, when asked for.
 //!

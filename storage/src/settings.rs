@@ -16,8 +16,8 @@ pub struct Settings {
     pub segment_bytes_max: u64,
     /// A frame that has grown to this takes no more records, in bytes.
     pub frame_bytes_soft: usize,
-    /// While a write is in flight, a further frame is only sealed when it has this many bytes, or as
-    /// many as the largest one in flight. 0: at once.
+    /// While a write is in flight, a further frame is only sealed when it has this many bytes, or
+    /// as many as the largest one in flight. 0: at once.
     pub fill_bytes: usize,
     /// Memory of the shard's directory.
     pub directory: DirectoryBudget,

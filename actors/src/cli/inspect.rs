@@ -1,8 +1,8 @@
 //! `inspect`: what the files of a data directory hold, offline and read-only.
 //!
-//! One item a line, in log order: `node`, then per shard `shard`, `watermark`, `manifest`, `run`, `segment`,
-//! `frame`, `record` (with `batch` below it, and `event` if asked), `unfinished`, `end`. Damage is
-//! named with its place, does not stop the walk, and makes the exit code 1.
+//! One item a line, in log order: `node`, then per shard `shard`, `watermark`, `manifest`, `run`,
+//! `segment`, `frame`, `record` (with `batch` below it, and `event` if asked), `unfinished`, `end`.
+//! Damage is named with its place, does not stop the walk, and makes the exit code 1.
 
 use std::io::{self, Write};
 use std::path::Path;

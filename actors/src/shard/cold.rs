@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lookup ──missing──► park: its aggregates are held, the pages are read
-//!   page ─────────────► pinned for whoever waits for it; the last one ─► let go, run the work again
+//!   page ─────────────► pinned for whoever waits for it; the last one ─► let go, run it again
 //! ```
 //! The work runs again from its start with its pages pinned, so it makes progress however small the
 //! page cache is. While a write is parked, what arrives later for its aggregates queues behind it:

@@ -65,8 +65,8 @@ impl MemoryDisk {
         Completion { token, outcome }
     }
 
-    /// Power loss: every operation in flight meets its fate, and what was not synced one of its own.
-    /// What remains are the files.
+    /// Power loss: every operation in flight meets its fate, and what was not synced one of its
+    /// own. What remains are the files.
     pub(crate) fn crash(
         mut self,
         mut fate: impl FnMut(&Op) -> Fate,
