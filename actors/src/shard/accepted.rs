@@ -217,20 +217,17 @@ impl<R> Accepted<R> {
         write_hash: Hash,
     ) -> Result<Option<SequenceFinding>, Fault> {
         let used = || self.sequences.iter().rev().filter(|used| used.client == client);
-        let newest = used().next().map(|used| used.sequence);
-        if newest.is_some_and(|newest| sequence == newest.next()) {
-            return Ok(None);
-        }
-        let known = view.directory.sequences(key, client, view.pins)?;
-        let highest = newest
-            .or_else(|| known.as_ref().map(|sequences| sequences.highest()))
-            .unwrap_or_default();
+        let highest = match used().next() {
+            Some(newest) => newest.sequence,
+            None => view.directory.last_sequence(key, client, view.pins)?.unwrap_or_default(),
+        };
         if sequence == highest.next() {
             return Ok(None);
         }
         if sequence > highest {
             return Ok(Some(SequenceFinding::Gap(key.clone(), highest.next())));
         }
+        let known = view.directory.sequences(key, client, view.pins)?;
         let past = known.as_ref().and_then(|sequences| sequences.find(sequence));
         let landed = match used().find(|used| used.sequence == sequence) {
             Some(used) => Some((used.write_hash, used.receipt.clone(), used.stamp)),

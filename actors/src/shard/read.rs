@@ -222,11 +222,10 @@ impl<R> Core<R> {
         let Some(head) = self.directory.head(&query.key, &self.pins)? else {
             return Ok(Response::Refused(Refusal::NotFound { key: query.key.detached() }));
         };
-        let known = match query.client {
-            Some(client) => self.directory.sequences(&query.key, client, &self.pins)?,
+        let last_sequence = match query.client {
+            Some(client) => self.directory.last_sequence(&query.key, client, &self.pins)?,
             None => None,
         };
-        let last_sequence = known.map(|sequences| sequences.highest());
         Ok(Response::Head(HeadInfo {
             version: head.version,
             hash: head.hash,

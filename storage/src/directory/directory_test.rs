@@ -163,6 +163,8 @@ impl World {
 
     fn check_sequences(&mut self, key: &AggregateKey, client: ClientId) {
         let found = self.ask(|directory, pins| directory.sequences(key, client, pins));
+        let last = self.ask(|directory, pins| directory.last_sequence(key, client, pins));
+        assert_eq!(last, found.as_ref().map(ClientSequences::highest), "{key} {client:?}");
         let known = &self.model[key];
         let batches = known.batches.iter().filter(|batch| batch.client_id == client);
         let used: Vec<_> = batches.filter(|batch| batch.sequence.is_some()).collect();

@@ -5,7 +5,7 @@
 //! that is not in memory ends a lookup: it has changed nothing and is asked again.
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, ClientId, TxnId, Version};
+use celeriant_schema::{AggregateKey, ClientId, Sequence, TxnId, Version};
 
 use super::memtable::Memtable;
 use super::pages::PageCache;
@@ -141,6 +141,40 @@ impl Directory {
         for source in self.sources(pins) {
             if let Some(HeadRow { version, hash, deleted, .. }) = source.head(&prefix)? {
                 return Ok(Some(Standing { version, hash, deleted }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The highest sequence that `client` used in `key`: the newest of what [`Self::sequences`]
+    /// says, for less.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn last_sequence(
+        &self,
+        key: &AggregateKey,
+        client: ClientId,
+        pins: &Pins,
+    ) -> Result<Option<Sequence>, Fault> {
+        let prefix = RowKey::aggregate(key);
+        let row = prefix.client(client);
+        for source in self.sources(pins) {
+            match source {
+                Source::Table(table) => {
+                    let Some(entry) = table.entry(&prefix) else { continue };
+                    if let Some(sequences) = entry.client(client) {
+                        return Ok(Some(sequences.highest()));
+                    }
+                    if entry.head().first_version == Version::new(1) {
+                        break;
+                    }
+                }
+                Source::Run(run, view) => {
+                    let Some(value) = run.get(&row, &view)? else { continue };
+                    let known = decode_client(&value).map_err(|flaw| source.flawed(flaw))?;
+                    return Ok(known.last().map(|newest| newest.sequence));
+                }
             }
         }
         Ok(None)
