@@ -62,24 +62,8 @@ pub fn reopen(
             unreachable!("a disk with power completes everything")
         };
         let (mut recovered, image) = (recovered?, media.image());
-        match LogState::of(&mut recovered, &mut disk) {
-            Ok(state) => return Ok((image, recovered, state)),
-            Err(damage) => give_up(&mut recovered.directory, &mut disk, damage),
-        }
-    }
-}
-
-/// The end of a shard that met a damaged page.
-fn give_up<D: Disk>(directory: &mut Directory, disk: &mut D, damage: Damage) {
-    let mut ops = Vec::new();
-    directory.condemn(damage, &mut ops);
-    loop {
-        ops.drain(..).for_each(|(token, op)| disk.start(token, op));
-        let Some(completion) = run_to_end(poll_fn(|cx| disk.poll_complete(cx))) else {
-            unreachable!("giving a directory up ends it")
-        };
-        if directory.complete(completion, &mut ops).is_err() {
-            return;
+        if let Ok(state) = LogState::of(&mut recovered, &mut disk) {
+            return Ok((image, recovered, state));
         }
     }
 }
@@ -115,36 +99,33 @@ pub fn run_to_end<F: Future>(future: F) -> Option<F::Output> {
 /// Asks a directory, and loads the pages that the answer lacks.
 ///
 /// # Errors
-/// A page is damaged.
+/// A page is damaged: the directory has been given up, and the next start makes it anew.
 pub fn ask<D: Disk, T>(
     directory: &mut Directory,
     disk: &mut D,
     mut question: impl FnMut(&Directory, &Pins) -> Result<T, Fault>,
 ) -> Result<T, Damage> {
     let mut pins = Pins::default();
+    let mut ops = Vec::new();
     loop {
-        let page = match question(directory, &pins) {
+        match question(directory, &pins) {
             Ok(answer) => return Ok(answer),
-            Err(Fault::Missing(page)) => page,
-            Err(Fault::Damaged(damage)) => return Err(damage),
-        };
-        let mut ops = Vec::new();
-        directory.load(page, &mut ops);
-        ops.into_iter().for_each(|(token, op)| disk.start(token, op));
-        let mut loaded = None;
-        while loaded.is_none() {
+            Err(Fault::Missing(page)) => directory.load(page, &mut ops),
+            Err(Fault::Damaged(damage)) => directory.condemn(damage, &mut ops),
+        }
+        let mut pages = Vec::new();
+        while pages.is_empty() {
+            ops.drain(..).for_each(|(token, op)| disk.start(token, op));
             let Some(completion) = run_to_end(poll_fn(|cx| disk.poll_complete(cx))) else {
                 unreachable!("a disk with power completes everything")
             };
-            match directory.complete(completion, &mut Vec::new()) {
-                Ok(pages) => loaded = pages.into_iter().find(|(arrived, _)| *arrived == page),
+            pages = match directory.complete(completion, &mut ops) {
+                Ok(pages) => pages,
                 Err(Error::Damage(damage)) => return Err(damage),
                 Err(error) => panic!("a disk that works fails: {error}"),
-            }
+            };
         }
-        if let Some((page, bytes)) = loaded {
-            pins.add(page, bytes);
-        }
+        pages.into_iter().for_each(|(page, bytes)| pins.add(page, bytes));
     }
 }
 
