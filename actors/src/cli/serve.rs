@@ -16,7 +16,7 @@ use celeriant_actors::node::{Error, Node};
 use celeriant_actors::settings::{Loaded, LogFormat, Settings};
 use celeriant_storage::store;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::args::{Dev, Server, ServerAction};
@@ -41,8 +41,10 @@ pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
     let settings = Settings::load(None, [], &flags)?.settings;
     log_to_stderr(&settings)?;
     let (node, address) = start(&settings, true).await?;
+    // Before anybody is told that it runs: from then on a signal is a wish to stop in good order.
+    let signals = Signals::catch()?;
     greet(&settings.data_dir, address, output)?;
-    serve(node).await
+    serve(node, signals).await
 }
 
 /// A node as configured, or what is asked about its configuration.
@@ -59,11 +61,12 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         tracing::warn!("{note}");
     }
     let (node, address) = start(&loaded.settings, false).await?;
+    let signals = Signals::catch()?;
     tracing::info!(%address, data_dir = %loaded.settings.data_dir.display(), "ready");
     if output.is_json() {
         output.json(&ready(&loaded.settings.data_dir, address))?;
     }
-    serve(node).await
+    serve(node, signals).await
 }
 
 fn load(server: &Server) -> Result<Loaded, Failure> {
@@ -140,18 +143,32 @@ fn why_not(error: Error) -> Failure {
     }
 }
 
+/// What this process is told from outside, from here on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Serves until a signal comes or the node fails.
-async fn serve(mut node: Node) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+async fn serve(mut node: Node, mut signals: Signals) -> Result<(), Failure> {
     loop {
         tokio::select! {
             biased;
             error = node.failed() => return Err(Failure::Node(error.to_string())),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hang_up.recv() => tracing::warn!("SIGHUP: this version has nothing to reload"),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hang_up.recv() => tracing::warn!("SIGHUP: this version has nothing to reload"),
         }
     }
     tracing::info!("stopping");
