@@ -294,14 +294,23 @@ impl QuicLink {
                 Ok(candidate) => self.begin(candidate),
                 Err(failure) => self.note_failure(failure),
             }
-            if let Some(spare) = self.spares.pop_front() {
+            // Most are not needed any more; the first that is, is chosen.
+            while self.choosing.is_none()
+                && let Some(spare) = self.spares.pop_front()
+            {
                 self.greeted(spare);
             }
         }
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(incoming)) = self.accept.as_mut().poll(cx) {
+        while let Poll::Ready(incoming) = self.accept.as_mut().poll(cx) {
+            let Some(incoming) = incoming else {
+                // Its socket is gone, and with it everything that could come: said once.
+                self.accept = Box::pin(std::future::pending());
+                let reason = Reason::Unreachable("the endpoint's socket failed".into());
+                return self.note_failure(Failure { with: String::new(), reason });
+            };
             self.accept = accept(self.endpoint.clone());
             if self.greeting.len() < GREETINGS_MAX {
                 self.greeting.push(attempt::accept(Arc::clone(&self.shared), incoming));
@@ -369,14 +378,8 @@ impl QuicLink {
 
     /// Both have introduced themselves: now one of the two decides.
     fn greeted(&mut self, candidate: Candidate) {
-        let peer = &candidate.greeting.hello;
-        if self.target.store.is_some_and(|store| store != peer.store) {
-            let reason = Reason::WrongStore(peer.store);
-            let failure = Failure { with: candidate.with.clone(), reason };
-            candidate.close(Code::WrongStore);
-            return self.note_failure(failure);
-        }
-        if !self.is_arbiter_over(peer.store) {
+        let Some(candidate) = self.wanted(candidate) else { return };
+        if !self.is_arbiter_over(candidate.greeting.hello.store) {
             self.waiting.push(attempt::be_chosen(Arc::clone(&self.shared), candidate));
             return;
         }
@@ -392,8 +395,22 @@ impl QuicLink {
         }
     }
 
-    /// The candidate is the session from here on, at this side.
+    /// Closes a candidate that is not of the store that this side is aimed at.
+    fn wanted(&mut self, candidate: Candidate) -> Option<Candidate> {
+        let store = candidate.greeting.hello.store;
+        if self.target.store.is_none_or(|wanted| wanted == store) {
+            return Some(candidate);
+        }
+        let (with, reason) = (candidate.with.clone(), Reason::WrongStore(store));
+        candidate.close(Code::WrongStore);
+        self.note_failure(Failure { with, reason });
+        None
+    }
+
+    /// The candidate is the session from here on, at this side, unless the aim has changed since it
+    /// was greeted.
     fn begin(&mut self, candidate: Candidate) {
+        let Some(candidate) = self.wanted(candidate) else { return };
         let held = candidate.held();
         if self.session.as_ref().is_some_and(|session| session.held().is_newer_than(&held)) {
             return candidate.close(Code::Superfluous);

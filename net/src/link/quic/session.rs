@@ -69,8 +69,14 @@ impl Session {
     ) -> Poll<(Reason, Code)> {
         let session = self.id;
         for lane in Lane::ALL {
-            if self.outboxes[lane.index()].poll_write(cx).is_err() {
-                return self.poll_closed(cx);
+            match self.outboxes[lane.index()].poll_write(cx) {
+                Ok(()) => {}
+                // The connection may live on; the session, which is all of its lanes, does not.
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                    let reason = Reason::Protocol("a lane was ended".into());
+                    return Poll::Ready((reason, Code::Protocol));
+                }
+                Err(_) => return self.poll_closed(cx),
             }
             if self.outboxes[lane.index()].has_room_again() {
                 events.push_back(Event::Room { session, lane });
