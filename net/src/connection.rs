@@ -34,7 +34,7 @@ use celeriant_schema::wire::{self, Inbound, Malformed};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::service::{Incoming, Reply, ReplyReceiver, ReplySender, Service};
+use crate::service::{IDLE_ANSWERS, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 use crate::settings::{Settings, Stop};
 use in_flight::InFlight;
 
@@ -42,8 +42,6 @@ use in_flight::InFlight;
 const OUTPUT_BYTES_SOFT: usize = 256 << 10;
 /// Largest hello, in bytes: before it, nobody gets more than this.
 const HELLO_BYTES_MAX: usize = 4 << 10;
-/// Answers that a connection with nothing to answer keeps room for.
-const IDLE_ANSWERS: usize = 16;
 /// Moves between two looks at the clock and the stop signal.
 const MOVES: usize = 16;
 /// A refused client's bytes are read and dropped this long, so that it gets to see the refusal.
@@ -223,7 +221,8 @@ where
     /// Answers before writes before reads: what is done leaves before more is begun. `None`: some
     /// progress was made.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Option<Wake>> {
-        if self.replies.poll_take(cx, &mut self.answers).is_ready() {
+        let has_taken = self.replies.poll_take(cx, &mut self.answers).is_ready();
+        if has_taken {
             self.encode_answers();
             // What was encoded leaves at once, unless the socket is known to be full.
             if self.output.is_empty() {
@@ -254,7 +253,8 @@ where
                 Err(error) => Some(Wake::Failed(error)),
             });
         }
-        Poll::Pending
+        // Taking answers made room, and only a take that finds none waits for more.
+        if has_taken { Poll::Ready(None) } else { Poll::Pending }
     }
 
     fn on_wrote(&mut self) -> Option<Wake> {
@@ -360,7 +360,6 @@ where
         {
             // An idle connection holds next to nothing.
             self.answers = VecDeque::new();
-            self.replies.shrink();
         }
     }
 

@@ -82,6 +82,9 @@ struct State {
     is_abandoned: bool,
 }
 
+/// Answers for which a quiet connection keeps room.
+pub(crate) const IDLE_ANSWERS: usize = 16;
+
 /// Numbers connections within this process.
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
@@ -110,6 +113,7 @@ impl ReplySender {
     pub fn send_each(&self, replies: impl Iterator<Item = Reply>) {
         let mut state = self.0.queue.lock();
         if state.is_abandoned {
+            drop(state);
             return replies.for_each(drop);
         }
         state.replies.extend(replies);
@@ -148,7 +152,13 @@ impl ReplyReceiver {
         let mut state = self.queue.lock();
         if !state.replies.is_empty() {
             match into.is_empty() {
-                true => std::mem::swap(into, &mut state.replies),
+                true => {
+                    std::mem::swap(into, &mut state.replies);
+                    if into.len() <= IDLE_ANSWERS && state.replies.capacity() > IDLE_ANSWERS {
+                        // Room that a burst needed; a quiet connection holds next to nothing.
+                        state.replies = VecDeque::new();
+                    }
+                }
                 false => into.append(&mut state.replies),
             }
             return Poll::Ready(true);
@@ -160,11 +170,6 @@ impl ReplyReceiver {
             state.waker = Some(cx.waker().clone());
         }
         Poll::Pending
-    }
-
-    /// Gives back what room the queue keeps for further answers.
-    pub fn shrink(&mut self) {
-        self.queue.lock().replies.shrink_to_fit();
     }
 
     /// Waits for answers, then takes all that are there. `None` = every sender is gone and
