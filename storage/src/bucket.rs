@@ -326,13 +326,6 @@ pub enum Cause {
     Closed,
 }
 
-impl Cause {
-    /// Whether trying again later may help without anybody doing something.
-    pub fn passes(self) -> bool {
-        !matches!(self, Self::Denied | Self::NoBucket | Self::TooLarge | Self::Refused)
-    }
-}
-
 /// An operation that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("bucket: {op} {subject}: {cause}{}{detail}", if .detail.is_empty() { "" } else { ": " })]

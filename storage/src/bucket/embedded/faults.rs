@@ -96,11 +96,6 @@ impl Faults {
         self.lock().rules.push(rule);
     }
 
-    /// Nothing goes wrong any more.
-    pub fn clear(&self) {
-        self.lock().rules.clear();
-    }
-
     /// How often each fault befell a request.
     pub fn reached(&self) -> BTreeMap<&'static str, u64> {
         self.lock().reached.clone()
