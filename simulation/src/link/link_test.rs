@@ -32,6 +32,14 @@ fn anyone() -> Target {
     Target { store: None, addresses: vec!["peer".into()] }
 }
 
+/// A cable that nothing befalls.
+fn calm() -> (Timeline, Cable) {
+    let timeline = Timeline::default();
+    let (trace, reached) = (Trace::default(), Reached::default());
+    let cable = Cable::new(Behaviour::default(), Rng::new(1), timeline.clone(), trace, reached);
+    (timeline, cable)
+}
+
 /// Checks one end's events against what the seam says.
 struct Checker {
     link: SimLink,
@@ -161,14 +169,7 @@ fn each_lane_gives_a_prefix_in_order_whatever_happens() {
 
 #[test]
 fn a_new_process_replaces_the_session_of_the_old_one() {
-    let timeline = Timeline::default();
-    let cable = Cable::new(
-        Behaviour::default(),
-        Rng::new(1),
-        timeline.clone(),
-        Trace::default(),
-        Reached::default(),
-    );
+    let (timeline, cable) = calm();
     timeline.runtime().block_on(async {
         tokio::spawn(timeline.clone().drive());
         tokio::task::yield_now().await;
@@ -191,14 +192,7 @@ fn a_new_process_replaces_the_session_of_the_old_one() {
 
 #[test]
 fn a_store_that_is_not_wanted_is_refused() {
-    let timeline = Timeline::default();
-    let cable = Cable::new(
-        Behaviour::default(),
-        Rng::new(1),
-        timeline.clone(),
-        Trace::default(),
-        Reached::default(),
-    );
+    let (timeline, cable) = calm();
     timeline.runtime().block_on(async {
         tokio::spawn(timeline.clone().drive());
         tokio::task::yield_now().await;

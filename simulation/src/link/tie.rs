@@ -26,7 +26,7 @@ pub(super) enum Step {
     Look { tie: u64, to: End },
     /// An end that has heard nothing since that cut goes down.
     Idle { to: End, cut: u64 },
-    /// A cut ends, unless there has been another since.
+    /// A cut ends, unless it has been drawn out since.
     Mend { to: End, cut: u64 },
     /// The next turn of flapping.
     Flap { period: Micros, until: Micros },
@@ -70,6 +70,13 @@ struct Tie {
     refused: [[bool; 2]; 2],
 }
 
+/// Nothing arrives until then.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    number: u64,
+    until: Micros,
+}
+
 #[derive(Debug, Default)]
 struct Side {
     generation: u64,
@@ -80,8 +87,8 @@ struct Side {
     tie: Option<u64>,
     newest: SessionId,
     failures: u32,
-    /// Number of the cut that stops everything to this end.
-    cut: Option<u64>,
+    /// What stops everything to this end.
+    cut: Option<Cut>,
 }
 
 pub(super) struct State {
@@ -164,6 +171,7 @@ impl State {
         let unwanted = side.target.store.is_some() && side.target.store != store;
         if let Some(tie) = side.tie.filter(|_| unwanted) {
             self.fall(tie, end, Reason::Dropped, now);
+            self.tell_closed(tie, end, now);
         }
         self.dial_in(end, 0, now);
     }
@@ -268,7 +276,9 @@ impl State {
         (self.slow, self.uneven_until, self.narrow) = ((0, 0), 0, (0, 0));
         self.steps.retain(|_, step| !matches!(step, Step::Flap { .. }));
         for to in End::BOTH {
-            if let Some(cut) = self.sides[to.index()].cut {
+            if let Some(cut) = &mut self.sides[to.index()].cut {
+                cut.until = now;
+                let cut = cut.number;
                 self.carry_out(Step::Mend { to, cut }, now);
             }
         }
@@ -296,13 +306,13 @@ impl State {
             Step::Rise { tie, end } => self.rise(tie, end, now),
             Step::Fall { tie, end, reason } => self.fall(tie, end, reason, now),
             Step::Look { tie, to } => self.look(tie, to, now),
-            Step::Idle { to, cut } if self.sides[to.index()].cut == Some(cut) => {
+            Step::Idle { to, cut } if self.is_cut_by(to, cut) => {
                 if let Some(tie) = self.sides[to.index()].tie {
                     self.fall(tie, to, Reason::TimedOut, now);
                     self.tell_closed(tie, to, now);
                 }
             }
-            Step::Mend { to, cut } if self.sides[to.index()].cut == Some(cut) => {
+            Step::Mend { to, cut } if self.is_over(to, cut, now) => {
                 self.sides[to.index()].cut = None;
                 let ids: Vec<u64> = self.ties.keys().copied().collect();
                 for tie in ids {
@@ -322,10 +332,29 @@ impl State {
     }
 
     fn cut(&mut self, to: End, lasts: Micros, now: Micros) {
-        let cut = self.number();
-        self.sides[to.index()].cut = Some(cut);
-        self.plan(now + lasts, Step::Mend { to, cut });
-        self.plan(now + self.behaviour.idle, Step::Idle { to, cut });
+        let until = now + lasts;
+        let number = match &mut self.sides[to.index()].cut {
+            // One that is under way goes on, and its silence with it.
+            Some(cut) => {
+                cut.until = cut.until.max(until);
+                cut.number
+            }
+            None => {
+                let number = self.number();
+                self.sides[to.index()].cut = Some(Cut { number, until });
+                self.plan(now + self.behaviour.idle, Step::Idle { to, cut: number });
+                number
+            }
+        };
+        self.plan(until, Step::Mend { to, cut: number });
+    }
+
+    fn is_cut_by(&self, to: End, number: u64) -> bool {
+        self.sides[to.index()].cut.is_some_and(|cut| cut.number == number)
+    }
+
+    fn is_over(&self, to: End, number: u64, now: Micros) -> bool {
+        self.is_cut_by(to, number) && self.sides[to.index()].cut.is_some_and(|cut| cut.until <= now)
     }
 
     fn reset(&mut self, now: Micros) {
