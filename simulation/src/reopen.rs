@@ -56,16 +56,24 @@ pub fn reopen(
     settings: &Settings,
 ) -> Result<(Files, Recovered, LogState), Error> {
     let media = Media::alone(7, files.clone());
-    loop {
+    let start = || {
         let mut disk = media.attach();
         let Some(recovered) = run_to_end(recover(&mut disk, identity, settings)) else {
             unreachable!("a disk with power completes everything")
         };
         let (mut recovered, image) = (recovered?, media.image());
-        if let Ok(state) = LogState::of(&mut recovered, &mut disk) {
-            return Ok((image, recovered, state));
-        }
+        let state = LogState::of(&mut recovered, &mut disk)?;
+        Ok((image, recovered, state))
+    };
+    match start() {
+        // A directory that was made anew is not damaged again.
+        Err(Error::Damage(damage)) if is_of_directory(&damage) => start(),
+        ended => ended,
     }
+}
+
+fn is_of_directory(damage: &Damage) -> bool {
+    damage.file.ends_with(".run")
 }
 
 /// Recovers an image and loses power with operation `operation` of it (from 1); returns what `fate`

@@ -177,11 +177,7 @@ impl State {
     }
 
     pub(super) fn times(&mut self, now: Micros, request: &Request, course: Course) -> Times {
-        let Latency { from, to, outliers_per_mille } = self.ailments.latency;
-        let mut took = self.rng.between(from, to);
-        if self.rng.chance(outliers_per_mille) {
-            took *= self.rng.between(2, 50);
-        }
+        let mut took = self.ailments.latency.draw(&mut self.rng);
         took += match &request.op {
             // About 100 MB/s.
             Op::PutIfAbsent { body, .. } | Op::PutIfMatch { body, .. } => body.len() as u64 / 100,

@@ -4,6 +4,7 @@ use celeriant_storage::disk::Op;
 
 use super::State;
 use super::flight::Outcome;
+use crate::rng::Rng;
 use crate::timeline::Micros;
 
 /// How long operations take.
@@ -15,6 +16,17 @@ pub struct Latency {
     pub to: Micros,
     /// One in a thousand times this often it takes up to fifty times as long.
     pub outliers_per_mille: u64,
+}
+
+impl Latency {
+    /// How long one operation takes, in µs.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Micros {
+        let took = rng.between(self.from, self.to);
+        match rng.chance(self.outliers_per_mille) {
+            true => took * rng.between(2, 50),
+            false => took,
+        }
+    }
 }
 
 impl Default for Latency {
@@ -106,11 +118,7 @@ impl State {
     }
 
     pub(super) fn ends_at(&mut self, now: Micros, op: &Op, outcome: &Outcome) -> Micros {
-        let Latency { from, to, outliers_per_mille } = self.ailments.latency;
-        let mut took = self.rng.between(from, to);
-        if self.rng.chance(outliers_per_mille) {
-            took *= self.rng.between(2, 50);
-        }
+        let mut took = self.ailments.latency.draw(&mut self.rng);
         // Bytes cost time too: about 1 GB/s.
         took += match op {
             Op::Create { len, .. } if *outcome == Outcome::Succeeds => *len / 1000,
