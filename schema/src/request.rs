@@ -108,6 +108,25 @@ pub struct ReadQuery {
     pub any: bool,
 }
 
+impl ReadQuery {
+    /// All events of `key`, oldest first, from the leader.
+    pub const fn all(key: AggregateKey) -> Self {
+        Self {
+            key,
+            from: Version::NONE,
+            to: None,
+            backwards: false,
+            limit: None,
+            types: Vec::new(),
+            client: None,
+            since: None,
+            until: None,
+            min_stamp: None,
+            any: false,
+        }
+    }
+}
+
 /// State of one aggregate, without its events.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HeadQuery {

@@ -38,19 +38,7 @@ pub struct Page {
 
 impl Read {
     pub(crate) fn new(client: Client, key: AggregateKey) -> Self {
-        let query = ReadQuery {
-            key,
-            from: Version::NONE,
-            to: None,
-            backwards: false,
-            limit: None,
-            types: Vec::new(),
-            client: None,
-            since: None,
-            until: None,
-            min_stamp: None,
-            any: false,
-        };
+        let query = ReadQuery::all(key);
         Self { client, query, timeout: None }
     }
 

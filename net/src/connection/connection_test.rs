@@ -134,19 +134,7 @@ fn list() -> Request {
 }
 
 fn read() -> Request {
-    Request::Read(ReadQuery {
-        key: key(),
-        from: Version::new(5),
-        to: None,
-        backwards: false,
-        limit: None,
-        types: Vec::new(),
-        client: None,
-        since: None,
-        until: None,
-        min_stamp: None,
-        any: false,
-    })
+    Request::Read(ReadQuery { from: Version::new(5), ..ReadQuery::all(key()) })
 }
 
 fn head() -> Request {

@@ -1,6 +1,6 @@
 //! Reads the whole store back, as any client would.
 
-use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response, Version};
+use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response};
 
 use super::{READER, World};
 use crate::history::{Batch, History};
@@ -25,19 +25,7 @@ impl World {
     }
 
     async fn read_whole(&mut self, key: &AggregateKey) -> Vec<Batch> {
-        let mut query = ReadQuery {
-            key: key.clone(),
-            from: Version::NONE,
-            to: None,
-            backwards: false,
-            limit: None,
-            types: Vec::new(),
-            client: None,
-            since: None,
-            until: None,
-            min_stamp: None,
-            any: false,
-        };
+        let mut query = ReadQuery::all(key.clone());
         let mut batches = Vec::new();
         let mut tries = 0;
         loop {

@@ -117,19 +117,7 @@ fn event(payload: usize) -> Event {
 }
 
 fn read_query(run: &str) -> ReadQuery {
-    ReadQuery {
-        key: key(run, NUMBERS[0]),
-        from: Version::new(VERSIONS[0]),
-        to: None,
-        backwards: false,
-        limit: None,
-        types: Vec::new(),
-        client: None,
-        since: None,
-        until: None,
-        min_stamp: None,
-        any: false,
-    }
+    ReadQuery { from: Version::new(VERSIONS[0]), ..ReadQuery::all(key(run, NUMBERS[0])) }
 }
 
 /// Where `needle` lies, which must be in exactly one place.

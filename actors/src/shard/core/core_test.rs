@@ -25,19 +25,7 @@ fn refusal(response: Response) -> Refusal {
 }
 
 fn read(id: &str) -> Request {
-    Request::Read(ReadQuery {
-        key: key(id),
-        from: Version::NONE,
-        to: None,
-        backwards: false,
-        limit: None,
-        types: Vec::new(),
-        client: None,
-        since: None,
-        until: None,
-        min_stamp: None,
-        any: false,
-    })
+    Request::Read(ReadQuery::all(key(id)))
 }
 
 fn head(id: &str) -> Request {
