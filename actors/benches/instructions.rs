@@ -21,6 +21,8 @@ mod codec;
 mod core;
 #[path = "../../storage/benches/frames/work.rs"]
 mod frames;
+#[path = "../../schema/benches/shared/measured.rs"]
+mod measured;
 #[path = "../../storage/benches/frames/nowhere.rs"]
 mod nowhere;
 

@@ -3,29 +3,15 @@
 //! `cargo bench -p celeriant-storage`. What is run is in `frames/work.rs`, which the instruction
 //! counts of `celeriant-actors` run too.
 
+#[path = "../../schema/benches/shared/measured.rs"]
+mod measured;
 #[path = "frames/nowhere.rs"]
 mod nowhere;
+#[path = "../../schema/benches/shared/timed.rs"]
+mod timed;
 #[path = "frames/work.rs"]
 mod work;
 
-use std::time::Duration;
-
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-
-fn frames(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("frames");
-    for mut work in work::all() {
-        group.throughput(Throughput::Elements(work.units));
-        group.bench_function(work.name, |bencher| bencher.iter(|| (work.run)()));
-    }
-    group.finish();
+fn main() {
+    timed::time("frames", work::all());
 }
-
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1));
-    targets = frames
-}
-criterion_main!(benches);

@@ -3,19 +3,19 @@
 
 use std::hint::black_box;
 
-use bytes::Bytes;
 use celeriant_actors::clock::{Clock, Micros, StampClock};
 use celeriant_actors::shard::core::{Core, Effect, Parts};
 use celeriant_actors::work::{Task, Work as Mail};
 use celeriant_schema::{
-    AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
-    Member, ReadQuery, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
+    AggregateKey, BootId, ClientId, ClusterId, EncodedEvents, Epoch, Guard, Member, ReadQuery,
+    Request, Response, Sequence, ShardId, Stamp, Version, Write,
 };
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::disk::Disk;
 use celeriant_storage::recovery::recover;
 use celeriant_storage::{Identity, Settings};
 
+use super::measured::{Work, event};
 use super::nowhere::Nowhere;
 
 /// Aggregates that writes go round.
@@ -25,37 +25,17 @@ const TOGETHER: usize = 64;
 /// Events of the aggregate that is read.
 const READ_EVENTS: usize = 10;
 
-/// One thing to measure.
-pub(crate) struct Work {
-    /// In the baseline and in reports: keep it.
-    pub(crate) name: &'static str,
-    /// Operations that one run does.
-    pub(crate) units: u64,
-    /// Does them.
-    pub(crate) run: Box<dyn FnMut()>,
-}
-
 /// Everything that is measured of this crate.
 pub(crate) fn all() -> Vec<Work> {
     let (mut lone, mut together, mut sequenced) = (Shard::new(), Shard::new(), Shard::new());
     let mut read = Shard::with_one_aggregate();
     vec![
-        Work {
-            name: "write, commit, receipt",
-            units: 1,
-            run: Box::new(move || lone.write(1, None)),
-        },
-        Work {
-            name: "64 writes, commit, receipts",
-            units: TOGETHER as u64,
-            run: Box::new(move || together.write(TOGETHER, None)),
-        },
-        Work {
-            name: "64 writes with sequences",
-            units: TOGETHER as u64,
-            run: Box::new(move || sequenced.write(TOGETHER, Some(ClientId::new(7)))),
-        },
-        Work { name: "read 10 events", units: 1, run: Box::new(move || read.read()) },
+        Work::new("write, commit, receipt", 1, move || lone.write(1, None)),
+        Work::new("64 writes, commit, receipts", TOGETHER, move || together.write(TOGETHER, None)),
+        Work::new("64 writes with sequences", TOGETHER, move || {
+            sequenced.write(TOGETHER, Some(ClientId::new(7)))
+        }),
+        Work::new("read 10 events", 1, move || read.read()),
     ]
 }
 
@@ -155,19 +135,7 @@ impl Shard {
 
     /// Reads the first aggregate from the cache.
     fn read(&mut self) {
-        let query = ReadQuery {
-            key: self.keys[0].clone(),
-            from: Version::NONE,
-            to: None,
-            backwards: false,
-            limit: None,
-            types: Vec::new(),
-            client: None,
-            since: None,
-            until: None,
-            min_stamp: None,
-            any: false,
-        };
+        let query = ReadQuery::all(self.keys[0].clone());
         let request = Request::Read(query);
         self.handle(vec![Mail::Task(Task { route: 0, deadline: None, request })]);
         assert_eq!(std::mem::take(&mut self.answered), 1, "the page came from memory");
@@ -206,18 +174,5 @@ impl Shard {
                 Effect::Answer(..) => panic!("there is no coordinator"),
             }
         }
-    }
-}
-
-fn event() -> Event {
-    Event {
-        event_type: "Deposited".into(),
-        schema: SchemaVersion { major: 1, minor: 0 },
-        content_type: ContentType::Bytes,
-        payload: Bytes::from(vec![b'x'; 100]),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
     }
 }

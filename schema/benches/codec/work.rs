@@ -7,26 +7,11 @@ use celeriant_schema::wire::{
     decode_inbound, decode_outbound, encode_request, encode_response, split_frame,
 };
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, BatchHeader, ClientId, ContentType, EncodedEvents, Event,
-    Guard, Hash, Member, Page, ReadBatch, ReadEvent, Receipt, Request, Response, SchemaVersion,
-    Stamp, Version, Write, WriteId,
+    AggregateKey, AggregateReceipt, BatchHeader, ClientId, EncodedEvents, Guard, Hash, Member,
+    Page, ReadBatch, ReadEvent, Receipt, Request, Response, Stamp, Version, Write, WriteId,
 };
 
-/// One thing to measure.
-pub(crate) struct Work {
-    /// In the baseline and in reports: keep it.
-    pub(crate) name: &'static str,
-    /// Operations that one run does.
-    pub(crate) units: u64,
-    /// Does them.
-    pub(crate) run: Box<dyn FnMut()>,
-}
-
-impl Work {
-    fn new(name: &'static str, run: impl FnMut() + 'static) -> Self {
-        Self { name, units: 1, run: Box::new(run) }
-    }
-}
+use super::measured::{Work, event};
 
 /// Everything that is measured of this crate.
 pub(crate) fn all() -> Vec<Work> {
@@ -37,36 +22,36 @@ pub(crate) fn all() -> Vec<Work> {
     let page_frame = frame(|out| encode_response(7, &page, out));
     let mut out = BytesMut::with_capacity(64 << 10);
     vec![
-        Work::new("request encode", move || {
+        Work::new("request encode", 1, move || {
             let mut out = BytesMut::with_capacity(1 << 10);
             encode_request(7, 0, black_box(&write), &mut out).expect("it fits");
             black_box(out);
         }),
-        Work::new("request decode", move || {
+        Work::new("request decode", 1, move || {
             black_box(decode_inbound(black_box(&request_frame).clone()).expect("valid"));
         }),
-        Work::new("receipt encode", move || {
+        Work::new("receipt encode", 1, move || {
             out.clear();
             encode_response(7, black_box(&receipt), &mut out);
         }),
-        Work::new("receipt decode", move || {
+        Work::new("receipt decode", 1, move || {
             black_box(decode_outbound(black_box(&receipt_frame).clone()).expect("valid"));
         }),
-        Work::new("page of 10 encode", move || {
+        Work::new("page of 10 encode", 1, move || {
             let mut out = BytesMut::with_capacity(8 << 10);
             encode_response(7, black_box(&page), &mut out);
             black_box(out);
         }),
-        Work::new("page of 10 decode", move || {
+        Work::new("page of 10 decode", 1, move || {
             black_box(decode_outbound(black_box(&page_frame).clone()).expect("valid"));
         }),
-        Work::new("key to shard", {
+        Work::new("key to shard", 1, {
             let key = ours.clone();
             move || {
                 black_box(black_box(&key).shard(2));
             }
         }),
-        Work::new("key compare", move || {
+        Work::new("key compare", 1, move || {
             black_box(black_box(&ours).cmp(black_box(&others)));
         }),
     ]
@@ -81,19 +66,6 @@ fn frame(encode: impl FnOnce(&mut BytesMut)) -> Bytes {
 
 fn key(number: u32) -> AggregateKey {
     AggregateKey::new("acme", "account", &format!("customer-{number:09}")).expect("valid")
-}
-
-fn event() -> Event {
-    Event {
-        event_type: "Deposited".into(),
-        schema: SchemaVersion { major: 1, minor: 0 },
-        content_type: ContentType::Bytes,
-        payload: Bytes::from(vec![b'x'; 100]),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
-    }
 }
 
 fn write() -> Request {

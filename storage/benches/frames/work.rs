@@ -6,8 +6,8 @@ use bytes::Bytes;
 use celeriant_schema::hash::chain_start;
 use celeriant_schema::record::{BatchDraft, EncodedBatch, WriteDraft};
 use celeriant_schema::{
-    AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
-    Hash, SchemaVersion, ShardId, Stamp, Version, WriteId,
+    AggregateKey, BootId, ClientId, ClusterId, EncodedEvents, Epoch, Guard, Hash, ShardId, Stamp,
+    Version, WriteId,
 };
 use celeriant_storage::directory::BatchLocation;
 use celeriant_storage::disk::{Disk, Op, Token};
@@ -16,20 +16,11 @@ use celeriant_storage::log::{Appended, DurableFrame, Log};
 use celeriant_storage::recovery::recover;
 use celeriant_storage::{Identity, Settings};
 
+use super::measured::{Work, event};
 use super::nowhere::Nowhere;
 
 /// Records of a frame that is measured.
 const RECORDS: usize = 64;
-
-/// One thing to measure.
-pub(crate) struct Work {
-    /// In the baseline and in reports: keep it.
-    pub(crate) name: &'static str,
-    /// Operations that one run does.
-    pub(crate) units: u64,
-    /// Does them.
-    pub(crate) run: Box<dyn FnMut()>,
-}
 
 /// Everything that is measured of this crate.
 pub(crate) fn all() -> Vec<Work> {
@@ -37,34 +28,18 @@ pub(crate) fn all() -> Vec<Work> {
     let (frame, location) = Writer::new().frame();
     let (whole, identity) = (frame.clone(), identity());
     vec![
-        Work {
-            name: "append 1, seal, durable",
-            units: 1,
-            run: Box::new(move || {
-                black_box(lone.commit(1));
-            }),
-        },
-        Work {
-            name: "append 64, seal, durable",
-            units: RECORDS as u64,
-            run: Box::new(move || {
-                black_box(full.commit(RECORDS));
-            }),
-        },
-        Work {
-            name: "verify a frame of 64",
-            units: RECORDS as u64,
-            run: Box::new(move || {
-                black_box(verify(black_box(&whole), &identity).expect("intact"));
-            }),
-        },
-        Work {
-            name: "read a batch",
-            units: 1,
-            run: Box::new(move || {
-                black_box(read_batch(black_box(&frame), &identity, &location).expect("there"));
-            }),
-        },
+        Work::new("append 1, seal, durable", 1, move || {
+            black_box(lone.commit(1));
+        }),
+        Work::new("append 64, seal, durable", RECORDS, move || {
+            black_box(full.commit(RECORDS));
+        }),
+        Work::new("verify a frame of 64", RECORDS, move || {
+            black_box(verify(black_box(&whole), &identity).expect("intact"));
+        }),
+        Work::new("read a batch", 1, move || {
+            black_box(read_batch(black_box(&frame), &identity, &location).expect("there"));
+        }),
     ]
 }
 
@@ -85,16 +60,7 @@ struct Writer {
 
 impl Writer {
     fn new() -> Self {
-        let event = Event {
-            event_type: "Deposited".into(),
-            schema: SchemaVersion { major: 1, minor: 0 },
-            content_type: ContentType::Bytes,
-            payload: Bytes::from(vec![b'x'; 100]),
-            event_id: None,
-            metadata: Vec::new(),
-            envelope: None,
-            client_time: 0,
-        };
+        let event = event();
         let mut disk = Nowhere::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let recovered = runtime.block_on(recover(&mut disk, identity(), &Settings::default()));
