@@ -4,8 +4,15 @@
 mod disk;
 mod rig;
 
+use proptest::test_runner::Config as ProptestConfig;
+
 pub(crate) use disk::{Fate, MemoryDisk, now};
 pub(crate) use rig::{Rig, Snapshot, identity, small_settings};
+
+/// So many cases of a property; a failure is a scenario to write down, not a file to keep.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 /// A generator for tests: one seed, one run.
 #[derive(Clone, Debug)]

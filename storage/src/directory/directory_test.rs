@@ -9,7 +9,7 @@ use super::*;
 use crate::DirectoryBudget;
 use crate::disk::{Disk, Op};
 use crate::manifest::Position;
-use crate::testing::{Dice, MemoryDisk, identity, small_settings};
+use crate::testing::{Dice, MemoryDisk, cases, identity, small_settings};
 
 /// What a directory must say of one aggregate.
 #[derive(Default)]
@@ -294,11 +294,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 12,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(12))]
 
     #[test]
     fn a_directory_says_what_was_applied_wherever_the_rows_are(seed in any::<u64>()) {

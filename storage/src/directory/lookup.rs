@@ -9,13 +9,10 @@ use celeriant_schema::{AggregateKey, ClientId, Sequence, TxnId, Version};
 
 use super::memtable::Memtable;
 use super::pages::PageCache;
-use super::rows::{Chunk, HeadRow, Outcome, RowKey, decode_client};
-use super::{BatchLocation, ClientSequences, Directory, Fault, Head, Missing, Pins, Standing};
+use super::rows::{Chunk, HeadRow, Located, Outcome, RowKey, decode_client};
+use super::{ClientSequences, Directory, Fault, Head, Missing, Pins, Standing};
 use crate::error::{Damage, Flaw};
 use crate::run::{self, PagePlace, Pages, Run};
-
-/// A batch's versions and its place.
-pub(super) type Located = (Version, Version, BatchLocation);
 
 /// The pages that one lookup can see.
 #[derive(Clone, Copy)]
@@ -268,13 +265,8 @@ impl Directory {
         while let Some((source, version)) = newer.pop() {
             while next <= to.min(version) && found.len() < batches_max {
                 let chunk = source.chunk(prefix, next, false)?;
-                for (at, place) in chunk.places.iter().enumerate() {
-                    let last = chunk.last_of(at);
-                    let is_wanted = last >= next && place.first_version <= to;
-                    if is_wanted && found.len() < batches_max {
-                        found.push((place.first_version, last, place.location));
-                    }
-                }
+                let room = batches_max - found.len();
+                found.extend(chunk.within(next, to).take(room));
                 next = chunk.last_version.next();
             }
         }
@@ -296,13 +288,8 @@ impl Directory {
             next = next.min(head.version);
             while next >= from.max(head.first_version) && found.len() < batches_max {
                 let chunk = source.chunk(prefix, next, true)?;
-                for (at, place) in chunk.places.iter().enumerate().rev() {
-                    let last = chunk.last_of(at);
-                    let is_wanted = place.first_version <= next && last >= from;
-                    if is_wanted && found.len() < batches_max {
-                        found.push((place.first_version, last, place.location));
-                    }
-                }
+                let room = batches_max - found.len();
+                found.extend(chunk.within(from, next).rev().take(room));
                 next = Version::new(chunk.first_version().value().saturating_sub(1));
             }
             if next < from || found.len() >= batches_max {

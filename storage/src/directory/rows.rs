@@ -208,6 +208,9 @@ pub(super) struct Place {
     pub(super) location: BatchLocation,
 }
 
+/// A batch's first and last version, and its place.
+pub(super) type Located = (Version, Version, BatchLocation);
+
 /// Batches in version order, without gaps, up to `last_version`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Chunk {
@@ -220,8 +223,20 @@ impl Chunk {
         self.places.first().map_or(Version::NONE, |place| place.first_version)
     }
 
+    /// Batches that hold versions `from..=to`.
+    pub(super) fn within(
+        &self,
+        from: Version,
+        to: Version,
+    ) -> impl DoubleEndedIterator<Item = Located> {
+        let located = self.places.iter().enumerate();
+        located
+            .map(|(at, place)| (place.first_version, self.last_of(at), place.location))
+            .filter(move |(first, last, _)| *last >= from && *first <= to)
+    }
+
     /// Last version of the batch at `at`.
-    pub(super) fn last_of(&self, at: usize) -> Version {
+    fn last_of(&self, at: usize) -> Version {
         let next = self.places.get(at + 1);
         next.map_or(self.last_version, |next| Version::new(next.first_version.value() - 1))
     }

@@ -43,35 +43,10 @@ impl PoolDisk {
 
 impl Disk for PoolDisk {
     fn start(&mut self, token: Token, op: Op) {
-        let work = match op {
-            Op::Write { file, offset, buffer } => {
-                let file = self.files.file(file).clone();
-                file.assert_writable(offset, &buffer);
-                Work::Write { file, offset, buffer }
-            }
-            Op::Read { file, offset, len } => {
-                let file = self.files.file(file).clone();
-                file.readable(offset, len);
-                Work::Read { file, offset, len }
-            }
-            Op::Close { file } => {
-                self.files.close(file);
-                return self.ready.push_back(Completion { token, outcome: Ok(Done::Ok) });
-            }
-            Op::List => Work::List,
-            Op::Open { name } => Work::Open { name },
-            Op::Create { name, len, head } => Work::Create { name, len, head },
-            Op::Make { name } => Work::Make { name },
-            Op::Extend { file, offset, buffer } => {
-                let file = self.files.file(file).clone();
-                file.lengthen(offset, &buffer);
-                Work::Extend { file, offset, buffer }
-            }
-            Op::Sync { file } => Work::Sync { file: self.files.file(file).clone() },
-            Op::Put { name, content } => Work::Put { name, content },
-            Op::Remove { name } => Work::Remove { name },
-        };
-        self.workers.submit(token, work);
+        match Work::of(op, &mut self.files) {
+            Some(work) => self.workers.submit(token, work),
+            None => self.ready.push_back(Completion { token, outcome: Ok(Done::Ok) }),
+        }
     }
 
     fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {

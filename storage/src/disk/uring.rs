@@ -193,15 +193,15 @@ impl UringDisk {
 
 impl Disk for UringDisk {
     fn start(&mut self, token: Token, op: Op) {
-        let work = match op {
+        match op {
             Op::Write { file, offset, buffer } => {
                 let file = self.files.file(file).clone();
                 file.assert_writable(offset, &buffer);
                 let transfer = Transfer::new(token, Direction::Write, file, offset, buffer);
-                return match transfer.file.check() {
+                match transfer.file.check() {
                     Ok(()) => self.backlog.push_back(transfer),
                     Err(error) => self.ready.push_back(transfer.fail(error)),
-                };
+                }
             }
             Op::Read { file, offset, len } => {
                 let file = self.files.file(file).clone();
@@ -209,29 +209,16 @@ impl Disk for UringDisk {
                 let buffer = AlignedBuffer::zeroed(wanted.next_multiple_of(BLOCK_BYTES));
                 let mut transfer = Transfer::new(token, Direction::Read, file, offset, buffer);
                 transfer.wanted = wanted;
-                if wanted == 0 {
-                    return self.ready.push_back(transfer.finish());
+                match wanted {
+                    0 => self.ready.push_back(transfer.finish()),
+                    _ => self.backlog.push_back(transfer),
                 }
-                return self.backlog.push_back(transfer);
             }
-            Op::Close { file } => {
-                self.files.close(file);
-                return self.ready.push_back(Completion { token, outcome: Ok(Done::Ok) });
-            }
-            Op::List => Work::List,
-            Op::Open { name } => Work::Open { name },
-            Op::Create { name, len, head } => Work::Create { name, len, head },
-            Op::Make { name } => Work::Make { name },
-            Op::Extend { file, offset, buffer } => {
-                let file = self.files.file(file).clone();
-                file.lengthen(offset, &buffer);
-                Work::Extend { file, offset, buffer }
-            }
-            Op::Sync { file } => Work::Sync { file: self.files.file(file).clone() },
-            Op::Put { name, content } => Work::Put { name, content },
-            Op::Remove { name } => Work::Remove { name },
-        };
-        self.workers.submit(token, work);
+            other => match Work::of(other, &mut self.files) {
+                Some(work) => self.workers.submit(token, work),
+                None => self.ready.push_back(Completion { token, outcome: Ok(Done::Ok) }),
+            },
+        }
     }
 
     fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {

@@ -18,8 +18,8 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 
 use crate::buffer::AlignedBuffer;
-use crate::disk::files::{Achieved, Folder, OpenFile};
-use crate::disk::{DiskError, Done, Token};
+use crate::disk::files::{Achieved, FileTable, Folder, OpenFile};
+use crate::disk::{DiskError, Done, Op, Token};
 
 /// A blocking operation.
 #[derive(Debug)]
@@ -34,6 +34,40 @@ pub(crate) enum Work {
     Remove { name: String },
     Write { file: Arc<OpenFile>, offset: u64, buffer: AlignedBuffer },
     Read { file: Arc<OpenFile>, offset: u64, len: u32 },
+}
+
+impl Work {
+    /// What `op` takes; `None` when it is done already. Misuse panics.
+    pub(crate) fn of(op: Op, files: &mut FileTable) -> Option<Self> {
+        Some(match op {
+            Op::List => Self::List,
+            Op::Open { name } => Self::Open { name },
+            Op::Create { name, len, head } => Self::Create { name, len, head },
+            Op::Make { name } => Self::Make { name },
+            Op::Extend { file, offset, buffer } => {
+                let file = files.file(file).clone();
+                file.lengthen(offset, &buffer);
+                Self::Extend { file, offset, buffer }
+            }
+            Op::Sync { file } => Self::Sync { file: files.file(file).clone() },
+            Op::Put { name, content } => Self::Put { name, content },
+            Op::Remove { name } => Self::Remove { name },
+            Op::Write { file, offset, buffer } => {
+                let file = files.file(file).clone();
+                file.assert_writable(offset, &buffer);
+                Self::Write { file, offset, buffer }
+            }
+            Op::Read { file, offset, len } => {
+                let file = files.file(file).clone();
+                file.readable(offset, len);
+                Self::Read { file, offset, len }
+            }
+            Op::Close { file } => {
+                files.close(file);
+                return None;
+            }
+        })
+    }
 }
 
 /// End of one.

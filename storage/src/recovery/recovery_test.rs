@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::manifest::MANIFEST_NAME;
 use crate::segment::segment_name;
-use crate::testing::{Dice, Fate, MemoryDisk, Rig, Snapshot, identity, now, small_settings};
+use crate::testing::{Dice, Fate, MemoryDisk, Rig, Snapshot, cases, identity, now, small_settings};
 
 fn random_fate(dice: &mut Dice) -> Fate {
     match dice.roll(3) {
@@ -32,11 +32,7 @@ fn crashed(seed: u64) -> Snapshot {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 32,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn what_was_acknowledged_survives_any_crash(seed in any::<u64>()) {

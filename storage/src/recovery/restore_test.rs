@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::{Completion, Op, Token};
 use crate::recovery::{Recovered, find_outcomes, recover};
-use crate::testing::{Dice, Fate, MemoryDisk, Rig, Snapshot, identity, now, small_settings};
+use crate::testing::{Dice, Fate, MemoryDisk, Rig, Snapshot, cases, identity, now, small_settings};
 use crate::{DirectoryBudget, Settings};
 
 /// A directory that is written out every few batches.
@@ -65,11 +65,7 @@ fn a_crash_at_any_step_of_upkeep_leaves_a_directory_that_says_the_same() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 12,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(12))]
 
     #[test]
     fn lives_with_many_checkpoints_survive_any_crash(seed in any::<u64>()) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codec::crc32c;
-use crate::testing::{Dice, identity};
+use crate::testing::{Dice, cases, identity};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -144,11 +144,7 @@ fn rows() -> impl Strategy<Value = Model> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        cases: 64,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn a_run_answers_like_a_map(rows in rows(), asked in prop::collection::vec(a_key(), 20)) {
