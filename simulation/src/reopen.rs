@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use celeriant_schema::limits::LIST_PAGE_MAX;
-use celeriant_schema::{AggregateKey, Epoch, Hash, Lsn, Stamp, TxnId};
+use celeriant_schema::{AggregateKey, Epoch, Hash, ListPage, Lsn, Stamp, TxnId};
 use celeriant_storage::directory::{Directory, Fault, Pins};
 use celeriant_storage::disk::Disk;
 use celeriant_storage::recovery::{Recovered, recover};
@@ -142,9 +142,9 @@ type Heads = Vec<(AggregateKey, u64, Hash)>;
 
 fn heads<D: Disk>(directory: &mut Directory, disk: &mut D) -> Result<Heads, Damage> {
     let mut heads = Vec::new();
-    for org in all(directory, disk, None, None)? {
-        for kind in all(directory, disk, Some(&org), None)? {
-            for id in all(directory, disk, Some(&org), Some(&kind))? {
+    for org in all(directory, disk, &[])? {
+        for kind in all(directory, disk, &[&org])? {
+            for id in all(directory, disk, &[&org, &kind])? {
                 let Ok(key) = AggregateKey::new(&org, &kind, &id) else { continue };
                 let head = ask(directory, disk, |directory, pins| directory.head(&key, pins))?;
                 heads.extend(head.map(|head| (key, head.version.value(), head.hash)));
@@ -157,14 +157,14 @@ fn heads<D: Disk>(directory: &mut Directory, disk: &mut D) -> Result<Heads, Dama
 fn all<D: Disk>(
     directory: &mut Directory,
     disk: &mut D,
-    org: Option<&str>,
-    kind: Option<&str>,
+    parents: &[&str],
 ) -> Result<Vec<String>, Damage> {
     let mut names: Vec<String> = Vec::new();
     loop {
-        let next = ask(directory, disk, |directory, pins| {
-            let after = names.last().map(String::as_str);
-            directory.list(org, kind, "", after, LIST_PAGE_MAX as usize, pins)
+        let after = names.last().map(String::as_str);
+        let mut next = ListPage::default();
+        ask(directory, disk, |directory, pins| {
+            directory.list(parents, "", after, LIST_PAGE_MAX as usize, &mut next, pins)
         })?;
         let more = next.more && !next.names.is_empty();
         names.extend(next.names);

@@ -81,6 +81,8 @@ pub struct Standing {
     pub hash: Hash,
     /// Deleted and not recreated.
     pub deleted: bool,
+    /// Lowest version that can be read.
+    pub first_available: Version,
 }
 
 /// A page of the directory that a lookup needs and that is not in memory: [`Directory::load`] it.

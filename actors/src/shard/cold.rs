@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, Member, Request};
+use celeriant_schema::{AggregateKey, ListPage, Member, Request};
 use celeriant_storage::directory::{Directory, Fault, Missing, Pins};
 use celeriant_storage::error::Damage;
 use foldhash::fast::FixedState;
@@ -70,15 +70,18 @@ pub(super) struct Cold<R> {
     next: u64,
     parked: HashMap<u64, Parked<R>, FixedState>,
     waiters: HashMap<Missing, Vec<u64>, FixedState>,
-    /// Aggregates of parked writes, and what arrived for them since.
-    queues: HashMap<AggregateKey, VecDeque<Work<R>>, FixedState>,
+    /// Aggregates of parked writes, and the number of the write that holds each.
+    holds: HashMap<AggregateKey, u64, FixedState>,
 }
 
 #[derive(Debug)]
 struct Parked<R> {
     work: Work<R>,
     pins: Pins,
+    listed: ListPage,
     missing: usize,
+    /// What arrived since for its aggregates, in order.
+    waiting: VecDeque<Work<R>>,
 }
 
 impl<R> Default for Cold<R> {
@@ -87,7 +90,7 @@ impl<R> Default for Cold<R> {
             next: 0,
             parked: HashMap::with_hasher(FixedState::default()),
             waiters: HashMap::with_hasher(FixedState::default()),
-            queues: HashMap::with_hasher(FixedState::default()),
+            holds: HashMap::with_hasher(FixedState::default()),
         }
     }
 }
@@ -99,15 +102,16 @@ impl<R> Cold<R> {
 
     /// The first member whose aggregate a parked write holds.
     pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
-        if self.queues.is_empty() {
+        if self.holds.is_empty() {
             return None;
         }
-        members.iter().map(|member| &member.key).find(|key| self.queues.contains_key(*key))
+        members.iter().map(|member| &member.key).find(|key| self.holds.contains_key(*key))
     }
 
     /// What waits behind the parked write that holds `key`.
-    pub(super) fn queue_mut(&mut self, key: &AggregateKey) -> Option<&mut VecDeque<Work<R>>> {
-        self.queues.get_mut(key)
+    pub(super) fn waiting_mut(&mut self, key: &AggregateKey) -> Option<&mut VecDeque<Work<R>>> {
+        let holder = self.holds.get(key)?;
+        self.parked.get_mut(holder).map(|parked| &mut parked.waiting)
     }
 }
 
@@ -123,7 +127,7 @@ impl<R> Core<R> {
         let number = self.cold.next;
         self.cold.next += 1;
         for member in members_of(&work) {
-            self.cold.queues.insert(member.key.clone(), VecDeque::new());
+            self.cold.holds.insert(member.key.clone(), number);
         }
         let mut ops = std::mem::take(&mut self.ops);
         for page in &missing {
@@ -131,8 +135,9 @@ impl<R> Core<R> {
             self.directory.load(*page, &mut ops);
         }
         self.start(ops, effects);
-        let pins = std::mem::take(&mut self.pins);
-        self.cold.parked.insert(number, Parked { work, pins, missing: missing.len() });
+        let (pins, listed) = (std::mem::take(&mut self.pins), std::mem::take(&mut self.listed));
+        let (missing, waiting) = (missing.len(), VecDeque::new());
+        self.cold.parked.insert(number, Parked { work, pins, listed, missing, waiting });
     }
 
     /// A page has been read: runs what waited for it and lacks nothing more.
@@ -162,14 +167,15 @@ impl<R> Core<R> {
     }
 
     fn unpark(&mut self, now: Micros, number: u64, effects: &mut Vec<Effect<R>>) {
-        let Some(Parked { work, pins, .. }) = self.cold.parked.remove(&number) else { return };
-        let keys = members_of(&work).iter().map(|member| &member.key);
-        let queues: Vec<_> = keys.filter_map(|key| self.cold.queues.remove(key)).collect();
-        self.pins = pins;
-        self.take(now, work, effects);
-        self.pins = Pins::default();
+        let Some(parked) = self.cold.parked.remove(&number) else { return };
+        for member in members_of(&parked.work) {
+            self.cold.holds.remove(&member.key);
+        }
+        (self.pins, self.listed) = (parked.pins, parked.listed);
+        self.take(now, parked.work, effects);
+        (self.pins, self.listed) = (Pins::default(), ListPage::default());
         // What runs first may hold the aggregate again: the rest then queues there, in order.
-        for waiting in queues.into_iter().flatten() {
+        for waiting in parked.waiting {
             self.take(now, waiting, effects);
         }
     }

@@ -100,6 +100,8 @@ pub struct Core<R> {
     pub(super) cold: Cold<R>,
     /// Pages that the work at hand has waited for.
     pub(super) pins: Pins,
+    /// What the listing at hand had found when it had to wait.
+    pub(super) listed: ListPage,
     pub(super) committed: Lsn,
     attempts: u64,
     pub(super) encoded: Vec<EncodedBatch>,
@@ -187,6 +189,7 @@ impl<R> Core<R> {
             reads: Reads::default(),
             cold: Cold::default(),
             pins: Pins::default(),
+            listed: ListPage::default(),
             committed,
             attempts: 0,
             encoded: Vec::new(),
@@ -337,7 +340,7 @@ impl<R> Core<R> {
                 self.pay_owed(now, effects);
             }
             Work::Step(Step::List { gather, coordinator, query }) => {
-                let page = match list(&self.directory, &query, &self.pins) {
+                let page = match self.list(&query) {
                     Ok(page) => page,
                     Err(fault) => {
                         let step = Step::List { gather, coordinator, query };
@@ -369,11 +372,35 @@ impl<R> Core<R> {
                 None => self.write(now, task, effects),
             },
             Request::Read(_) | Request::Head(_) => self.read(now, task, effects),
-            Request::List(query) => match list(&self.directory, query, &self.pins) {
+            Request::List(query) => match self.list(query) {
                 Ok(page) => effects.push(Effect::Reply(task.route, Response::List(page))),
                 Err(fault) => self.park(Work::Task(task), fault.into(), effects),
             },
             Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
+        }
+    }
+
+    /// This shard's names for a listing.
+    fn list(&mut self, query: &ListQuery) -> Result<ListPage, Fault> {
+        let parents: &[&str] = match (&query.org, &query.kind) {
+            (None, _) => &[],
+            (Some(org), None) => &[org],
+            (Some(org), Some(kind)) => &[org, kind],
+        };
+        let (prefix, after) = (query.prefix.as_str(), query.after.as_deref());
+        let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
+        let mut page = std::mem::take(&mut self.listed);
+        let before = page.names.len();
+        match self.directory.list(parents, prefix, after, limit, &mut page, &self.pins) {
+            Ok(()) => Ok(page),
+            Err(fault) => {
+                if page.names.len() > before {
+                    // What led to those names is behind it.
+                    self.pins = Pins::default();
+                }
+                self.listed = page;
+                Err(fault)
+            }
         }
     }
 
@@ -389,8 +416,8 @@ impl<R> Core<R> {
 
     /// Queues `work` behind the write that holds `key`.
     pub(super) fn wait_for(&mut self, key: &AggregateKey, work: Work<R>) {
-        if let Some(queue) = self.cold.queue_mut(key) {
-            return queue.push_back(work);
+        if let Some(waiting) = self.cold.waiting_mut(key) {
+            return waiting.push_back(work);
         }
         match self.accepted.find_mut(key) {
             Some(state) => state.waiting.push_back(work),
@@ -560,13 +587,6 @@ pub(super) fn location(frame: &DurableFrame, record: u32, batch: u32) -> BatchLo
         record_offset: record,
         batch_offset: batch,
     }
-}
-
-/// This shard's names for a listing.
-fn list(directory: &Directory, query: &ListQuery, pins: &Pins) -> Result<ListPage, Fault> {
-    let (prefix, after) = (query.prefix.as_str(), query.after.as_deref());
-    let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
-    directory.list(query.org.as_deref(), query.kind.as_deref(), prefix, after, limit, pins)
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Asks, and loads what is missing, as a shard does.
-    fn ask<T>(&mut self, lookup: impl Fn(&Directory, &Pins) -> Result<T, Fault>) -> T {
+    fn ask<T>(&mut self, mut lookup: impl FnMut(&Directory, &Pins) -> Result<T, Fault>) -> T {
         let mut pins = Pins::default();
         loop {
             let missing = match lookup(&self.directory, &pins) {
@@ -153,8 +153,9 @@ impl World {
             first_available: Version::new(1),
         };
         assert_eq!(head, Some(expected), "{key}");
-        let (version, hash, deleted) = (expected.version, expected.hash, false);
-        assert_eq!(standing, Some(Standing { version, hash, deleted }), "{key}");
+        let Head { version, hash, deleted, first_available, .. } = expected;
+        let expected = Standing { version, hash, deleted, first_available };
+        assert_eq!(standing, Some(expected), "{key}");
         self.check_places(key, dice);
         for client in 0..5 {
             self.check_sequences(key, ClientId::new(client));
@@ -219,10 +220,12 @@ impl World {
         }
         let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let mut listed: Vec<String> = Vec::new();
+        let parents: Vec<&str> = org.into_iter().chain(kind.filter(|_| org.is_some())).collect();
         loop {
             let after = listed.last().cloned();
-            let page: ListPage = self.ask(|directory, pins| {
-                directory.list(org, kind, prefix, after.as_deref(), limit, pins)
+            let mut page = ListPage::default();
+            self.ask(|directory, pins| {
+                directory.list(&parents, prefix, after.as_deref(), limit, &mut page, pins)
             });
             assert!(page.names.len() <= limit);
             listed.extend(page.names);
@@ -423,7 +426,9 @@ fn names_are_listed_in_order_by_prefix_and_page() {
         world.apply(&key(text), 1, 1, true);
     }
     let mut names = |org, kind, prefix, after, limit| {
-        let page = world.ask(|it, pins| it.list(org, kind, prefix, after, limit, pins));
+        let mut page = ListPage::default();
+        let parents: Vec<&str> = [org, kind].into_iter().flatten().collect();
+        world.ask(|it, pins| it.list(&parents, prefix, after, limit, &mut page, pins));
         (page.names.join(" "), page.more)
     };
     let (a, y) = (Some("a"), Some("y"));

@@ -68,27 +68,29 @@ impl<'a> Stream<'a> {
 }
 
 impl Directory {
-    /// Names that start with `prefix`, after `after`, at most `limit`: orgs, or types of `org`, or
-    /// ids of `org`'s aggregates of type `kind`.
+    /// Fills `page` with names that start with `prefix`, after `after`, up to `limit` of them:
+    /// orgs, the types of an org or the ids of an org's type, which `parents` names. Goes on
+    /// behind what is in the page already.
     ///
     /// # Errors
-    /// A page is missing or damaged.
+    /// A page of the directory is missing or damaged; the names found before it are kept, so that
+    /// asking again does not begin anew.
     pub fn list(
         &self,
-        org: Option<&str>,
-        kind: Option<&str>,
+        parents: &[&str],
         prefix: &str,
         after: Option<&str>,
         limit: usize,
+        page: &mut ListPage,
         pins: &Pins,
-    ) -> Result<ListPage, Fault> {
+    ) -> Result<(), Fault> {
         let mut parent = Vec::new();
-        for part in org.into_iter().chain(kind.filter(|_| org.is_some())) {
+        for part in parents {
             parent.extend_from_slice(part.as_bytes());
             parent.push(0);
         }
         let mut from = parent.clone();
-        match after {
+        match page.names.last().map(String::as_str).or(after) {
             Some(after) if after >= prefix => {
                 from.extend_from_slice(after.as_bytes());
                 from.push(BEHIND);
@@ -101,7 +103,6 @@ impl Directory {
         }
         let sources = self.sources(pins);
         let mut streams: Vec<_> = sources.map(|source| Stream::new(source, &from)).collect();
-        let mut page = ListPage::default();
         loop {
             streams.iter_mut().try_for_each(|stream| stream.seek(&from))?;
             let first = streams.iter().filter_map(Stream::row).min();
@@ -115,7 +116,7 @@ impl Directory {
             from.push(BEHIND);
             page.names.push(name.to_owned());
         }
-        Ok(page)
+        Ok(())
     }
 }
 

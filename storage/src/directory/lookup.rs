@@ -136,8 +136,9 @@ impl Directory {
     pub fn standing(&self, key: &AggregateKey, pins: &Pins) -> Result<Option<Standing>, Fault> {
         let prefix = RowKey::aggregate(key);
         for source in self.sources(pins) {
-            if let Some(HeadRow { version, hash, deleted, .. }) = source.head(&prefix)? {
-                return Ok(Some(Standing { version, hash, deleted }));
+            if let Some(head) = source.head(&prefix)? {
+                let HeadRow { version, hash, deleted, first_available, .. } = head;
+                return Ok(Some(Standing { version, hash, deleted, first_available }));
             }
         }
         Ok(None)

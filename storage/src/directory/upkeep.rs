@@ -60,6 +60,8 @@ pub(super) struct Upkeep {
     /// The run that the frozen table goes to.
     flush: Option<Making>,
     merges: Vec<(Vec<u32>, Making)>,
+    /// Looked for since runs or merges changed last, in vain.
+    nothing_to_merge: bool,
     publishing: Option<Publishing>,
     /// Replaced runs whose file is still there.
     retired: Vec<Retired>,
@@ -364,12 +366,15 @@ impl Directory {
     }
 
     fn start_merges(&mut self, ops: &mut Vec<(Token, Op)>) {
-        while self.upkeep.merges.len() < MERGES_MAX {
+        while !self.upkeep.nothing_to_merge && self.upkeep.merges.len() < MERGES_MAX {
             let merges = &self.upkeep.merges;
             let is_busy = |run: &Run| merges.iter().any(|(old, _)| old.contains(&run.number()));
             let sizes: Vec<_> =
                 self.runs.iter().map(|run| (!is_busy(run)).then_some(run.pages())).collect();
-            let Some((from, to)) = choose(&sizes) else { return };
+            let Some((from, to)) = choose(&sizes) else {
+                self.upkeep.nothing_to_merge = true;
+                return;
+            };
             let inputs = self.runs[from..to].to_vec();
             let making = self.begin(&inputs, ops);
             let numbers = inputs.iter().map(Run::number).collect();
@@ -430,6 +435,7 @@ impl Directory {
                 self.upkeep.retired.push(Retired { run, file, is_removing: false });
             }
         }
+        self.upkeep.nothing_to_merge = false;
         // Others may have become ready meanwhile: they are of the next manifest.
         self.upkeep.merges.retain(|(_, making)| match making {
             Making::Ready(Some(run)) => !is_named(run),
@@ -469,6 +475,7 @@ impl Upkeep {
             self.flush.take()
         } else {
             let at = self.merges.iter().position(|(_, making)| is_it(making))?;
+            self.nothing_to_merge = false;
             Some(self.merges.remove(at).1)
         };
         match gone {

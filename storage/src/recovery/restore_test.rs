@@ -174,6 +174,7 @@ fn read_everything(disk: &mut MemoryDisk, mut recovered: Recovered) -> Result<()
         let key = celeriant_schema::AggregateKey::new("acme", "order", &format!("o-{number}"));
         let key = key.expect("a key");
         let mut pins = crate::directory::Pins::default();
+        let mut names = celeriant_schema::ListPage::default();
         loop {
             let first = celeriant_schema::Version::new(1);
             let last = celeriant_schema::Version::new(1 << 50);
@@ -182,7 +183,7 @@ fn read_everything(disk: &mut MemoryDisk, mut recovered: Recovered) -> Result<()
                 .head(&key, &pins)
                 .and_then(|_| directory.sequences(&key, client, &pins))
                 .and_then(|_| directory.locate(&key, first, last, true, 1 << 20, &pins))
-                .and_then(|_| directory.list(None, None, "", None, 99, &pins));
+                .and_then(|_| directory.list(&[], "", None, 99, &mut names, &pins));
             let mut ops = Vec::new();
             match looked {
                 Ok(_) => break,

@@ -274,3 +274,27 @@ fn read_stamps_stop_before_an_undecided_leg() {
     rig.flush();
     assert!(rig.core.closed_stamp() >= later.stamp);
 }
+
+#[test]
+fn writes_behind_one_that_waits_for_the_directory_keep_their_order() {
+    let mut rig = Rig::scarce();
+    let both = |a, b| vec![member("a", a, 1), member("b", b, 1)];
+    receipt(rig.ask(write(both(Guard::NoStream, Guard::NoStream))));
+    for n in 0..2_000 {
+        receipt(rig.ask(write(vec![member(&format!("other{n}"), Guard::NoStream, 1)])));
+    }
+    rig.request(1, write(both(Guard::Any, Guard::Any)));
+    assert!(rig.core.cold.held(&both(Guard::Any, Guard::Any)).is_some(), "it waits for pages");
+    rig.request(2, write(vec![member("b", exact(2), 1)]));
+    rig.request(3, write(both(exact(2), exact(3))));
+    rig.flush();
+    let order: Vec<u32> = rig
+        .replies()
+        .into_iter()
+        .map(|(route, answer)| {
+            receipt(answer);
+            route
+        })
+        .collect();
+    assert_eq!(order, [1, 2, 3]);
+}

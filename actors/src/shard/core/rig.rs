@@ -8,11 +8,11 @@ use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
     Member, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
 };
-use celeriant_storage::Identity;
 use celeriant_storage::buffer::AlignedBuffer;
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::disk::{Completion, Disk, DiskError, Done, FileId, Op, Token};
 use celeriant_storage::recovery::recover;
+use celeriant_storage::{DirectoryBudget, Identity};
 
 use super::{Core, Effect, Parts};
 use crate::clock::{Clock, Micros, StampClock};
@@ -127,20 +127,27 @@ pub(crate) struct Rig {
 impl Rig {
     /// A fresh shard, ready to serve.
     pub(crate) fn new() -> Self {
-        Self::open(MemoryDisk::default(), 1)
+        Self::open(MemoryDisk::default(), 1, DirectoryBudget::default())
+    }
+
+    /// A fresh shard whose directory holds next to nothing in memory.
+    pub(crate) fn scarce() -> Self {
+        let budget = DirectoryBudget { memtable_bytes: 16 << 10, cache_bytes: 8 << 10 };
+        Self::open(MemoryDisk::default(), 1, budget)
     }
 
     /// The same disk after a crash that lost nothing.
     pub(crate) fn restarted(self) -> Self {
-        Self::open(self.disk, 2)
+        Self::open(self.disk, 2, DirectoryBudget::default())
     }
 
-    fn open(mut disk: MemoryDisk, epoch: u64) -> Self {
+    fn open(mut disk: MemoryDisk, epoch: u64, budget: DirectoryBudget) -> Self {
         disk.done.clear();
         let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
         let settings = celeriant_storage::Settings {
             segment_bytes_first: 256 << 10,
             segment_bytes_max: 256 << 10,
+            directory: budget,
             ..celeriant_storage::Settings::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");

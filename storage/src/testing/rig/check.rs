@@ -1,5 +1,7 @@
 //! Holds a log and its directory against the model.
 
+use celeriant_schema::ListPage;
+
 use super::*;
 
 impl Rig {
@@ -30,7 +32,10 @@ impl Rig {
     }
 
     /// Asks the directory; pages that it lacks are read at once.
-    pub(crate) fn ask<T>(&self, lookup: impl Fn(&Directory, &Pins) -> Result<T, Fault>) -> T {
+    pub(crate) fn ask<T>(
+        &self,
+        mut lookup: impl FnMut(&Directory, &Pins) -> Result<T, Fault>,
+    ) -> T {
         let mut pins = Pins::default();
         loop {
             match lookup(&self.directory, &pins) {
@@ -61,12 +66,14 @@ impl Rig {
     /// Every key that the directory lists.
     fn listed(&self) -> Vec<String> {
         let (org, kind) = ("acme", "order");
-        let all = |org, kind| {
-            self.ask(|directory, pins| directory.list(org, kind, "", None, 999, pins)).names
+        let all = |parents: &[&str]| {
+            let mut page = ListPage::default();
+            self.ask(|directory, pins| directory.list(parents, "", None, 999, &mut page, pins));
+            page.names
         };
-        assert!(all(None, None).iter().all(|name| name == org));
-        assert!(all(Some(org), None).iter().all(|name| name == kind));
-        let ids = all(Some(org), Some(kind));
+        assert!(all(&[]).iter().all(|name| name == org));
+        assert!(all(&[org]).iter().all(|name| name == kind));
+        let ids = all(&[org, kind]);
         ids.iter().map(|id| format!("{org}/{kind}/{id}")).collect()
     }
 
