@@ -219,6 +219,8 @@ impl<R> Accepted<R> {
         let used = || self.sequences.iter().rev().filter(|used| used.client == client);
         let highest = match used().next() {
             Some(newest) => newest.sequence,
+            // Nobody has written to an aggregate that never was.
+            None if self.version == Version::NONE => Sequence::default(),
             None => view.directory.last_sequence(key, client, view.pins)?.unwrap_or_default(),
         };
         if sequence == highest.next() {
@@ -227,19 +229,20 @@ impl<R> Accepted<R> {
         if sequence > highest {
             return Ok(Some(SequenceFinding::Gap(key.clone(), highest.next())));
         }
-        let known = view.directory.sequences(key, client, view.pins)?;
-        let past = known.as_ref().and_then(|sequences| sequences.find(sequence));
         let landed = match used().find(|used| used.sequence == sequence) {
             Some(used) => Some((used.write_hash, used.receipt.clone(), used.stamp)),
-            None => past.map(|past| {
-                let receipt = AggregateReceipt {
-                    key: key.clone(),
-                    first_version: past.first_version,
-                    last_version: past.last_version,
-                    hash: past.hash,
-                };
-                (past.write_hash, receipt, past.stamp)
-            }),
+            None => {
+                let known = view.directory.sequences(key, client, view.pins)?;
+                known.as_ref().and_then(|known| known.find(sequence)).map(|past| {
+                    let receipt = AggregateReceipt {
+                        key: key.clone(),
+                        first_version: past.first_version,
+                        last_version: past.last_version,
+                        hash: past.hash,
+                    };
+                    (past.write_hash, receipt, past.stamp)
+                })
+            }
         };
         Ok(Some(match landed {
             None => SequenceFinding::Stale(key.clone(), sequence),

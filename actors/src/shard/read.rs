@@ -241,7 +241,7 @@ impl<R> Core<R> {
 
     /// Finds the batches of a page.
     fn plan(&self, query: &ReadQuery, stamp: Stamp) -> Result<Found, Fault> {
-        let Some(head) = self.directory.head(&query.key, &self.pins)? else {
+        let Some(head) = self.directory.standing(&query.key, &self.pins)? else {
             let refusal = Refusal::NotFound { key: query.key.detached() };
             return Ok(Found::Answer(Response::Refused(refusal)));
         };
