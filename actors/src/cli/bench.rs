@@ -56,6 +56,7 @@ pub(super) struct Run {
 
 /// Runs the load and prints the result; fails when some of it failed.
 pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), Failure> {
+    check(&bench)?;
     if bench.work == Work::Stream {
         return run_stream(&bench, global, output);
     }
@@ -101,38 +102,53 @@ fn run_name() -> String {
     format!("{:08x}", uuid::Uuid::new_v4().as_fields().0)
 }
 
+/// Every flag within its bounds, whatever the work.
+fn check(bench: &Bench) -> Result<(), Failure> {
+    // A stream appends its events batch by batch.
+    let events_max = if bench.work == Work::Stream { usize::MAX } else { BATCH_EVENTS_MAX };
+    let bounds = [
+        ("--connections", bench.connections, 1, 60_000),
+        ("--pipeline", bench.pipeline, 1, CONNECTION_REQUESTS_MAX),
+        ("--threads", bench.threads, 1, bench.connections.max(1)),
+        ("--payload", bench.payload, 2, PAYLOAD_BYTES_MAX),
+        ("--events", bench.events, 1, events_max),
+        ("--aggregates", aggregates(bench), aggregates_min(bench), template::NUMBER_MAX),
+    ];
+    let outside = bounds.iter().find(|(_, value, min, max)| value < min || value > max);
+    if let Some((flag, value, min, max)) = outside {
+        let why = format!("{flag} {value}: must be {min} to {max} with the other flags given");
+        return Err(Failure::usage(why));
+    }
+    if bench.duration.is_zero() {
+        return Err(Failure::usage("--duration: must be longer than nothing"));
+    }
+    if bench.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+        return Err(Failure::usage("--rate: must be above 0"));
+    }
+    Ok(())
+}
+
+/// Enough for every request in flight.
+fn aggregates_min(bench: &Bench) -> usize {
+    let per_request = if bench.work == Work::Transfer { 2 } else { 1 };
+    bench.connections.saturating_mul(bench.pipeline).saturating_mul(per_request)
+}
+
+fn aggregates(bench: &Bench) -> usize {
+    let needed = aggregates_min(bench);
+    let default = if bench.work == Work::Read { needed.max(1_000) } else { needed };
+    bench.aggregates.unwrap_or(default)
+}
+
 impl Run {
+    /// Of a bench that has been checked.
     fn new(bench: Bench, global: &Global) -> Result<Self, Failure> {
-        let per_request = if bench.work == Work::Transfer { 2 } else { 1 };
-        let in_flight = bench.connections * bench.pipeline;
-        let needed = in_flight * per_request;
-        let default = if bench.work == Work::Read { needed.max(1_000) } else { needed };
-        let aggregates = bench.aggregates.unwrap_or(default);
-        let bounds = [
-            ("--connections", bench.connections, 1, 60_000),
-            ("--pipeline", bench.pipeline, 1, CONNECTION_REQUESTS_MAX),
-            ("--threads", bench.threads, 1, bench.connections.max(1)),
-            ("--payload", bench.payload, 2, PAYLOAD_BYTES_MAX),
-            ("--events", bench.events, 1, BATCH_EVENTS_MAX),
-            ("--aggregates", aggregates, needed, template::NUMBER_MAX),
-        ];
-        let outside = bounds.iter().find(|(_, value, min, max)| value < min || value > max);
-        if let Some((flag, value, min, max)) = outside {
-            let why = format!("{flag} {value}: must be {min} to {max} with the other flags given");
-            return Err(Failure::usage(why));
-        }
-        if bench.duration.is_zero() {
-            return Err(Failure::usage("--duration: must be longer than nothing"));
-        }
-        if bench.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
-            return Err(Failure::usage("--rate: must be above 0"));
-        }
         Ok(Self {
             address: address(&global.url)?,
             prepared: Barrier::new(bench.connections),
-            bench,
             name: run_name(),
-            aggregates,
+            aggregates: aggregates(&bench),
+            bench,
             started: OnceLock::new(),
             done: AtomicU64::new(0),
             errors: AtomicU64::new(0),

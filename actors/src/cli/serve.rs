@@ -168,7 +168,9 @@ async fn serve(mut node: Node, mut signals: Signals) -> Result<(), Failure> {
             error = node.failed() => return Err(Failure::Node(error.to_string())),
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hang_up.recv() => tracing::warn!("SIGHUP: this version has nothing to reload"),
+            _ = signals.hang_up.recv() => {
+                tracing::warn!("SIGHUP: this version has nothing to reload");
+            }
         }
     }
     tracing::info!("stopping");

@@ -34,7 +34,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What the root tells a thread.
 pub(super) enum Order {
-    /// Look for legs in indexed segments of the shards that are here.
+    /// Look for what became of legs in the directories of the shards that are here.
     Lookup(Vec<(ShardId, Vec<TxnId>)>),
     /// Start the actors.
     Lead(Lead, Router),
@@ -86,7 +86,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// `None`: ask the indexed segments.
+    /// `None`: ask the directory.
     pub(super) fn trace(&self, txn: TxnId) -> Option<Trace> {
         if self.pending.iter().any(|(pending, _)| *pending == txn) {
             return Some(Trace::Leg);

@@ -93,7 +93,7 @@ impl Watch {
     }
 }
 
-fn park_until(due: Instant) {
+pub(super) fn park_until(due: Instant) {
     loop {
         let left = due.saturating_duration_since(Instant::now());
         if left.is_zero() {

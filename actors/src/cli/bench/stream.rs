@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::super::args::{Bench, Work};
 use super::super::failure::Failure;
-use super::server::Usage;
+use super::server::{Usage, park_until};
 use super::stats::{self, Stats};
 use super::template::Template;
 
@@ -42,6 +42,7 @@ pub(super) fn run(bench: &Bench, address: &str, name: &str) -> Result<(Value, Va
         let readers: Vec<_> =
             (0..bench.connections).map(|number| scope.spawn(reader(number))).collect();
         ready.wait();
+        park_until(Instant::now() + bench.warmup);
         let before = bench.server_pid.map(Usage::of).transpose()?;
         let (mut stats, mut events, mut seconds) = (Stats::new(), 0, 0.0_f64);
         for reader in readers {
