@@ -64,29 +64,17 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     fixed[48..56].copy_from_slice(&context.server_time.to_le_bytes());
     fixed[56..72].copy_from_slice(&context.client_id.value().to_le_bytes());
     fixed[72..].copy_from_slice(&sequence_number(context.sequence).to_le_bytes());
-    let len = fixed.len() + head.len() + payload.len();
-    if len <= SMALL_EVENT_BYTES {
-        // Feeding a hasher piece by piece costs as much as half of the hashing.
-        let mut bytes = [0; SMALL_EVENT_BYTES];
-        bytes[..80].copy_from_slice(&fixed);
-        bytes[80..80 + head.len()].copy_from_slice(head);
-        bytes[80 + head.len()..len].copy_from_slice(payload);
-        return blake3::keyed_hash(EVENT_HASH_KEY, &bytes[..len]).into();
-    }
-    let mut hasher = blake3::Hasher::new_keyed(EVENT_HASH_KEY);
+    let mut hasher = Hasher::new(EVENT_HASH_KEY);
     hasher.update(&fixed);
     hasher.update(head);
     hasher.update(payload);
-    hasher.finalize().into()
+    hasher.finish()
 }
-
-/// Events up to here are put together before they are hashed, in bytes.
-const SMALL_EVENT_BYTES: usize = 512;
 
 /// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids),
 /// in order, without guards, times and sequences: a retry may carry a newer guard or clock.
 pub fn write_hash(write: &Write) -> Hash {
-    let mut hasher = blake3::Hasher::new_keyed(WRITE_HASH_KEY);
+    let mut hasher = Hasher::new(WRITE_HASH_KEY);
     for member in &write.members {
         hasher.update(&(member.key.as_bytes().len() as u16).to_le_bytes());
         hasher.update(member.key.as_bytes());
@@ -103,7 +91,7 @@ pub fn write_hash(write: &Write) -> Hash {
             hasher.update(body.payload());
         }
     }
-    hasher.finalize().into()
+    hasher.finish()
 }
 
 /// 0 stands for "no sequence": sequences start at 1.
@@ -113,8 +101,50 @@ pub(crate) fn sequence_number(sequence: Option<Sequence>) -> u64 {
 
 /// Hash of a record: of its header and batch headers (`fields`, in the order of the byte table) and
 /// of its events' hashes, but of no event's bytes.
-pub(crate) fn record_hasher() -> blake3::Hasher {
-    blake3::Hasher::new_keyed(RECORD_HASH_KEY)
+pub(crate) fn record_hasher() -> Hasher {
+    Hasher::new(RECORD_HASH_KEY)
+}
+
+/// Keyed BLAKE3 of pieces. Feeding `blake3` piece by piece costs as much as half of the hashing, so
+/// pieces that are small together are put together first.
+pub(crate) struct Hasher {
+    key: &'static [u8; 32],
+    bytes: [u8; SMALL_BYTES],
+    len: usize,
+    /// Once they don't fit.
+    large: Option<blake3::Hasher>,
+}
+
+/// What an event or record of a hundred bytes needs, and some more.
+const SMALL_BYTES: usize = 512;
+
+impl Hasher {
+    fn new(key: &'static [u8; 32]) -> Self {
+        Self { key, bytes: [0; SMALL_BYTES], len: 0, large: None }
+    }
+
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        let end = self.len + piece.len();
+        if self.large.is_none() && end <= SMALL_BYTES {
+            self.bytes[self.len..end].copy_from_slice(piece);
+            self.len = end;
+            return;
+        }
+        let (key, small) = (self.key, &self.bytes[..self.len]);
+        let start = || {
+            let mut hasher = blake3::Hasher::new_keyed(key);
+            hasher.update(small);
+            hasher
+        };
+        self.large.get_or_insert_with(start).update(piece);
+    }
+
+    pub(crate) fn finish(&self) -> Hash {
+        match &self.large {
+            None => blake3::keyed_hash(self.key, &self.bytes[..self.len]).into(),
+            Some(hasher) => hasher.finalize().into(),
+        }
+    }
 }
 
 /// Hash of a record without events.
@@ -206,7 +236,7 @@ mod tests {
     fn kinds_of_hashes_cannot_be_mistaken_for_each_other() {
         let mut record = record_hasher();
         record.update(b"same");
-        let record: Hash = record.finalize().into();
+        let record = record.finish();
         assert_eq!(plain_record_hash(b"same"), record);
         let event: Hash = blake3::keyed_hash(EVENT_HASH_KEY, b"same").into();
         let write: Hash = blake3::keyed_hash(WRITE_HASH_KEY, b"same").into();

@@ -181,6 +181,12 @@ impl AggregateKey {
         &self.text
     }
 
+    /// Where the two `/` are in [`Self::as_bytes`].
+    pub fn separators(&self) -> [usize; 2] {
+        let first = self.org_len as usize;
+        [first, first + 1 + self.type_len as usize]
+    }
+
     /// The same key in memory of its own: does not keep a network or log buffer alive.
     #[must_use]
     pub fn detached(&self) -> Self {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::event::EncodedEvents;
 use crate::hash::{
-    EventContext, Hash, event_hash, plain_record_hash, record_hasher, sequence_number,
+    EventContext, Hash, Hasher, event_hash, plain_record_hash, record_hasher, sequence_number,
 };
 use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
@@ -179,7 +179,7 @@ impl WriteDraft<'_> {
             at = end;
         }
         assert_eq!(at, meta.len(), "a record's length was computed otherwise");
-        hasher.finalize().into()
+        hasher.finish()
     }
 
     fn encode_header(&self, meta: &mut [u8], participants: &[ShardId], end: usize) {
@@ -206,7 +206,7 @@ impl WriteDraft<'_> {
         meta: &mut [u8],
         start: usize,
         place: &mut Placement<'_>,
-        hasher: &mut blake3::Hasher,
+        hasher: &mut Hasher,
         out: &mut Vec<EncodedBatch>,
     ) -> usize {
         let key = batch.key.as_bytes();

@@ -242,7 +242,7 @@ fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), Dec
         participants: header.participants,
         batches,
     };
-    Ok((record, hasher.finalize().into()))
+    Ok((record, hasher.finish()))
 }
 
 struct WriteHeader {

@@ -57,10 +57,9 @@ impl RowKey {
     /// What all rows of `key` start with.
     pub(super) fn aggregate(key: &AggregateKey) -> Self {
         let mut row = Self { bytes: [0; ROW_KEY_BYTES_MAX], len: 0 };
-        for part in [key.org(), key.kind(), key.id()] {
-            row.push(part.as_bytes());
-            row.push(&[0]);
-        }
+        row.push(key.as_bytes());
+        row.push(&[0]);
+        key.separators().into_iter().for_each(|at| row.bytes[at] = 0);
         row
     }
 
