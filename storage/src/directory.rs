@@ -231,6 +231,11 @@ impl Directory {
         self.memtable.note_outcome(txn, Outcome { leg_lsn, commit });
     }
 
+    /// What its memtables may take, in bytes.
+    pub fn memtable_bytes_max(&self) -> usize {
+        2 * self.memtable_bytes_max
+    }
+
     /// Bytes that are not written out yet, about.
     pub fn unwritten_bytes(&self) -> usize {
         self.memtable.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes())

@@ -1,9 +1,10 @@
 //! What is accepted but not yet visible: the newest state of aggregates with writes in flight, and
 //! who holds or waits for them.
 //!
-//! An aggregate is in here only while something of it is uncommitted, held or waited for, so the
-//! size is bounded by what admission let in. Everything else is read from the directory, which
-//! knows committed state only.
+//! An aggregate is busy while something of it is uncommitted, held or waited for; how many are is
+//! bounded by what admission let in. Some that were busy lately are kept, up to a limit, since who
+//! wrote is likely to write again. Everything else is read from the directory, which knows
+//! committed state only.
 
 use std::collections::VecDeque;
 
@@ -21,16 +22,24 @@ use super::cold::{Obstacle, View};
 use crate::verdict::{Findings, SequenceFinding};
 use crate::work::Work;
 
+/// For so many bytes of memtables one aggregate is kept though nothing of it is in flight. It takes
+/// some 250 bytes itself: an eighth as much as they do.
+const MEMTABLE_BYTES_PER_IDLE: usize = 2_048;
+
 /// Newest accepted state of one aggregate.
 #[derive(Debug)]
 pub(super) struct Accepted<R> {
+    /// Something of it is in flight.
+    busy: bool,
+    /// Busy since idle ones were last let go.
+    recent: bool,
     pub(super) version: Version,
     pub(super) hash: Hash,
     /// Gone for readers, so `NoStream` passes.
     pub(super) deleted: bool,
     /// Record that made this state; committed state below the shard's commit.
     pub(super) lsn: Lsn,
-    /// Sequences used by records that are not committed, oldest first.
+    /// Sequences used by records that are not committed, oldest first, and the newest before those.
     pub(super) sequences: VecDeque<UsedSequence>,
     /// The write over several shards that holds this aggregate.
     pub(super) hold: Option<TxnId>,
@@ -38,30 +47,37 @@ pub(super) struct Accepted<R> {
     pub(super) waiting: VecDeque<Work<R>>,
 }
 
-/// A sequence that an uncommitted record used.
+/// A sequence that a record used.
 #[derive(Debug)]
 pub(super) struct UsedSequence {
     pub(super) lsn: Lsn,
     pub(super) client: ClientId,
     pub(super) sequence: Sequence,
+    pub(super) first_version: Version,
+    pub(super) last_version: Version,
+    pub(super) hash: Hash,
     pub(super) write_hash: Hash,
-    pub(super) receipt: AggregateReceipt,
     pub(super) stamp: Stamp,
 }
 
-/// All aggregates with something in flight.
+/// All aggregates with something in flight, and some that had lately.
 #[derive(Debug)]
 pub(super) struct AcceptedStates<R> {
     states: HashMap<AggregateKey, Accepted<R>, FixedState>,
+    busy: usize,
+    idle_max: usize,
 }
 
 impl<R> AcceptedStates<R> {
-    pub(super) fn new() -> Self {
-        Self { states: HashMap::with_hasher(FixedState::default()) }
+    /// Keeps as much as suits a directory with memtables of so many bytes.
+    pub(super) fn new(memtable_bytes: usize) -> Self {
+        let states = HashMap::with_hasher(FixedState::default());
+        Self { states, busy: 0, idle_max: memtable_bytes / MEMTABLE_BYTES_PER_IDLE }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.states.len()
+    /// Aggregates with something in flight.
+    pub(super) fn busy(&self) -> usize {
+        self.busy
     }
 
     pub(super) fn find(&self, key: &AggregateKey) -> Option<&Accepted<R>> {
@@ -72,19 +88,22 @@ impl<R> AcceptedStates<R> {
         self.states.get_mut(key)
     }
 
-    /// The state of `key`, taken over from the directory if nothing was in flight. Whoever opens it
+    /// The state of `key`, taken over from the directory if it is not known. Whoever opens it
     /// closes it.
     fn open(&mut self, view: View<'_>, key: &AggregateKey) -> Result<&Accepted<R>, Fault> {
-        match self.states.entry_ref(key) {
-            EntryRef::Occupied(entry) => Ok(entry.into_mut()),
+        let state = match self.states.entry_ref(key) {
+            EntryRef::Occupied(entry) => entry.into_mut(),
             EntryRef::Vacant(entry) => {
                 let state = match view.directory.standing(key, view.pins)? {
                     Some(known) => Accepted::at(known.version, known.hash, known.deleted),
                     None => Accepted::at(Version::NONE, chain_start(key), false),
                 };
-                Ok(entry.insert(state))
+                entry.insert_with_key(key.detached(), state)
             }
-        }
+        };
+        self.busy += usize::from(!state.busy);
+        (state.busy, state.recent) = (true, true);
+        Ok(state)
     }
 
     /// The state of an aggregate that [`Self::inspect`] opened.
@@ -110,24 +129,36 @@ impl<R> AcceptedStates<R> {
         }
     }
 
-    /// Forgets what `committed` made visible; keeps the aggregate while anything else is in flight.
+    /// Takes note of what `committed` made visible.
     pub(super) fn close(&mut self, key: &AggregateKey, committed: Lsn) {
-        let EntryRef::Occupied(mut entry) = self.states.entry_ref(key) else { return };
-        let state = entry.get_mut();
-        while state.sequences.front().is_some_and(|used| used.lsn <= committed) {
+        let Some(state) = self.states.get_mut(key) else { return };
+        while state.sequences.get(1).is_some_and(|used| used.lsn <= committed) {
             state.sequences.pop_front();
         }
         let idle = state.lsn <= committed && state.hold.is_none() && state.waiting.is_empty();
-        if idle {
-            entry.remove();
+        if idle && state.busy {
+            state.busy = false;
+            self.busy -= 1;
+            if self.states.len() - self.busy > self.idle_max {
+                self.let_go();
+            }
+        }
+    }
+
+    /// Forgets half of the idle ones, first those that were not busy since the last time.
+    fn let_go(&mut self) {
+        let mut excess = self.idle_max.div_ceil(2);
+        for _ in 0..2 {
+            self.states.retain(|_, state| {
+                let keep = state.busy || std::mem::take(&mut state.recent) || excess == 0;
+                excess -= usize::from(!keep);
+                keep
+            });
         }
     }
 
     /// The first member whose aggregate another write holds.
     pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
-        if self.states.is_empty() {
-            return None;
-        }
         let held = |key: &AggregateKey| self.states.get(key).is_some_and(|s| s.hold.is_some());
         members.iter().map(|member| &member.key).find(|key| held(key))
     }
@@ -193,7 +224,18 @@ impl<R> AcceptedStates<R> {
 impl<R> Accepted<R> {
     fn at(version: Version, hash: Hash, deleted: bool) -> Self {
         let (sequences, waiting) = (VecDeque::new(), VecDeque::new());
-        Self { version, hash, deleted, lsn: Lsn::ZERO, sequences, hold: None, waiting }
+        let lsn = Lsn::ZERO;
+        Self {
+            busy: false,
+            recent: false,
+            version,
+            hash,
+            deleted,
+            lsn,
+            sequences,
+            hold: None,
+            waiting,
+        }
     }
 
     /// semantics.md §2 and, for deleted aggregates, §9.
@@ -229,17 +271,21 @@ impl<R> Accepted<R> {
         if sequence > highest {
             return Ok(Some(SequenceFinding::Gap(key.clone(), highest.next())));
         }
+        let receipt = |first_version, last_version, hash| AggregateReceipt {
+            key: key.clone(),
+            first_version,
+            last_version,
+            hash,
+        };
         let landed = match used().find(|used| used.sequence == sequence) {
-            Some(used) => Some((used.write_hash, used.receipt.clone(), used.stamp)),
+            Some(used) => {
+                let receipt = receipt(used.first_version, used.last_version, used.hash);
+                Some((used.write_hash, receipt, used.stamp))
+            }
             None => {
                 let known = view.directory.sequences(key, client, view.pins)?;
                 known.as_ref().and_then(|known| known.find(sequence)).map(|past| {
-                    let receipt = AggregateReceipt {
-                        key: key.clone(),
-                        first_version: past.first_version,
-                        last_version: past.last_version,
-                        hash: past.hash,
-                    };
+                    let receipt = receipt(past.first_version, past.last_version, past.hash);
                     (past.write_hash, receipt, past.stamp)
                 })
             }

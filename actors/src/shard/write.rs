@@ -193,8 +193,10 @@ impl<R> Core<R> {
                 lsn,
                 client: applied.client_id,
                 sequence,
+                first_version: member.receipt.first_version,
+                last_version: member.receipt.last_version,
+                hash: member.receipt.hash,
                 write_hash: applied.write_hash,
-                receipt: member.receipt.clone(),
                 stamp: applied.stamp,
             });
         }
