@@ -50,6 +50,11 @@ pub struct Settings {
     pub net: Arc<celeriant_net::Settings>,
 }
 
+/// Tasks that a thread polls before it looks at its sockets again. One poll here handles all that a
+/// connection or a shard has, up to a millisecond of work: with tokio's 61 a connection with
+/// thousands of requests in flight would keep the others waiting for 60 ms.
+const POLLS_PER_LOOK: u32 = 8;
+
 /// Makes a shard's disk, on the shard's thread.
 pub type Disks<D> = Arc<dyn Fn(ShardId) -> Result<D, DiskError> + Send + Sync>;
 
@@ -273,6 +278,7 @@ impl Node {
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .event_interval(POLLS_PER_LOOK)
             .build()
             .map_err(Error::Thread)?;
         let thread = std::thread::Builder::new()
