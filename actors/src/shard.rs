@@ -7,11 +7,13 @@
 
 mod accepted;
 mod cold;
+mod commit;
 pub mod core;
 mod leg;
 pub(crate) mod read;
 mod write;
 
+pub use commit::Elsewhere;
 pub(crate) use write::hash_if_sequenced;
 
 use std::future::poll_fn;

@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use celeriant_actors::clock::{Clock, Micros, StampClock};
+use celeriant_actors::shard::Elsewhere;
 use celeriant_actors::shard::core::{Core, Effect, Parts};
 use celeriant_actors::work::{Task, Work as Mail};
 use celeriant_schema::{
@@ -75,6 +76,7 @@ impl Shard {
             epoch: Epoch::new(1),
             boot: BootId::new(1),
             stamps: StampClock::new(&Still, recovered.max_stamp),
+            elsewhere: Elsewhere::Alone,
             log: recovered.log,
             directory: recovered.directory,
             settlements: Vec::new(),

@@ -24,7 +24,7 @@ use crate::coordinator::{AnswerMail, BeginMail, Coordinator, ShardMail};
 use crate::router::Router;
 use crate::settlement::Trace;
 use crate::shard::core::Parts;
-use crate::shard::{Args, Drain, Shard, Tick};
+use crate::shard::{Args, Drain, Elsewhere, Shard, Tick};
 
 /// How often shards note what is durable and look at deadlines.
 const TICK: Duration = Duration::from_secs(1);
@@ -293,6 +293,7 @@ impl<D: Disk> Worker<D> {
                 settlements: settlements.collect(),
                 cache: FrameCache::new(cache_bytes as u64),
                 stamps: lead.stamps.clone(),
+                elsewhere: Elsewhere::Alone,
             };
             let (ready, readiness) = oneshot::channel();
             waiting.push(readiness);

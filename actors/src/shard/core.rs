@@ -9,9 +9,8 @@
 //!                 └──► directory, Effect::Reply, Effect::Answer
 //! ```
 //!
-//! Commit on a single node is "durable in this shard's log". Receipts are released by lsn only:
-//! whoever waits in `pending` is answered when commit has passed the record it depends on, never
-//! because some flush returned.
+//! Receipts are released by lsn only: whoever waits in `pending` is answered when [`commit`] has
+//! passed the record it depends on, never because some flush returned.
 //!
 //! Copies of a payload on its way to disk: socket buffer → open frame (one copy); large payloads
 //! are referenced until the frame is sealed (one copy, then). The hash reads it once, the write
@@ -27,7 +26,7 @@ use celeriant_schema::{
     limits::LIST_PAGE_MAX,
 };
 use celeriant_storage::cache::FrameCache;
-use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory, Fault, Pins};
+use celeriant_storage::directory::{Directory, Fault, Pins};
 use celeriant_storage::disk::{Completion, Op, Token};
 use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
@@ -37,6 +36,7 @@ use hashbrown::HashMap;
 
 use super::accepted::AcceptedStates;
 use super::cold::Cold;
+use super::commit::Elsewhere;
 use super::leg::Leg;
 use super::read::Reads;
 use crate::clock::{Micros, StampClock};
@@ -71,6 +71,8 @@ pub struct Parts {
     pub cache: FrameCache,
     /// The node's.
     pub stamps: StampClock,
+    /// What commit needs besides this disk.
+    pub elsewhere: Elsewhere,
 }
 
 /// One shard.
@@ -103,6 +105,9 @@ pub struct Core<R> {
     /// What the listing at hand had found when it had to wait.
     pub(super) listed: ListPage,
     pub(super) committed: Lsn,
+    /// Durable here, in log order.
+    pub(super) uncommitted: VecDeque<DurableFrame>,
+    pub(super) elsewhere: Elsewhere,
     attempts: u64,
     pub(super) encoded: Vec<EncodedBatch>,
     pub(super) ops: Vec<(Token, Op)>,
@@ -160,7 +165,7 @@ pub(super) struct AppliedMember {
 }
 
 impl Applied {
-    fn into_receipt(self) -> Receipt {
+    pub(super) fn into_receipt(self) -> Receipt {
         let writes = self.batches.into_iter().map(|member| member.receipt).collect();
         Receipt { stamp: self.stamp, already_applied: false, writes }
     }
@@ -192,6 +197,8 @@ impl<R> Core<R> {
             pins: Pins::default(),
             listed: ListPage::default(),
             committed,
+            uncommitted: VecDeque::new(),
+            elsewhere: parts.elsewhere,
             attempts: 0,
             encoded: Vec::new(),
             ops: Vec::new(),
@@ -255,10 +262,8 @@ impl<R> Core<R> {
         effects: &mut Vec<Effect<R>>,
     ) -> Result<(), Error> {
         let mut ops = std::mem::take(&mut self.ops);
-        let frames = self.log.complete(completion, &mut ops)?.frames;
-        for frame in frames {
-            self.commit(frame, effects);
-        }
+        self.uncommitted.extend(self.log.complete(completion, &mut ops)?.frames);
+        self.commit(effects);
         self.maintain(&mut ops);
         self.start(ops, effects);
         Ok(())
@@ -444,7 +449,7 @@ impl<R> Core<R> {
     }
 
     /// What found no room in the log, as far as there is room now.
-    fn resume_backlog(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn resume_backlog(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
         self.pay_owed(now, effects);
         let mut waiting = std::mem::take(&mut self.backlog);
         while let Some(work) = waiting.pop_front() {
@@ -481,63 +486,6 @@ impl<R> Core<R> {
         }
     }
 
-    /// One frame is durable, hence committed: make its records visible and release who waits for
-    /// them.
-    fn commit(&mut self, frame: DurableFrame, effects: &mut Vec<Effect<R>>) {
-        self.stamps.note_durable(frame.last_stamp);
-        while self.pending.front().is_some_and(|pending| pending.lsn <= frame.last_lsn) {
-            let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
-            self.committed = self.committed.max(lsn);
-            match then {
-                Then::Write { route, applied } => {
-                    self.apply(lsn, &applied, &frame);
-                    effects.push(Effect::Reply(route, Response::Receipt(applied.into_receipt())));
-                }
-                Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
-                Then::Mark => {}
-                Then::Reply { route, response } => effects.push(Effect::Reply(route, response)),
-                Then::Answer { coordinator, answer } => {
-                    let answer = Answer { shard: self.shard, kind: answer };
-                    effects.push(Effect::Answer(coordinator, answer));
-                }
-            }
-        }
-        self.committed = self.committed.max(frame.last_lsn);
-        self.cache.insert(frame.segment, frame.frame_offset, frame.bytes);
-    }
-
-    fn apply(&mut self, lsn: Lsn, applied: &Applied, frame: &DurableFrame) {
-        for member in &applied.batches {
-            let location = location(frame, applied.record_offset, member.batch_offset);
-            self.apply_member(applied, member, location);
-            self.accepted.close(&member.receipt.key, lsn);
-        }
-    }
-
-    pub(super) fn apply_member(
-        &mut self,
-        applied: &Applied,
-        member: &AppliedMember,
-        location: BatchLocation,
-    ) {
-        // One time for the whole record, as it says itself: that of its first stamp.
-        let first = applied.batches.first().map_or(member.first_stamp, |first| first.first_stamp);
-        let batch = AppliedBatch {
-            first_version: member.receipt.first_version,
-            last_version: member.receipt.last_version,
-            hash: member.receipt.hash,
-            stamp: member.first_stamp,
-            last_stamp: member.last_stamp,
-            write_stamp: applied.stamp,
-            server_time: first.unix_micros(),
-            client_id: applied.client_id,
-            sequence: member.sequence,
-            write_hash: applied.write_hash,
-            location,
-        };
-        self.directory.apply(&member.receipt.key, &batch);
-    }
-
     /// A fresh id for an attempt that stays in this shard.
     pub(super) fn next_attempt(&mut self) -> TxnId {
         self.attempts += 1;
@@ -558,7 +506,7 @@ impl<R> Core<R> {
     }
 
     /// What must hold between any two events. Cheap: looks at ends, not at contents.
-    fn assert_invariants(&self) {
+    pub(super) fn assert_invariants(&self) {
         assert!(
             self.committed <= self.log.durable(),
             "commit {} is beyond what is durable, {}",
@@ -577,16 +525,6 @@ impl<R> Core<R> {
         if self.pending.is_empty() && self.legs.is_empty() && self.backlog.is_empty() {
             assert_eq!(self.accepted.busy(), 0, "nothing is in flight in an idle shard");
         }
-    }
-}
-
-pub(super) fn location(frame: &DurableFrame, record: u32, batch: u32) -> BatchLocation {
-    BatchLocation {
-        segment: frame.segment,
-        frame_offset: frame.frame_offset,
-        frame_bytes: frame.frame_bytes,
-        record_offset: record,
-        batch_offset: batch,
     }
 }
 

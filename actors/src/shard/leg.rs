@@ -15,7 +15,8 @@ use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
 
 use super::cold::View;
-use super::core::{Applied, Core, Effect, Owed, Pending, Then, location};
+use super::commit::location;
+use super::core::{Applied, Core, Effect, Owed, Pending, Then};
 use super::write::size;
 use crate::clock::Micros;
 use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step, Work};

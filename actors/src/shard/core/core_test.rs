@@ -89,6 +89,34 @@ fn nothing_is_answered_or_visible_before_it_is_durable() {
 }
 
 #[test]
+fn nothing_is_answered_or_visible_before_the_other_place_holds_it() {
+    let mut rig = Rig::paired();
+    rig.request(1, write(vec![member("a", Guard::NoStream, 1)]));
+    rig.request(2, write(vec![member("b", Guard::NoStream, 1)]));
+    rig.flush();
+    rig.request(3, write(vec![member("a", Guard::NoStream, 1)]));
+    assert!(rig.replies().is_empty(), "durable here is not enough, nor for a refusal (R3)");
+    assert!(matches!(refusal(rig.ask(head("a"))), Refusal::NotFound { .. }));
+    rig.hold_elsewhere(2);
+    assert!(rig.replies().is_empty(), "a frame commits as a whole");
+    rig.hold_elsewhere(3);
+    let routes: Vec<u32> = rig.replies().into_iter().map(|(route, _)| route).collect();
+    assert_eq!(routes, [1, 2, 3]);
+    rig.hold_elsewhere(2);
+    assert_eq!(version(&mut rig, "a"), 1, "what is committed stays so");
+}
+
+#[test]
+fn the_other_place_may_be_ahead_of_this_disk() {
+    let mut rig = Rig::paired();
+    rig.request(1, write(vec![member("a", Guard::NoStream, 1)]));
+    rig.hold_elsewhere(2);
+    assert!(rig.replies().is_empty(), "it is not durable here");
+    rig.flush();
+    receipt(rig.replies().remove(0).1);
+}
+
+#[test]
 fn a_refusal_that_rests_on_uncommitted_state_waits_for_it() {
     let mut rig = Rig::new();
     rig.request(1, write(vec![member("a", Guard::NoStream, 1)]));

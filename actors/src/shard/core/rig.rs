@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
-    Member, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
+    Lsn, Member, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
 };
 use celeriant_storage::buffer::AlignedBuffer;
 use celeriant_storage::cache::FrameCache;
@@ -14,7 +14,7 @@ use celeriant_storage::disk::{Completion, Disk, DiskError, Done, FileId, Op, Tok
 use celeriant_storage::recovery::recover;
 use celeriant_storage::{DirectoryBudget, Identity};
 
-use super::{Core, Effect, Parts};
+use super::{Core, Effect, Elsewhere, Parts};
 use crate::clock::{Clock, Micros, StampClock};
 use crate::work::{Answer, Task, Work};
 
@@ -127,21 +127,39 @@ pub(crate) struct Rig {
 impl Rig {
     /// A fresh shard, ready to serve.
     pub(crate) fn new() -> Self {
-        Self::open(MemoryDisk::default(), 1, DirectoryBudget::default())
+        Self::open(MemoryDisk::default(), 1, DirectoryBudget::default(), Elsewhere::Alone)
+    }
+
+    /// A fresh shard of a pair; the other place holds the epoch's first record and nothing more.
+    pub(crate) fn paired() -> Self {
+        let elsewhere = Elsewhere::Upto(Lsn::new(1));
+        Self::open(MemoryDisk::default(), 1, DirectoryBudget::default(), elsewhere)
+    }
+
+    /// The other place holds everything up to `lsn`.
+    pub(crate) fn hold_elsewhere(&mut self, lsn: u64) {
+        let mut effects = Vec::new();
+        self.core.held_elsewhere(self.now, Lsn::new(lsn), &mut effects);
+        self.deliver(effects);
     }
 
     /// A fresh shard whose directory holds next to nothing in memory.
     pub(crate) fn scarce() -> Self {
         let budget = DirectoryBudget { memtable_bytes: 16 << 10, cache_bytes: 8 << 10 };
-        Self::open(MemoryDisk::default(), 1, budget)
+        Self::open(MemoryDisk::default(), 1, budget, Elsewhere::Alone)
     }
 
     /// The same disk after a crash that lost nothing.
     pub(crate) fn restarted(self) -> Self {
-        Self::open(self.disk, 2, DirectoryBudget::default())
+        Self::open(self.disk, 2, DirectoryBudget::default(), Elsewhere::Alone)
     }
 
-    fn open(mut disk: MemoryDisk, epoch: u64, budget: DirectoryBudget) -> Self {
+    fn open(
+        mut disk: MemoryDisk,
+        epoch: u64,
+        budget: DirectoryBudget,
+        elsewhere: Elsewhere,
+    ) -> Self {
         disk.done.clear();
         let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
         let settings = celeriant_storage::Settings {
@@ -158,6 +176,7 @@ impl Rig {
             epoch: Epoch::new(epoch),
             boot: BootId::new(epoch),
             stamps: StampClock::new(&Still, recovered.max_stamp),
+            elsewhere,
             log: recovered.log,
             directory: recovered.directory,
             settlements: recovered.pending.into_iter().map(|leg| (leg, false)).collect(),

@@ -1,0 +1,125 @@
+//! Commit: what is durable in every place that it needs becomes visible and is acknowledged (R1).
+//!
+//! ```text
+//! this disk:        complete ──► uncommitted ─┐
+//!                                             ├─► commit ──► directory, receipts
+//! the other place:  held_elsewhere ───────────┘
+//! ```
+//! Both arrive in any order. A single node needs no other place.
+
+use celeriant_schema::{Lsn, Response};
+use celeriant_storage::directory::{AppliedBatch, BatchLocation};
+use celeriant_storage::log::DurableFrame;
+
+use super::core::{Applied, AppliedMember, Core, Effect, Pending, Then};
+use crate::clock::Micros;
+use crate::work::Answer;
+
+/// What commit needs besides this disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Elsewhere {
+    /// Nothing: a single node.
+    Alone,
+    /// The other place of the in-sync set, which holds everything up to here.
+    Upto(Lsn),
+}
+
+impl Elsewhere {
+    fn holds(self, lsn: Lsn) -> bool {
+        match self {
+            Self::Alone => true,
+            Self::Upto(held) => lsn <= held,
+        }
+    }
+}
+
+impl<R> Core<R> {
+    /// The other place holds everything up to `upto`. Later ones may say less: what is committed
+    /// stays committed.
+    pub fn held_elsewhere(&mut self, now: Micros, upto: Lsn, effects: &mut Vec<Effect<R>>) {
+        let Elsewhere::Upto(known) = &mut self.elsewhere else {
+            unreachable!("a single node has no other place");
+        };
+        *known = upto.max(*known);
+        self.commit(effects);
+        self.resume_backlog(now, effects);
+        self.resume_reached_reads(now, effects);
+        self.assert_invariants();
+    }
+
+    /// Commits the frames that are in every place.
+    pub(super) fn commit(&mut self, effects: &mut Vec<Effect<R>>) {
+        while let Some(frame) = self.uncommitted.pop_front() {
+            if !self.elsewhere.holds(frame.last_lsn) {
+                return self.uncommitted.push_front(frame);
+            }
+            self.commit_frame(frame, effects);
+        }
+    }
+
+    /// Makes a frame's records visible and releases who waits for them.
+    fn commit_frame(&mut self, frame: DurableFrame, effects: &mut Vec<Effect<R>>) {
+        self.stamps.note_durable(frame.last_stamp);
+        while self.pending.front().is_some_and(|pending| pending.lsn <= frame.last_lsn) {
+            let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
+            self.committed = self.committed.max(lsn);
+            match then {
+                Then::Write { route, applied } => {
+                    self.apply(lsn, &applied, &frame);
+                    effects.push(Effect::Reply(route, Response::Receipt(applied.into_receipt())));
+                }
+                Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
+                Then::Mark => {}
+                Then::Reply { route, response } => effects.push(Effect::Reply(route, response)),
+                Then::Answer { coordinator, answer } => {
+                    let answer = Answer { shard: self.shard, kind: answer };
+                    effects.push(Effect::Answer(coordinator, answer));
+                }
+            }
+        }
+        self.committed = self.committed.max(frame.last_lsn);
+        self.cache.insert(frame.segment, frame.frame_offset, frame.bytes);
+    }
+
+    fn apply(&mut self, lsn: Lsn, applied: &Applied, frame: &DurableFrame) {
+        for member in &applied.batches {
+            let location = location(frame, applied.record_offset, member.batch_offset);
+            self.apply_member(applied, member, location);
+            self.accepted.close(&member.receipt.key, lsn);
+        }
+    }
+
+    pub(super) fn apply_member(
+        &mut self,
+        applied: &Applied,
+        member: &AppliedMember,
+        location: BatchLocation,
+    ) {
+        // One time for the whole record, as it says itself: that of its first stamp.
+        let first = applied.batches.first().map_or(member.first_stamp, |first| first.first_stamp);
+        let batch = AppliedBatch {
+            first_version: member.receipt.first_version,
+            last_version: member.receipt.last_version,
+            hash: member.receipt.hash,
+            stamp: member.first_stamp,
+            last_stamp: member.last_stamp,
+            write_stamp: applied.stamp,
+            server_time: first.unix_micros(),
+            client_id: applied.client_id,
+            sequence: member.sequence,
+            write_hash: applied.write_hash,
+            location,
+        };
+        self.directory.apply(&member.receipt.key, &batch);
+    }
+}
+
+pub(super) fn location(frame: &DurableFrame, record: u32, batch: u32) -> BatchLocation {
+    BatchLocation {
+        segment: frame.segment,
+        frame_offset: frame.frame_offset,
+        frame_bytes: frame.frame_bytes,
+        record_offset: record,
+        batch_offset: batch,
+    }
+}
