@@ -23,6 +23,7 @@ pub mod clock;
 pub mod coordinator;
 pub mod launch;
 pub mod node;
+pub mod replicator;
 pub mod route;
 pub mod router;
 pub mod settings;

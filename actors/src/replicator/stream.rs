@@ -1,0 +1,251 @@
+//! One shard's way from the leader to the follower.
+//!
+//! ```text
+//! Unknown ─tip─► Comparing ─► Cutting ─► Behind ─caught up─► Level
+//!    ▲ session lost                         ▲  no room in the window │
+//!    └────────── from everywhere            └────────────────────────┘
+//! ```
+//! Behind, frames are read from this node's log, one read at a time; level, each is sent as it is
+//! sealed, while it is written here. What was sent is remembered by its ends only: an
+//! acknowledgement names one of them, hash included, or it is not one.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use celeriant_schema::peer::{Committed, FramePlace, Message, Position, Tip};
+use celeriant_schema::{Epoch, Lsn, ShardId, Stamp};
+
+use super::core::{Effect, Order};
+use super::reconcile::{Comparison, Next};
+
+/// Bytes that one read of the log brings, about.
+pub(super) const READ_BYTES: u32 = celeriant_schema::peer::FRAMES_BYTES_TARGET as u32;
+
+/// Frames on their way: whole, byte for byte as on disk.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Frames {
+    /// The position before the first one.
+    pub before: Position,
+    /// The end of the last one.
+    pub end: Position,
+    /// All of them.
+    pub bytes: Bytes,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    shard: ShardId,
+    /// In which this node leads.
+    epoch: Epoch,
+    stage: Stage,
+    /// Ends of what was sent and is not acknowledged, and bytes of each.
+    in_flight: VecDeque<(Position, usize)>,
+    in_flight_bytes: usize,
+    /// The follower durably holds the log up to here.
+    held: Position,
+    /// The end of what this node has sealed.
+    sealed: Position,
+    commit: Lsn,
+    closed: Stamp,
+    /// Commit or closed stamp have changed since they were last sent.
+    is_news: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nobody has said what the follower has.
+    Unknown,
+    Comparing {
+        request: u64,
+        comparison: Comparison,
+    },
+    Cutting {
+        request: u64,
+        to: Position,
+    },
+    /// Everything up to `next` was sent.
+    Behind {
+        next: Position,
+        reading: bool,
+    },
+    /// Everything that is sealed was sent.
+    Level,
+}
+
+impl Stream {
+    /// Everything up to `sealed` is in this node's log when it begins to lead.
+    pub(super) fn new(shard: ShardId, epoch: Epoch, sealed: Position) -> Self {
+        Self {
+            shard,
+            epoch,
+            stage: Stage::Unknown,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            held: Position::default(),
+            sealed,
+            commit: Lsn::ZERO,
+            closed: Stamp::ZERO,
+            is_news: false,
+        }
+    }
+
+    /// The follower is out of reach: what it has is not known any more, but what it has
+    /// acknowledged it holds.
+    pub(super) fn reset(&mut self) {
+        self.stage = Stage::Unknown;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.is_news = true;
+    }
+
+    pub(super) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
+    }
+
+    /// The follower durably holds the log up to here.
+    pub(super) fn held(&self) -> Position {
+        self.held
+    }
+
+    /// The follower holds all that is sealed.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self.stage, Stage::Level | Stage::Behind { .. }) && self.held == self.sealed
+    }
+
+    /// The follower has said where its log ends.
+    pub(super) fn compare(&mut self, tip: &Tip, request: u64, effects: &mut Vec<Effect>) {
+        self.reset();
+        let comparison = Comparison::new(tip.durable);
+        self.stage = Stage::Comparing { request, comparison };
+        self.go_on_comparing(effects);
+    }
+
+    fn go_on_comparing(&mut self, effects: &mut Vec<Effect>) {
+        let Stage::Comparing { request, comparison } = &mut self.stage else { return };
+        let (shard, request) = (self.shard, *request);
+        match comparison.next() {
+            Next::Own(lsn) => effects.push(Effect::Shard(shard, Order::Find { request, lsn })),
+            Next::Theirs(lsn) => {
+                effects.push(Effect::Send(Message::Locate { request, shard, lsn }))
+            }
+            Next::Common(to) => {
+                self.stage = Stage::Cutting { request, to };
+                let epoch = self.epoch;
+                effects.push(Effect::Send(Message::Cut { request, shard, epoch, to }));
+            }
+        }
+    }
+
+    /// This node's frame that the comparison asked for.
+    pub(super) fn found(
+        &mut self,
+        number: u64,
+        frame: Option<FramePlace>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Stage::Comparing { request, comparison } = &mut self.stage
+            && *request == number
+        {
+            comparison.own(frame);
+            self.go_on_comparing(effects);
+        }
+    }
+
+    /// The follower's.
+    pub(super) fn located(
+        &mut self,
+        number: u64,
+        frame: Option<FramePlace>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Stage::Comparing { request, comparison } = &mut self.stage
+            && *request == number
+        {
+            comparison.theirs(frame);
+            self.go_on_comparing(effects);
+        }
+    }
+
+    /// The follower's log ends where both were equal.
+    pub(super) fn cut_done(&mut self, number: u64, tip: &Tip) {
+        if let Stage::Cutting { request, to } = self.stage
+            && request == number
+            && tip.durable == to
+        {
+            self.held = to;
+            self.stage = Stage::Behind { next: to, reading: false };
+        }
+    }
+
+    /// Reads more, if it is behind and nothing is being read.
+    pub(super) fn catch_up(&mut self, effects: &mut Vec<Effect>) {
+        let Stage::Behind { next, reading } = &mut self.stage else { return };
+        if *next == self.sealed {
+            self.stage = Stage::Level;
+        } else if !*reading {
+            *reading = true;
+            let order = Order::Read { after: next.lsn, bytes_max: READ_BYTES };
+            effects.push(Effect::Shard(self.shard, order));
+        }
+    }
+
+    /// Frames that were read from this node's log.
+    pub(super) fn read(&mut self, frames: Frames, effects: &mut Vec<Effect>) {
+        let Stage::Behind { next, reading } = &mut self.stage else { return };
+        // Of a read that was begun before a session was lost.
+        if *next != frames.before {
+            return;
+        }
+        (*next, *reading) = (frames.end, false);
+        self.send(frames, effects);
+    }
+
+    /// A frame is sealed. With `has_room` it is sent at once, else read from the log later.
+    pub(super) fn sealed(&mut self, frame: Frames, has_room: bool, effects: &mut Vec<Effect>) {
+        assert_eq!(frame.before, self.sealed, "shard {}: frames are sealed in order", self.shard);
+        self.sealed = frame.end;
+        match self.stage {
+            Stage::Level if has_room => self.send(frame, effects),
+            Stage::Level => self.stage = Stage::Behind { next: frame.before, reading: false },
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, frames: Frames, effects: &mut Vec<Effect>) {
+        let Frames { before, end, bytes } = frames;
+        self.in_flight.push_back((end, bytes.len()));
+        self.in_flight_bytes += bytes.len();
+        self.is_news = false;
+        effects.push(Effect::Send(Message::Append {
+            shard: self.shard,
+            epoch: self.epoch,
+            before,
+            commit: self.commit,
+            closed: self.closed,
+            frames: bytes,
+        }));
+    }
+
+    /// The follower durably holds the log up to `position`. One that is not the end of something on
+    /// its way was meant for an earlier comparison and is worth nothing.
+    pub(super) fn acknowledged(&mut self, position: Position) {
+        let Some(at) = self.in_flight.iter().position(|(end, _)| *end == position) else { return };
+        let freed: usize = self.in_flight.drain(..=at).map(|(_, bytes)| bytes).sum();
+        self.in_flight_bytes -= freed;
+        self.held = position;
+    }
+
+    /// The shard has committed up to here.
+    pub(super) fn committed(&mut self, commit: Lsn, closed: Stamp) {
+        self.is_news |= commit > self.commit || closed > self.closed;
+        self.commit = self.commit.max(commit);
+        self.closed = self.closed.max(closed);
+    }
+
+    /// Commit and closed stamp, if the follower does not know them yet.
+    pub(super) fn take_news(&mut self) -> Option<Committed> {
+        let news = std::mem::take(&mut self.is_news);
+        let (shard, commit, closed) = (self.shard, self.commit, self.closed);
+        news.then_some(Committed { shard, commit, closed })
+    }
+}
