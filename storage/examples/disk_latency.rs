@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn measure(dir: &Path, kind: Kind, depth: usize, writes: u64) -> Result<(), DiskError> {
     const NAME: &str = "disk_latency.seg";
     let mut disk = disk::open(dir, kind)?;
-    let create = Op::Create { name: NAME.into(), len: FILE_BYTES, head: Bytes::new() };
+    let create =
+        Op::Create { name: NAME.into(), len: FILE_BYTES, written: FILE_BYTES, head: Bytes::new() };
     let Done::Opened { file, .. } = disk::run(&mut disk, create).await? else {
         panic!("create opens the file")
     };

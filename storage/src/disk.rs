@@ -59,13 +59,16 @@ pub enum Op {
         /// File name.
         name: String,
     },
-    /// Makes a file of `len` bytes, every byte written (head first, then zeroes, not merely
-    /// allocated), durable with its directory entry, and opens it. Replaces a file of that name.
+    /// Makes a file of `len` bytes, head first, then zeroes, durable with its directory entry, and
+    /// opens it. Replaces a file of that name.
     Create {
         /// File name.
         name: String,
         /// Size in bytes, a multiple of 4,096.
         len: u64,
+        /// So many of them are really written; the others are allocated and read as zeroes. A
+        /// durable write to those makes the file system note it in its journal, too.
+        written: u64,
         /// First bytes of the file.
         head: Bytes,
     },

@@ -21,7 +21,7 @@ fn run(disk: &mut SimDisk, op: Op) -> Result<Done, celeriant_storage::disk::Disk
 }
 
 fn create(disk: &mut SimDisk, name: &str, len: u64) -> FileId {
-    let op = Op::Create { name: name.into(), len, head: Bytes::from_static(b"head") };
+    let op = Op::Create { name: name.into(), len, written: len, head: Bytes::from_static(b"head") };
     match run(disk, op) {
         Ok(Done::Opened { file, .. }) => file,
         other => panic!("{other:?}"),
@@ -135,7 +135,10 @@ fn a_disk_without_space_takes_writes_but_no_files() {
     let mut disk = media.attach();
     let file = create(&mut disk, "a", 8192);
     media.ail(|ailments| ailments.full = true);
-    let refused = run(&mut disk, Op::Create { name: "b".into(), len: 4096, head: Bytes::new() });
+    let refused = run(
+        &mut disk,
+        Op::Create { name: "b".into(), len: 4096, written: 4096, head: Bytes::new() },
+    );
     assert!(refused.is_err_and(|error| error.is_full()));
     run(&mut disk, write(file, 0, 1)).expect("has its space");
 }

@@ -125,7 +125,7 @@ impl Flight {
         match &self.op {
             Op::List => 1,
             Op::Open { name } => 2 ^ digest(name.as_bytes()),
-            Op::Create { name, len, head } => 3 ^ digest(name.as_bytes()) ^ digest(head) ^ len,
+            Op::Create { name, len, head, .. } => 3 ^ digest(name.as_bytes()) ^ digest(head) ^ len,
             Op::Put { name, content } => 4 ^ digest(name.as_bytes()) ^ digest(content),
             Op::Write { file, offset, buffer } => {
                 5 ^ digest(buffer) ^ offset.rotate_left(20) ^ u64::from(file.0)
@@ -296,10 +296,10 @@ pub(super) fn apply(durable: &mut Files, op: &Op, fate: &Fate) {
             let name = durable.name_of(*file).to_owned();
             durable.extend(&name, *offset, buffer, |index| survives(fate, index));
         }
-        (Op::Create { name, len, head }, Fate::Tear(mask)) => {
+        (Op::Create { name, len, head, .. }, Fate::Tear(mask)) => {
             tear_create(durable, name, *len, head, *mask);
         }
-        (Op::Create { name, len, head }, _) => {
+        (Op::Create { name, len, head, .. }, _) => {
             let mut content = head.to_vec();
             content.resize(*len as usize, 0);
             durable.put(name, content);

@@ -46,7 +46,7 @@ async fn poll_once<D: Disk>(disk: &mut D) -> Option<Completion> {
 }
 
 async fn create<D: Disk>(disk: &mut D, name: &str, len: u64, head: &'static [u8]) -> FileId {
-    let op = Op::Create { name: name.into(), len, head: Bytes::from_static(head) };
+    let op = Op::Create { name: name.into(), len, written: len, head: Bytes::from_static(head) };
     match run(disk, op).await {
         Ok(Done::Opened { file, len: made }) => {
             assert_eq!(made, len);
@@ -105,6 +105,17 @@ async fn every_operation_does_what_it_says<D: Disk>(disk: &mut D, path: &Path) {
     assert_eq!(&read(disk, file, 2 * BLOCK, 4096).await[..], &block_of(42)[..]);
     assert_eq!(fs::read(path.join("b.seg")).expect("the file")[8192..12_288], block_of(42)[..]);
 
+    let head = Bytes::from_static(b"head");
+    let sparse = Op::Create { name: "c.seg".into(), len: 5 * BLOCK, written: BLOCK, head };
+    let Ok(Done::Opened { file: sparse, len }) = run(disk, sparse).await else { panic!("create") };
+    assert_eq!(len, 5 * BLOCK, "whole, whatever is written of it");
+    write(disk, sparse, 3 * BLOCK, block_of(7)).await;
+    let whole = read(disk, sparse, 0, 5 * 4096).await;
+    assert_eq!((&whole[..4], &whole[3 * 4096..4 * 4096]), (&b"head"[..], &block_of(7)[..]));
+    assert!(whole[4 * 4096..].iter().all(|&byte| byte == 0));
+    assert!(matches!(run(disk, Op::Close { file: sparse }).await, Ok(Done::Ok)));
+    assert!(matches!(run(disk, Op::Remove { name: "c.seg".into() }).await, Ok(Done::Ok)));
+
     let put = Op::Put { name: "a.idx".into(), content: Bytes::from_static(b"first") };
     assert!(matches!(run(disk, put).await, Ok(Done::Ok)));
     let put = Op::Put { name: "a.idx".into(), content: Bytes::from_static(b"second one") };
@@ -152,7 +163,7 @@ async fn create_replaces_a_file<D: Disk>(disk: &mut D, path: &Path) {
 }
 
 async fn a_create_that_does_not_fit_leaves_nothing<D: Disk>(disk: &mut D, path: &Path) {
-    let op = Op::Create { name: "huge".into(), len: 1 << 50, head: Bytes::new() };
+    let op = Op::Create { name: "huge".into(), len: 1 << 50, written: 1 << 50, head: Bytes::new() };
     let error = run(disk, op).await.expect_err("no disk is that large");
     assert_eq!(error.op, "create");
     assert_eq!(list(disk).await, []);
@@ -243,7 +254,10 @@ async fn ten_thousand_writes_four_deep_are_all_there<D: Disk>(disk: &mut D, path
 
 async fn slow_operations_do_not_hold_transfers_up<D: Disk>(disk: &mut D, _path: &Path) {
     let file = create(disk, "a", 4 * BLOCK, b"").await;
-    disk.start(1, Op::Create { name: "b".into(), len: 8 << 20, head: Bytes::new() });
+    disk.start(
+        1,
+        Op::Create { name: "b".into(), len: 8 << 20, written: 8 << 20, head: Bytes::new() },
+    );
     disk.start(2, Op::Put { name: "c".into(), content: Bytes::from_static(b"small") });
     disk.start(3, Op::Write { file, offset: 0, buffer: block_of(3) });
     disk.start(4, Op::Read { file, offset: BLOCK, len: 4096 });
@@ -350,7 +364,10 @@ async fn dropping_a_disk_ends_a_long_create() {
     for kind in [Kind::Uring, Kind::Pool] {
         let dir = tempfile::tempdir().expect("a directory");
         let Some(mut disk) = disk_in(dir.path(), kind) else { continue };
-        disk.start(1, Op::Create { name: "a".into(), len: 4 << 30, head: Bytes::new() });
+        disk.start(
+            1,
+            Op::Create { name: "a".into(), len: 4 << 30, written: 4 << 30, head: Bytes::new() },
+        );
         poll_once(&mut disk).await;
         drop(disk);
         assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 0);

@@ -103,13 +103,14 @@ impl Folder {
         &self,
         name: &str,
         len: u64,
+        written: u64,
         head: &[u8],
         stop: &AtomicBool,
     ) -> io::Result<OpenFile> {
         let aside = self.aside(name);
         let file = self.options().create(true).truncate(true).open(&aside)?;
         let filled = allocate(&file, len)
-            .and_then(|()| fill(&file, len, head, stop))
+            .and_then(|is_whole| fill(&file, if is_whole { written } else { len }, head, stop))
             .and_then(|()| file.sync_all())
             .and_then(|()| self.publish(&aside, name));
         match filled {
@@ -356,15 +357,16 @@ impl FileTable {
 }
 
 /// Reserves the space, so that a full device shows before anything is written and the file is laid
-/// out in one piece. Not every file system can; zeroing allocates too.
-fn allocate(file: &File, len: u64) -> io::Result<()> {
+/// out in one piece. `false`: this file system cannot; zeroing allocates too.
+fn allocate(file: &File, len: u64) -> io::Result<bool> {
     match fallocate(file, FallocateFlags::empty(), 0, len) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Writes every byte of the file: `head`, then zeroes.
+/// Writes the first `len` bytes of the file: `head`, then zeroes.
 fn fill(file: &File, len: u64, head: &[u8], stop: &AtomicBool) -> io::Result<()> {
     assert!(
         len > 0 && len.is_multiple_of(BLOCK_BYTES as u64) && head.len() as u64 <= len,

@@ -26,7 +26,7 @@ use crate::disk::{DiskError, Done, Op, Token};
 pub(crate) enum Work {
     List,
     Open { name: String },
-    Create { name: String, len: u64, head: Bytes },
+    Create { name: String, len: u64, written: u64, head: Bytes },
     Make { name: String },
     Extend { file: Arc<OpenFile>, offset: u64, buffer: AlignedBuffer },
     Sync { file: Arc<OpenFile> },
@@ -42,7 +42,7 @@ impl Work {
         Some(match op {
             Op::List => Self::List,
             Op::Open { name } => Self::Open { name },
-            Op::Create { name, len, head } => Self::Create { name, len, head },
+            Op::Create { name, len, written, head } => Self::Create { name, len, written, head },
             Op::Make { name } => Self::Make { name },
             Op::Extend { file, offset, buffer } => {
                 let file = files.file(file).clone();
@@ -204,8 +204,8 @@ impl Shared {
         Ok(match work {
             Work::List => Achieved::Done(Done::Listed(folder.list()?)),
             Work::Open { name } => Achieved::Opened(folder.open_file(&name)?),
-            Work::Create { name, len, head } => {
-                Achieved::Opened(folder.create(&name, len, &head, &self.stop)?)
+            Work::Create { name, len, written, head } => {
+                Achieved::Opened(folder.create(&name, len, written, &head, &self.stop)?)
             }
             Work::Make { name } => Achieved::Opened(folder.make(&name)?),
             Work::Extend { file, offset, buffer } => {

@@ -9,6 +9,12 @@ use crate::frame::FrameHeader;
 use crate::segment::{FIRST_FRAME_OFFSET, SegmentHeader, segment_name};
 use crate::{Identity, Settings};
 
+/// Segments are written full of zeroes ahead, so that a small durable write needs no commit of the
+/// file system's journal: 93 µs instead of some 200 (measured, 4 KiB). That writes every byte twice.
+/// From frames of this size on the journal's part is small, and halving what the device has to
+/// write is worth more.
+const LARGE_FRAME_BYTES: u64 = 64 << 10;
+
 /// A segment file that is open and completely made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Segment {
@@ -62,6 +68,9 @@ pub(crate) struct Space {
     spares: VecDeque<Segment>,
     making: Making,
     files: BTreeMap<u32, FileId>,
+    /// Frames, and their bytes, since a segment was last made.
+    frames: u64,
+    frame_bytes: u64,
 }
 
 impl Space {
@@ -70,7 +79,7 @@ impl Space {
         spares: VecDeque<Segment>,
         files: BTreeMap<u32, FileId>,
     ) -> Self {
-        Self { active, spares, making: Making::Nothing, files }
+        Self { active, spares, making: Making::Nothing, files, frames: 0, frame_bytes: 0 }
     }
 
     pub(crate) fn file(&self, segment: u32) -> Option<FileId> {
@@ -99,6 +108,8 @@ impl Space {
     /// The place of a frame, from here on taken.
     pub(crate) fn place(&mut self, header: &FrameHeader) -> (u32, FileId, u64) {
         let Segment { number, file, .. } = self.active.segment;
+        self.frames += 1;
+        self.frame_bytes += header.frame_bytes() as u64;
         (number, file, self.active.extend(header))
     }
 
@@ -117,9 +128,18 @@ impl Space {
         }
         let number = self.active.segment.number + 1;
         let bytes = settings.segment_bytes(number);
-        let header = SegmentHeader { identity: *identity, number, bytes, lsn_hint };
+        let is_large = self.frame_bytes >= self.frames.max(1) * LARGE_FRAME_BYTES;
+        (self.frames, self.frame_bytes) = (0, 0);
         self.making = Making::File;
-        Some((number, Op::Create { name: segment_name(number), len: bytes, head: header.encode() }))
+        Some((
+            number,
+            Op::Create {
+                name: segment_name(number),
+                len: bytes,
+                written: if is_large { FIRST_FRAME_OFFSET } else { bytes },
+                head: SegmentHeader { identity: *identity, number, bytes, lsn_hint }.encode(),
+            },
+        ))
     }
 
     pub(crate) fn created(&mut self, number: u32, file: FileId, bytes: u64) {
@@ -160,5 +180,32 @@ impl Space {
             assert!(spare.number == next + 1, "segment {} follows {next}", spare.number);
             next = spare.number;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use celeriant_schema::{ClusterId, ShardId};
+
+    use super::*;
+
+    fn written_ahead(frames: u64, frame_bytes: u64) -> u64 {
+        let segment = Segment { number: 1, file: FileId(1), bytes: 1 << 20 };
+        let mut space = Space::new(Active::fresh(segment), VecDeque::new(), BTreeMap::new());
+        (space.frames, space.frame_bytes) = (frames, frames * frame_bytes);
+        let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
+        let settings = Settings::default();
+        match space.create_if_due(&identity, &settings, Lsn::new(1), true) {
+            Some((2, Op::Create { len, written, .. })) if written < len => written,
+            Some((2, Op::Create { len, written, .. })) if written == len => u64::MAX,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_for_small_frames_a_segment_is_written_ahead() {
+        assert_eq!(written_ahead(0, 0), u64::MAX, "nobody knows yet");
+        assert_eq!(written_ahead(100, 4096), u64::MAX);
+        assert_eq!(written_ahead(3, LARGE_FRAME_BYTES), FIRST_FRAME_OFFSET);
     }
 }

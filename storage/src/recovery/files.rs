@@ -71,7 +71,7 @@ pub(super) async fn create<D: Disk>(
     len: u64,
     head: Bytes,
 ) -> Result<FileId, DiskError> {
-    match run(disk, Op::Create { name: name.to_owned(), len, head }).await? {
+    match run(disk, Op::Create { name: name.to_owned(), len, written: len, head }).await? {
         Done::Opened { file, .. } => Ok(file),
         other => panic!("Create ended with {other:?}"),
     }

@@ -119,7 +119,7 @@ impl MemoryDisk {
                 let len = content.len() as u64;
                 Ok(Done::Opened { file: self.handle(name), len })
             }
-            Op::Create { name, len, head } => {
+            Op::Create { name, len, head, .. } => {
                 self.take_room(len)?;
                 let mut content = head.to_vec();
                 content.resize(len as usize, 0);
@@ -202,7 +202,7 @@ impl MemoryDisk {
             Op::Extend { file, offset, buffer } => {
                 self.extend(file, offset, &buffer, |_| dice.roll(2) == 0);
             }
-            Op::Create { name, len, head } => {
+            Op::Create { name, len, head, .. } => {
                 let mut content = head.to_vec();
                 content.truncate(dice.roll(head.len() as u64 + 1) as usize);
                 content.resize(dice.roll(len + 1) as usize, 0);

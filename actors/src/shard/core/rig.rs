@@ -38,7 +38,7 @@ impl MemoryDisk {
                 Err(DiskError { op: "open", name, source })
             }
             Op::Open { name } => Ok(self.opened(name)),
-            Op::Create { name, len, head } => {
+            Op::Create { name, len, head, .. } => {
                 let mut file = vec![0; len as usize];
                 file[..head.len()].copy_from_slice(&head);
                 self.files.insert(name.clone(), file);
