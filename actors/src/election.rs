@@ -19,6 +19,8 @@ pub mod register;
 pub mod settings;
 mod swap;
 pub mod vocabulary;
+#[cfg(test)]
+mod world;
 
 pub use self::core::Core;
 pub use self::settings::Settings;

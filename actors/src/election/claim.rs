@@ -104,10 +104,6 @@ impl Core {
         }
     }
 
-    pub(super) fn claim_lost(&mut self) {
-        self.back_off();
-    }
-
     /// Planned hand-over, or a register that it just made: nothing to recover or place.
     pub(super) fn take_named(&mut self, epoch: Epoch) {
         self.take_over(epoch, Reason::HandedToUs);

@@ -10,7 +10,7 @@
 //!   follow      R6, R9, R16, claims   claim    who may claim; claim … activate: R7
 //!   reconfigure R1, R2, leader's sets hand_over  planned hand-over     lease  heartbeats, R16
 //! ```
-//! An event changes what is known; then [`Core::settle`] does what is due, whatever it was that
+//! An event changes what is known; then `settle` does what is due, whatever it was that
 //! made it due. So nothing has to be remembered to be done later, and a lost answer is asked for
 //! again. There is one request to the bucket at a time and one change of the register.
 //!
@@ -36,7 +36,7 @@ use super::follow::{ClaimSeen, LeaseSeen};
 use super::hand_over::HandOver;
 use super::lease::Pulse;
 use super::reconfigure::{Change, Flapping, Leading};
-use super::register::{Config, Lease, Member, Phase, Process, Seal, Set};
+use super::register::{Config, LEASE_MS_MAX, Lease, Member, Phase, Process, Seal, Set};
 use super::settings::Settings;
 use super::swap::{Access, Intent, News};
 use super::vocabulary::{
@@ -276,7 +276,7 @@ impl Core {
                 Intent::Replace(id) => self.out.push(Effect::Answer { id, result: Ok(()) }),
             },
             News::Lost(swap) | News::Void(swap) => match swap.intent {
-                Intent::Claim => self.claim_lost(),
+                Intent::Claim => self.back_off(),
                 Intent::Replace(id) => {
                     let result =
                         Err(Refused::CalledOff("the register changed, or is out of reach"));
@@ -491,7 +491,8 @@ impl Core {
 
     /// What the next lease of a configuration with the bucket is.
     pub(super) fn first_lease(&self) -> Lease {
-        Lease { seq: 1, ttl_ms: (self.settings.lease / 1_000) as u32 }
+        let ttl_ms = (self.settings.lease / 1_000).clamp(1, LEASE_MS_MAX.into()) as u32;
+        Lease { seq: 1, ttl_ms }
     }
 
     fn assert_invariants(&self) {

@@ -244,7 +244,8 @@ impl Core {
     /// §3 "admit": into the free place, if there is one.
     fn join(&mut self) {
         let Some(config) = self.access.config() else { return };
-        let free = config.members.len() == 1 && config.phase == Phase::Active;
+        let speaks = self.me.member.speaks(config.feature_level);
+        let free = config.members.len() == 1 && config.phase == Phase::Active && speaks;
         if !free || !self.may.join || self.access.distrust().is_some() || !self.fresh() {
             return;
         }

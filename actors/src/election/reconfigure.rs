@@ -286,6 +286,16 @@ impl Core {
             ));
         };
         *place = member;
+        if !place.speaks(config.feature_level) {
+            return Err(Refused::Impossible(
+                "the new store's node is of an older or newer version",
+            ));
+        }
+        if sent.check().is_err() {
+            return Err(Refused::Impossible(
+                "the new member has no name, or an address is too long",
+            ));
+        }
         if self.access.swap().is_some() || self.hand_over.is_some() {
             return Err(Refused::Busy);
         }

@@ -312,7 +312,7 @@ impl Config {
     }
 
     /// What every register fulfils, so that nothing behind it asks again.
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let active = &self.active;
         let claimed = self.phase == Phase::Claimed;
         let rules: [(bool, &str); 12] = [
@@ -354,6 +354,11 @@ impl Config {
 }
 
 impl Member {
+    /// Whether it can read and write what is written at that level.
+    pub fn speaks(&self, feature_level: u16) -> bool {
+        (self.features.min..=self.features.max).contains(&feature_level)
+    }
+
     /// Within its bounds.
     fn is_valid(&self) -> bool {
         (1..=NAME_BYTES_MAX).contains(&self.node.len())

@@ -243,7 +243,8 @@ pub enum Effect {
         chain: Vec<Link>,
     },
     /// Bring the whole log to a second place: to the bucket log that `link` begins, and to the
-    /// other member. Both at once; each success is told.
+    /// other member. Both at once; each success is told. Nothing of the epoch is sent before: what
+    /// a follower gets is what its log becomes.
     Place {
         /// The epoch's own log, and what lies below it.
         link: Link,

@@ -1,11 +1,11 @@
 //! Leaders: losing the follower, taking it back, leases, hand-over, operators.
 
-use celeriant_schema::peer::Message;
+use celeriant_schema::peer::{Features, Message};
 use celeriant_schema::{Lsn, StoreId};
 use celeriant_storage::bucket::{Effect as Left, Op};
 
 use super::rig::*;
-use crate::election::register::{Link, Phase, Set};
+use crate::election::register::{Link, Member, Phase, Set};
 use crate::election::vocabulary::*;
 
 const PAIR: Set = Set::Pair(ME, PEER);
@@ -649,6 +649,13 @@ fn a_lost_member_is_replaced_and_the_configuration_stays() {
     for (lost, new) in [(ME, 4), (PEER, 4), (StoreId::new(3), 1), (StoreId::new(3), 3)] {
         rig.event(Event::Command { id: 3, command: command(lost, new) });
         assert!(matches!(rig.answer(), Some(Err(Refused::Impossible(_)))), "{lost} by {new}");
+    }
+    let nameless = Member { node: String::new(), ..member(StoreId::new(4)) };
+    let newer = Member { features: Features { min: 2, max: 3 }, ..member(StoreId::new(4)) };
+    for member in [nameless, newer] {
+        let command = Command::Replace { lost: StoreId::new(3), member };
+        rig.event(Event::Command { id: 3, command });
+        assert!(matches!(rig.answer(), Some(Err(Refused::Impossible(_)))));
     }
     // The set still names the old store, so nobody is handed anything.
     rig.event(Event::PeerUp(process(StoreId::new(3), 1)));

@@ -108,7 +108,8 @@ struct MemberJson {
 }
 
 pub(super) fn encode(config: &Config, seal: &Seal) -> Bytes {
-    debug_assert_eq!(config.check(), Ok(()), "{config:?}");
+    // What would not be read must not be written: no node could go on.
+    assert_eq!(config.check(), Ok(()), "{config:?}");
     // Strings and numbers only: nothing in it can fail to be JSON.
     let inner = serde_json::to_string(&ConfigJson::from(config)).unwrap_or_default();
     assert!(!inner.is_empty(), "a register is always JSON");

@@ -165,7 +165,8 @@ fn another_cluster_and_another_number_of_shards_are_foreign() {
 
 #[test]
 fn a_register_that_contradicts_itself_is_refused() {
-    let broken: [(&str, fn(&mut Config)); 14] = [
+    type Change = fn(&mut Config);
+    let broken: [(&str, Change); 14] = [
         ("ver", |c| c.ver = 0),
         ("shards", |c| c.shards = 0),
         ("members", |c| c.members.clear()),
