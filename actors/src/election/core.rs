@@ -90,6 +90,9 @@ pub struct Core {
     pub(super) promised: Epoch,
     /// Highest that was ordered to be promised, and for which peer, if for one.
     pub(super) promising: (Epoch, Option<Process>),
+    /// Highest epoch that this process ever tried to be named leader of. A try that was forgotten
+    /// may land late, and is then no hand-over.
+    pub(super) proposed: Epoch,
     pub(super) peer: Option<Process>,
     pub(super) pulse: Pulse,
     /// When a leader or claimant was last heard. Off at most: a claim too early or too late.
@@ -145,6 +148,7 @@ impl Core {
             roles: 0,
             promised: local.promised,
             promising: (local.promised, None),
+            proposed: Epoch::default(),
             peer: None,
             pulse: Pulse::default(),
             heard_at: now,
@@ -363,6 +367,9 @@ impl Core {
     /// Begins a change of the register, with a nonce of its own.
     pub(super) fn swap(&mut self, intent: Intent, mut config: Config) {
         config.nonce = self.random.random();
+        if config.leader == self.me.process() {
+            self.proposed = self.proposed.max(config.epoch);
+        }
         self.access.begin(intent, config, self.now);
     }
 

@@ -170,8 +170,10 @@ impl Core {
         }
         let Some(config) = self.access.config() else { return };
         let (me, epoch) = (self.me.process(), config.epoch);
-        // R8: an epoch that this process promised before was its own once, or never.
-        let named = config.phase == Phase::Active && config.leader == me;
+        // Handed over, or just created. An epoch that this process promised was its own once, or
+        // never will be (R8); one that it proposed itself rests on what it has given up since.
+        let given = epoch > self.proposed || config.ver == 1;
+        let named = config.phase == Phase::Active && config.leader == me && given;
         if named && epoch > self.promising.0 && !self.unhealthy {
             return self.take_named(epoch);
         }

@@ -225,6 +225,58 @@ fn what_a_store_acknowledged_counts_for_that_store_and_this_leadership_only() {
 }
 
 #[test]
+fn what_a_store_holds_says_nothing_about_the_one_that_replaces_it() {
+    let (mut rig, rule) = readmitting();
+    rig.event(holds(PEER, 3, 99));
+    // Another store says something, too: that takes nothing away from what the member said.
+    rig.event(holds(StoreId::new(9), 3, 1));
+    let mut config = rig.config();
+    (config.ver, config.nonce) = (config.ver + 1, 1);
+    config.members[1] = member(StoreId::new(3));
+    rig.write(&config);
+    rig.ruled(rule);
+    let swap = rig.core.access.swap().expect("the member's word counts");
+    assert_eq!(swap.sent.active.set, PAIR);
+    // It loses to the operator's; now the new store is asked for everything, and has nothing.
+    rig.event(Event::FollowerCaughtUp { store: PEER });
+    rig.run_with_follower(200);
+    rig.event(Event::FollowerCaughtUp { store: StoreId::new(3) });
+    rig.run(100);
+    assert_eq!(rig.config().active.set, Set::Bucket(ME));
+    rig.event(holds(StoreId::new(3), 3, 4));
+    rig.run(100);
+    assert_eq!(rig.config().active.set, Set::pair(ME, StoreId::new(3)));
+}
+
+#[test]
+fn a_change_that_lands_after_its_leadership_makes_nobody_leader() {
+    // Both ways, in doubt when something else ends the leadership.
+    let eject = || {
+        let (mut rig, rule) = frozen();
+        rig.ruled(rule);
+        rig
+    };
+    let readmit = || {
+        let (mut rig, rule) = readmitting();
+        rig.ruled(rule);
+        rig.event(holds(PEER, 3, 4));
+        rig
+    };
+    for mut rig in [eject(), readmit()] {
+        let (token, op) = rig.until_put();
+        rig.complete(token, lost(&op));
+        rig.message(Message::Deposed { epoch: epoch(9), ver: 5 });
+        assert!(rig.step_down().is_some());
+        rig.apply(op);
+        assert_eq!((rig.config().epoch, rig.config().leader), (epoch(4), me()));
+        rig.run_with_follower(900);
+        assert!(rig.lead().is_none(), "took what it had given up for a hand-over");
+        rig.run(4_000);
+        assert_eq!((rig.config().phase, rig.config().epoch), (Phase::Claimed, epoch(5)));
+    }
+}
+
+#[test]
 fn the_lease_is_given_up_before_the_follower_returns() {
     let mut rig = Rig::leading(&in_bucket(me()));
     rig.run_with_follower(1_000);
