@@ -21,6 +21,7 @@
 pub mod admission;
 pub mod clock;
 pub mod coordinator;
+pub mod election;
 pub mod launch;
 pub mod node;
 pub mod replicator;
