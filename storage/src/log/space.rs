@@ -10,9 +10,9 @@ use crate::segment::{FIRST_FRAME_OFFSET, SegmentHeader, segment_name};
 use crate::{Identity, Settings};
 
 /// Segments are written full of zeroes ahead, so that a small durable write needs no commit of the
-/// file system's journal: 93 µs instead of some 200 (measured, 4 KiB). That writes every byte twice.
-/// From frames of this size on the journal's part is small, and halving what the device has to
-/// write is worth more.
+/// file system's journal: 93 µs instead of some 200 (measured, 4 KiB). That writes every byte
+/// twice. From frames of this size on the journal's part is small, and halving what the device has
+/// to write is worth more.
 const LARGE_FRAME_BYTES: u64 = 64 << 10;
 
 /// A segment file that is open and completely made.
