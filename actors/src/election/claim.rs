@@ -230,3 +230,25 @@ fn extended(chain: &[Link], own: Link) -> Vec<Link> {
     links.push(own);
     links
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::election::core::rig::{ME, PEER, in_bucket, pair, peer};
+
+    #[test]
+    fn only_a_member_with_a_right_to_it_may_claim() {
+        let (pair, in_bucket) = (pair(peer()), in_bucket(peer()));
+        assert!(may_claim(&pair, ME, false) && may_claim(&pair, PEER, false));
+        assert!(may_claim(&in_bucket, ME, true) && may_claim(&in_bucket, PEER, true));
+        assert!(!may_claim(&in_bucket, ME, false), "without the base");
+        // An operator has replaced it.
+        let replaced = |mut config: Config| {
+            config.members[0].store = StoreId::new(3);
+            config
+        };
+        assert!(!may_claim(&replaced(pair.clone()), ME, true));
+        assert!(!may_claim(&replaced(in_bucket), ME, true));
+        assert!(!may_claim(&replaced(pair), StoreId::new(3), true), "not in the pair yet");
+    }
+}

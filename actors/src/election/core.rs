@@ -23,7 +23,7 @@ mod follower_test;
 #[cfg(test)]
 mod leader_test;
 #[cfg(test)]
-mod rig;
+pub(super) mod rig;
 
 use celeriant_schema::peer::{Message, Position, Tip};
 use celeriant_schema::{Epoch, StoreId};

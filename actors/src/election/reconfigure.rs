@@ -166,9 +166,6 @@ impl Core {
     /// Which change the facts call for.
     fn wanted(&mut self, lost: bool) -> Option<Change> {
         let (config, own) = (self.access.config()?, self.me.member.store);
-        if self.access.distrust().is_some() {
-            return None;
-        }
         if matches!(config.active.set, Set::Pair(..)) {
             let held = self.hand_over_is_ready().then_some(Change::HandOver);
             return if lost { Some(Change::Eject) } else { held };
@@ -182,7 +179,7 @@ impl Core {
 
     /// Rule first, register second.
     fn prepare(&mut self, wanted: Option<Change>) {
-        // A register that was not read just now changes no rule (R15).
+        // A register that was not read just now, or is not believed, changes no rule (R15, I14).
         let go = wanted.is_none() || self.fresh();
         let Role::Leading(leading) = &mut self.role else { return };
         if !go {

@@ -385,3 +385,30 @@ impl Swap {
             }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::election::core::rig::{epoch, me, pair};
+
+    #[test]
+    fn a_put_of_a_change_that_was_forgotten_is_not_the_next_ones() {
+        let seal = Seal::new(None);
+        let mut access =
+            Access::new(Settings::default(), seal.clone(), (ClusterId::new(7), 1), epoch(0));
+        let config = pair(me());
+        let (token, _) = access.next();
+        let (etag, body) = (ETag::new("1"), config.encode(&seal));
+        let read = Completion { token, outcome: Ok(Done::Found { etag, body }) };
+        assert!(matches!(access.complete(0, read), News::Read));
+        let next = |nonce| Config { ver: config.ver + 1, nonce, ..config.clone() };
+        access.begin(Intent::Renew, next(1), 0);
+        let (token, _) = access.next();
+        assert!(access.forget().is_some());
+        access.begin(Intent::Renew, next(2), 0);
+        let put = Completion { token, outcome: Ok(Done::Put { etag: ETag::new("2") }) };
+        assert!(matches!(access.complete(0, put), News::Nothing));
+        assert!(access.swap().is_some_and(|swap| swap.sent.nonce == 2));
+        assert!(!access.is_fresh(0), "what is known is out of date");
+    }
+}

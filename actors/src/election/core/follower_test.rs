@@ -490,6 +490,21 @@ fn a_claimant_that_loses_backs_off() {
 }
 
 #[test]
+fn a_claimant_that_loses_to_somebody_who_is_gone_backs_off_nevertheless() {
+    let mut rig = Rig::following(&pair(peer()));
+    rig.wait(1_300);
+    rig.serve();
+    let other = claimed(&pair(peer()), process(PEER, 19));
+    rig.write(&other);
+    rig.serve();
+    rig.serve();
+    rig.run(990);
+    assert_eq!(rig.config(), other);
+    rig.run(2_100);
+    assert_eq!((rig.config().epoch, rig.config().leader), (epoch(5), me()));
+}
+
+#[test]
 fn a_claim_of_a_process_that_is_known_to_be_gone_holds_nobody_up() {
     let mut rig = Rig::following(&claimed(&pair(peer()), process(PEER, 19)));
     rig.run(1_300);

@@ -16,34 +16,34 @@ use crate::election::register::{Active, Config, Lease, Link, Member, Phase, Proc
 use crate::election::settings::Settings;
 use crate::election::vocabulary::*;
 
-pub(super) const MS: Micros = 1_000;
+pub(in crate::election) const MS: Micros = 1_000;
 /// The node under test, and its peer.
-pub(super) const ME: StoreId = StoreId::new(1);
-pub(super) const PEER: StoreId = StoreId::new(2);
+pub(in crate::election) const ME: StoreId = StoreId::new(1);
+pub(in crate::election) const PEER: StoreId = StoreId::new(2);
 
-pub(super) fn process(store: StoreId, boot: u64) -> Process {
+pub(in crate::election) fn process(store: StoreId, boot: u64) -> Process {
     Process { store, boot: BootId::new(boot) }
 }
 
-pub(super) fn me() -> Process {
+pub(in crate::election) fn me() -> Process {
     process(ME, 10)
 }
 
-pub(super) fn peer() -> Process {
+pub(in crate::election) fn peer() -> Process {
     process(PEER, 20)
 }
 
-pub(super) fn member(store: StoreId) -> Member {
+pub(in crate::election) fn member(store: StoreId) -> Member {
     let node = format!("node-{}", store.value());
     Member { store, node, features: Features { min: 1, max: 1 }, ..Member::default() }
 }
 
-pub(super) fn at(lsn: u64) -> Vec<Position> {
+pub(in crate::election) fn at(lsn: u64) -> Vec<Position> {
     let hash = if lsn == 0 { Hash::ZERO } else { Hash([lsn as u8; 32]) };
     vec![Position { lsn: Lsn::new(lsn), hash }]
 }
 
-pub(super) fn epoch(number: u64) -> Epoch {
+pub(in crate::election) fn epoch(number: u64) -> Epoch {
     Epoch::new(number)
 }
 
@@ -66,47 +66,47 @@ fn config(leader: Process, set: Set, chain: Vec<Link>) -> Config {
 }
 
 /// `leader` leads over the pair.
-pub(super) fn pair(leader: Process) -> Config {
+pub(in crate::election) fn pair(leader: Process) -> Config {
     config(leader, Set::pair(ME, PEER), Vec::new())
 }
 
 /// `leader` leads over itself and the bucket, since position 4.
-pub(super) fn in_bucket(leader: Process) -> Config {
+pub(in crate::election) fn in_bucket(leader: Process) -> Config {
     let link = Link { epoch: epoch(3), base: at(4) };
     config(leader, Set::Bucket(leader.store), vec![link])
 }
 
 /// The other one claims epoch 4 over `ruling`.
-pub(super) fn claimed(ruling: &Config, by: Process) -> Config {
+pub(in crate::election) fn claimed(ruling: &Config, by: Process) -> Config {
     let (ver, nonce) = (ruling.ver + 1, ruling.nonce + 1);
     let epoch = Epoch::new(ruling.epoch.value() + 1);
     Config { ver, epoch, phase: Phase::Claimed, leader: by, nonce, ..ruling.clone() }
 }
 
-pub(super) struct Rig {
-    pub(super) core: Core,
-    pub(super) now: Micros,
+pub(in crate::election) struct Rig {
+    pub(in crate::election) core: Core,
+    pub(in crate::election) now: Micros,
     /// What the core asked for and nobody has taken.
-    pub(super) out: Vec<Effect>,
+    pub(in crate::election) out: Vec<Effect>,
     /// The object, and its version.
-    pub(super) register: Option<(Bytes, ETag)>,
+    pub(in crate::election) register: Option<(Bytes, ETag)>,
     etags: u64,
     /// What the shards say is committed.
-    pub(super) commit: u64,
+    pub(in crate::election) commit: u64,
 }
 
 /// Nobody knows what became of `op`.
-pub(super) fn lost(op: &Op) -> Outcome {
+pub(in crate::election) fn lost(op: &Op) -> Outcome {
     Err(BucketError::lost(op, Cause::Deadline, ""))
 }
 
 impl Rig {
     /// A node with ordinary settings that has promised epoch 2.
-    pub(super) fn new(register: Option<&Config>) -> Self {
+    pub(in crate::election) fn new(register: Option<&Config>) -> Self {
         Self::with(register, |_, _| {})
     }
 
-    pub(super) fn with(
+    pub(in crate::election) fn with(
         register: Option<&Config>,
         change: impl FnOnce(&mut Settings, &mut Local),
     ) -> Self {
@@ -133,7 +133,7 @@ impl Rig {
     }
 
     /// A leader of epoch 3 with a follower on the link, everything settled.
-    pub(super) fn leading(config: &Config) -> Self {
+    pub(in crate::election) fn leading(config: &Config) -> Self {
         let mut rig = Self::new(Some(config));
         rig.commit = 4;
         rig.obey();
@@ -146,7 +146,7 @@ impl Rig {
     }
 
     /// A follower of epoch 3 that has just heard its leader, everything settled.
-    pub(super) fn following(config: &Config) -> Self {
+    pub(in crate::election) fn following(config: &Config) -> Self {
         let mut rig = Self::new(Some(config));
         rig.obey();
         rig.event(Event::PeerUp(peer()));
@@ -157,20 +157,20 @@ impl Rig {
         rig
     }
 
-    pub(super) fn event(&mut self, event: Event) {
+    pub(in crate::election) fn event(&mut self, event: Event) {
         self.core.handle(self.now, event, &mut self.out);
     }
 
-    pub(super) fn message(&mut self, message: Message) {
+    pub(in crate::election) fn message(&mut self, message: Message) {
         self.event(Event::Message(message));
     }
 
-    pub(super) fn heartbeat(&mut self, number: u64) {
+    pub(in crate::election) fn heartbeat(&mut self, number: u64) {
         self.message(Message::Heartbeat { number, epoch: epoch(3), ver: 5, shards: Vec::new() });
     }
 
     /// Time passes; the core is woken when it wants to be, and nothing is answered.
-    pub(super) fn wait(&mut self, ms: u64) {
+    pub(in crate::election) fn wait(&mut self, ms: u64) {
         let until = self.now + ms * MS;
         while let Some(deadline) = self.core.next_deadline().filter(|at| *at <= until) {
             assert!(deadline > self.now, "due at {deadline}, but not done at {}", self.now);
@@ -181,7 +181,7 @@ impl Rig {
     }
 
     /// Time passes and everything is answered at once.
-    pub(super) fn run(&mut self, ms: u64) {
+    pub(in crate::election) fn run(&mut self, ms: u64) {
         let until = self.now + ms * MS;
         self.obey();
         while let Some(deadline) = self.core.next_deadline().filter(|at| *at <= until) {
@@ -193,7 +193,7 @@ impl Rig {
     }
 
     /// Time passes, everything is answered, and the follower is heard.
-    pub(super) fn run_with_follower(&mut self, ms: u64) {
+    pub(in crate::election) fn run_with_follower(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
             self.run(100);
             self.alive();
@@ -202,17 +202,17 @@ impl Rig {
         }
     }
 
-    pub(super) fn alive(&mut self) {
+    pub(in crate::election) fn alive(&mut self) {
         let promised = self.core.access.config().map_or(epoch(0), |config| config.epoch);
         self.message(Message::Alive { number: 0, promised, leading: false });
     }
 
-    pub(super) fn role(&self) -> RoleName {
+    pub(in crate::election) fn role(&self) -> RoleName {
         self.core.status().role
     }
 
     /// Somebody writes the register.
-    pub(super) fn write(&mut self, config: &Config) {
+    pub(in crate::election) fn write(&mut self, config: &Config) {
         self.put(config.encode(&Seal::new(None)));
     }
 
@@ -223,13 +223,16 @@ impl Rig {
         etag
     }
 
-    pub(super) fn config(&self) -> Config {
+    pub(in crate::election) fn config(&self) -> Config {
         let (body, _) = self.register.as_ref().expect("a register");
         Config::decode(body, &Seal::new(None)).expect("valid")
     }
 
     /// Takes the first effect that `wanted` makes something of.
-    pub(super) fn take<T>(&mut self, wanted: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+    pub(in crate::election) fn take<T>(
+        &mut self,
+        wanted: impl Fn(&Effect) -> Option<T>,
+    ) -> Option<T> {
         let found = self.out.iter().enumerate().find_map(|(at, e)| wanted(e).map(|t| (at, t)));
         found.map(|(at, value)| {
             self.out.remove(at);
@@ -238,7 +241,7 @@ impl Rig {
     }
 
     /// Takes the request that waits for the bucket.
-    pub(super) fn request(&mut self) -> Option<(Token, Op)> {
+    pub(in crate::election) fn request(&mut self) -> Option<(Token, Op)> {
         self.take(|effect| match effect {
             Effect::Bucket(token, request) => Some((*token, request.op.clone())),
             _ => None,
@@ -246,7 +249,7 @@ impl Rig {
     }
 
     /// Answers the read that waits.
-    pub(super) fn get(&mut self) {
+    pub(in crate::election) fn get(&mut self) {
         let (token, op) = self.request().expect("a request");
         assert!(matches!(op, Op::Get { .. }), "{op:?} instead of a get");
         let done = self.apply(op);
@@ -254,7 +257,7 @@ impl Rig {
     }
 
     /// Time passes and everything is answered, until a put waits.
-    pub(super) fn until_put(&mut self) -> (Token, Op) {
+    pub(in crate::election) fn until_put(&mut self) -> (Token, Op) {
         for _ in 0..1_000 {
             if let Some((token, op)) = self.request() {
                 if op.mutates() {
@@ -270,7 +273,7 @@ impl Rig {
     }
 
     /// Takes the put that waits, and what it would write.
-    pub(super) fn swap(&mut self) -> (Token, Op, Config) {
+    pub(in crate::election) fn swap(&mut self) -> (Token, Op, Config) {
         let (token, op) = self.request().expect("a request");
         let (Op::PutIfMatch { body, .. } | Op::PutIfAbsent { body, .. }) = &op else {
             panic!("{op:?} instead of a put");
@@ -279,12 +282,12 @@ impl Rig {
         (token, op, config)
     }
 
-    pub(super) fn complete(&mut self, token: Token, outcome: Outcome) {
+    pub(in crate::election) fn complete(&mut self, token: Token, outcome: Outcome) {
         self.event(Event::Bucket(Completion { token, outcome }));
     }
 
     /// Carries out an operation as a bucket does.
-    pub(super) fn apply(&mut self, op: Op) -> Done {
+    pub(in crate::election) fn apply(&mut self, op: Op) -> Done {
         match (op, self.register.clone()) {
             (Op::Get { .. }, Some((body, etag))) => Done::Found { etag, body },
             (Op::Get { .. }, None) => Done::Absent,
@@ -301,20 +304,20 @@ impl Rig {
     }
 
     /// Answers the request that waits, honestly.
-    pub(super) fn serve(&mut self) {
+    pub(in crate::election) fn serve(&mut self) {
         let (token, op) = self.request().expect("a request");
         let done = self.apply(op);
         self.complete(token, Ok(done));
     }
 
     /// Answers the request that waits: nobody knows, or it never left.
-    pub(super) fn fail(&mut self, left: Left) {
+    pub(in crate::election) fn fail(&mut self, left: Left) {
         let (token, op) = self.request().expect("a request");
         self.complete(token, Err(BucketError::new(&op, Cause::Deadline, left, "")));
     }
 
     /// Answers everything that waits, honestly and at once, but a placement.
-    pub(super) fn obey(&mut self) {
+    pub(in crate::election) fn obey(&mut self) {
         while self.obey_once() {}
     }
 
@@ -349,7 +352,7 @@ impl Rig {
     }
 
     /// Takes every message.
-    pub(super) fn messages(&mut self) -> Vec<Message> {
+    pub(in crate::election) fn messages(&mut self) -> Vec<Message> {
         let mut messages = Vec::new();
         while let Some(message) = self.take(|effect| match effect {
             Effect::Send(message) => Some(message.clone()),
@@ -361,7 +364,7 @@ impl Rig {
     }
 
     /// Takes the orders about acknowledging; the last one.
-    pub(super) fn rule(&mut self) -> Option<(u64, AckRule)> {
+    pub(in crate::election) fn rule(&mut self) -> Option<(u64, AckRule)> {
         let mut last = None;
         while let Some(rule) = self.take(|effect| match effect {
             Effect::AckRule { number, rule } => Some((*number, *rule)),
@@ -373,12 +376,12 @@ impl Rig {
     }
 
     /// Every shard says that it goes by the last rule.
-    pub(super) fn ruled(&mut self, (number, _): (u64, AckRule)) {
+    pub(in crate::election) fn ruled(&mut self, (number, _): (u64, AckRule)) {
         self.event(Event::Ruled { number, commit: at(self.commit) });
     }
 
     /// Takes the order to lead.
-    pub(super) fn lead(&mut self) -> Option<Config> {
+    pub(in crate::election) fn lead(&mut self) -> Option<Config> {
         self.take(|effect| match effect {
             Effect::Lead { config } => Some((**config).clone()),
             _ => None,
@@ -386,7 +389,7 @@ impl Rig {
     }
 
     /// Takes the word that it led until now.
-    pub(super) fn step_down(&mut self) -> Option<Reason> {
+    pub(in crate::election) fn step_down(&mut self) -> Option<Reason> {
         self.take(|effect| match effect {
             Effect::StepDown(reason) => Some(reason.clone()),
             _ => None,
@@ -394,7 +397,7 @@ impl Rig {
     }
 
     /// Takes the last word about the lease.
-    pub(super) fn lease(&mut self) -> Option<Micros> {
+    pub(in crate::election) fn lease(&mut self) -> Option<Micros> {
         let mut last = None;
         while let Some(until) = self.take(|effect| match effect {
             Effect::Lease { until } => Some(*until),
@@ -405,14 +408,14 @@ impl Rig {
         last
     }
 
-    pub(super) fn answer(&mut self) -> Option<Result<(), Refused>> {
+    pub(in crate::election) fn answer(&mut self) -> Option<Result<(), Refused>> {
         self.take(|effect| match effect {
             Effect::Answer { result, .. } => Some(result.clone()),
             _ => None,
         })
     }
 
-    pub(super) fn has(&self, wanted: impl Fn(&Effect) -> bool) -> bool {
+    pub(in crate::election) fn has(&self, wanted: impl Fn(&Effect) -> bool) -> bool {
         self.out.iter().any(wanted)
     }
 }
