@@ -391,16 +391,30 @@ mod tests {
     use super::*;
     use crate::election::core::rig::{epoch, me, pair};
 
-    #[test]
-    fn a_put_of_a_change_that_was_forgotten_is_not_the_next_ones() {
+    /// One that has just read this register.
+    fn having_read(config: &Config) -> Access {
         let seal = Seal::new(None);
         let mut access =
             Access::new(Settings::default(), seal.clone(), (ClusterId::new(7), 1), epoch(0));
-        let config = pair(me());
         let (token, _) = access.next();
         let (etag, body) = (ETag::new("1"), config.encode(&seal));
         let read = Completion { token, outcome: Ok(Done::Found { etag, body }) };
         assert!(matches!(access.complete(0, read), News::Read));
+        assert!(access.is_fresh(0));
+        access
+    }
+
+    #[test]
+    fn a_register_that_is_not_believed_is_never_fresh() {
+        let mut access = having_read(&pair(me()));
+        access.disbelieve(0, Distrust::Rewritten { ver: 5 });
+        assert!(!access.is_fresh(0));
+    }
+
+    #[test]
+    fn a_put_of_a_change_that_was_forgotten_is_not_the_next_ones() {
+        let config = pair(me());
+        let mut access = having_read(&config);
         let next = |nonce| Config { ver: config.ver + 1, nonce, ..config.clone() };
         access.begin(Intent::Renew, next(1), 0);
         let (token, _) = access.next();
