@@ -17,6 +17,7 @@ mod builder;
 
 use bytes::Bytes;
 use celeriant_schema::limits::{FRAME_BYTES_MAX, FRAME_RECORDS_MAX, SECTOR_BYTES};
+use celeriant_schema::peer::{FramePlace, Position};
 use celeriant_schema::record::batch_at;
 use celeriant_schema::{
     AggregateKey, BatchHeader, BootId, ClusterId, Epoch, Hash, Lsn, ReadEvent, ShardId, Stamp,
@@ -88,6 +89,13 @@ impl FrameHeader {
     /// Size of the frame, padding included, in bytes.
     pub fn frame_bytes(&self) -> usize {
         self.content_bytes().next_multiple_of(SECTOR_BYTES)
+    }
+
+    /// Its epoch and its ends, as the nodes of a pair name them.
+    pub fn place(&self) -> FramePlace {
+        let before = Position { lsn: Lsn::new(self.first_lsn.value() - 1), hash: self.prev_hash };
+        let end = Position { lsn: self.last_lsn(), hash: self.hash };
+        FramePlace { epoch: self.epoch, before, end }
     }
 
     /// Where the records lie in the frame.

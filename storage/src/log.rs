@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! append_* ─► open frame ─pump─► in flight (≤ write_depth) ─complete─► durable, in log order
-//!                 │                                                       │
-//!                 └ fits? space is certain before a record is taken       ├ Progress.frames
-//!   active segment ──full──► spare, made ahead, becomes active            └ checkpoint
+//!                 │                  └ sealed: the bytes, to disk and      │
+//!                 │                    peer at the same time              ├ Progress.frames
+//!                 └ fits? space is certain before a record is taken       └ checkpoint
+//!   active segment ──full──► spare, made ahead, becomes active
 //! ```
 //! While frames are in flight the next one fills: group commit without a timer. A further frame
 //! joins them only when it is worth a write of its own (as large as one of them, or
@@ -27,6 +28,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use celeriant_schema::limits::{FRAME_BYTES_SOFT, SECTOR_BYTES};
+use celeriant_schema::peer::FramePlace;
 use celeriant_schema::{BootId, Epoch, Hash, Lsn, Stamp};
 
 use crate::buffer::AlignedBuffer;
@@ -48,8 +51,20 @@ const KIND_FRAME: Token = 1;
 const KIND_CREATE: Token = 2;
 const KIND_NOTE: Token = 3;
 
+/// Memory above this is not used again, in bytes: an idle shard would hold on to it.
+const BUFFER_BYTES_KEPT: usize = 2 * FRAME_BYTES_SOFT;
+
 fn token(kind: Token, number: u64) -> Token {
     LOG_BIT | kind << KIND_SHIFT | number & ((1 << KIND_SHIFT) - 1)
+}
+
+/// A frame that takes nothing more and is not durable yet: what goes to the disk goes to the peer.
+#[derive(Clone, Debug)]
+pub struct SealedFrame {
+    /// Its epoch and its ends.
+    pub place: FramePlace,
+    /// The frame itself.
+    pub bytes: Bytes,
 }
 
 /// A frame that is durable, with everything before it.
@@ -69,8 +84,24 @@ pub struct DurableFrame {
     pub last_stamp: Stamp,
     /// Its hash.
     pub hash: Hash,
-    /// The frame itself.
+    /// The frame itself. That of another leader may share memory with what arrived together.
     pub bytes: Bytes,
+}
+
+impl DurableFrame {
+    /// The frame of `header` at `offset`, in bytes, of `segment`.
+    pub(crate) fn of(header: &FrameHeader, segment: u32, offset: u64, bytes: Bytes) -> Self {
+        Self {
+            first_lsn: header.first_lsn,
+            last_lsn: header.last_lsn(),
+            segment,
+            frame_offset: (offset / SECTOR_BYTES as u64) as u32,
+            frame_bytes: header.frame_bytes() as u32,
+            last_stamp: header.last_stamp,
+            hash: header.hash,
+            bytes,
+        }
+    }
 }
 
 /// What a completion brought.
@@ -82,11 +113,13 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct InFlight {
-    number: u64,
+    /// Number of the write that it is part of.
+    write: u64,
     header: FrameHeader,
     segment: u32,
     offset: u64,
-    written: Option<AlignedBuffer>,
+    bytes: Bytes,
+    is_written: bool,
 }
 
 /// A shard's log. Comes from [`crate::recovery::recover`], also for a new directory.
@@ -94,15 +127,20 @@ struct InFlight {
 pub struct Log {
     identity: Identity,
     settings: Settings,
+    /// Who appends.
     leader: Option<(Epoch, BootId)>,
     open: Builder,
+    /// Who appended what is open, when that is not `leader`: it takes nothing more.
+    closing: Option<(Epoch, BootId)>,
     next_lsn: Lsn,
     last_stamp: Stamp,
     /// Hash of the last frame that was sealed.
     tip_hash: Hash,
+    /// Epoch of it.
+    tip_epoch: Epoch,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
-    frames_sealed: u64,
+    writes_started: u64,
     durable: Lsn,
     /// Behind the last durable frame.
     durable_end: Position,
@@ -141,12 +179,14 @@ impl Log {
             settings: from.settings,
             leader: None,
             open: Builder::new(),
+            closing: None,
             next_lsn: from.tip.lsn.next(),
             last_stamp: from.tip.last_stamp,
             tip_hash: from.tip.hash,
+            tip_epoch: from.tip.max_epoch,
             in_flight: VecDeque::with_capacity(from.settings.write_depth),
             in_flight_bytes: 0,
-            frames_sealed: 0,
+            writes_started: 0,
             durable: from.tip.lsn,
             durable_end: from.tip,
             durable_bytes: from.replayed_bytes,
@@ -162,10 +202,25 @@ impl Log {
         log
     }
 
-    /// Says who appends from here on. Once, before the first append of a process.
+    /// Says who appends from here on: before a process's first append, and again whenever it leads
+    /// a further epoch. What is open stays with who appended it: it is sealed first, and nothing
+    /// fits until then.
+    ///
+    /// # Panics
+    /// When the log has anything of that epoch or of a later one: nobody continues an epoch (R8).
     pub fn lead(&mut self, epoch: Epoch, boot: BootId) {
-        assert!(self.leader.is_none(), "a process leads one epoch only");
+        let newest = self.leader.map_or(self.tip_epoch, |(led, _)| led.max(self.tip_epoch));
+        assert!(epoch > newest, "epoch {epoch} after {newest}");
+        self.resign();
         self.leader = Some((epoch, boot));
+    }
+
+    /// Nobody appends here any more. What is open is still sealed.
+    pub fn resign(&mut self) {
+        if !self.open.is_empty() && self.closing.is_none() {
+            self.closing = self.leader;
+        }
+        self.leader = None;
     }
 
     /// The lsn that the next record gets.
@@ -225,7 +280,8 @@ impl Log {
 
     fn has_room(&self, bytes: usize, reserve: u64, soft: usize) -> bool {
         self.lacks_space.store(false, Ordering::Relaxed);
-        if self.poisoned || self.leader.is_none() || !self.open.has_room_for_record() {
+        let is_led = self.leader.is_some() && self.closing.is_none();
+        if self.poisoned || !is_led || !self.open.has_room_for_record() {
             return false;
         }
         let frame_bytes = self.open.frame_bytes_with(bytes);
@@ -281,6 +337,15 @@ impl Log {
         }
         self.start_note(ops);
         self.assert_invariants();
+    }
+
+    /// Frames behind `after` that are sealed and not durable, in log order: ask after every pump,
+    /// and nobody waits for the disk. Costs nothing when nobody asks.
+    pub fn sealed(&self, after: Lsn) -> impl Iterator<Item = SealedFrame> {
+        let first = self.in_flight.partition_point(|frame| frame.header.first_lsn <= after);
+        let sealed =
+            |frame: &InFlight| SealedFrame { place: frame.header.place(), bytes: frame.bytes.clone() };
+        self.in_flight.range(first..).map(sealed)
     }
 
     /// Notes durably how far the log is durable. Does nothing when that is already noted.
@@ -366,20 +431,23 @@ impl Log {
 
     fn take_written(&mut self, number: u64, done: Done, progress: &mut Progress) {
         let Done::Written(buffer) = done else { panic!("Write ended with {done:?}") };
-        let Some(frame) = self.in_flight.iter_mut().find(|frame| frame.number == number) else {
-            panic!("frame {number} is not in flight")
-        };
-        assert!(frame.written.is_none(), "frame {number} was written twice");
-        frame.written = Some(buffer);
-        while self.in_flight.front().is_some_and(|frame| frame.written.is_some()) {
-            let Some(frame) = self.in_flight.pop_front() else { break };
+        let of_it = self.in_flight.iter_mut().filter(|frame| frame.write == number);
+        let mut is_known = false;
+        for frame in of_it {
+            assert!(!frame.is_written, "frames of write {number} were written twice");
+            frame.is_written = true;
+            is_known = true;
+        }
+        assert!(is_known, "write {number} is not in flight");
+        self.keep(buffer);
+        while let Some(frame) = self.in_flight.pop_front_if(|frame| frame.is_written) {
             progress.frames.push(self.frame_is_durable(frame));
         }
         self.legs.settle(self.durable);
     }
 
     fn frame_is_durable(&mut self, frame: InFlight) -> DurableFrame {
-        let InFlight { header, segment, offset, written, .. } = frame;
+        let InFlight { header, segment, offset, bytes, .. } = frame;
         assert_eq!(header.first_lsn, self.durable.next(), "frames become durable in log order");
         self.in_flight_bytes -= header.frame_bytes();
         self.durable = header.last_lsn();
@@ -387,51 +455,46 @@ impl Log {
         self.durable_bytes += header.frame_bytes() as u64;
         self.notes.durable(self.durable, header.hash);
         self.legs.placed(&header, segment, offset);
-        DurableFrame {
-            first_lsn: header.first_lsn,
-            last_lsn: header.last_lsn(),
-            segment,
-            frame_offset: sectors(offset),
-            frame_bytes: header.frame_bytes() as u32,
-            last_stamp: header.last_stamp,
-            hash: header.hash,
-            bytes: self.share(written.unwrap_or_default()),
+        DurableFrame::of(&header, segment, offset, bytes)
+    }
+
+    /// Keeps memory for a further frame: what is at hand, in the processor's caches even, takes
+    /// records faster than fresh memory.
+    fn keep(&mut self, buffer: AlignedBuffer) {
+        let is_small = buffer.capacity() <= BUFFER_BYTES_KEPT;
+        if is_small && self.buffers.len() <= self.settings.write_depth {
+            self.buffers.push(buffer);
         }
     }
 
-    /// The buffer's content for whoever reads it. It is copied unless it fills its buffer, so that
-    /// it holds on to no more memory than it counts for, and the buffer is used again: memory that
-    /// is at hand, in the processor's caches even, takes records faster than fresh memory.
-    fn share(&mut self, buffer: AlignedBuffer) -> Bytes {
-        let spare = buffer.capacity() - buffer.len();
-        if spare <= buffer.len() / 8 && self.buffers.len() > 1 {
-            return buffer.into_bytes();
-        }
-        let bytes = Bytes::copy_from_slice(&buffer);
-        if self.buffers.len() <= self.settings.write_depth {
-            self.buffers.push(buffer);
-        }
-        bytes
+    /// Writes whose frames are not all durable.
+    fn writes_in_flight(&self) -> usize {
+        let ends = self.in_flight.front().zip(self.in_flight.back());
+        ends.map_or(0, |(first, last)| (last.write - first.write + 1) as usize)
     }
 
     fn may_seal(&self) -> bool {
         let bytes = self.open.frame_bytes_with(0);
         let largest = self.in_flight.iter().map(|frame| frame.header.frame_bytes()).max();
         let enough = largest.map_or(0, |bytes| bytes.min(self.settings.fill_bytes));
-        let waits_for_more = self.open.content_bytes() < enough;
-        if self.open.is_empty() || waits_for_more {
-            return false;
-        }
-        // Everything before a segment's first frame must be durable when that is written.
-        let may_place = self.in_flight.is_empty() || self.space.active_has_place(bytes as u64);
-        // A frame alone may have any size; together they stay where recovery looks.
-        let within =
-            self.in_flight.is_empty() || self.in_flight_bytes + bytes <= IN_FLIGHT_BYTES_MAX;
-        self.in_flight.len() < self.settings.write_depth && may_place && within
+        let waits_for_more = self.closing.is_none() && self.open.content_bytes() < enough;
+        let may_write = self.writes_in_flight() < self.settings.write_depth;
+        !self.open.is_empty() && !waits_for_more && may_write && self.may_place(bytes)
+    }
+
+    /// Whether a frame may go out beside those in flight.
+    fn may_place(&self, bytes: usize) -> bool {
+        // Everything before a segment's first frame must be durable when that is written. A frame
+        // alone may have any size; together they stay where recovery looks.
+        self.in_flight.is_empty()
+            || self.space.active_has_place(bytes as u64)
+                && self.in_flight_bytes + bytes <= IN_FLIGHT_BYTES_MAX
     }
 
     fn seal(&mut self, ops: &mut Vec<(Token, Op)>) {
-        let Some((epoch, boot)) = self.leader else { panic!("an append without a leader") };
+        let Some((epoch, boot)) = self.closing.take().or(self.leader) else {
+            panic!("an append without a leader")
+        };
         let count = self.open.count() as u64;
         let first_lsn = Lsn::new(self.next_lsn.value() - count);
         let context = Context {
@@ -444,17 +507,33 @@ impl Log {
         };
         let next = self.buffers.pop();
         let (header, buffer) = self.open.seal(&context, next);
-        if !self.space.active_has_place(buffer.len() as u64) {
+        // The disk keeps the buffer to itself; this copy is everybody else's.
+        let bytes = Bytes::copy_from_slice(&buffer);
+        self.writes_started += 1;
+        let (file, offset) = self.place(header, bytes);
+        ops.push((token(KIND_FRAME, self.writes_started), Op::Write { file, offset, buffer }));
+    }
+
+    /// Gives a frame that is complete its place, as part of the write that was started last.
+    fn place(&mut self, header: FrameHeader, bytes: Bytes) -> (FileId, u64) {
+        if !self.space.active_has_place(bytes.len() as u64) {
             self.space.rotate();
             self.notes.want(self.durable);
         }
         let (segment, file, offset) = self.space.place(&header);
         self.tip_hash = header.hash;
-        self.in_flight_bytes += buffer.len();
-        self.frames_sealed += 1;
-        let number = self.frames_sealed;
-        self.in_flight.push_back(InFlight { number, header, segment, offset, written: None });
-        ops.push((token(KIND_FRAME, number), Op::Write { file, offset, buffer }));
+        self.tip_epoch = header.epoch;
+        self.in_flight_bytes += bytes.len();
+        let write = self.writes_started;
+        self.in_flight.push_back(InFlight {
+            write,
+            header,
+            segment,
+            offset,
+            bytes,
+            is_written: false,
+        });
+        (file, offset)
     }
 
     fn start_note(&mut self, ops: &mut Vec<(Token, Op)>) {
@@ -469,7 +548,8 @@ impl Log {
     /// What must hold between any two calls.
     pub fn assert_invariants(&self) {
         let depth = self.settings.write_depth;
-        assert!(self.in_flight.len() <= depth, "{} frames in flight", self.in_flight.len());
+        let writes = self.writes_in_flight();
+        assert!(writes <= depth, "{writes} writes in flight");
         let mut next = self.durable.next();
         let mut bytes = 0;
         for frame in &self.in_flight {
@@ -483,15 +563,12 @@ impl Log {
             "{bytes} bytes in flight"
         );
         assert_eq!(next.plus(self.open.count() as u64), self.next_lsn, "lsns are dense");
+        assert!(self.closing.is_none() || !self.open.is_empty(), "only what is open closes");
         assert!(self.notes.watermark().durable <= self.durable, "the watermark is durable");
         let open = if self.open.is_empty() { 0 } else { self.open.frame_bytes_with(0) as u64 };
         assert!(self.space.has_place(open, 0), "there is a place for what was taken");
         self.space.assert_invariants();
     }
-}
-
-fn sectors(offset: u64) -> u32 {
-    (offset / celeriant_schema::limits::SECTOR_BYTES as u64) as u32
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use celeriant_schema::limits::SECTOR_BYTES;
 
+use celeriant_schema::record::EpochStart;
+
 use super::*;
 use crate::frame::verify;
 use crate::testing::{Dice, Fate, Rig, identity, small_settings};
@@ -353,4 +355,85 @@ fn a_restarted_log_goes_on_where_it_ended() {
     assert!(rig.append(&[0, 7], &[100, 5000], false));
     rig.settle();
     rig.check();
+}
+
+#[test]
+fn a_sealed_frame_is_there_before_it_is_durable_and_stays_the_same_memory() {
+    let mut rig = settled(large_segments());
+    let durable = rig.log.durable();
+    for number in 0..3 {
+        assert!(rig.append(&[number], &[100], false));
+        assert_eq!(rig.log.sealed(durable).count(), number as usize);
+        rig.pump();
+    }
+    let sealed: Vec<_> = rig.log.sealed(durable).collect();
+    assert_eq!(sealed.len(), 3);
+    assert_eq!(rig.log.sealed(durable.next()).count(), 2);
+    assert_eq!(sealed[2].place.end.hash, rig.log.tip_hash());
+    for (frame, next) in sealed.iter().zip(&sealed[1..]) {
+        assert_eq!(frame.place.end, next.place.before);
+    }
+    for frame in &sealed {
+        let header = verify(&frame.bytes, &identity()).expect("intact");
+        assert_eq!(header.place(), frame.place);
+        let mut ops = Vec::new();
+        let progress = rig.log.complete(rig.disk.finish(0), &mut ops).expect("a healthy disk");
+        let [durable] = &progress.frames[..] else { panic!("one frame a write") };
+        assert_eq!(durable.bytes.as_ptr(), frame.bytes.as_ptr(), "copied once");
+    }
+    assert_eq!(rig.log.sealed(Lsn::ZERO).count(), 0);
+}
+
+#[test]
+fn what_is_open_is_sealed_in_the_epoch_that_it_was_appended_in() {
+    let mut rig = settled(large_segments());
+    let before = rig.log.durable();
+    assert!(rig.append(&[1], &[100], false));
+    rig.log.lead(Epoch::new(5), BootId::new(50));
+    assert!(!rig.log.fits(1, 0) && !rig.log.fits_resolve(), "the open frame takes nothing more");
+    rig.log.lead(Epoch::new(6), BootId::new(60));
+    rig.pump();
+    assert!(rig.log.fits(1, 0));
+    let stamp = Stamp::new(rig.log.last_stamp().value() + 1);
+    let start = EpochStart { epoch: Epoch::new(6), boot: BootId::new(60), server_time: 5, stamp };
+    rig.log.append_epoch_start(&start);
+    rig.pump();
+    let headers: Vec<_> = rig.log.sealed(before).map(|frame| frame.bytes).collect();
+    let made = headers.iter().map(|frame| verify(frame, &identity()).expect("intact"));
+    let made: Vec<_> = made.map(|header| (header.epoch.value(), header.boot.value())).collect();
+    assert_eq!(made, [(1, 31), (6, 60)]);
+}
+
+#[test]
+fn who_has_resigned_appends_nothing_and_loses_nothing() {
+    let mut rig = settled(large_segments());
+    let before = rig.log.durable();
+    assert!(rig.append(&[1], &[100], false));
+    rig.log.resign();
+    assert!(!rig.log.fits(1, 0));
+    rig.settle();
+    assert_eq!(rig.log.durable(), before.next());
+    assert!(!rig.log.fits(1, 0));
+}
+
+#[test]
+#[should_panic(expected = "epoch 1 after 1")]
+fn nobody_continues_an_epoch() {
+    let mut rig = settled(large_segments());
+    rig.log.lead(Epoch::new(1), BootId::new(77));
+}
+
+#[test]
+fn memory_of_the_largest_frames_is_not_kept() {
+    let bytes = 128 << 20;
+    let mut rig = settled(Settings {
+        segment_bytes_first: bytes,
+        segment_bytes_max: bytes,
+        ..small_settings()
+    });
+    for size in [100, 6 << 20] {
+        assert!(rig.append(&[size as u64], &[size], false));
+        rig.settle();
+    }
+    assert!(rig.log.buffers.iter().all(|buffer| buffer.capacity() <= BUFFER_BYTES_KEPT));
 }
