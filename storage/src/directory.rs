@@ -12,6 +12,7 @@
 //! Deliberately absent: payloads, uncommitted state (the shard's core has it), I/O of its own,
 //! timers.
 
+mod applier;
 mod build;
 mod listing;
 mod lookup;
@@ -31,6 +32,7 @@ use crate::error::Damage;
 use crate::manifest::Checkpoint;
 use crate::run::{PagePlace, Run};
 use crate::{Identity, Settings};
+pub use applier::{Applier, PendingLeg};
 use memtable::Memtable;
 use pages::PageCache;
 use rows::Outcome;
@@ -164,6 +166,8 @@ pub struct Directory {
     memtable_bytes_max: usize,
     checkpoint_bytes: u64,
     memtable: Memtable,
+    /// Highest stamp that was applied since the start.
+    newest: Stamp,
     frozen: Option<Frozen>,
     /// Written out; freed in steps.
     discarded: Memtable,
@@ -195,6 +199,7 @@ impl Directory {
             memtable_bytes_max: settings.directory.memtable_bytes / 2,
             checkpoint_bytes: settings.checkpoint_bytes,
             memtable: Memtable::default(),
+            newest: Stamp::ZERO,
             frozen: None,
             discarded: Memtable::default(),
             frozen_at_bytes: 0,
@@ -219,6 +224,7 @@ impl Directory {
     /// # Panics
     /// When it does not continue what the memtable has of the aggregate.
     pub fn apply(&mut self, key: &AggregateKey, batch: &AppliedBatch) {
+        self.newest = self.newest.max(batch.last_stamp);
         self.memtable.apply(key, batch);
     }
 

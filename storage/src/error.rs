@@ -31,9 +31,28 @@ pub enum Error {
     /// An earlier error ended this log.
     #[error("the log has failed earlier; recover it by a restart")]
     Poisoned,
+    /// A log cannot end where it should.
+    #[error("the log cannot be cut behind lsn {lsn}: {why}")]
+    Uncut {
+        /// Where it should.
+        lsn: Lsn,
+        /// What speaks against it.
+        why: Uncut,
+    },
     /// The settings cannot work.
     #[error("log settings: {0}")]
     Settings(&'static str),
+}
+
+/// Why a log is not cut.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Uncut {
+    /// Records behind that place are committed (I12).
+    #[error("everything up to lsn {0} is committed")]
+    Committed(Lsn),
+    /// No frame of this log ends there with that hash.
+    #[error("no such position in this log")]
+    NotThere,
 }
 
 /// A place where durable bytes are not what was written.

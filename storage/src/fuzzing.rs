@@ -150,11 +150,11 @@ pub fn row(data: &[u8]) {
 /// One slot of a watermark file.
 pub fn watermark(data: &[u8]) {
     let mut page = vec![0; SECTOR_BYTES];
-    let len = data.len().min(84);
+    let len = data.len().min(104);
     page[..len].copy_from_slice(&data[..len]);
     put(&mut page, 0, b"CLRWMK\r\n\x01\x00");
-    let checksum = crc32c(&page[..84]);
-    put(&mut page, 84, &checksum.to_le_bytes());
+    let checksum = crc32c(&page[..104]);
+    put(&mut page, 104, &checksum.to_le_bytes());
     let _ = Watermark::decode(data, 0, &Identity::default());
     let _ = Watermark::decode(&page, 0, &Identity::default());
 }

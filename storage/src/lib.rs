@@ -1,7 +1,8 @@
 //! Durable bytes: disks, segments, frames, the group-commit log, recovery.
 //!
 //! ```text
-//!                  log            pure: records → frames → Op::Write; completions → durable lsn
+//!                  log            pure: records → frames → Op::Write; completions → durable lsn;
+//!                                 frames of another leader, byte for byte, the same way
 //!   recovery ──►   directory      key → head, sequences, batch locations; in bounded memory
 //!   (start path)   cache          frames that were read or written lately
 //!      │
@@ -46,7 +47,7 @@ pub mod watermark;
 
 use celeriant_schema::{ClusterId, ShardId};
 
-pub use error::{Damage, Error, Flaw};
+pub use error::{Damage, Error, Flaw, Uncut};
 pub use settings::{DirectoryBudget, Settings};
 
 /// Version of every file format of this crate, raised with any change of bytes.

@@ -19,6 +19,8 @@
 //! Deliberately absent: I/O, clocks, what a record means (except legs: space is kept for their
 //! decisions, and a checkpoint says which are open), reading.
 
+mod ends;
+mod follow;
 mod legs;
 mod notes;
 mod records;
@@ -36,8 +38,10 @@ use crate::buffer::AlignedBuffer;
 use crate::disk::{Completion, DiskError, Done, FileId, Op, Token};
 use crate::error::Error;
 use crate::frame::{Builder, Context, FRAME_HEADER_BYTES, FrameHeader, IN_FLIGHT_BYTES_MAX};
-use crate::manifest::{OpenLeg, Position};
+use crate::manifest::Position;
 use crate::{Identity, Settings};
+pub(crate) use ends::Commits;
+pub use follow::Refused;
 pub(crate) use legs::{Legs, Placed};
 pub(crate) use notes::Notes;
 pub use records::Appended;
@@ -144,6 +148,7 @@ pub struct Log {
     durable: Lsn,
     /// Behind the last durable frame.
     durable_end: Position,
+    commits: Commits,
     /// Bytes of frames that became durable, those that were replayed included.
     durable_bytes: u64,
     space: Space,
@@ -165,6 +170,7 @@ pub(crate) struct Resume {
     pub(crate) settings: Settings,
     /// Its end: all of it is durable.
     pub(crate) tip: Position,
+    pub(crate) commits: Commits,
     /// Bytes of frames that were replayed.
     pub(crate) replayed_bytes: u64,
     pub(crate) space: Space,
@@ -189,6 +195,7 @@ impl Log {
             writes_started: 0,
             durable: from.tip.lsn,
             durable_end: from.tip,
+            commits: from.commits,
             durable_bytes: from.replayed_bytes,
             space: from.space,
             legs: from.legs,
@@ -213,6 +220,7 @@ impl Log {
         assert!(epoch > newest, "epoch {epoch} after {newest}");
         self.resign();
         self.leader = Some((epoch, boot));
+        self.commits.lead(epoch, &mut self.notes);
     }
 
     /// Nobody appends here any more. What is open is still sealed.
@@ -339,18 +347,10 @@ impl Log {
         self.assert_invariants();
     }
 
-    /// Frames behind `after` that are sealed and not durable, in log order: ask after every pump,
-    /// and nobody waits for the disk. Costs nothing when nobody asks.
-    pub fn sealed(&self, after: Lsn) -> impl Iterator<Item = SealedFrame> {
-        let first = self.in_flight.partition_point(|frame| frame.header.first_lsn <= after);
-        let sealed =
-            |frame: &InFlight| SealedFrame { place: frame.header.place(), bytes: frame.bytes.clone() };
-        self.in_flight.range(first..).map(sealed)
-    }
-
-    /// Notes durably how far the log is durable. Does nothing when that is already noted.
+    /// Notes durably how far the log is durable and committed. Does nothing when that is already
+    /// noted.
     pub fn note_watermark(&mut self, ops: &mut Vec<(Token, Op)>) {
-        self.notes.want(self.durable);
+        self.notes.want();
         self.start_note(ops);
     }
 
@@ -367,11 +367,6 @@ impl Log {
     /// The open file of a segment, to read from.
     pub fn segment_file(&self, segment: u32) -> Option<FileId> {
         self.space.file(segment)
-    }
-
-    /// Behind the last durable frame, and the legs that are open there.
-    pub(crate) fn checkpoint(&self) -> (Position, impl Iterator<Item = OpenLeg>) {
-        (self.durable_end, self.legs.open_at(self.durable))
     }
 
     /// Bytes of frames that became durable since the last checkpoint before the start.
@@ -443,7 +438,7 @@ impl Log {
         while let Some(frame) = self.in_flight.pop_front_if(|frame| frame.is_written) {
             progress.frames.push(self.frame_is_durable(frame));
         }
-        self.legs.settle(self.durable);
+        self.settle_committed();
     }
 
     fn frame_is_durable(&mut self, frame: InFlight) -> DurableFrame {
@@ -453,6 +448,7 @@ impl Log {
         self.durable = header.last_lsn();
         self.durable_end = Position::behind(&header, segment, offset);
         self.durable_bytes += header.frame_bytes() as u64;
+        self.commits.durable(self.durable_end);
         self.notes.durable(self.durable, header.hash);
         self.legs.placed(&header, segment, offset);
         DurableFrame::of(&header, segment, offset, bytes)
@@ -518,7 +514,7 @@ impl Log {
     fn place(&mut self, header: FrameHeader, bytes: Bytes) -> (FileId, u64) {
         if !self.space.active_has_place(bytes.len() as u64) {
             self.space.rotate();
-            self.notes.want(self.durable);
+            self.notes.want();
         }
         let (segment, file, offset) = self.space.place(&header);
         self.tip_hash = header.hash;
@@ -565,6 +561,7 @@ impl Log {
         assert_eq!(next.plus(self.open.count() as u64), self.next_lsn, "lsns are dense");
         assert!(self.closing.is_none() || !self.open.is_empty(), "only what is open closes");
         assert!(self.notes.watermark().durable <= self.durable, "the watermark is durable");
+        assert!(self.committed() <= self.durable, "what is committed is durable");
         let open = if self.open.is_empty() { 0 } else { self.open.frame_bytes_with(0) as u64 };
         assert!(self.space.has_place(open, 0), "there is a place for what was taken");
         self.space.assert_invariants();

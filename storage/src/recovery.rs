@@ -7,14 +7,19 @@
 //!   tail found ─► covered by the watermark or a later durable_upto? ──► damage, nothing cut
 //!              ─► zero what is behind it, write again what nobody vouches for, note it
 //! ```
+//! A node on its own takes everything that is durable for committed. One of a pair does not: what
+//! lies behind the *floor*, what is surely committed, may still be cut, so it enters the log and
+//! not the directory.
+//!
 //! *Unfinished* and *damaged* are told apart in scan.rs. What is read here may only sit in a cache
 //! of a process that was killed: the frames that no later frame or note vouches for are written
 //! again, durably, before anybody sees them. Every step can be cut by a crash and done again: the
 //! log stays the same.
 //!
-//! Deliberately absent: repair from elsewhere (there is nobody else yet), any decision over an
+//! Deliberately absent: repair from elsewhere, any decision over an
 //! undecided leg (the node makes it, knowing all shards), compaction.
 
+mod cut;
 mod files;
 mod marks;
 mod replay;
@@ -26,23 +31,30 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
+use celeriant_schema::peer;
 use celeriant_schema::record::{EpochStart, Resolve};
 use celeriant_schema::{Epoch, Lsn, Stamp, TxnId};
 
+pub use crate::directory::PendingLeg;
 use crate::directory::{Directory, Fault, Missing, Pins};
 use crate::disk::{Disk, Op, Token};
 use crate::error::{Damage, Error, Flaw};
-use crate::log::{Active, Log, Notes, Resume, Segment, Space};
+use crate::frame::{FrameHeader, IN_FLIGHT_BYTES_MAX};
+use crate::log::{
+    Active, Commits, DurableFrame, Log, Notes, Placed, Resume, Segment, Space,
+};
 use crate::manifest::{Checkpoint, Position};
 use crate::scan::{Chain, Stop};
 use crate::segment::{FIRST_FRAME_OFFSET, segment_name};
-use crate::watermark::{WATERMARK_NAME, Watermark};
+use crate::watermark::{NOWHERE, WATERMARK_NAME, Watermark};
 use crate::{Identity, Settings};
 use files::{Inventory, SegmentReader};
 use marks::Marks;
-pub use replay::PendingLeg;
-use replay::{FramePlace, Replay};
+use replay::Replay;
 use tail::Tail;
+
+/// Most bytes of frames in [`Recovered::tail`], unless the first alone is larger.
+pub const TAIL_BYTES_MAX: usize = 4 << 20;
 
 /// What recovery had to do. All zero and empty after a clean stop.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -69,15 +81,37 @@ pub struct Report {
     pub watermark_slots_damaged: u32,
 }
 
+/// What the start of a node that is one of a pair knows of a shard's log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// So much is committed, as others say. What the shard itself has noted counts too.
+    pub committed: Lsn,
+    /// The log shall end there: what follows is not the leader's (R10).
+    pub cut_after: Option<peer::Position>,
+}
+
+/// Which frames may enter the directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Floor {
+    /// All: durable is committed.
+    None,
+    /// Those that end at or below.
+    At(Lsn),
+}
+
 /// A log that can go on, and what it says.
 #[derive(Debug)]
 pub struct Recovered {
-    /// Call [`Log::lead`] before the first append.
+    /// Call [`Log::lead`] before the first append, or [`Log::follow`].
     pub log: Log,
-    /// Everything that is committed.
+    /// Everything up to [`Log::committed`].
     pub directory: Directory,
-    /// Legs to decide, in log order.
+    /// Legs to decide, in log order, as of there.
     pub pending: Vec<PendingLeg>,
+    /// Durable frames behind that, in log order, for an [`crate::directory::Applier`] when they
+    /// commit. At most [`TAIL_BYTES_MAX`]: if they end below [`Log::durable`], the rest is to be
+    /// read. Empty for a node on its own.
+    pub tail: Vec<DurableFrame>,
     /// Decisions that were met since the directory was last written out: whether to commit. For
     /// others see [`find_outcomes`].
     pub outcomes: BTreeMap<TxnId, bool>,
@@ -89,8 +123,8 @@ pub struct Recovered {
     pub report: Report,
 }
 
-/// Opens the log in `disk`'s folder, or makes a new one in an empty folder. On return everything
-/// that it says is durable.
+/// Opens the log of a node on its own in `disk`'s folder, or makes a new one in an empty folder. On
+/// return everything that it says is durable, and committed.
 ///
 /// # Errors
 /// `Error::Damage` when something that was durable is not what was written: nothing has been cut
@@ -101,6 +135,30 @@ pub async fn recover<D: Disk>(
     identity: Identity,
     settings: &Settings,
 ) -> Result<Recovered, Error> {
+    run(disk, identity, settings, Floor::None, None).await
+}
+
+/// The same for a node that is one of a pair: only what is `known` to be committed enters the
+/// directory, and the log may be cut.
+///
+/// # Errors
+/// As [`recover`]; `Error::Uncut` when the log cannot end where it should: it is as it was then.
+pub async fn recover_member<D: Disk>(
+    disk: &mut D,
+    identity: Identity,
+    settings: &Settings,
+    known: Known,
+) -> Result<Recovered, Error> {
+    run(disk, identity, settings, Floor::At(known.committed), known.cut_after).await
+}
+
+async fn run<D: Disk>(
+    disk: &mut D,
+    identity: Identity,
+    settings: &Settings,
+    floor: Floor,
+    cut_after: Option<peer::Position>,
+) -> Result<Recovered, Error> {
     settings.validate()?;
     let inventory = Inventory::take(disk).await?;
     let mut report = Report { strangers: inventory.strangers.clone(), ..Report::default() };
@@ -109,20 +167,25 @@ pub async fn recover<D: Disk>(
         disk,
         identity,
         settings: *settings,
+        end: cut_after.or(marks.cut()),
         marks,
         report,
         replay: Replay::new(Directory::open(identity, settings, 1, Checkpoint::default(), vec![])),
         claim: Position::default(),
+        floor,
         position: Position::default(),
+        committed: Position::default(),
         replayed_bytes: 0,
         chain: Chain::start(identity),
         segments: BTreeMap::new(),
         current: None,
         spares: VecDeque::new(),
         tail: Tail::default(),
+        uncommitted: Uncommitted::default(),
     };
     recovery.remove_unfinished(&inventory).await?;
     recovery.restore(&inventory).await?;
+    recovery.raise_floor()?;
     recovery.walk().await?;
     recovery.finish().await
 }
@@ -181,8 +244,13 @@ struct Recovery<'d, D: Disk> {
     replay: Replay,
     /// Up to here the log is durable, as the manifest says.
     claim: Position,
+    floor: Floor,
+    /// Where the log shall end.
+    end: Option<peer::Position>,
     /// Behind the last frame that was taken in, or that the runs know.
     position: Position,
+    /// The same of those that are committed.
+    committed: Position,
     replayed_bytes: u64,
     chain: Chain,
     segments: BTreeMap<u32, Segment>,
@@ -191,6 +259,28 @@ struct Recovery<'d, D: Disk> {
     /// Segments behind it.
     spares: VecDeque<Segment>,
     tail: Tail,
+    uncommitted: Uncommitted,
+}
+
+/// Frames behind the floor.
+#[derive(Default)]
+struct Uncommitted {
+    ends: VecDeque<Position>,
+    /// The first of them.
+    frames: Vec<DurableFrame>,
+    bytes: usize,
+}
+
+impl Uncommitted {
+    fn push(&mut self, end: Position, header: &FrameHeader, frame: bytes::Bytes) {
+        let is_next = self.frames.len() == self.ends.len();
+        self.ends.push_back(end);
+        self.bytes += frame.len();
+        if is_next && (self.frames.is_empty() || self.bytes <= TAIL_BYTES_MAX) {
+            let start = end.offset - u64::from(end.frame_bytes);
+            self.frames.push(DurableFrame::of(header, end.segment, start, frame));
+        }
+    }
 }
 
 impl<D: Disk> Recovery<'_, D> {
@@ -228,8 +318,14 @@ impl<D: Disk> Recovery<'_, D> {
         for segment in segments {
             files::check_segment(self.disk, &self.identity, segment).await?;
             self.scan(segment).await?;
+            if self.has_ended() {
+                break;
+            }
         }
-        self.check_watermark()
+        match self.end {
+            Some(end) => self.cut(end).await,
+            None => self.check_watermark(),
+        }
     }
 
     /// Reads and replays the segment's frames up to the first that is not there.
@@ -237,7 +333,7 @@ impl<D: Disk> Recovery<'_, D> {
         let mut reader = SegmentReader::new(segment);
         let is_begun = segment.number == self.position.segment;
         let mut offset = if is_begun { self.position.offset } else { FIRST_FRAME_OFFSET };
-        loop {
+        while !self.has_ended() {
             let step = self.step(&mut reader, segment, offset).await?;
             match step {
                 Ok(next_offset) => offset = next_offset,
@@ -279,19 +375,31 @@ impl<D: Disk> Recovery<'_, D> {
         if offset == FIRST_FRAME_OFFSET {
             self.enter(segment)?;
         }
-        let place = FramePlace::of(&header, segment.number, offset);
-        self.replay.frame(&header, place, records).map_err(|(lsn, flaw)| {
+        let is_committed = match self.floor {
+            Floor::None => true,
+            Floor::At(floor) => header.last_lsn() <= floor,
+        };
+        let place = Placed::of(&header, segment.number, offset);
+        self.replay.frame(&header, place, records, is_committed).map_err(|(lsn, flaw)| {
             flaw.at(segment_name(segment.number), segment.number, offset, lsn)
         })?;
         self.chain.advance(&header);
         self.position = Position::behind(&header, segment.number, offset);
+        match is_committed {
+            true => self.committed = self.position,
+            false => self.uncommitted.push(self.position, &header, frame.clone()),
+        }
         self.replayed_bytes += header.frame_bytes() as u64;
         if let Some(current) = &mut self.current {
             current.extend(&header);
         }
         self.vouch(header.last_lsn(), header.hash, segment, offset)?;
-        self.tail.read(segment, offset, &header, frame);
+        let vouched = self.marks.newest.vouches(header.epoch).then_some(header.durable_upto);
+        self.tail.read(segment, offset, header.last_lsn(), frame, vouched);
         self.report.frames_read += 1;
+        if self.tail.unsecured_bytes() > IN_FLIGHT_BYTES_MAX {
+            self.secure().await?;
+        }
         self.relieve().await?;
         Ok(Ok(offset + header.frame_bytes() as u64))
     }
@@ -349,18 +457,19 @@ impl<D: Disk> Recovery<'_, D> {
         self.settle_tail().await?;
         let active = self.choose_active().await?;
         self.ensure_room(&active).await?;
-        let tip = self.chain.tip();
-        let noted = self.marks.newest;
-        if noted.durable != tip {
-            let note = Watermark { durable: tip, hash: self.chain.prev_hash, ..noted };
-            self.marks.note(self.disk, &self.identity, note).await?;
-        }
-        self.replay.legs.settle(tip);
+        self.note_end().await?;
+        let committed = self.committed.lsn;
+        self.replay.legs.settle(committed);
         let files = self.segments.iter().map(|(number, segment)| (*number, segment.file)).collect();
+        let commits = match self.floor {
+            Floor::None => Commits::Durable,
+            Floor::At(_) => Commits::Told { end: self.committed, tail: self.uncommitted.ends },
+        };
         let log = Log::resume(Resume {
             identity: self.identity,
             settings: self.settings,
             tip: self.position,
+            commits,
             replayed_bytes: self.replayed_bytes,
             space: Space::new(active, self.spares, files),
             legs: self.replay.legs,
@@ -369,12 +478,35 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(Recovered {
             log,
             directory: self.replay.directory,
-            pending: self.replay.pending.into_values().collect(),
+            pending: self.replay.applier.into_pending(),
+            tail: self.uncommitted.frames,
             outcomes: self.replay.outcomes,
             max_epoch: self.chain.max_epoch,
             max_stamp: self.chain.last_stamp,
             report: self.report,
         })
+    }
+
+    /// Notes what the log is now.
+    async fn note_end(&mut self) -> Result<(), Error> {
+        let noted = self.marks.newest;
+        let note = Watermark {
+            durable: self.chain.tip(),
+            hash: self.chain.prev_hash,
+            committed: self.committed.lsn,
+            // From here on frames come that were made elsewhere, of epochs that were led here too.
+            made_in: if self.floor == Floor::None { Epoch::default() } else { NOWHERE },
+            is_cut: false,
+            ..noted
+        };
+        if note != noted {
+            self.marks.note(self.disk, &self.identity, note).await?;
+        }
+        if noted.is_cut {
+            // Into both slots: the cut must never be found again, behind which the log goes on.
+            self.marks.note(self.disk, &self.identity, note).await?;
+        }
+        Ok(())
     }
 
     /// The segment that takes the next frame: the last with frames.
@@ -393,7 +525,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// What a start appends, an `EpochStart` and a `Resolve` for every pending leg, must have a
     /// place.
     async fn ensure_room(&mut self, active: &Active) -> Result<(), Error> {
-        let records = EpochStart::LEN + self.replay.pending.len() * Resolve::LEN;
+        let records = EpochStart::LEN + self.replay.legs.unresolved() * Resolve::LEN;
         let needed = (records + 2 * SECTOR_BYTES) as u64;
         let rest = active.segment.bytes - active.next_offset;
         if rest < needed && self.spares.is_empty() {
@@ -422,3 +554,7 @@ impl<D: Disk> Recovery<'_, D> {
 #[cfg(test)]
 #[path = "recovery/recovery_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "recovery/floor_test.rs"]
+mod floor_tests;

@@ -7,7 +7,7 @@ mod rig;
 use proptest::test_runner::Config as ProptestConfig;
 
 pub(crate) use disk::{Fate, MemoryDisk, now};
-pub(crate) use rig::{Rig, Snapshot, identity, small_settings};
+pub(crate) use rig::{Feed, Follower, Rig, Snapshot, identity, small_settings};
 
 /// So many cases of a property; a failure is a scenario to write down, not a file to keep.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {

@@ -6,11 +6,11 @@
 //! Everything a slot says lies in its first 512 bytes, which a crash leaves either old or new. So a
 //! slot that is neither valid nor all zero is damage, not a torn write. A recovered tail below the
 //! watermark is damage too: acknowledged frames are gone. Deliberately absent: any use of it to
-//! find the tail.
+//! find the tail, but for a log that is being cut.
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
-use celeriant_schema::{ClusterId, Hash, Lsn, ShardId};
+use celeriant_schema::{ClusterId, Epoch, Hash, Lsn, ShardId};
 
 use crate::buffer::AlignedBuffer;
 use crate::codec::{Reader, crc32c, put};
@@ -23,6 +23,12 @@ pub const WATERMARK_NAME: &str = "watermark";
 pub const WATERMARK_BYTES: u64 = 2 * SECTOR_BYTES as u64;
 const MAGIC: u64 = u64::from_le_bytes(*b"CLRWMK\r\n");
 
+const CHECKSUM_AT: usize = 104;
+const CUT: u32 = 1;
+
+/// [`Watermark::made_in`] when nothing is known to be made here.
+pub const NOWHERE: Epoch = Epoch::new(u64::MAX);
+
 /// One note of what is durable.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Watermark {
@@ -34,9 +40,21 @@ pub struct Watermark {
     pub hash: Hash,
     /// Highest segment that is completely made. A higher one holds nothing.
     pub segments_made: u32,
+    /// The log ends at `durable`: what lies behind is void, whatever it is.
+    pub is_cut: bool,
+    /// Every record up to here is committed; never above `durable`.
+    pub committed: Lsn,
+    /// Frames of this epoch were made on this disk. 0: all were. [`NOWHERE`]: perhaps none.
+    pub made_in: Epoch,
 }
 
 impl Watermark {
+    /// Whether the `durable_upto` of a frame holds on this disk. It says what was durable where the
+    /// frame was made: a follower may have it on disk before frames that it says are durable.
+    pub fn vouches(&self, epoch: Epoch) -> bool {
+        self.made_in == Epoch::default() || self.made_in == epoch
+    }
+
     /// Byte offset of its slot.
     pub fn slot_offset(&self) -> u64 {
         (self.turn % 2) * SECTOR_BYTES as u64
@@ -44,6 +62,7 @@ impl Watermark {
 
     /// Its slot's page.
     pub fn encode(&self, identity: &Identity) -> AlignedBuffer {
+        assert!(self.committed <= self.durable, "committed, and not durable: {self:?}");
         let mut page = AlignedBuffer::zeroed(SECTOR_BYTES);
         put(&mut page, 0, &MAGIC.to_le_bytes());
         put(&mut page, 8, &FORMAT.to_le_bytes());
@@ -53,8 +72,11 @@ impl Watermark {
         put(&mut page, 40, &self.durable.value().to_le_bytes());
         put(&mut page, 48, &self.hash.0);
         put(&mut page, 80, &self.segments_made.to_le_bytes());
-        let checksum = crc32c(&page[..84]);
-        put(&mut page, 84, &checksum.to_le_bytes());
+        put(&mut page, 84, &(if self.is_cut { CUT } else { 0 }).to_le_bytes());
+        put(&mut page, 88, &self.committed.value().to_le_bytes());
+        put(&mut page, 96, &self.made_in.value().to_le_bytes());
+        let checksum = crc32c(&page[..CHECKSUM_AT]);
+        put(&mut page, CHECKSUM_AT, &checksum.to_le_bytes());
         page
     }
 
@@ -73,8 +95,8 @@ impl Watermark {
         if reader.u64()? != MAGIC {
             return Err(Flaw::Magic("watermark"));
         }
-        if Reader::new(&page[84..]).u32()? != crc32c(&page[..84])
-            || page[88..SECTOR_BYTES].iter().any(|byte| *byte != 0)
+        if Reader::new(&page[CHECKSUM_AT..]).u32()? != crc32c(&page[..CHECKSUM_AT])
+            || page[CHECKSUM_AT + 4..SECTOR_BYTES].iter().any(|byte| *byte != 0)
         {
             return Err(Flaw::HeaderChecksum);
         }
@@ -90,14 +112,22 @@ impl Watermark {
         if shard != identity.shard {
             return Err(Flaw::Foreign("shard"));
         }
-        let turn = reader.u64()?;
-        let durable = Lsn::new(reader.u64()?);
-        let hash = reader.hash()?;
-        let segments_made = reader.u32()?;
-        if turn % 2 != slot {
+        let note = Self {
+            turn: reader.u64()?,
+            durable: Lsn::new(reader.u64()?),
+            hash: reader.hash()?,
+            segments_made: reader.u32()?,
+            is_cut: reader.u32()? == CUT,
+            committed: Lsn::new(reader.u64()?),
+            made_in: Epoch::new(reader.u64()?),
+        };
+        if note.turn % 2 != slot {
             return Err(Flaw::Chain("a note in the other slot"));
         }
-        Ok(Some(Self { turn, durable, hash, segments_made }))
+        if note.committed > note.durable {
+            return Err(Flaw::Lengths);
+        }
+        Ok(Some(note))
     }
 }
 
@@ -116,13 +146,29 @@ mod tests {
 
     #[test]
     fn a_note_comes_back_from_its_own_slot_only() {
-        let note =
-            Watermark { turn: 7, durable: Lsn::new(41), hash: Hash([3; 32]), segments_made: 2 };
+        let note = Watermark {
+            turn: 7,
+            durable: Lsn::new(41),
+            hash: Hash([3; 32]),
+            segments_made: 2,
+            is_cut: true,
+            committed: Lsn::new(40),
+            made_in: Epoch::new(6),
+        };
         let page = note.encode(&identity());
         assert_eq!(note.slot_offset(), 4096);
         assert_eq!(Watermark::decode(&page, 1, &identity()), Ok(Some(note)));
         assert!(Watermark::decode(&page, 0, &identity()).is_err());
         assert_eq!(Watermark::decode(&[0; SECTOR_BYTES], 0, &identity()), Ok(None));
+    }
+
+    #[test]
+    fn only_frames_that_were_made_here_vouch_for_others() {
+        let note = |made_in| Watermark { made_in, ..Watermark::default() };
+        assert!(note(Epoch::new(0)).vouches(Epoch::new(4)));
+        assert!(note(Epoch::new(4)).vouches(Epoch::new(4)));
+        assert!(!note(Epoch::new(4)).vouches(Epoch::new(5)));
+        assert!(!note(NOWHERE).vouches(Epoch::new(4)));
     }
 
     #[test]

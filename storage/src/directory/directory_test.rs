@@ -83,7 +83,8 @@ impl World {
         let mut ops = Vec::new();
         let lsn = Lsn::new(self.applied);
         if self.directory.must_freeze(lsn, 0) {
-            let position = Position { lsn, ..Position::default() };
+            let position =
+                Position { lsn, last_stamp: Stamp::new(u64::MAX), ..Position::default() };
             self.directory.freeze(position, 0, std::iter::empty());
         }
         self.directory.advance(&mut ops);

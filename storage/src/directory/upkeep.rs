@@ -102,9 +102,9 @@ impl Directory {
     }
 
     /// Starts what is due: writing rows out, merging. Cheap when nothing is. Call it after commits
-    /// and completions, when everything up to `log.durable()` has been applied.
+    /// and completions, when everything up to `log.committed()` has been applied, and nothing else.
     pub fn maintain(&mut self, log: &Log, ops: &mut Vec<(Token, Op)>) {
-        if self.must_freeze(log.durable(), log.durable_bytes()) {
+        if self.must_freeze(log.committed(), log.durable_bytes()) {
             let (position, legs) = log.checkpoint();
             self.freeze(position, log.durable_bytes(), legs);
         }
@@ -168,12 +168,20 @@ impl Directory {
 
     /// Begins a new memtable. The present one holds what records up to `position` did, on top of
     /// the runs; `legs` are open there.
+    ///
+    /// # Panics
+    /// When it holds more than that: what is not committed may still be cut.
     pub(crate) fn freeze(
         &mut self,
         position: Position,
         log_bytes: u64,
         legs: impl Iterator<Item = OpenLeg>,
     ) {
+        assert!(
+            self.newest <= position.last_stamp,
+            "stamp {} is applied, the checkpoint is at {position:?}",
+            self.newest
+        );
         let is_applied = |leg: OpenLeg| self.applied_legs.contains(&leg.lsn);
         let legs: Vec<_> = legs.map(|leg| OpenLeg { is_applied: is_applied(leg), ..leg }).collect();
         self.applied_legs.retain(|lsn| legs.iter().any(|leg| leg.lsn == *lsn));

@@ -4,11 +4,13 @@
 //! their `Resolve`s. Every unresolved leg keeps space for its `Resolve`, so that a full disk cannot
 //! hold its aggregates for ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use celeriant_schema::limits::SECTOR_BYTES;
+use celeriant_schema::record::{Record, Resolve};
 use celeriant_schema::{Hash, Lsn, TxnId};
 
+use crate::error::Flaw;
 use crate::frame::FrameHeader;
 use crate::manifest::OpenLeg;
 
@@ -58,6 +60,47 @@ impl Legs {
         self.unresolved += 1;
     }
 
+    /// Whether records from `first_lsn` on decide only legs that are there, each once.
+    pub(crate) fn check(
+        &self,
+        first_lsn: Lsn,
+        records: &[(u32, Record)],
+    ) -> Result<(), (Lsn, Flaw)> {
+        let mut decided = BTreeSet::new();
+        for (at, (_, record)) in records.iter().enumerate() {
+            let Record::Resolve(resolve) = record else { continue };
+            let is_undecided = match self.legs.get(&resolve.leg_lsn) {
+                Some(leg) => leg.txn == resolve.txn && !leg.is_resolved,
+                None => has_leg(&records[..at], first_lsn, resolve),
+            };
+            if !is_undecided || !decided.insert(resolve.leg_lsn) {
+                let flaw = Flaw::Chain("a Resolve without its leg");
+                return Err((first_lsn.plus(at as u64), flaw));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in records that were checked. `placed`: their frame, once it is durable.
+    pub(crate) fn take(
+        &mut self,
+        first_lsn: Lsn,
+        records: &[(u32, Record)],
+        placed: Option<Placed>,
+    ) {
+        for (at, (_, record)) in records.iter().enumerate() {
+            let lsn = first_lsn.plus(at as u64);
+            match (record, placed) {
+                (Record::Leg(leg), Some(placed)) => self.open_placed(lsn, leg.write_id, placed),
+                (Record::Leg(leg), None) => self.open(lsn, leg.write_id),
+                (Record::Resolve(resolve), _) => {
+                    self.resolve(resolve.leg_lsn, resolve.txn, lsn);
+                }
+                (Record::Write(_) | Record::EpochStart(_), _) => {}
+            }
+        }
+    }
+
     /// A leg whose frame is durable.
     pub(crate) fn open_placed(&mut self, lsn: Lsn, txn: TxnId, placed: Placed) {
         self.open(lsn, txn);
@@ -91,9 +134,22 @@ impl Legs {
         }
     }
 
+    /// Legs without a `Resolve`.
+    pub(crate) fn unresolved(&self) -> usize {
+        self.unresolved
+    }
+
     /// Space to keep for `Resolve`s: in the worst case each gets a frame of its own.
     pub(crate) fn reserve_bytes(&self) -> u64 {
         (self.unresolved * SECTOR_BYTES) as u64
+    }
+
+    /// The same when these records, which were checked, are taken in.
+    pub(crate) fn reserve_bytes_with(&self, records: &[(u32, Record)]) -> u64 {
+        let count = |is_it: fn(&Record) -> bool| records.iter().filter(|it| is_it(&it.1)).count();
+        let opened = count(|record| matches!(record, Record::Leg(_)));
+        let decided = count(|record| matches!(record, Record::Resolve(_)));
+        ((self.unresolved + opened - decided) * SECTOR_BYTES) as u64
     }
 
     /// Durable legs up to `upto` without a durable `Resolve`. What is applied of them, others know.
@@ -105,4 +161,11 @@ impl Legs {
             OpenLeg { txn, lsn, segment, frame_offset, frame_bytes, is_applied, hash }
         })
     }
+}
+
+/// Whether the leg that `resolve` decides is among `records`.
+fn has_leg(records: &[(u32, Record)], first_lsn: Lsn, resolve: &Resolve) -> bool {
+    let at = resolve.leg_lsn.value().checked_sub(first_lsn.value());
+    let record = at.and_then(|at| records.get(usize::try_from(at).ok()?));
+    matches!(record, Some((_, Record::Leg(leg))) if leg.write_id == resolve.txn)
 }

@@ -1,6 +1,6 @@
 //! When the watermark is written: at most one write at a time, into the slots in turn.
 
-use celeriant_schema::{Hash, Lsn};
+use celeriant_schema::{Epoch, Hash, Lsn};
 
 use crate::Identity;
 use crate::disk::{Done, FileId, Op};
@@ -33,10 +33,22 @@ impl Notes {
         self.next.hash = hash;
     }
 
-    /// `durable` should be noted, if it is not yet.
-    pub(crate) fn want(&mut self, durable: Lsn) {
+    /// Everything up to `lsn` is committed.
+    pub(crate) fn committed(&mut self, lsn: Lsn) {
+        self.next.committed = lsn;
+    }
+
+    /// What is known should be noted, if it is not yet.
+    pub(crate) fn want(&mut self) {
         let newest = self.in_flight.as_ref().unwrap_or(&self.noted);
-        self.is_wanted |= newest.durable < durable;
+        self.is_wanted |=
+            (newest.durable, newest.committed) != (self.next.durable, self.next.committed);
+    }
+
+    /// Frames of `epoch` are made here from now on.
+    pub(crate) fn made_in(&mut self, epoch: Epoch) {
+        self.next.made_in = epoch;
+        self.is_wanted = true;
     }
 
     /// Segment `number` is made: it may be used once that is noted.

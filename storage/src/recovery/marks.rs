@@ -1,7 +1,7 @@
 //! Recovery's watermark: which note rules, and the notes that recovery itself makes.
 
-use celeriant_schema::Lsn;
 use celeriant_schema::limits::SECTOR_BYTES;
+use celeriant_schema::{Lsn, peer};
 
 use super::Report;
 use super::files::{self, Inventory};
@@ -79,9 +79,19 @@ impl Marks {
             }
         }
         match newest {
+            // The damaged slot may say that the log went on behind the cut.
+            Some(newest) if newest.is_cut && report.watermark_slots_damaged > 0 => {
+                Err(flaw.at(WATERMARK_NAME, 0, 0, newest.durable).into())
+            }
             Some(newest) => Ok(Self { file, newest }),
             None => Err(flaw.at(WATERMARK_NAME, 0, 0, Lsn::ZERO).into()),
         }
+    }
+
+    /// Where a cut ends the log that was begun and not finished.
+    pub(super) fn cut(&self) -> Option<peer::Position> {
+        let Watermark { durable: lsn, hash, is_cut, .. } = self.newest;
+        is_cut.then_some(peer::Position { lsn, hash })
     }
 
     /// Writes the next note.

@@ -9,13 +9,13 @@ use celeriant_schema::Lsn;
 use celeriant_schema::limits::SECTOR_BYTES;
 
 use super::files::{self, Inventory};
-use super::replay::{FramePlace, Replay};
+use super::replay::Replay;
 use super::{Recovery, drive};
 use crate::directory::Directory;
 use crate::disk::Disk;
 use crate::error::{Error, Flaw};
 use crate::frame::FrameHeader;
-use crate::log::Active;
+use crate::log::{Active, Placed};
 use crate::manifest::{Checkpoint, MANIFEST_NAME, Manifest, OpenLeg, Position};
 use crate::run::{Footer, PAGE_BYTES, Run, run_name};
 use crate::scan::Chain;
@@ -107,6 +107,7 @@ impl<D: Disk> Recovery<'_, D> {
         self.replay = replay;
         self.chain = Chain::from(self.identity, position);
         self.position = *position;
+        self.committed = *position;
         if let Some(segment) = self.segments.get(&position.segment) {
             self.current = Some(Active { segment: *segment, next_offset: position.offset });
             self.tail.stopped_at(*segment, position.offset, true);
@@ -183,14 +184,14 @@ impl<D: Disk> Recovery<'_, D> {
             }
             let records = self.chain.records(&header, &frame);
             let records = records.map_err(|_| Flaw::BodyChecksum)?;
-            let place = FramePlace::of(&header, leg.segment, offset);
+            let place = Placed::of(&header, leg.segment, offset);
             replay.reopen(leg, header.first_lsn, place, records)
         };
         Ok(read())
     }
 
     /// There is no directory to go on from: the log says everything. What the manifest claimed to
-    /// be durable is noted elsewhere before it goes.
+    /// be committed is noted elsewhere before it goes.
     async fn begin_anew(
         &mut self,
         inventory: &Inventory,
@@ -199,9 +200,11 @@ impl<D: Disk> Recovery<'_, D> {
         // A first run alone may have been unfinished when there was no manifest yet.
         self.report.rebuilt =
             inventory.has_manifest || inventory.runs.keys().any(|number| *number > 1);
-        if self.claim.lsn > self.marks.newest.durable {
-            let Position { lsn, hash, .. } = self.claim;
-            let note = Watermark { durable: lsn, hash, ..self.marks.newest };
+        let noted = self.marks.newest;
+        if self.claim.lsn > noted.committed {
+            let (at, known) = ((self.claim.lsn, self.claim.hash), (noted.durable, noted.hash));
+            let (durable, hash) = if at.0 > known.0 { at } else { known };
+            let note = Watermark { durable, hash, committed: at.0, ..noted };
             self.marks.note(self.disk, &self.identity, note).await?;
         }
         if inventory.has_manifest {
@@ -222,15 +225,15 @@ impl<D: Disk> Recovery<'_, D> {
         if let Some(error) = directory.overdrawn(OVERDRAFT) {
             return Err(error.into());
         }
-        if !directory.must_freeze(self.position.lsn, self.replayed_bytes) {
+        if !directory.must_freeze(self.committed.lsn, self.replayed_bytes) {
             return Ok(());
         }
         // The manifest will say that everything up to here is durable.
         self.secure().await?;
         let Replay { directory, legs, outcomes, .. } = &mut self.replay;
-        legs.settle(self.position.lsn);
-        let open = legs.open_at(self.position.lsn);
-        directory.freeze(self.position, self.replayed_bytes, open);
+        legs.settle(self.committed.lsn);
+        let open = legs.open_at(self.committed.lsn);
+        directory.freeze(self.committed, self.replayed_bytes, open);
         outcomes.clear();
         let mut ops = Vec::new();
         directory.advance(&mut ops);

@@ -248,7 +248,8 @@ fn a_merge_that_meets_damage_stops_the_shard_and_the_next_start_begins_anew() {
         let directory = &mut recovered.directory;
         let at = directory.run_count() as u64;
         directory.note_outcome(Default::default(), Lsn::new(at), false);
-        let position = Position { lsn: Lsn::new(1 << 40 | at), ..Position::default() };
+        let (lsn, last_stamp) = (Lsn::new(1 << 40 | at), celeriant_schema::Stamp::new(u64::MAX));
+        let position = Position { lsn, last_stamp, ..Position::default() };
         assert!(directory.standing(&key, &Default::default()).is_ok() || at > 0);
         directory.freeze(position, 0, std::iter::empty());
         let mut ops = Vec::new();

@@ -11,7 +11,7 @@ use super::files;
 use crate::buffer::AlignedBuffer;
 use crate::disk::Disk;
 use crate::error::{Error, Flaw};
-use crate::frame::{FrameHeader, IN_FLIGHT_BYTES_MAX};
+use crate::frame::IN_FLIGHT_BYTES_MAX;
 use crate::log::Segment;
 use crate::scan::runs_of_content;
 use crate::segment::FIRST_FRAME_OFFSET;
@@ -38,26 +38,33 @@ struct End {
 pub(super) struct Tail {
     end: Option<End>,
     unsecured: VecDeque<Unsecured>,
+    unsecured_bytes: usize,
 }
 
 impl Tail {
-    /// A frame was taken in; it vouches for those up to its `durable_upto`.
+    /// A frame was taken in; it vouches for those up to `vouched`.
     pub(super) fn read(
         &mut self,
         segment: Segment,
         offset: u64,
-        header: &FrameHeader,
+        last_lsn: Lsn,
         frame: Bytes,
+        vouched: Option<Lsn>,
     ) {
-        self.secured(header.durable_upto);
-        let last_lsn = header.last_lsn();
+        self.secured(vouched.unwrap_or_default());
+        self.unsecured_bytes += frame.len();
         self.unsecured.push_back(Unsecured { segment, offset, last_lsn, frame });
     }
 
     fn secured(&mut self, upto: Lsn) {
-        while self.unsecured.front().is_some_and(|frame| frame.last_lsn <= upto) {
-            self.unsecured.pop_front();
+        while let Some(frame) = self.unsecured.pop_front_if(|frame| frame.last_lsn <= upto) {
+            self.unsecured_bytes -= frame.frame.len();
         }
+    }
+
+    /// Bytes of frames that nobody vouches for yet.
+    pub(super) fn unsecured_bytes(&self) -> usize {
+        self.unsecured_bytes
     }
 
     /// Reading `segment` ended at `offset`.
@@ -99,6 +106,7 @@ impl<D: Disk> Recovery<'_, D> {
     /// only sit in a cache.
     pub(super) async fn secure(&mut self) -> Result<(), Error> {
         self.tail.secured(self.marks.newest.durable.max(self.claim.lsn));
+        self.tail.unsecured_bytes = 0;
         for Unsecured { segment, offset, frame, .. } in std::mem::take(&mut self.tail.unsecured) {
             self.report.secured_bytes += frame.len() as u64;
             let buffer = AlignedBuffer::copy_of(&frame);
@@ -126,7 +134,8 @@ impl<D: Disk> Recovery<'_, D> {
             for (at, len) in runs_of_content(&window) {
                 for sector in (at..at + len).step_by(SECTOR_BYTES) {
                     let Some(later) = self.chain.is_behind(&window[sector..]) else { continue };
-                    if later.durable_upto >= self.chain.next_lsn {
+                    let vouches = self.marks.newest.vouches(later.epoch);
+                    if vouches && later.durable_upto >= self.chain.next_lsn {
                         let flaw = Flaw::Durable("a later frame");
                         return Err(self.damage(segment, start, flaw).into());
                     }

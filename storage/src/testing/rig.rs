@@ -1,6 +1,7 @@
 //! A shard reduced to what its log needs, and a model of what the log must say after a crash.
 
 mod check;
+mod follower;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,8 @@ use celeriant_schema::{
 };
 
 use super::{Dice, Fate, MemoryDisk, now};
+pub(crate) use follower::{Feed, Follower};
+
 use crate::directory::{
     AppliedBatch, BatchLocation, ClientSequences, Directory, Fault, Head, Missing, Pins,
 };

@@ -32,27 +32,8 @@ impl Rig {
     }
 
     /// Asks the directory; pages that it lacks are read at once.
-    pub(crate) fn ask<T>(
-        &self,
-        mut lookup: impl FnMut(&Directory, &Pins) -> Result<T, Fault>,
-    ) -> T {
-        let mut pins = Pins::default();
-        loop {
-            match lookup(&self.directory, &pins) {
-                Ok(answer) => return answer,
-                Err(Fault::Missing(page)) => pins.add(page, self.page(page)),
-                Err(Fault::Damaged(damage)) => panic!("{damage}"),
-            }
-        }
-    }
-
-    fn page(&self, Missing(place): Missing) -> bytes::Bytes {
-        let name = crate::run::run_name(place.run);
-        let start = place.offset() as usize;
-        let content = &self.disk.files[&name][start..start + place.bytes() as usize];
-        let page = bytes::Bytes::copy_from_slice(content);
-        assert_eq!(crate::run::verify(&page, &identity(), place), Ok(()));
-        page
+    pub(crate) fn ask<T>(&self, lookup: impl FnMut(&Directory, &Pins) -> Result<T, Fault>) -> T {
+        ask(&self.directory, &self.disk, lookup)
     }
 
     pub(crate) fn head(&self, key: &AggregateKey) -> Option<Head> {
@@ -123,4 +104,29 @@ impl Rig {
         frame::verify(&frame, &identity()).expect("intact");
         frame
     }
+}
+
+/// Asks a directory whose files are on `disk`; pages that it lacks are read at once.
+pub(super) fn ask<T>(
+    directory: &Directory,
+    disk: &MemoryDisk,
+    mut lookup: impl FnMut(&Directory, &Pins) -> Result<T, Fault>,
+) -> T {
+    let mut pins = Pins::default();
+    loop {
+        match lookup(directory, &pins) {
+            Ok(answer) => return answer,
+            Err(Fault::Missing(page)) => pins.add(page, read_page(disk, page)),
+            Err(Fault::Damaged(damage)) => panic!("{damage}"),
+        }
+    }
+}
+
+fn read_page(disk: &MemoryDisk, Missing(place): Missing) -> bytes::Bytes {
+    let name = crate::run::run_name(place.run);
+    let start = place.offset() as usize;
+    let content = &disk.files[&name][start..start + place.bytes() as usize];
+    let page = bytes::Bytes::copy_from_slice(content);
+    assert_eq!(crate::run::verify(&page, &identity(), place), Ok(()));
+    page
 }
