@@ -21,8 +21,10 @@
 
 mod ends;
 mod follow;
+mod landmarks;
 mod legs;
 mod notes;
+mod read;
 mod records;
 mod space;
 
@@ -42,8 +44,10 @@ use crate::manifest::Position;
 use crate::{Identity, Settings};
 pub(crate) use ends::Commits;
 pub use follow::Refused;
+pub(crate) use landmarks::Landmarks;
 pub(crate) use legs::{Legs, Placed};
 pub(crate) use notes::Notes;
+pub use read::{Search, Step};
 pub use records::Appended;
 pub(crate) use space::{Active, Segment, Space};
 
@@ -153,6 +157,7 @@ pub struct Log {
     durable_bytes: u64,
     space: Space,
     legs: Legs,
+    landmarks: Landmarks,
     notes: Notes,
     /// Somebody asked for more space than there is. Atomic only so that asking needs no `&mut` and
     /// a log can be shared.
@@ -175,6 +180,7 @@ pub(crate) struct Resume {
     pub(crate) replayed_bytes: u64,
     pub(crate) space: Space,
     pub(crate) legs: Legs,
+    pub(crate) landmarks: Landmarks,
     pub(crate) notes: Notes,
 }
 
@@ -199,6 +205,7 @@ impl Log {
             durable_bytes: from.replayed_bytes,
             space: from.space,
             legs: from.legs,
+            landmarks: from.landmarks,
             notes: from.notes,
             starved: AtomicBool::new(false),
             lacks_space: AtomicBool::new(false),
@@ -451,6 +458,7 @@ impl Log {
         self.commits.durable(self.durable_end);
         self.notes.durable(self.durable, header.hash);
         self.legs.placed(&header, segment, offset);
+        self.landmarks.pass(header.first_lsn, segment, offset);
         DurableFrame::of(&header, segment, offset, bytes)
     }
 

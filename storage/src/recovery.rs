@@ -41,7 +41,7 @@ use crate::disk::{Disk, Op, Token};
 use crate::error::{Damage, Error, Flaw};
 use crate::frame::{FrameHeader, IN_FLIGHT_BYTES_MAX};
 use crate::log::{
-    Active, Commits, DurableFrame, Log, Notes, Placed, Resume, Segment, Space,
+    Active, Commits, DurableFrame, Landmarks, Log, Notes, Placed, Resume, Segment, Space,
 };
 use crate::manifest::{Checkpoint, Position};
 use crate::scan::{Chain, Stop};
@@ -110,7 +110,7 @@ pub struct Recovered {
     pub pending: Vec<PendingLeg>,
     /// Durable frames behind that, in log order, for an [`crate::directory::Applier`] when they
     /// commit. At most [`TAIL_BYTES_MAX`]: if they end below [`Log::durable`], the rest is to be
-    /// read. Empty for a node on its own.
+    /// read ([`Log::read_after`]). Empty for a node on its own.
     pub tail: Vec<DurableFrame>,
     /// Decisions that were met since the directory was last written out: whether to commit. For
     /// others see [`find_outcomes`].
@@ -182,6 +182,7 @@ async fn run<D: Disk>(
         spares: VecDeque::new(),
         tail: Tail::default(),
         uncommitted: Uncommitted::default(),
+        landmarks: Landmarks::default(),
     };
     recovery.remove_unfinished(&inventory).await?;
     recovery.restore(&inventory).await?;
@@ -260,6 +261,7 @@ struct Recovery<'d, D: Disk> {
     spares: VecDeque<Segment>,
     tail: Tail,
     uncommitted: Uncommitted,
+    landmarks: Landmarks,
 }
 
 /// Frames behind the floor.
@@ -389,6 +391,7 @@ impl<D: Disk> Recovery<'_, D> {
             true => self.committed = self.position,
             false => self.uncommitted.push(self.position, &header, frame.clone()),
         }
+        self.landmarks.pass(header.first_lsn, segment.number, offset);
         self.replayed_bytes += header.frame_bytes() as u64;
         if let Some(current) = &mut self.current {
             current.extend(&header);
@@ -473,6 +476,7 @@ impl<D: Disk> Recovery<'_, D> {
             replayed_bytes: self.replayed_bytes,
             space: Space::new(active, self.spares, files),
             legs: self.replay.legs,
+            landmarks: self.landmarks,
             notes: Notes::new(self.marks.file, self.marks.newest),
         });
         Ok(Recovered {

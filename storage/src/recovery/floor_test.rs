@@ -4,6 +4,7 @@ use celeriant_schema::Stamp;
 
 use super::*;
 use crate::directory::Applier;
+use crate::log::Step;
 use crate::testing::{Dice, Feed, Follower, MemoryDisk, Rig, identity, now, small_settings};
 
 /// A leader's random life, and a follower that has all of it durable and nothing committed.
@@ -137,6 +138,13 @@ fn a_long_tail_is_handed_over_in_part_and_the_rest_is_read() {
     assert!(tail.iter().map(|it| it.bytes.len()).sum::<usize>() <= TAIL_BYTES_MAX);
     let last = tail.last().expect("a part of it").last_lsn;
     assert!(last < log.durable());
+    let mut step = log.read_after(last, log.durable(), 1 << 20);
+    while let Step::Read(search, op) = step {
+        let Ok(crate::disk::Done::Read(read)) = disk.perform_now(op) else { panic!("reads") };
+        step = log.found(search, read).expect("intact");
+    }
+    let Step::Frames { before, .. } = step else { panic!("{step:?}") };
+    assert_eq!(before.lsn, last);
     let mut applier = Applier::new(pending);
     tail.iter().for_each(|it| applier.frame(&mut directory, it).expect("intact"));
     log.commit(last);

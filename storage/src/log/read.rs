@@ -1,0 +1,267 @@
+//! Reading whole frames back by their place in the log: for catching up, reconciling, repairing.
+//!
+//! ```text
+//! lsn ─► a landmark shortly before it? ──yes──► hop from header to header ─► its frame
+//!              └──no──► halve the segments by their first frames ──┘            │
+//!                                                   place, or whole frames from there on
+//! ```
+//! One operation at a time, as a value: [`Step::Read`] is started by the owner, whose token it
+//! gets, and its buffer comes back through [`Log::found`]. Only what is durable is looked at. The
+//! work grows with what is returned, and at the first read of an old part with one segment at most:
+//! where a reader leaves off, the next one begins.
+//!
+//! Deliberately absent: frames that are not durable ([`Log::sealed`]), caching, and the hashes of
+//! records: whoever takes frames in checks them.
+
+use bytes::Bytes;
+use celeriant_schema::Lsn;
+use celeriant_schema::limits::{FRAME_BYTES_MAX, SECTOR_BYTES};
+use celeriant_schema::peer::{FramePlace, Position};
+
+use super::Log;
+use super::landmarks::Landmark;
+use crate::buffer::AlignedBuffer;
+use crate::disk::Op;
+use crate::error::{Damage, Flaw};
+use crate::frame::{self, FrameHeader, TORN_BYTES};
+use crate::scan::is_zero;
+use crate::segment::{FIRST_FRAME_OFFSET, segment_name};
+
+/// What is read at a time while a frame is looked for, in bytes.
+const HOP_BYTES: usize = 64 << 10;
+
+/// A search that waits for its read.
+#[derive(Debug)]
+pub struct Search {
+    goal: Goal,
+    /// Record whose frame is looked for.
+    lsn: Lsn,
+    at: At,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Goal {
+    Place,
+    Frames { upto: Lsn, bytes_max: usize },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// The frame is at or behind `low` and before the first one of segment `high`; the first frame
+    /// of the segment halfway is being read.
+    Halving { low: Landmark, high: u32 },
+    /// Reading on from here.
+    Hopping(Landmark),
+}
+
+/// What a search comes to.
+#[derive(Debug)]
+pub enum Step {
+    /// Start this, and give what it reads to [`Log::found`]. After an error of it, stop the node.
+    Read(Search, Op),
+    /// The frame that was asked for.
+    Place(FramePlace),
+    /// Whole frames, one behind the other, intact by their checksums.
+    Frames {
+        /// The position before the first of them.
+        before: Position,
+        /// Byte for byte as on disk.
+        frames: Bytes,
+    },
+    /// Nothing durable is there.
+    Nothing,
+}
+
+impl Log {
+    /// Looks for the durable frame that contains `lsn`, or is the last before it.
+    pub fn locate(&self, lsn: Lsn) -> Step {
+        self.search(Goal::Place, lsn.min(self.durable))
+    }
+
+    /// Looks for the durable frames behind `after`, up to the one that contains `upto`: about
+    /// `bytes_max` bytes of them, at least one. The first may begin before `after`.
+    pub fn read_after(&self, after: Lsn, upto: Lsn, bytes_max: usize) -> Step {
+        let bytes_max = bytes_max.clamp(SECTOR_BYTES, FRAME_BYTES_MAX);
+        if after >= self.durable.min(upto) {
+            return Step::Nothing;
+        }
+        self.search(Goal::Frames { upto, bytes_max }, after.next())
+    }
+
+    fn search(&self, goal: Goal, lsn: Lsn) -> Step {
+        if lsn == Lsn::ZERO {
+            return Step::Nothing;
+        }
+        if let Some(near) = self.landmarks.near(lsn) {
+            return self.hop(goal, lsn, near, 0);
+        }
+        let start = Landmark { lsn: Lsn::new(1), segment: 1, offset: FIRST_FRAME_OFFSET };
+        let low = self.landmarks.before(lsn).unwrap_or(start);
+        let last = self.landmarks.oldest().map_or(self.durable_end.segment, |it| it.segment);
+        self.halve(goal, lsn, low, last + 1)
+    }
+
+    /// Goes on with what a search has read.
+    ///
+    /// # Errors
+    /// When something that was durable is not what was written.
+    pub fn found(&mut self, search: Search, read: AlignedBuffer) -> Result<Step, Damage> {
+        let Search { goal, lsn, at } = search;
+        match at {
+            At::Halving { low, high } => {
+                let segment = halfway(low, high);
+                let first = self.header(&read, lsn, segment, FIRST_FRAME_OFFSET)?;
+                let offset = FIRST_FRAME_OFFSET;
+                Ok(match first.first_lsn <= lsn {
+                    true => {
+                        let low = Landmark { lsn: first.first_lsn, segment, offset };
+                        self.halve(goal, lsn, low, high)
+                    }
+                    false => self.halve(goal, lsn, low, segment),
+                })
+            }
+            At::Hopping(from) => self.look_through(goal, lsn, from, &read.into_bytes()),
+        }
+    }
+
+    fn halve(&self, goal: Goal, lsn: Lsn, low: Landmark, high: u32) -> Step {
+        if high <= low.segment + 1 {
+            return self.hop(goal, lsn, low, 0);
+        }
+        let search = Search { goal, lsn, at: At::Halving { low, high } };
+        self.read(search, halfway(low, high), FIRST_FRAME_OFFSET, SECTOR_BYTES)
+    }
+
+    /// Reads on from `from`, at least `bytes`.
+    fn hop(&self, goal: Goal, lsn: Lsn, from: Landmark, bytes: usize) -> Step {
+        let wanted = match goal {
+            Goal::Place => HOP_BYTES,
+            Goal::Frames { bytes_max, .. } => bytes_max.max(HOP_BYTES),
+        };
+        let end = &self.durable_end;
+        let mut len = wanted.max(bytes).next_multiple_of(SECTOR_BYTES);
+        if from.segment == end.segment {
+            // Behind it frames may be on their way.
+            len = len.min(end.offset.saturating_sub(from.offset) as usize);
+        }
+        if len == 0 {
+            return Step::Nothing;
+        }
+        let (segment, offset) = (from.segment, from.offset);
+        self.read(Search { goal, lsn, at: At::Hopping(from) }, segment, offset, len)
+    }
+
+    fn read(&self, search: Search, segment: u32, offset: u64, len: usize) -> Step {
+        let Some(file) = self.space.file(segment) else { unreachable!("frames lie in segments") };
+        Step::Read(search, Op::Read { file, offset, len: len as u32 })
+    }
+
+    /// Looks for the frame of `lsn` in what was read at `from`.
+    fn look_through(
+        &mut self,
+        goal: Goal,
+        lsn: Lsn,
+        from: Landmark,
+        window: &Bytes,
+    ) -> Result<Step, Damage> {
+        let Landmark { lsn: mut next, segment, .. } = from;
+        let mut at = 0;
+        while at < window.len() {
+            let (page, offset) = (&window[at..], from.offset + at as u64);
+            if is_end(page) && segment < self.durable_end.segment {
+                return Ok(self.hop(goal, lsn, next_segment(next, segment), 0));
+            }
+            let header = self.header(page, next, segment, offset)?;
+            if header.first_lsn != next {
+                return Err(damage(Flaw::Chain("lsn"), segment, offset, next));
+            }
+            if header.last_lsn() >= lsn {
+                let here = Landmark { lsn: next, segment, offset };
+                return match goal {
+                    Goal::Place => Ok(Step::Place(header.place())),
+                    Goal::Frames { upto, bytes_max } if header.frame_bytes() <= page.len() => {
+                        self.collect(here, upto, bytes_max, &window.slice(at..))
+                    }
+                    Goal::Frames { .. } => Ok(self.hop(goal, lsn, here, header.frame_bytes())),
+                };
+            }
+            next = header.last_lsn().next();
+            at += header.frame_bytes();
+        }
+        if window.is_empty() {
+            // The last frame reaches to the end of the file.
+            return match segment < self.durable_end.segment {
+                true => Ok(self.hop(goal, lsn, next_segment(next, segment), 0)),
+                false => Err(damage(Flaw::Missing, segment, from.offset, next)),
+            };
+        }
+        let on = Landmark { lsn: next, segment, offset: from.offset + at as u64 };
+        Ok(self.hop(goal, lsn, on, 0))
+    }
+
+    /// Takes whole frames from the front of `window`, which begins with one.
+    fn collect(
+        &mut self,
+        first: Landmark,
+        upto: Lsn,
+        bytes_max: usize,
+        window: &Bytes,
+    ) -> Result<Step, Damage> {
+        let Landmark { lsn: mut next, segment, offset } = first;
+        let mut end = 0;
+        let mut before = None;
+        let mut last = Position::default();
+        while end < window.len() && (end == 0 || !is_end(&window[end..])) {
+            let at = offset + end as u64;
+            let header = self.header(&window[end..], next, segment, at)?;
+            let (bytes, place) = (header.frame_bytes(), header.place());
+            let is_enough = end > 0 && (end + bytes > bytes_max || place.before.lsn >= upto);
+            if is_enough || end + bytes > window.len() {
+                break;
+            }
+            frame::verify(&window[end..end + bytes], &self.identity)
+                .map_err(|flaw| damage(flaw, segment, at, next))?;
+            if before.is_some() && place.before != last {
+                return Err(damage(Flaw::Chain("hash of the frame before"), segment, at, next));
+            }
+            before.get_or_insert(place.before);
+            (last, next) = (place.end, place.end.lsn.next());
+            end += bytes;
+        }
+        self.landmarks.learn(Landmark { lsn: next, segment, offset: offset + end as u64 });
+        Ok(Step::Frames { before: before.unwrap_or_default(), frames: window.slice(..end) })
+    }
+
+    fn header(
+        &self,
+        page: &[u8],
+        lsn: Lsn,
+        segment: u32,
+        offset: u64,
+    ) -> Result<FrameHeader, Damage> {
+        FrameHeader::decode(page)
+            .and_then(|header| header.check_identity(&self.identity).map(|()| header))
+            .map_err(|flaw| damage(flaw, segment, offset, lsn))
+    }
+}
+
+fn halfway(low: Landmark, high: u32) -> u32 {
+    low.segment + (high - low.segment) / 2
+}
+
+fn next_segment(lsn: Lsn, segment: u32) -> Landmark {
+    Landmark { lsn, segment: segment + 1, offset: FIRST_FRAME_OFFSET }
+}
+
+/// No frame begins there.
+fn is_end(page: &[u8]) -> bool {
+    is_zero(&page[..TORN_BYTES.min(page.len())])
+}
+
+fn damage(flaw: Flaw, segment: u32, offset: u64, lsn: Lsn) -> Damage {
+    flaw.at(segment_name(segment), segment, offset, lsn)
+}
+
+#[cfg(test)]
+#[path = "read_test.rs"]
+mod tests;
