@@ -99,8 +99,8 @@ impl Memtable {
 
     /// Frees some of it, so that a large table does not hold its owner up when it goes.
     pub(super) fn discard(&mut self, entries: usize) {
-        (0..entries).for_each(|_| drop(self.entries.pop_first()));
-        if self.entries.is_empty() {
+        let is_gone = (0..entries).any(|_| self.entries.pop_first().is_none());
+        if is_gone {
             *self = Self::default();
         }
     }
