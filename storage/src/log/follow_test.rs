@@ -48,7 +48,10 @@ fn live(seed: u64, settings: Settings) -> (Rig, Feed, Follower) {
         for _ in 0..dice.roll(250) {
             leader.step(&mut dice);
             feed.collect(&leader);
-            follower.step(&feed, leader.log.durable(), &leader, &mut dice);
+            // Behind for a while, then several writes at a time.
+            for _ in 0..if dice.roll(12) == 0 { dice.roll(20) } else { 0 } {
+                follower.step(&feed, leader.log.durable(), &leader, &mut dice);
+            }
         }
         follower.check(&leader);
         let mut fates = dice.clone();
@@ -93,15 +96,12 @@ proptest! {
 
 #[test]
 fn random_lives_meet_everything_that_following_can_meet() {
-    let (mut cut, mut tails, mut runs, mut bytes) = (0, 0, 0, 0);
-    for seed in 0..16 {
+    let mut seen = [0; 4];
+    for seed in 0..12 {
         let (.., follower) = live(seed, small_settings());
-        cut += follower.report.cut_frames;
-        bytes += follower.report.cut_bytes;
-        tails += follower.tail.len();
-        runs += follower.report.runs_opened;
+        seen.iter_mut().zip(follower.met).for_each(|(seen, met)| *seen += met);
     }
-    assert!(cut > 0 && bytes > 0 && tails > 0 && runs > 0, "{cut} {bytes} {tails} {runs}");
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
 
 #[test]
@@ -256,6 +256,25 @@ fn a_full_disk_refuses_and_loses_nothing() {
     follower.settle();
     assert_eq!(follower.log.tip().durable, taken);
     follower.catch_up(&feed);
+}
+
+#[test]
+fn a_segment_is_made_for_a_frame_that_the_present_one_has_no_room_for() {
+    let (mut leader, mut feed) = led(small_settings(), 0);
+    while !leader.append(&[1], &[58_000], false) {
+        leader.settle();
+    }
+    leader.pump();
+    feed.collect(&leader);
+    let mut follower = Follower::new(small_settings());
+    assert_eq!(follower.offer(&feed, 2), Err(Refused::Busy));
+    assert_eq!(follower.log.sealed_end(), feed.frames[0].place.end);
+    follower.settle();
+    assert_eq!(follower.offer(&feed, 1), Err(Refused::Busy), "it is being made");
+    follower.settle();
+    assert_eq!(follower.offer(&feed, 1), Ok(()));
+    follower.settle();
+    assert_eq!(follower.log.tip().durable, feed.end());
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub(crate) struct Follower {
     settings: Settings,
     /// What it was told to be committed.
     told: Lsn,
+    /// What its restarts met: frames that were cut, bytes, frames in the tail, runs.
+    pub(crate) met: [usize; 4],
 }
 
 impl Follower {
@@ -80,8 +82,10 @@ impl Follower {
         });
         assert_eq!(last, log.durable(), "the tail is all that follows");
         let (applier, told) = (Applier::new(pending), log.committed());
+        let (cut, runs) = (report.cut_frames as usize, report.runs_opened as usize);
+        let met = [cut, report.cut_bytes as usize, tail.len(), runs];
         let tail = tail.into();
-        Ok(Self { disk, log, directory, report, applier, tail, settings, told })
+        Ok(Self { disk, log, directory, report, applier, tail, settings, told, met })
     }
 
     /// Recovers from what its disk holds after a crash.
@@ -93,7 +97,8 @@ impl Follower {
     ) -> Self {
         let (durable, told, settings) = (self.log.durable(), self.told, self.settings);
         let disk = MemoryDisk::with_files(self.disk.crash(fate, dice));
-        let again = Self::open(disk, settings, known).expect("a crash is no damage");
+        let mut again = Self::open(disk, settings, known).expect("a crash is no damage");
+        again.met.iter_mut().zip(self.met).for_each(|(met, before)| *met += before);
         let least = known.cut_after.map_or(durable, |end| end.lsn.min(durable));
         let tip = again.log.durable();
         assert!(tip >= least, "acknowledged up to {least}, recovered up to {tip}");
@@ -181,11 +186,11 @@ impl Follower {
     /// One random step; `committed` is durable at the leader.
     pub(crate) fn step(&mut self, feed: &Feed, committed: Lsn, leader: &Rig, dice: &mut Dice) {
         match dice.roll(12) {
-            0..=3 => match self.offer(feed, 1 + dice.roll(6) as usize) {
+            0..=5 => match self.offer(feed, 1 + dice.roll(3) as usize) {
                 Ok(()) | Err(Refused::Busy) => {}
                 Err(refused) => panic!("{refused}"),
             },
-            4..=8 if self.disk.waiting() > 0 => {
+            6..=8 if self.disk.waiting() > 0 => {
                 let at = dice.roll(self.disk.waiting() as u64) as usize;
                 self.finish(at);
             }
@@ -195,13 +200,15 @@ impl Follower {
         }
     }
 
-    /// Shows a leg that the leader resolves to commit, now or later.
+    /// Shows a leg that the leader has decided to commit, whether that is known here or not. Not
+    /// one whose decision the leader may lose: it could decide otherwise then.
     fn show(&mut self, leader: &Rig) {
         let decides = |action: &Action, lsn: Lsn| match action {
             Action::Resolve { leg_lsn, commit } => *commit && *leg_lsn == lsn,
             _ => false,
         };
-        let is_commit = |lsn: Lsn| leader.actions.iter().any(|action| decides(action, lsn));
+        let durable = &leader.actions[..leader.log.durable().value() as usize];
+        let is_commit = |lsn: Lsn| durable.iter().any(|action| decides(action, lsn));
         let lsn = self.applier.pending().map(|leg| leg.lsn).find(|lsn| is_commit(*lsn));
         if let Some(lsn) = lsn {
             self.applier.show(&mut self.directory, lsn).expect("it was not shown before");
