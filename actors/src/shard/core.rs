@@ -9,7 +9,7 @@
 //!                 └──► directory, Effect::Reply, Effect::Answer
 //! ```
 //!
-//! Receipts are released by lsn only: whoever waits in `pending` is answered when [`commit`] has
+//! Receipts are released by lsn only: whoever waits in `pending` is answered when `commit` has
 //! passed the record it depends on, never because some flush returned.
 //!
 //! Copies of a payload on its way to disk: socket buffer → open frame (one copy); large payloads
