@@ -30,5 +30,6 @@ pub mod router;
 pub mod settings;
 pub mod settlement;
 pub mod shard;
+pub mod standing;
 pub mod verdict;
 pub mod work;

@@ -16,5 +16,6 @@
 
 pub mod core;
 mod following;
+pub mod orders;
 mod reconcile;
 mod stream;

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use celeriant_schema::peer::{Durable, FramePlace, Message, NoFrames, Position, Tip};
-use celeriant_schema::{Epoch, Lsn, ShardId, Stamp};
+use celeriant_schema::peer::{Durable, Message, NoFrames, Tip};
+use celeriant_schema::{Epoch, ShardId};
 
 use super::following::Following;
-pub use super::stream::Frames;
+use super::orders::{Order, Report};
 use super::stream::Stream;
 
 /// What commit needs besides the leader's own disk.
@@ -55,126 +54,6 @@ pub enum Event {
     Promised(Epoch),
     /// One of this node's shards says something.
     Shard(ShardId, Report),
-}
-
-/// What a shard tells the replicator.
-#[derive(Debug)]
-pub enum Report {
-    /// It leads and has sealed a frame, which is on its way to the disk.
-    Sealed(Frames),
-    /// It leads and has committed up to here.
-    Committed {
-        /// Everything up to here.
-        commit: Lsn,
-        /// No event with a stamp up to here will be added.
-        closed: Stamp,
-    },
-    /// Answers [`Order::Read`].
-    Read(Frames),
-    /// Answers [`Order::Find`].
-    Found {
-        /// The question's.
-        request: u64,
-        /// `None`: the log is empty there.
-        frame: Option<FramePlace>,
-    },
-    /// Answers [`Order::Locate`].
-    Located {
-        /// The leader's question.
-        request: u64,
-        /// `None`: the log is empty there.
-        frame: Option<FramePlace>,
-    },
-    /// Answers [`Order::Promise`], when everything that it took before is durable.
-    Promised {
-        /// The order's.
-        epoch: Epoch,
-        /// Where its log ends.
-        tip: Tip,
-    },
-    /// The frames of an [`Order::Accept`] do not continue its log. None was taken.
-    Refused {
-        /// The order's.
-        epoch: Epoch,
-        /// Where its log ends.
-        tip: Tip,
-    },
-    /// It follows and durably holds more.
-    Durable {
-        /// Epoch in which that was accepted.
-        epoch: Epoch,
-        /// Where its log ends.
-        tip: Tip,
-    },
-    /// Answers [`Order::Cut`].
-    Cut {
-        /// The leader's order.
-        request: u64,
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// Where its log ends now.
-        tip: Tip,
-    },
-    /// What the leader wants contradicts what this shard exposed (I12).
-    Quarantined(String),
-}
-
-/// What a shard is to do.
-#[derive(Debug, Eq, PartialEq)]
-pub enum Order {
-    /// The other places of the set hold everything up to here.
-    Held(Lsn),
-    /// Read about so many bytes of sealed frames, at least one frame.
-    Read {
-        /// Behind this.
-        after: Lsn,
-        /// In bytes.
-        bytes_max: u32,
-    },
-    /// Find the frame that contains a position, or is the last before it; for this node.
-    Find {
-        /// Comes back.
-        request: u64,
-        /// Where.
-        lsn: Lsn,
-    },
-    /// The same, for the peer.
-    Locate {
-        /// Comes back.
-        request: u64,
-        /// Where.
-        lsn: Lsn,
-    },
-    /// Take no more orders of lower epochs, and say where the log ends.
-    Promise {
-        /// Durably promised by the node.
-        epoch: Epoch,
-    },
-    /// Append the leader's frames.
-    Accept {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// Where the log must end for them.
-        before: Position,
-        /// Whole frames.
-        bytes: Bytes,
-    },
-    /// This much is committed.
-    Commit {
-        /// Everything up to here.
-        commit: Lsn,
-        /// No event with a stamp up to here will be added.
-        closed: Stamp,
-    },
-    /// Cut the log (R10).
-    Cut {
-        /// Comes back.
-        request: u64,
-        /// The leader's.
-        epoch: Epoch,
-        /// What remains.
-        to: Position,
-    },
 }
 
 /// What the shell must do, in order.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use celeriant_schema::peer::{Committed, Durable, Message, Position, Tip};
 use celeriant_schema::{Epoch, ShardId};
 
-use super::core::{Effect, Order};
+use super::core::Effect;
+use super::orders::Order;
 
 #[derive(Debug)]
 pub(super) struct Following {

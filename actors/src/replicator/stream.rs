@@ -11,26 +11,15 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use celeriant_schema::peer::{Committed, FramePlace, Message, Position, Tip};
 use celeriant_schema::{Epoch, Lsn, ShardId, Stamp};
 
-use super::core::{Effect, Order};
+use super::core::Effect;
+use super::orders::{Frames, Order};
 use super::reconcile::{Comparison, Next};
 
 /// Bytes that one read of the log brings, about.
 pub(super) const READ_BYTES: u32 = celeriant_schema::peer::FRAMES_BYTES_TARGET as u32;
-
-/// Frames on their way: whole, byte for byte as on disk.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Frames {
-    /// The position before the first one.
-    pub before: Position,
-    /// The end of the last one.
-    pub end: Position,
-    /// All of them.
-    pub bytes: Bytes,
-}
 
 #[derive(Debug)]
 pub(super) struct Stream {
