@@ -70,6 +70,13 @@ impl StampClock {
         }
     }
 
+    /// A record with this stamp is committed in some shard's log that another node made: every
+    /// later one is greater.
+    pub fn note(&self, stamp: Stamp) {
+        self.highest.fetch_max(stamp.value(), Ordering::Relaxed);
+        self.note_durable(stamp);
+    }
+
     /// A record with this stamp is durable in some shard's log.
     pub fn note_durable(&self, stamp: Stamp) {
         self.durable.fetch_max(stamp.value(), Ordering::Relaxed);

@@ -10,7 +10,7 @@ use celeriant_storage::disk::{self, FileDisk};
 use celeriant_storage::store::{self, DataDir, Format};
 
 use crate::clock::SystemClock;
-use crate::node::{Components, Error, Node, Placement, Settings, TakeEpoch};
+use crate::node::{Components, Error, Membership, Node, Placement, Settings, TakeEpoch};
 
 /// What a node on this machine is made from.
 #[derive(Clone, Debug)]
@@ -87,11 +87,11 @@ impl Launch {
         let disks = move |shard: ShardId| disk::open(&paths[usize::from(shard.value())], kind);
         let components: Components<FileDisk> = Components {
             cluster,
-            take_epoch: take_epoch(data),
             boot: BootId::new(random() as u64),
             clock: Arc::new(SystemClock),
             disks: Arc::new(disks),
             placement: Placement::Threads,
+            membership: Membership::Alone(take_epoch(data)),
         };
         Node::start(settings, components).await
     }

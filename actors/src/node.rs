@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! survey   every thread recovers its shards and reports what it found
-//! settle   the root decides legs that no `Resolve` decided (settlement)
-//! lead     shards append the epoch's first record and the decisions; ready when committed
+//! run      actors start; every shard follows
+//! lead     a node on its own leads at once (solo); one of a pair when the election says so (pair)
 //! listen   each thread accepts connections of its own (SO_REUSEPORT)
-//! stop     listeners first, then shards drain
+//! stop     a leader of a pair hands over; listeners first, then shards drain
 //! ```
 //!
 //! The only place that joins [`Settings`] and [`Components`], spawns and starts threads. There is
@@ -14,6 +14,7 @@
 // Spawning is this module's job; everywhere else it is banned (.clippy.toml).
 #![allow(clippy::disallowed_methods)]
 
+mod solo;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -21,17 +22,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp, TxnId};
-use celeriant_storage::disk::{Disk, DiskError};
-use kameo::actor::Recipient;
+use celeriant_schema::peer::Tip;
+use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
+use celeriant_storage::disk::Disk;
+use kameo::actor::{Recipient, Spawn};
+use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 
-use self::worker::{Lead, News, Order, Survey, Worker};
+use self::solo::Solo;
+use self::worker::{AbortOnDrop, Common, News, Order, Run, Survey, Worker, watch};
 use crate::admission::Admission;
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
+use crate::replicator::activation::Activation;
+use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::{Router, Shared};
-use crate::settlement::{Contradiction, Trace, decide};
+use crate::settlement::Contradiction;
+pub use crate::shard::Disks;
+use crate::shard::Joints;
+use crate::standing::Standing;
 
 /// Plain numbers of a node; validated where they are read.
 #[derive(Clone, Debug)]
@@ -55,9 +64,6 @@ pub struct Settings {
 /// thousands of requests in flight would keep the others waiting for 60 ms.
 const POLLS_PER_LOOK: u32 = 8;
 
-/// Makes a shard's disk, on the shard's thread.
-pub type Disks<D> = Arc<dyn Fn(ShardId) -> Result<D, DiskError> + Send + Sync>;
-
 /// Takes an epoch above the one given, durably.
 pub type TakeEpoch =
     Box<dyn Fn(Epoch) -> Result<Epoch, celeriant_storage::store::Error> + Send + Sync>;
@@ -66,9 +72,6 @@ pub type TakeEpoch =
 pub struct Components<D> {
     /// Whose data this is.
     pub cluster: ClusterId,
-    /// Takes the epoch of this process start: above the highest in any log, which it is given, and
-    /// above every earlier one; durable before it returns (R8).
-    pub take_epoch: TakeEpoch,
     /// Of this process start; random.
     pub boot: BootId,
     /// Time.
@@ -77,6 +80,15 @@ pub struct Components<D> {
     pub disks: Disks<D>,
     /// Where the threads' work runs.
     pub placement: Placement,
+    /// Who says that it leads.
+    pub membership: Membership,
+}
+
+/// What a node is to others.
+pub enum Membership {
+    /// A node on its own. Takes the epoch of this process start: above the highest in any log,
+    /// which it is given, and above every earlier one; durable before it returns (R8).
+    Alone(TakeEpoch),
 }
 
 /// Where the work of a node's threads runs.
@@ -134,13 +146,15 @@ pub struct Node {
     news: mpsc::UnboundedReceiver<News>,
     /// Tasks of `Placement::Here`, for [`Node::kill`].
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// The node's own actors, which give the orders.
+    actors: Vec<AbortOnDrop>,
     threads: Vec<std::thread::JoinHandle<()>>,
     surveyed: Vec<celeriant_storage::recovery::Report>,
 }
 
 impl Node {
-    /// Recovers all shards and takes the lead. On return every acknowledged write of the past is
-    /// visible and new ones are accepted through [`Node::router`].
+    /// Recovers all shards and runs them. A node on its own leads on return: every acknowledged
+    /// write of the past is visible and new ones are accepted through [`Node::router`].
     ///
     /// # Errors
     /// When a shard's storage is damaged or fails, or the logs contradict each other.
@@ -148,31 +162,30 @@ impl Node {
         settings: Settings,
         components: Components<D>,
     ) -> Result<Self, Error> {
+        let Components { cluster, boot, clock, disks, placement, membership } = components;
         let (news_sender, news) = mpsc::unbounded_channel();
         let mut node = Self {
             routers: Vec::new(),
             orders: Vec::new(),
             news,
             tasks: Vec::new(),
+            actors: Vec::new(),
             threads: Vec::new(),
             surveyed: Vec::new(),
         };
         let threads = settings.threads.clamp(1, usize::from(settings.shards.max(1)));
         let settings = Arc::new(Settings { threads, ..settings });
-        let placement = components.placement;
-        let components = Arc::new(components);
+        let is_member = !matches!(membership, Membership::Alone(_));
+        let common = Arc::new(Common { cluster, clock: Arc::clone(&clock), disks, is_member });
         for index in 0..threads {
             let (orders, order_receiver) = mpsc::unbounded_channel();
             node.orders.push(orders);
-            let (settings, components) = (Arc::clone(&settings), Arc::clone(&components));
-            let worker =
-                Worker::new(index, settings, components, order_receiver, news_sender.clone());
+            let (settings, common) = (Arc::clone(&settings), Arc::clone(&common));
+            let worker = Worker::new(index, settings, common, order_receiver, news_sender.clone());
             node.launch(index, placement, worker)?;
         }
-        // From here on only threads can send news: when the last of them ends, waiting for news
-        // ends.
-        drop(news_sender);
-        match node.take_lead(&settings, &components).await {
+        let ground = Ground { boot, clock, news: news_sender };
+        match node.run(&settings, ground, membership).await {
             Ok(()) => Ok(node),
             Err(error) => {
                 node.kill();
@@ -263,6 +276,7 @@ impl Node {
     /// Ends at once, in the middle of anything: what a simulated crash does. With
     /// `Placement::Threads` the threads end when they notice.
     pub fn kill(self) {
+        drop(self.actors);
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
@@ -289,60 +303,79 @@ impl Node {
         Ok(())
     }
 
-    async fn take_lead<D: Disk>(
+    /// Joins what the threads have made, and lets it run.
+    async fn run(
         &mut self,
         settings: &Settings,
-        components: &Components<D>,
+        ground: Ground,
+        membership: Membership,
     ) -> Result<(), Error> {
-        let survey = self.survey(settings).await?;
-        let undecided = self.trace_undecided(&survey.shards, settings.threads).await?;
-        let decisions = Arc::new(decide(&undecided)?);
-        if !decisions.is_empty() {
-            let committed = decisions.values().filter(|commit| **commit).count();
-            tracing::info!(
-                writes = decisions.len(),
-                committed,
-                "settled writes over several shards"
-            );
-        }
-        let highest = survey.shards.iter().map(|s| s.max_epoch).max().unwrap_or_default();
-        let epoch = (components.take_epoch)(highest)?;
-        assert!(epoch > highest, "epoch {epoch} was in use before, up to {highest}");
-        let floor = survey.shards.iter().map(|s| s.max_stamp).max().unwrap_or(Stamp::ZERO);
-        let stamps = StampClock::new(components.clock.as_ref(), floor);
+        let Surveys { shards: surveys, coordinators } = self.survey(settings).await?;
+        let floor = surveys.iter().map(|s| s.max_stamp).max().unwrap_or(Stamp::ZERO);
         let shards: Arc<[Recipient<ShardMail>]> =
-            survey.shards.iter().map(|shard| shard.mail.clone()).collect();
+            surveys.iter().map(|shard| shard.mail.clone()).collect();
+        let orders = surveys.iter().map(|shard| shard.orders.clone()).collect();
+        let tips: Vec<Tip> = surveys.iter().map(|shard| shard.tip).collect();
         let (begins, answers): (Vec<Recipient<BeginMail>>, Vec<Recipient<AnswerMail>>) =
-            survey.coordinators.into_values().unzip();
-        let answers: Arc<[Recipient<AnswerMail>]> = answers.into();
-        let lead = || Lead {
-            epoch,
-            stamps: stamps.clone(),
-            shards: Arc::clone(&shards),
-            coordinators: Arc::clone(&answers),
-            decisions: Arc::clone(&decisions),
+            coordinators.into_values().unzip();
+        let coordinators: Arc<[Recipient<AnswerMail>]> = answers.into();
+        self.surveyed = surveys.into_iter().map(|shard| shard.report).collect();
+        let (orderer, standing) = match membership {
+            Membership::Alone(take_epoch) => {
+                self.lead_alone(&ground, &take_epoch, orders, &tips)?
+            }
         };
         let shared = Arc::new(Shared {
             admission: Admission::new(settings.admission_bytes),
             shards: Arc::clone(&shards),
-            epoch,
-            boot: components.boot,
+            standing: Arc::clone(&standing),
+            boot: ground.boot,
             counter: AtomicU64::new(1),
         });
+        let (stamps, joints) = (StampClock::new(ground.clock.as_ref(), floor), Joints::default());
         for (index, begin) in begins.into_iter().enumerate() {
-            let clock = Arc::clone(&components.clock);
+            let clock = Arc::clone(&ground.clock);
             let router = Router::new(Arc::clone(&shared), clock, index, begin);
             self.routers.push(router.clone());
-            let _ = self.orders[index].send(Order::Lead(lead(), router));
+            let run = Run {
+                stamps: stamps.clone(),
+                joints: joints.clone(),
+                standing: Arc::clone(&standing),
+                shards: Arc::clone(&shards),
+                coordinators: Arc::clone(&coordinators),
+                orderer: orderer.clone(),
+                router,
+            };
+            let _ = self.orders[index].send(Order::Run(Box::new(run)));
         }
-        self.surveyed = survey.shards.into_iter().map(|shard| shard.report).collect();
-        for _ in 0..settings.threads {
-            match self.next_news().await? {
-                News::Leading => {}
-                other => unreachable!("{other:?} while waiting for shards to be ready"),
-            }
+        drop(ground);
+        match self.next_news().await? {
+            News::Leading => Ok(()),
+            other => unreachable!("{other:?} while waiting for shards to lead"),
         }
-        Ok(())
+    }
+
+    /// A node on its own takes an epoch and leads it.
+    fn lead_alone(
+        &mut self,
+        ground: &Ground,
+        take_epoch: &TakeEpoch,
+        shards: Vec<Recipient<OrderMail>>,
+        tips: &[Tip],
+    ) -> Result<(Recipient<ReportMail>, Arc<Standing>), Error> {
+        let highest = tips.iter().map(|tip| tip.epoch).max().unwrap_or_default();
+        let epoch = take_epoch(highest)?;
+        assert!(epoch > highest, "epoch {epoch} was in use before, up to {highest}");
+        let standing = Standing::alone();
+        standing.set_epoch(epoch);
+        let mut orders = Vec::new();
+        let activation = Activation::new(epoch, ground.boot, shards.len() as u16, &mut orders);
+        let solo = Solo { shards, activation, news: ground.news.clone() };
+        let prepared = Solo::prepare_with_mailbox(mailbox::unbounded());
+        let orderer = prepared.actor_ref().clone().recipient();
+        let task = watch(&ground.news, "solo".into(), prepared, (solo, orders));
+        self.actors.push(task);
+        Ok((orderer, Arc::new(standing)))
     }
 
     async fn survey(&mut self, settings: &Settings) -> Result<Surveys, Error> {
@@ -360,49 +393,6 @@ impl Node {
         Ok(surveys)
     }
 
-    /// What every participant's log says about every write that some shard has undecided.
-    async fn trace_undecided(
-        &mut self,
-        surveys: &[Survey],
-        threads: usize,
-    ) -> Result<BTreeMap<TxnId, Vec<(ShardId, Trace)>>, Error> {
-        let mut traces: BTreeMap<TxnId, Vec<(ShardId, Trace)>> = BTreeMap::new();
-        let mut lookups: Vec<(ShardId, Vec<TxnId>)> = Vec::new();
-        for (txn, participants) in surveys.iter().flat_map(|survey| &survey.pending) {
-            if traces.contains_key(txn) {
-                continue;
-            }
-            let found = traces.entry(*txn).or_default();
-            for shard in participants {
-                let survey = surveys.get(usize::from(shard.value()));
-                match survey.and_then(|survey| survey.trace(*txn)) {
-                    Some(trace) => found.push((*shard, trace)),
-                    None => lookups.push((*shard, vec![*txn])),
-                }
-            }
-        }
-        for orders in &self.orders {
-            let _ = orders.send(Order::Lookup(lookups.clone()));
-        }
-        for _ in 0..threads {
-            match self.next_news().await? {
-                News::Found(found) => {
-                    for (shard, txn, trace) in found {
-                        traces.entry(txn).or_default().push((shard, trace));
-                    }
-                }
-                other => unreachable!("{other:?} while looking up legs"),
-            }
-        }
-        for (txn, participants) in surveys.iter().flat_map(|survey| &survey.pending) {
-            let found = traces.get(txn).map_or(&[][..], |found| found);
-            if found.len() != participants.len() {
-                return Err(Contradiction { txn: *txn, found: found.to_vec() }.into());
-            }
-        }
-        Ok(traces)
-    }
-
     async fn next_news(&mut self) -> Result<News, Error> {
         match self.news.recv().await {
             Some(News::Failed(error)) => Err(error),
@@ -413,6 +403,13 @@ impl Node {
             }),
         }
     }
+}
+
+/// What the root itself needs to make actors.
+struct Ground {
+    boot: BootId,
+    clock: Arc<dyn Clock>,
+    news: mpsc::UnboundedSender<News>,
 }
 
 struct Surveys {

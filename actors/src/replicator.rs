@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent, so far: rounds into the bucket, and the actor that drives the core.
 
+pub mod activation;
 pub mod core;
 mod following;
 pub mod orders;

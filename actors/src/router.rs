@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use celeriant_net::{Incoming, Reply, ReplySender, Service};
 use celeriant_schema::{
-    BootId, Epoch, Refusal, Request, Response, ShardId, TxnId, Write, limits::LIST_PAGE_MAX,
+    BootId, Refusal, Request, Response, ShardId, TxnId, Write, limits::LIST_PAGE_MAX,
 };
 use kameo::actor::Recipient;
 use kameo::error::SendError;
@@ -20,6 +20,7 @@ use crate::coordinator::core::Begin;
 use crate::coordinator::{BeginMail, ShardMail};
 use crate::route::Route;
 use crate::shard::read::key_of;
+use crate::standing::Standing;
 use crate::work::{Mode, Part, Step, Task, Work};
 
 /// Attempts of writes over several shards are numbered apart from those of single shards.
@@ -34,8 +35,8 @@ pub struct Shared {
     pub admission: Admission,
     /// All shards of the node, by number.
     pub shards: Arc<[Recipient<ShardMail>]>,
-    /// Of this process start.
-    pub epoch: Epoch,
+    /// The node's.
+    pub standing: Arc<Standing>,
     /// Of this process start.
     pub boot: BootId,
     /// Numbers writes and listings over several shards.
@@ -122,7 +123,7 @@ impl Router {
         out: &mut Outgoing,
     ) {
         let counter = TXN_COUNTER | self.shared.counter.fetch_add(1, Ordering::Relaxed);
-        let txn = TxnId { epoch: self.shared.epoch, boot: self.shared.boot, counter };
+        let txn = TxnId { epoch: self.shared.standing.epoch(), boot: self.shared.boot, counter };
         let shards = self.shared.shards.len() as u16;
         let write_hash = crate::shard::hash_if_sequenced(&write);
         let client_id = write.client_id;

@@ -5,23 +5,34 @@
 //! gathered, wait. Group commit falls out of that: a frame is whatever arrived while the previous
 //! ones were in flight.
 
+mod abandon;
 mod accepted;
 mod cold;
 mod commit;
 pub mod core;
+mod follower;
+mod joints;
 mod leg;
+mod orders;
 pub(crate) mod read;
+mod search;
+mod tail;
 mod write;
 
 pub use commit::Elsewhere;
+pub use joints::Joints;
+pub use orders::Reopen;
 pub(crate) use write::hash_if_sequenced;
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context as Waking, Poll};
 
-use celeriant_storage::Error;
-use celeriant_storage::disk::Disk;
+use celeriant_schema::ShardId;
+use celeriant_storage::cache::FrameCache;
+use celeriant_storage::disk::{Disk, DiskError};
+use celeriant_storage::recovery::{Known, Recovered, recover_member};
+use celeriant_storage::{Error, Identity};
 use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient, WeakActorRef};
 use kameo::mailbox::{MailboxReceiver, Signal};
@@ -29,10 +40,12 @@ use kameo::message::{Context, Message};
 use tokio::sync::oneshot;
 
 use self::core::{Core, Effect, Parts};
-use crate::clock::Clock;
+use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, ShardMail};
+use crate::replicator::orders::{OrderMail, Report, ReportMail};
 use crate::route::{Outbox, Route};
-use crate::work::Answer;
+use crate::standing::Standing;
+use crate::work::{Answer, AnswerKind, Work};
 
 /// Mail of a shard about once a second.
 pub struct Tick;
@@ -40,31 +53,67 @@ pub struct Tick;
 /// Asks to be told once everything accepted is committed and noted as durable.
 pub struct Drain(pub oneshot::Sender<()>);
 
+/// Makes a shard's disk, on the shard's thread.
+pub type Disks<D> = Arc<dyn Fn(ShardId) -> Result<D, DiskError> + Send + Sync>;
+
+/// What every core of a shard is made of.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Which log it is.
+    pub identity: Identity,
+    /// Of the log.
+    pub settings: celeriant_storage::Settings,
+    /// Bytes of frames kept in memory.
+    pub cache_bytes: u64,
+    /// The node's.
+    pub stamps: StampClock,
+    /// What commit needs besides this disk.
+    pub elsewhere: Elsewhere,
+    /// The node's.
+    pub joints: Joints,
+    /// The node's.
+    pub standing: Arc<Standing>,
+}
+
 /// What the shell is made of.
 pub struct Args<D> {
-    /// What the core is made of.
-    pub parts: Parts,
+    /// What its cores are made of.
+    pub surroundings: Surroundings,
+    /// The log.
+    pub recovered: Recovered,
     /// The shard's own.
     pub disk: D,
+    /// Makes another, when the log is opened anew.
+    pub disks: Disks<D>,
     /// The node's.
     pub clock: Arc<dyn Clock>,
     /// All of the node, by number.
     pub coordinators: Arc<[Recipient<AnswerMail>]>,
-    /// Told once the shard can serve.
-    pub ready: oneshot::Sender<()>,
+    /// All of the node, by number.
+    pub shards: Arc<[Recipient<ShardMail>]>,
+    /// Who gives the orders.
+    pub orderer: Recipient<ReportMail>,
 }
 
 /// The actor.
 pub struct Shard<D: Disk> {
     core: Core<Route>,
+    surroundings: Surroundings,
     disk: D,
+    disks: Disks<D>,
+    /// Operations of the disk that were started and have not ended.
+    in_flight: usize,
     clock: Arc<dyn Clock>,
     coordinators: Arc<[Recipient<AnswerMail>]>,
+    shards: Arc<[Recipient<ShardMail>]>,
+    orderer: Recipient<ReportMail>,
     effects: Vec<Effect<Route>>,
     outbox: Outbox,
     /// What goes to each coordinator after this event, in order.
     answers: Vec<Vec<Answer>>,
-    ready: Option<oneshot::Sender<()>>,
+    reports: Vec<Report>,
+    reopen: Option<Reopen>,
+    failure: Option<Error>,
     drain: Option<Draining>,
 }
 
@@ -73,23 +122,52 @@ struct Draining {
     noted: bool,
 }
 
+impl Surroundings {
+    fn core(&self, recovered: Recovered, effects: &mut Vec<Effect<Route>>) -> Core<Route> {
+        let parts = Parts {
+            identity: self.identity,
+            log: recovered.log,
+            directory: recovered.directory,
+            pending: recovered.pending,
+            tail: recovered.tail,
+            cache: FrameCache::new(self.cache_bytes),
+            stamps: self.stamps.clone(),
+            elsewhere: self.elsewhere,
+            joints: self.joints.clone(),
+            standing: Arc::clone(&self.standing),
+        };
+        Core::new(parts, effects)
+    }
+}
+
 impl<D: Disk> Shard<D> {
     /// Completions first, so that acknowledgements never wait behind new work; then mail; and when
-    /// there is none, what has gathered goes to the disk.
+    /// there is none, what has gathered goes to the disk. `Ok(None)`: the log is to be opened anew.
     fn poll_signal(
         &mut self,
         cx: &mut Waking<'_>,
         mailbox: &mut MailboxReceiver<Self>,
-    ) -> Poll<Result<Option<Signal<Self>>, Error>> {
+    ) -> Poll<Result<Option<Option<Signal<Self>>>, Error>> {
+        if let Some(error) = self.failure.take() {
+            return Poll::Ready(Err(error));
+        }
         loop {
+            if self.reopen.is_some() {
+                return Poll::Ready(Ok(None));
+            }
             while let Poll::Ready(completion) = self.disk.poll_complete(cx) {
+                self.in_flight -= 1;
                 self.core.complete(self.clock.now(), completion, &mut self.effects)?;
                 self.deliver();
+                if self.reopen.is_some() {
+                    return Poll::Ready(Ok(None));
+                }
             }
             if let Poll::Ready(signal) = mailbox.poll_recv(cx) {
-                return Poll::Ready(Ok(signal));
+                return Poll::Ready(Ok(Some(signal)));
             }
             self.core.pump(&mut self.effects);
+            self.core.report(&mut self.effects);
             self.notice_quiet();
             if self.effects.is_empty() {
                 return Poll::Pending;
@@ -99,11 +177,37 @@ impl<D: Disk> Shard<D> {
     }
 
     fn deliver(&mut self) {
+        self.core.report(&mut self.effects);
+        // Taken after what the answers say was looked up: a lease that still holds now proves that
+        // it was the newest then (R5).
+        let mut now = None;
         for effect in self.effects.drain(..) {
             match effect {
-                Effect::Disk(token, op) => self.disk.start(token, op),
+                Effect::Disk(token, op) => {
+                    self.in_flight += 1;
+                    self.disk.start(token, op);
+                }
                 Effect::Reply(route, response) => self.outbox.push(route, response),
+                Effect::Read(route, response) => {
+                    let now = *now.get_or_insert_with(|| self.clock.now());
+                    match self.surroundings.standing.holds_lease(now) {
+                        true => self.outbox.push(route, response),
+                        false => self.core.hold_unproven(now, route, response),
+                    }
+                }
                 Effect::Answer(coordinator, answer) => self.answers[coordinator].push(answer),
+                Effect::StoppedLeading => {
+                    let shard = self.surroundings.identity.shard;
+                    for answers in &mut self.answers {
+                        answers.push(Answer { shard, kind: AnswerKind::StoppedLeading });
+                    }
+                }
+                Effect::Tell(shard, step) => {
+                    let mail = ShardMail(vec![Work::Step(step)]);
+                    let _ = self.shards[usize::from(shard.value())].tell(mail).try_send();
+                }
+                Effect::Report(report) => self.reports.push(report),
+                Effect::Reopen(reopen) => self.reopen = Some(reopen),
             }
         }
         for (coordinator, answers) in self.answers.iter_mut().enumerate() {
@@ -113,17 +217,46 @@ impl<D: Disk> Shard<D> {
                 let _ = self.coordinators[coordinator].tell(mail).try_send();
             }
         }
+        if !self.reports.is_empty() {
+            let reports = std::mem::take(&mut self.reports);
+            let mail = ReportMail(self.surroundings.identity.shard, reports);
+            let _ = self.orderer.tell(mail).try_send();
+        }
         self.outbox.flush();
     }
 
-    /// Tells whoever waits for the shard to be ready or drained. Nobody may be waiting any more:
-    /// fine.
-    fn notice_quiet(&mut self) {
-        if self.core.is_ready()
-            && let Some(ready) = self.ready.take()
-        {
-            let _ = ready.send(());
+    /// Lets what is on its way to the disk come to its end, and puts a core in place that knows
+    /// only what is there then.
+    async fn open_anew(&mut self, reopen: Reopen) -> Result<(), Error> {
+        while self.in_flight > 0 {
+            let completion = poll_fn(|cx| self.disk.poll_complete(cx)).await;
+            self.in_flight -= 1;
+            // Nobody knows what a failed write has left: nothing may be read back after it.
+            completion.outcome.map_err(Error::Io)?;
         }
+        let identity = self.surroundings.identity;
+        self.disk = (self.disks)(identity.shard).map_err(Error::Io)?;
+        let mut known =
+            Known { committed: self.core.committed(), cut_after: reopen.cut.map(|(_, _, to)| to) };
+        let mut refused = None;
+        let settings = self.surroundings.settings;
+        let mut recovered = recover_member(&mut self.disk, identity, &settings, known).await;
+        if let Err(Error::Uncut { why, .. }) = &recovered {
+            refused = Some(*why);
+            known.cut_after = None;
+            self.disk = (self.disks)(identity.shard).map_err(Error::Io)?;
+            recovered = recover_member(&mut self.disk, identity, &settings, known).await;
+        }
+        let orders = self.core.take_orders();
+        self.core = self.surroundings.core(recovered?, &mut self.effects);
+        self.core.follow(reopen, refused, &mut self.effects);
+        self.core.order(self.clock.now(), orders, &mut self.effects)?;
+        self.deliver();
+        Ok(())
+    }
+
+    /// Tells whoever waits for the shard to be drained. Nobody may be waiting any more: fine.
+    fn notice_quiet(&mut self) {
         if !self.core.is_quiet() {
             return;
         }
@@ -151,17 +284,24 @@ impl<D: Disk> Actor for Shard<D> {
 
     async fn on_start(args: Args<D>, _: ActorRef<Self>) -> Result<Self, Error> {
         let mut effects = Vec::new();
-        let core = Core::new(args.parts, args.clock.now(), &mut effects);
+        let core = args.surroundings.core(args.recovered, &mut effects);
         let answers = args.coordinators.iter().map(|_| Vec::new()).collect();
         let mut shard = Self {
             core,
+            surroundings: args.surroundings,
             disk: args.disk,
+            disks: args.disks,
+            in_flight: 0,
             clock: args.clock,
             coordinators: args.coordinators,
+            shards: args.shards,
+            orderer: args.orderer,
             effects,
             outbox: Outbox::default(),
             answers,
-            ready: Some(args.ready),
+            reports: Vec::new(),
+            reopen: None,
+            failure: None,
             drain: None,
         };
         shard.deliver();
@@ -173,7 +313,16 @@ impl<D: Disk> Actor for Shard<D> {
         _: WeakActorRef<Self>,
         mailbox: &mut MailboxReceiver<Self>,
     ) -> Result<Option<Signal<Self>>, Error> {
-        poll_fn(|cx| self.poll_signal(cx, mailbox)).await
+        loop {
+            match poll_fn(|cx| self.poll_signal(cx, mailbox)).await? {
+                Some(signal) => return Ok(signal),
+                None => {
+                    if let Some(reopen) = self.reopen.take() {
+                        self.open_anew(reopen).await?;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -181,7 +330,16 @@ impl<D: Disk> Message<ShardMail> for Shard<D> {
     type Reply = ();
 
     async fn handle(&mut self, mail: ShardMail, _: &mut Context<Self, ()>) {
-        self.core.handle(self.clock.now(), mail.0, &mut self.effects);
+        self.failure = self.core.handle(self.clock.now(), mail.0, &mut self.effects).err();
+        self.deliver();
+    }
+}
+
+impl<D: Disk> Message<OrderMail> for Shard<D> {
+    type Reply = ();
+
+    async fn handle(&mut self, mail: OrderMail, _: &mut Context<Self, ()>) {
+        self.failure = self.core.order(self.clock.now(), mail.0, &mut self.effects).err();
         self.deliver();
     }
 }

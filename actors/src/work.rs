@@ -87,6 +87,23 @@ pub enum Step {
         /// The attempt.
         txn: TxnId,
     },
+    /// Another shard of a follower has the last leg of this write: it is decided.
+    Joined {
+        /// Which write.
+        txn: TxnId,
+    },
+    /// A shard of a follower cannot go on before it knows that this one has its part.
+    Sought {
+        /// Which write.
+        txn: TxnId,
+        /// Who asks.
+        by: ShardId,
+    },
+    /// What does the log, all of which is committed, know of this write?
+    Trace {
+        /// Which write.
+        txn: TxnId,
+    },
     /// This shard's share of a listing.
     List {
         /// Which listing of that coordinator.
@@ -143,6 +160,9 @@ pub enum AnswerKind {
         /// Largest stamp of the leg.
         stamp: Stamp,
     },
+    /// The shard leads no more: everything it held is let go, and whether legs that it appended
+    /// will count is not known.
+    StoppedLeading,
     /// A share of a listing.
     Listed {
         /// Which listing.

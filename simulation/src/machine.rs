@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriant_actors::clock::Clock;
-use celeriant_actors::node::{Components, Error, Node, Placement, Settings};
+use celeriant_actors::node::{Components, Error, Membership, Node, Placement, Settings};
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::DirectoryBudget;
 use celeriant_storage::Identity;
@@ -79,15 +79,15 @@ impl Machine {
         let (medias, epoch) = (self.medias.clone(), Arc::clone(&self.epoch));
         let components: Components<SimDisk> = Components {
             cluster: self.cluster,
-            take_epoch: Box::new(move |highest: Epoch| {
-                let next = highest.value().max(epoch.load(Ordering::Relaxed)) + 1;
-                epoch.store(next, Ordering::Relaxed);
-                Ok(Epoch::new(next))
-            }),
             boot: BootId::new(self.rng.number()),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             disks: Arc::new(move |shard: ShardId| Ok(medias[usize::from(shard.value())].attach())),
             placement: Placement::Here,
+            membership: Membership::Alone(Box::new(move |highest: Epoch| {
+                let next = highest.value().max(epoch.load(Ordering::Relaxed)) + 1;
+                epoch.store(next, Ordering::Relaxed);
+                Ok(Epoch::new(next))
+            })),
         };
         let settings = Settings {
             shards: self.shape.shards,

@@ -38,9 +38,10 @@ use celeriant_schema::{BootId, Epoch, Hash, Lsn, Stamp};
 
 use crate::buffer::AlignedBuffer;
 use crate::disk::{Completion, DiskError, Done, FileId, Op, Token};
-use crate::error::Error;
+use crate::error::{Damage, Error, Flaw};
 use crate::frame::{Builder, Context, FRAME_HEADER_BYTES, FrameHeader, IN_FLIGHT_BYTES_MAX};
 use crate::manifest::Position;
+use crate::segment::segment_name;
 use crate::{Identity, Settings};
 pub(crate) use ends::Commits;
 pub use follow::Refused;
@@ -97,6 +98,28 @@ pub struct DurableFrame {
 }
 
 impl DurableFrame {
+    /// The frames that lie one behind the other at `offset`, in bytes, of `segment`: as
+    /// [`Step::Frames`] gives them.
+    ///
+    /// # Errors
+    /// What is wrong with the first one that is none.
+    pub fn split(segment: u32, offset: u64, frames: &Bytes) -> Result<Vec<Self>, Damage> {
+        let mut split: Vec<Self> = Vec::new();
+        let mut at = 0;
+        while at < frames.len() {
+            let place = offset + at as u64;
+            let flawed = |flaw: Flaw| flaw.at(segment_name(segment), segment, place, Lsn::ZERO);
+            let header = FrameHeader::decode(&frames[at..]).map_err(flawed)?;
+            let end = at + header.frame_bytes();
+            if end > frames.len() {
+                return Err(flawed(Flaw::Lengths));
+            }
+            split.push(Self::of(&header, segment, place, frames.slice(at..end)));
+            at = end;
+        }
+        Ok(split)
+    }
+
     /// The frame of `header` at `offset`, in bytes, of `segment`.
     pub(crate) fn of(header: &FrameHeader, segment: u32, offset: u64, bytes: Bytes) -> Self {
         Self {

@@ -2,10 +2,13 @@
 //! with sequences; a page of ten events from memory.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use celeriant_actors::clock::{Clock, Micros, StampClock};
-use celeriant_actors::shard::Elsewhere;
+use celeriant_actors::replicator::orders::{Lead, Order, Report};
 use celeriant_actors::shard::core::{Core, Effect, Parts};
+use celeriant_actors::shard::{Elsewhere, Joints};
+use celeriant_actors::standing::Standing;
 use celeriant_actors::work::{Task, Work as Mail};
 use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, EncodedEvents, Epoch, Guard, Member, ReadQuery,
@@ -62,6 +65,7 @@ struct Shard {
     next: usize,
     effects: Vec<Effect<usize>>,
     answered: usize,
+    leads: bool,
 }
 
 impl Shard {
@@ -73,17 +77,18 @@ impl Shard {
         let recovered = recovered.expect("an empty folder");
         let parts = Parts {
             identity,
-            epoch: Epoch::new(1),
-            boot: BootId::new(1),
             stamps: StampClock::new(&Still, recovered.max_stamp),
             elsewhere: Elsewhere::Alone,
             log: recovered.log,
             directory: recovered.directory,
-            settlements: Vec::new(),
+            pending: recovered.pending,
+            tail: recovered.tail,
+            joints: Joints::default(),
+            standing: Arc::new(Standing::alone()),
             cache: FrameCache::new(16 << 20),
         };
         let mut effects = Vec::new();
-        let core = Core::new(parts, 0, &mut effects);
+        let core = Core::new(parts, &mut effects);
         let key = |number| AggregateKey::new("acme", "account", &format!("customer-{number:09}"));
         let mut shard = Self {
             core,
@@ -94,9 +99,15 @@ impl Shard {
             next: 0,
             effects,
             answered: 0,
+            leads: false,
         };
+        let lead = Lead { epoch: Epoch::new(1), boot: BootId::new(1), decisions: Arc::default() };
+        shard
+            .core
+            .order(0, vec![Order::Lead(lead)], &mut shard.effects)
+            .expect("a disk that works");
         shard.flush();
-        assert!(shard.core.is_ready());
+        assert!(shard.leads);
         shard
     }
 
@@ -144,7 +155,7 @@ impl Shard {
     }
 
     fn handle(&mut self, mail: Vec<Mail<usize>>) {
-        self.core.handle(0, mail, &mut self.effects);
+        self.core.handle(0, mail, &mut self.effects).expect("a disk that works");
         self.deliver();
     }
 
@@ -167,13 +178,13 @@ impl Shard {
                     self.answered += 1;
                     black_box(receipt);
                 }
-                Effect::Reply(_, Response::Page(page)) => {
+                Effect::Read(_, Response::Page(page)) => {
                     assert_eq!(page.batches.len(), READ_EVENTS, "the whole aggregate");
                     self.answered += 1;
                     black_box(page);
                 }
-                Effect::Reply(_, other) => panic!("answered {other:?}"),
-                Effect::Answer(..) => panic!("there is no coordinator"),
+                Effect::Report(Report::Leading { .. }) => self.leads = true,
+                other => panic!("answered {other:?}"),
             }
         }
     }

@@ -177,6 +177,7 @@ impl<R> Core<R> {
         let shard = answer.shard;
         let (txn, state, findings) = match answer.kind {
             AnswerKind::Listed { gather, page } => return self.gather(gather, page, effects),
+            AnswerKind::StoppedLeading => return self.abandon(shard, effects),
             AnswerKind::Committed { txn, receipts, stamp } => {
                 return self.committed(txn, shard, receipts, stamp, effects);
             }
@@ -190,9 +191,8 @@ impl<R> Core<R> {
             }
             AnswerKind::Found { txn, findings } => (txn, State::Found, Some(findings)),
         };
-        let Some(write) = self.writes.get_mut(&txn) else {
-            unreachable!("{shard} answers {txn}, which waits for every answer before it ends");
-        };
+        // A write waits for every answer before it ends, unless a shard has stopped leading.
+        let Some(write) = self.writes.get_mut(&txn) else { return };
         write.set(shard, State::Asked, state);
         if let Some(findings) = findings {
             write.findings.merge(findings);
@@ -269,9 +269,7 @@ impl<R> Core<R> {
         stamp: Stamp,
         effects: &mut Vec<Effect<R>>,
     ) {
-        let Some(write) = self.writes.get_mut(&txn) else {
-            unreachable!("{txn} commits a leg in {shard} but is not in flight");
-        };
+        let Some(write) = self.writes.get_mut(&txn) else { return };
         write.set(shard, State::Held, State::Committed);
         if !receipts.is_empty() {
             // The stamp of a leg that only guards is nobody's event: a retry, answered from what
@@ -291,6 +289,24 @@ impl<R> Core<R> {
         effects.push(Effect::Reply(write.route, Response::Receipt(receipt)));
         for part in &write.parts {
             effects.push(Effect::Step(part.shard, Step::Settle { txn }));
+        }
+    }
+
+    /// A shard leads no more, and with it goes what it had of every write: those that were being
+    /// appended have an unknown outcome, the others have certainly not happened.
+    fn abandon(&mut self, shard: ShardId, effects: &mut Vec<Effect<R>>) {
+        let has_part = |write: &InFlight<R>| write.parts.iter().any(|part| part.shard == shard);
+        let lost = self.writes.iter().filter(|(_, write)| has_part(write));
+        let mut lost: Vec<TxnId> = lost.map(|(txn, _)| *txn).collect();
+        lost.sort_unstable();
+        for txn in lost {
+            let phase = self.writes.get(&txn).map(|write| write.phase);
+            if phase != Some(Phase::Appending) {
+                self.refuse(txn, Refusal::NoLeader, effects);
+            } else if let Some(write) = self.writes.remove(&txn) {
+                let unknown = Response::Refused(Refusal::UnknownOutcome);
+                effects.push(Effect::Reply(write.route, unknown));
+            }
         }
     }
 

@@ -1,16 +1,15 @@
 //! One thread of a node: recovers its shards, runs them, and does what the root orders.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use celeriant_net::{Door, Shutdown};
-use celeriant_schema::{Epoch, ShardId, Stamp, TxnId};
-use celeriant_storage::cache::FrameCache;
+use celeriant_schema::peer::Tip;
+use celeriant_schema::{ClusterId, Lsn, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
-use celeriant_storage::recovery::{Recovered, Report, find_outcomes, recover};
+use celeriant_storage::recovery::{Known, Recovered, Report, recover, recover_member};
 use celeriant_storage::{Error as StorageError, Identity};
 use kameo::actor::{ActorRef, PreparedActor, Recipient, Spawn};
 use kameo::mailbox;
@@ -18,13 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Components, Error, Settings};
-use crate::clock::StampClock;
+use super::{Error, Settings};
+use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, Coordinator, ShardMail};
+use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::Router;
-use crate::settlement::Trace;
-use crate::shard::core::Parts;
-use crate::shard::{Args, Drain, Elsewhere, Shard, Tick};
+use crate::shard::{Args, Disks, Drain, Elsewhere, Joints, Shard, Surroundings, Tick};
+use crate::standing::Standing;
 
 /// How often shards note what is durable and look at deadlines.
 const TICK: Duration = Duration::from_secs(1);
@@ -34,10 +33,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What the root tells a thread.
 pub(super) enum Order {
-    /// Look for what became of legs in the directories of the shards that are here.
-    Lookup(Vec<(ShardId, Vec<TxnId>)>),
     /// Start the actors.
-    Lead(Lead, Router),
+    Run(Box<Run>),
     /// Accept connections.
     Listen { addr: SocketAddr, door: Door, reply: oneshot::Sender<std::io::Result<SocketAddr>> },
     /// Take no more requests; answer what was taken.
@@ -48,13 +45,15 @@ pub(super) enum Order {
     End,
 }
 
-/// What all threads need to start their actors.
-pub(super) struct Lead {
-    pub(super) epoch: Epoch,
+/// What a thread needs to start its actors.
+pub(super) struct Run {
     pub(super) stamps: StampClock,
+    pub(super) joints: Joints,
+    pub(super) standing: Arc<Standing>,
     pub(super) shards: Arc<[Recipient<ShardMail>]>,
     pub(super) coordinators: Arc<[Recipient<AnswerMail>]>,
-    pub(super) decisions: Arc<BTreeMap<TxnId, bool>>,
+    pub(super) orderer: Recipient<ReportMail>,
+    pub(super) router: Router,
 }
 
 /// What a thread tells the root.
@@ -66,7 +65,6 @@ pub(super) enum News {
         begin: Recipient<BeginMail>,
         answers: Recipient<AnswerMail>,
     },
-    Found(Vec<(ShardId, TxnId, Trace)>),
     Leading,
     Failed(Error),
     Quiet,
@@ -78,28 +76,26 @@ pub(super) enum News {
 pub(super) struct Survey {
     pub(super) shard: ShardId,
     pub(super) mail: Recipient<ShardMail>,
-    pub(super) pending: Vec<(TxnId, Vec<ShardId>)>,
-    pub(super) outcomes: BTreeMap<TxnId, bool>,
+    pub(super) orders: Recipient<OrderMail>,
     pub(super) max_stamp: Stamp,
-    pub(super) max_epoch: Epoch,
+    pub(super) tip: Tip,
     pub(super) report: Report,
 }
 
-impl Survey {
-    /// `None`: ask the directory.
-    pub(super) fn trace(&self, txn: TxnId) -> Option<Trace> {
-        if self.pending.iter().any(|(pending, _)| *pending == txn) {
-            return Some(Trace::Leg);
-        }
-        self.outcomes.get(&txn).map(|commit| Trace::Resolved(*commit))
-    }
+/// What the threads of a node have in common.
+pub(super) struct Common<D> {
+    pub(super) cluster: ClusterId,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) disks: Disks<D>,
+    /// One of a pair: what is durable here is not committed for that.
+    pub(super) is_member: bool,
 }
 
 /// One thread's work.
 pub(super) struct Worker<D: Disk> {
     index: usize,
     settings: Arc<Settings>,
-    components: Arc<Components<D>>,
+    common: Arc<Common<D>>,
     orders: mpsc::UnboundedReceiver<Order>,
     news: mpsc::UnboundedSender<News>,
     recovered: Vec<RecoveredShard<D>>,
@@ -121,7 +117,8 @@ struct RecoveredShard<D: Disk> {
     actor: PreparedActor<Shard<D>>,
 }
 
-struct AbortOnDrop(JoinHandle<()>);
+/// A task that ends with its owner.
+pub(super) struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -129,18 +126,35 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Runs an actor; its end is the node's end and is reported.
+pub(super) fn watch<A: kameo::Actor>(
+    news: &mpsc::UnboundedSender<News>,
+    actor: String,
+    prepared: PreparedActor<A>,
+    args: A::Args,
+) -> AbortOnDrop {
+    let news = news.clone();
+    AbortOnDrop(tokio::spawn(async move {
+        let reason = match prepared.run(args).await {
+            Ok((_, reason)) => format!("{reason:?}"),
+            Err(panic) => format!("{panic:?}"),
+        };
+        let _ = news.send(News::Failed(Error::Stopped { actor, reason }));
+    }))
+}
+
 impl<D: Disk> Worker<D> {
     pub(super) fn new(
         index: usize,
         settings: Arc<Settings>,
-        components: Arc<Components<D>>,
+        common: Arc<Common<D>>,
         orders: mpsc::UnboundedReceiver<Order>,
         news: mpsc::UnboundedSender<News>,
     ) -> Self {
         Self {
             index,
             settings,
-            components,
+            common,
             orders,
             news,
             recovered: Vec::new(),
@@ -171,17 +185,7 @@ impl<D: Disk> Worker<D> {
                 }
             };
             match order {
-                Some(Order::Lookup(lookups)) => match self.look_up(lookups).await {
-                    Ok(found) => self.tell(News::Found(found)),
-                    Err(error) => return self.fail(error),
-                },
-                Some(Order::Lead(lead, router)) => {
-                    self.router = Some(router);
-                    // A shard that dies while starting is reported by its own watcher.
-                    if self.lead(&lead).await {
-                        self.tell(News::Leading);
-                    }
-                }
+                Some(Order::Run(run)) => self.start(*run),
                 Some(Order::Listen { addr, door, reply }) => {
                     let _ = reply.send(self.listen(addr, door));
                 }
@@ -216,19 +220,22 @@ impl<D: Disk> Worker<D> {
         let mine = |shard: &u16| usize::from(*shard) % self.settings.threads == self.index;
         for shard in (0..self.settings.shards).filter(mine).map(ShardId::new) {
             let fail = |source| Error::Storage { shard, source };
-            let identity = Identity { cluster: self.components.cluster, shard };
+            let identity = Identity { cluster: self.common.cluster, shard };
             let mut disk =
-                (self.components.disks)(shard).map_err(|error| fail(StorageError::Io(error)))?;
-            let recovered = recover(&mut disk, identity, &self.settings.log).await.map_err(fail)?;
+                (self.common.disks)(shard).map_err(|error| fail(StorageError::Io(error)))?;
+            let log = &self.settings.log;
+            let recovered = match self.common.is_member {
+                true => recover_member(&mut disk, identity, log, Known::default()).await,
+                false => recover(&mut disk, identity, log).await,
+            };
+            let recovered = recovered.map_err(fail)?;
             let actor = Shard::<D>::prepare_with_mailbox(mailbox::unbounded());
-            let pending = recovered.pending.iter();
             surveys.push(Survey {
                 shard,
                 mail: actor.actor_ref().clone().recipient(),
-                pending: pending.map(|leg| (leg.txn, leg.participants.clone())).collect(),
-                outcomes: recovered.outcomes.iter().map(|(txn, commit)| (*txn, *commit)).collect(),
+                orders: actor.actor_ref().clone().recipient(),
                 max_stamp: recovered.max_stamp,
-                max_epoch: recovered.max_epoch,
+                tip: recovered.log.tip(),
                 report: recovered.report.clone(),
             });
             self.recovered.push(RecoveredShard { identity, disk, recovered, actor });
@@ -241,92 +248,48 @@ impl<D: Disk> Worker<D> {
         Ok(())
     }
 
-    async fn look_up(
-        &mut self,
-        lookups: Vec<(ShardId, Vec<TxnId>)>,
-    ) -> Result<Vec<(ShardId, TxnId, Trace)>, Error> {
-        let mut found = Vec::new();
-        for RecoveredShard { identity, disk, recovered, .. } in &mut self.recovered {
-            let shard = identity.shard;
-            let wanted = lookups.iter().filter(|(to, _)| *to == shard);
-            let txns: Vec<TxnId> = wanted.flat_map(|(_, txns)| txns.iter().copied()).collect();
-            if txns.is_empty() {
-                continue;
-            }
-            let outcomes = find_outcomes(disk, recovered, &txns)
-                .await
-                .map_err(|source| Error::Storage { shard, source })?;
-            let trace = |outcome: Option<bool>| outcome.map_or(Trace::Nothing, Trace::Resolved);
-            let traces = txns.into_iter().zip(outcomes);
-            found.extend(traces.map(|(txn, outcome)| (shard, txn, trace(outcome))));
-        }
-        Ok(found)
-    }
-
-    /// Starts the actors and waits until every shard can serve; `false` if one died before.
-    async fn lead(&mut self, lead: &Lead) -> bool {
-        let clock = &self.components.clock;
+    /// Starts the actors. One that dies is reported by its own watcher.
+    fn start(&mut self, run: Run) {
+        let clock = &self.common.clock;
         if let Some(prepared) = self.coordinator.take() {
-            let shards = Arc::clone(&lead.shards);
-            let actor = Coordinator::new(self.index, Arc::clone(clock), shards);
-            let name = format!("coordinator {}", self.index);
-            let news = self.news.clone();
-            self.watch(news, name, prepared, actor);
+            let coordinator =
+                Coordinator::new(self.index, Arc::clone(clock), Arc::clone(&run.shards));
+            let task =
+                watch(&self.news, format!("coordinator {}", self.index), prepared, coordinator);
+            self.tasks.push(task);
         }
         let cache_bytes = self.settings.cache_bytes / usize::from(self.settings.shards.max(1));
-        let mut waiting = Vec::new();
         for RecoveredShard { identity, disk, recovered, actor } in
             std::mem::take(&mut self.recovered)
         {
-            let settlements = recovered.pending.into_iter().map(|leg| {
-                let Some(commit) = lead.decisions.get(&leg.txn) else {
-                    unreachable!("{} was surveyed, so it is decided", leg.txn);
-                };
-                (leg, *commit)
-            });
-            let parts = Parts {
+            let elsewhere = match self.common.is_member {
+                true => Elsewhere::Upto(Lsn::ZERO),
+                false => Elsewhere::Alone,
+            };
+            let surroundings = Surroundings {
                 identity,
-                epoch: lead.epoch,
-                boot: self.components.boot,
-                log: recovered.log,
-                directory: recovered.directory,
-                settlements: settlements.collect(),
-                cache: FrameCache::new(cache_bytes as u64),
-                stamps: lead.stamps.clone(),
-                elsewhere: Elsewhere::Alone,
+                settings: self.settings.log,
+                cache_bytes: cache_bytes as u64,
+                stamps: run.stamps.clone(),
+                elsewhere,
+                joints: run.joints.clone(),
+                standing: Arc::clone(&run.standing),
             };
-            let (ready, readiness) = oneshot::channel();
-            waiting.push(readiness);
-            let (clock, coordinators) =
-                (Arc::clone(&self.components.clock), Arc::clone(&lead.coordinators));
-            let args = Args { parts, disk, clock, coordinators, ready };
+            let args = Args {
+                surroundings,
+                recovered,
+                disk,
+                disks: Arc::clone(&self.common.disks),
+                clock: Arc::clone(&self.common.clock),
+                coordinators: Arc::clone(&run.coordinators),
+                shards: Arc::clone(&run.shards),
+                orderer: run.orderer.clone(),
+            };
             self.running.push(actor.actor_ref().clone());
-            self.watch(self.news.clone(), format!("shard {}", identity.shard), actor, args);
+            let name = format!("shard {}", identity.shard);
+            self.tasks.push(watch(&self.news, name, actor, args));
         }
-        for readiness in waiting {
-            if readiness.await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Runs an actor; its end is the node's end and is reported.
-    fn watch<A: kameo::Actor>(
-        &mut self,
-        news: mpsc::UnboundedSender<News>,
-        actor: String,
-        prepared: PreparedActor<A>,
-        args: A::Args,
-    ) {
-        let task = tokio::spawn(async move {
-            let reason = match prepared.run(args).await {
-                Ok((_, reason)) => format!("{reason:?}"),
-                Err(panic) => format!("{panic:?}"),
-            };
-            let _ = news.send(News::Failed(Error::Stopped { actor, reason }));
-        });
-        self.tasks.push(AbortOnDrop(task));
+        self.router = Some(run.router);
     }
 
     fn tick(&self) {
@@ -345,7 +308,7 @@ impl<D: Disk> Worker<D> {
         let listener = celeriant_net::bind(addr, true)?;
         let bound = listener.local_addr()?;
         let Some(router) = self.router.clone() else {
-            unreachable!("a node listens only after it leads");
+            unreachable!("a node listens only after it runs");
         };
         let (net, stop) = (Arc::clone(&self.settings.net), self.shutdown.stop());
         let serving = celeriant_net::serve(listener, router, net, door, stop);

@@ -157,6 +157,15 @@ impl<R> AcceptedStates<R> {
         }
     }
 
+    /// Forgets everything; returns what waited.
+    pub(super) fn take_waiting(&mut self) -> Vec<Work<R>> {
+        self.busy = 0;
+        // All are refused, in an order that is the same in every run.
+        let mut states: Vec<_> = self.states.drain().collect();
+        states.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        states.into_iter().flat_map(|(_, state)| state.waiting).collect()
+    }
+
     /// The first member whose aggregate another write holds.
     pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
         let held = |key: &AggregateKey| self.states.get(key).is_some_and(|s| s.hold.is_some());

@@ -100,6 +100,18 @@ impl<R> Cold<R> {
         self.parked.is_empty()
     }
 
+    /// Forgets everything; returns what was parked, and what waited behind it.
+    pub(super) fn take_all(&mut self) -> Vec<Work<R>> {
+        self.waiters.clear();
+        self.holds.clear();
+        let mut parked: Vec<_> = self.parked.drain().collect();
+        parked.sort_unstable_by_key(|(number, _)| *number);
+        let all = parked
+            .into_iter()
+            .flat_map(|(_, parked)| std::iter::once(parked.work).chain(parked.waiting));
+        all.collect()
+    }
+
     /// The first member whose aggregate a parked write holds.
     pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
         if self.holds.is_empty() {

@@ -11,8 +11,9 @@ use celeriant_schema::{Lsn, Response};
 use celeriant_storage::directory::{AppliedBatch, BatchLocation};
 use celeriant_storage::log::DurableFrame;
 
-use super::core::{Applied, AppliedMember, Core, Effect, Pending, Then};
+use super::core::{Applied, AppliedMember, Core, Effect, Pending, Role, Then};
 use crate::clock::Micros;
+use crate::replicator::orders::Report;
 use crate::work::Answer;
 
 /// What commit needs besides this disk.
@@ -36,23 +37,24 @@ impl Elsewhere {
 impl<R> Core<R> {
     /// The other place holds everything up to `upto`. Later ones may say less: what is committed
     /// stays committed.
-    pub fn held_elsewhere(&mut self, now: Micros, upto: Lsn, effects: &mut Vec<Effect<R>>) {
+    pub(super) fn held_elsewhere(&mut self, now: Micros, upto: Lsn, effects: &mut Vec<Effect<R>>) {
         let Elsewhere::Upto(known) = &mut self.elsewhere else {
             unreachable!("a single node has no other place");
         };
         *known = upto.max(*known);
         self.commit(effects);
+        self.upkeep(effects);
         self.resume_backlog(now, effects);
         self.resume_reached_reads(now, effects);
-        self.assert_invariants();
     }
 
     /// Commits the frames that are in every place.
     pub(super) fn commit(&mut self, effects: &mut Vec<Effect<R>>) {
-        while let Some(frame) = self.uncommitted.pop_front() {
-            if !self.elsewhere.holds(frame.last_lsn) {
-                return self.uncommitted.push_front(frame);
-            }
+        if !matches!(self.role, Role::Leading(_)) {
+            return;
+        }
+        let elsewhere = self.elsewhere;
+        while let Some(frame) = self.tail.pop_if(|frame| elsewhere.holds(frame.last_lsn)) {
             self.commit_frame(frame, effects);
         }
     }
@@ -70,6 +72,7 @@ impl<R> Core<R> {
                 }
                 Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
                 Then::Mark => {}
+                Then::Ready(epoch) => effects.push(Effect::Report(Report::Leading { epoch })),
                 Then::Reply { route, response } => effects.push(Effect::Reply(route, response)),
                 Then::Answer { coordinator, answer } => {
                     let answer = Answer { shard: self.shard, kind: answer };
@@ -78,6 +81,7 @@ impl<R> Core<R> {
             }
         }
         self.committed = self.committed.max(frame.last_lsn);
+        self.log.commit(frame.last_lsn);
         self.cache.insert(frame.segment, frame.frame_offset, frame.bytes);
     }
 

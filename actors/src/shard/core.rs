@@ -21,9 +21,8 @@ use std::sync::Arc;
 
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, BootId, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn,
-    Member, Receipt, Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId,
-    limits::LIST_PAGE_MAX,
+    AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn, Member,
+    Receipt, Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId, limits::LIST_PAGE_MAX,
 };
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::directory::{Directory, Fault, Pins};
@@ -37,9 +36,16 @@ use hashbrown::HashMap;
 use super::accepted::AcceptedStates;
 use super::cold::Cold;
 use super::commit::Elsewhere;
+use super::follower::Follower;
+use super::joints::Joints;
 use super::leg::Leg;
+use super::orders::{Leadership, Reopen};
 use super::read::Reads;
+use super::search::Searches;
+use super::tail::Tail;
 use crate::clock::{Micros, StampClock};
+use crate::replicator::orders::{Order, Report};
+use crate::standing::Standing;
 use crate::work::{Answer, AnswerKind, Decision, Step, Task, Work};
 
 /// What the shell must do, in order.
@@ -49,38 +55,61 @@ pub enum Effect<R> {
     Disk(Token, Op),
     /// Answer a client.
     Reply(R, Response),
+    /// Answer a linearizable read, if the lease still holds when that is carried out; else give it
+    /// back to [`Core::hold_unproven`].
+    Read(R, Response),
     /// Tell a coordinator.
     Answer(usize, Answer),
+    /// Tell every coordinator that all parts of writes that this shard had are gone.
+    StoppedLeading,
+    /// Tell another shard of this node.
+    Tell(ShardId, Step),
+    /// Tell whoever gives the orders.
+    Report(Report),
+    /// Finish what is on its way to the disk, open the log anew, put another core in this one's
+    /// place.
+    Reopen(Reopen),
 }
 
 /// What a core is made of.
 pub struct Parts {
     /// Which log this is.
     pub identity: Identity,
-    /// Of this process start.
-    pub epoch: Epoch,
-    /// Of this process start.
-    pub boot: BootId,
-    /// Recovered log, ready to append.
+    /// Recovered log.
     pub log: Log,
     /// Committed state.
     pub directory: Directory,
-    /// Legs that recovery found without a `Resolve`, and what the node decided about each.
-    pub settlements: Vec<(PendingLeg, bool)>,
+    /// Legs that recovery found without a `Resolve`.
+    pub pending: Vec<PendingLeg>,
+    /// What is durable and not known to be committed, or the first of it.
+    pub tail: Vec<DurableFrame>,
     /// Bounded by bytes.
     pub cache: FrameCache,
     /// The node's.
     pub stamps: StampClock,
     /// What commit needs besides this disk.
     pub elsewhere: Elsewhere,
+    /// The node's.
+    pub joints: Joints,
+    /// The node's.
+    pub standing: Arc<Standing>,
+}
+
+/// What a shard is to its log.
+#[derive(Debug)]
+pub(super) enum Role {
+    Following(Follower),
+    Leading(Leadership),
 }
 
 /// One shard.
 pub struct Core<R> {
     pub(super) shard: ShardId,
     pub(super) identity: Identity,
-    epoch: Epoch,
-    boot: BootId,
+    pub(super) role: Role,
+    /// Another core comes after this one: nothing more is done.
+    pub(super) is_closing: bool,
+    pub(super) orders: VecDeque<Order>,
     pub(super) log: Log,
     pub(super) directory: Directory,
     pub(super) cache: FrameCache,
@@ -105,10 +134,16 @@ pub struct Core<R> {
     /// What the listing at hand had found when it had to wait.
     pub(super) listed: ListPage,
     pub(super) committed: Lsn,
-    /// Durable here, in log order.
-    pub(super) uncommitted: VecDeque<DurableFrame>,
+    /// Durable here.
+    pub(super) tail: Tail,
     pub(super) elsewhere: Elsewhere,
-    attempts: u64,
+    /// Answers of linearizable reads that wait for a lease, and until when.
+    pub(super) unproven: Vec<(Micros, R, Response)>,
+    pub(super) searches: Searches,
+    /// What was met where nobody could be told.
+    failure: Option<Error>,
+    pub(super) joints: Joints,
+    pub(super) standing: Arc<Standing>,
     pub(super) encoded: Vec<EncodedBatch>,
     pub(super) ops: Vec<(Token, Op)>,
 }
@@ -130,6 +165,8 @@ pub(super) enum Then<R> {
     Leg { txn: TxnId },
     /// A record that changes nothing visible.
     Mark,
+    /// What was appended when this epoch began to be led is committed.
+    Ready(Epoch),
     /// An answer that rests on records up to `lsn` (R3).
     Reply { route: R, response: Response },
     /// The same for a coordinator.
@@ -150,9 +187,23 @@ pub(super) struct Applied {
 /// A record that has space reserved and waits for the open frame.
 #[derive(Debug)]
 pub(super) enum Owed {
-    Append { txn: TxnId, participants: Arc<[ShardId]>, decision: Decision },
-    Settle { txn: TxnId },
-    Resolve { txn: TxnId, commit: bool, leg_lsn: Lsn },
+    /// The first record of an epoch.
+    Start,
+    /// No record: all that was owed before is appended.
+    Ready(Epoch),
+    Append {
+        txn: TxnId,
+        participants: Arc<[ShardId]>,
+        decision: Decision,
+    },
+    Settle {
+        txn: TxnId,
+    },
+    Resolve {
+        txn: TxnId,
+        commit: bool,
+        leg_lsn: Lsn,
+    },
 }
 
 #[derive(Debug)]
@@ -172,16 +223,18 @@ impl Applied {
 }
 
 impl<R> Core<R> {
-    /// Takes over a recovered shard. Appends the epoch's first record and a `Resolve` for every leg
-    /// that recovery left undecided; nothing is served before [`Core::is_ready`].
-    pub fn new(parts: Parts, now: Micros, effects: &mut Vec<Effect<R>>) -> Self {
-        let committed = parts.log.durable();
+    /// A recovered shard. It follows until it is told to lead.
+    pub fn new(parts: Parts, effects: &mut Vec<Effect<R>>) -> Self {
+        let committed = parts.log.committed();
         let accepted = AcceptedStates::new(parts.directory.memtable_bytes_max());
+        let follower = Follower::new(parts.pending, committed);
+        parts.stamps.note(parts.log.last_stamp());
         let mut core = Self {
             shard: parts.identity.shard,
             identity: parts.identity,
-            epoch: parts.epoch,
-            boot: parts.boot,
+            role: Role::Following(follower),
+            is_closing: false,
+            orders: VecDeque::new(),
             log: parts.log,
             directory: parts.directory,
             cache: parts.cache,
@@ -197,33 +250,35 @@ impl<R> Core<R> {
             pins: Pins::default(),
             listed: ListPage::default(),
             committed,
-            uncommitted: VecDeque::new(),
+            tail: Tail::new(committed, parts.tail),
             elsewhere: parts.elsewhere,
-            attempts: 0,
+            unproven: Vec::new(),
+            searches: HashMap::with_hasher(FixedState::default()),
+            failure: None,
+            joints: parts.joints,
+            standing: parts.standing,
             encoded: Vec::new(),
             ops: Vec::new(),
         };
-        core.log.lead(core.epoch, core.boot);
-        core.start_epoch(now);
-        for (leg, commit) in parts.settlements {
-            core.settle_recovered(leg, commit);
-        }
-        core.pay_owed(now, effects);
-        core.pump(effects);
+        core.join_opened(Lsn::ZERO, effects);
         core
     }
 
-    /// Everything that start appended is committed: the shard may serve.
-    pub fn is_ready(&self) -> bool {
-        self.pending.is_empty() && self.owed.is_empty()
-    }
-
     /// Handles what arrived together, in order.
-    pub fn handle(&mut self, now: Micros, work: Vec<Work<R>>, effects: &mut Vec<Effect<R>>) {
+    ///
+    /// # Errors
+    /// As [`Core::complete`].
+    pub fn handle(
+        &mut self,
+        now: Micros,
+        work: Vec<Work<R>>,
+        effects: &mut Vec<Effect<R>>,
+    ) -> Result<(), Error> {
         for item in work {
             self.take(now, item, effects);
         }
         self.assert_invariants();
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Seals and starts what the log's depth allows. Called when nothing more has arrived.
@@ -247,9 +302,12 @@ impl<R> Core<R> {
             self.complete_page(now, completion, effects)?;
         } else if Log::owns(completion.token) {
             self.complete_log(completion, effects)?;
+        } else if let Some(search) = self.searches.remove(&completion.token) {
+            self.complete_search(search, completion.outcome, effects)?;
         } else {
             return self.complete_read(completion, effects);
         }
+        self.carry_out(now, effects)?;
         self.resume_backlog(now, effects);
         self.resume_reached_reads(now, effects);
         self.assert_invariants();
@@ -262,10 +320,24 @@ impl<R> Core<R> {
         effects: &mut Vec<Effect<R>>,
     ) -> Result<(), Error> {
         let mut ops = std::mem::take(&mut self.ops);
-        self.uncommitted.extend(self.log.complete(completion, &mut ops)?.frames);
-        self.commit(effects);
-        self.maintain(&mut ops);
+        let frames = self.log.complete(completion, &mut ops)?.frames;
         self.start(ops, effects);
+        match &self.role {
+            Role::Leading(_) => {
+                frames.into_iter().for_each(|frame| self.tail.push(frame));
+                self.commit(effects);
+            }
+            Role::Following(follower) => {
+                let epoch = follower.epoch;
+                if !frames.is_empty() {
+                    let tip = self.log.tip();
+                    effects.push(Effect::Report(Report::Durable { epoch, tip }));
+                }
+                frames.into_iter().for_each(|frame| self.tail.offer(frame));
+                self.show(effects)?;
+            }
+        }
+        self.upkeep(effects);
         Ok(())
     }
 
@@ -286,6 +358,13 @@ impl<R> Core<R> {
     }
 
     /// Lets the directory flush and merge what is due.
+    pub(super) fn upkeep(&mut self, effects: &mut Vec<Effect<R>>) {
+        let mut ops = std::mem::take(&mut self.ops);
+        self.maintain(&mut ops);
+        self.start(ops, effects);
+    }
+
+    /// Lets the directory flush and merge what is due.
     fn maintain(&mut self, ops: &mut Vec<(Token, Op)>) {
         self.directory.maintain(&self.log, ops);
     }
@@ -301,6 +380,7 @@ impl<R> Core<R> {
         self.start(ops, effects);
         self.resume_backlog(now, effects);
         self.resume_all_reads(now, effects);
+        self.refuse_unproven(now, effects);
     }
 
     /// Nothing is in flight and nothing waits: a clean stop may follow.
@@ -331,21 +411,37 @@ impl<R> Core<R> {
     pub(super) fn take(&mut self, now: Micros, work: Work<R>, effects: &mut Vec<Effect<R>>) {
         match work {
             Work::Task(task) => self.take_task(now, task, effects),
-            Work::Step(Step::Reserve { txn, coordinator, mode, part }) => {
+            Work::Step(step) => self.take_step(now, step, effects),
+        }
+    }
+
+    fn take_step(&mut self, now: Micros, step: Step, effects: &mut Vec<Effect<R>>) {
+        match step {
+            Step::Reserve { txn, coordinator, mode, part } => {
                 self.reserve(txn, coordinator, mode, part, effects);
             }
-            Work::Step(Step::Append { txn, participants, decision }) => {
+            Step::Append { txn, participants, decision } if self.has_leg(txn) => {
                 self.owed.push_back(Owed::Append { txn, participants, decision });
                 self.pay_owed(now, effects);
             }
-            Work::Step(Step::Release { txn }) => self.release(now, txn, effects),
-            Work::Step(Step::Settle { txn }) => {
+            Step::Release { txn } => self.release(now, txn, effects),
+            Step::Settle { txn } if self.has_leg(txn) => {
                 // Shown at once: its answer may be out already, whatever the log has room for.
                 self.show_leg(txn);
                 self.owed.push_back(Owed::Settle { txn });
                 self.pay_owed(now, effects);
             }
-            Work::Step(Step::List { gather, coordinator, query }) => {
+            // Of a leadership that is over.
+            Step::Append { .. } | Step::Settle { .. } => {}
+            Step::Joined { txn } => {
+                self.failure = self.joined(txn, effects).err();
+            }
+            Step::Sought { txn, by } => self.sought(txn, by, effects),
+            Step::Trace { txn } => match self.trace(txn) {
+                Ok(trace) => effects.push(Effect::Report(Report::Traced { txn, trace })),
+                Err(fault) => self.park(Work::Step(step), fault.into(), effects),
+            },
+            Step::List { gather, coordinator, query } => {
                 let page = match self.list(&query) {
                     Ok(page) => page,
                     Err(fault) => {
@@ -364,13 +460,17 @@ impl<R> Core<R> {
             let refusal = Refusal::DeadlineExceeded { definite: true };
             return effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
         }
+        let is_leading = matches!(self.role, Role::Leading(_));
         match &task.request {
+            Request::Write(_) if !is_leading => {
+                effects.push(Effect::Reply(task.route, Response::Refused(self.refusal())));
+            }
             Request::Write(write) if self.cannot_take(&write.members).is_some() => {
                 if let Some(refusal) = self.cannot_take(&write.members) {
                     effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
                 }
             }
-            Request::Write(_) if !self.backlog.is_empty() => {
+            Request::Write(_) if !self.backlog.is_empty() || self.is_quiesced() => {
                 self.backlog.push_back(Work::Task(task));
             }
             Request::Write(write) => match self.held(&write.members).cloned() {
@@ -475,6 +575,11 @@ impl<R> Core<R> {
                 return self.owed.push_front(owed);
             }
             match owed {
+                Owed::Start => self.start_epoch(now),
+                Owed::Ready(epoch) => {
+                    let (lsn, then) = (self.last_accepted(), Then::Ready(epoch));
+                    self.pending.push_back(Pending { lsn, stamp: None, then });
+                }
                 Owed::Append { txn, participants, decision } => {
                     self.append_leg(now, txn, participants, decision);
                 }
@@ -488,19 +593,22 @@ impl<R> Core<R> {
 
     /// A fresh id for an attempt that stays in this shard.
     pub(super) fn next_attempt(&mut self) -> TxnId {
-        self.attempts += 1;
-        let counter = u64::from(self.shard.value()) << 48 | self.attempts;
-        TxnId { epoch: self.epoch, boot: self.boot, counter }
+        let Role::Leading(leading) = &mut self.role else { unreachable!("only leaders append") };
+        leading.attempts += 1;
+        let counter = u64::from(self.shard.value()) << 48 | leading.attempts;
+        TxnId { epoch: leading.since, boot: leading.boot, counter }
+    }
+
+    /// Appends nothing new for the time being.
+    pub(super) fn is_quiesced(&self) -> bool {
+        matches!(&self.role, Role::Leading(leading) if leading.is_quiesced)
     }
 
     fn start_epoch(&mut self, now: Micros) {
+        let Role::Leading(leading) = &self.role else { unreachable!("only leaders append") };
+        let (epoch, boot) = (leading.epoch, leading.boot);
         let stamp = self.stamps.take(now, 1);
-        let start = EpochStart {
-            epoch: self.epoch,
-            boot: self.boot,
-            server_time: stamp.unix_micros(),
-            stamp,
-        };
+        let start = EpochStart { epoch, boot, server_time: stamp.unix_micros(), stamp };
         let lsn = self.log.append_epoch_start(&start).lsn;
         self.pending.push_back(Pending { lsn, stamp: Some(stamp), then: Then::Mark });
     }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_schema::record::Resolve;
-use celeriant_schema::{Lsn, ShardId, Stamp, TxnId};
+use celeriant_schema::{Lsn, Refusal, ShardId, Stamp, TxnId};
 use celeriant_storage::directory::BatchLocation;
 use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
 
 use super::cold::View;
 use super::commit::location;
-use super::core::{Applied, Core, Effect, Owed, Pending, Then};
+use super::core::{Applied, Core, Effect, Owed, Pending, Role, Then};
 use super::write::size;
 use crate::clock::Micros;
 use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step, Work};
@@ -48,6 +48,28 @@ struct AppendedLeg {
 }
 
 impl<R> Core<R> {
+    /// It has a part in that write. One that has not was told so after it stopped leading.
+    pub(super) fn has_leg(&self, txn: TxnId) -> bool {
+        let since = match &self.role {
+            Role::Leading(leading) => leading.since,
+            Role::Following(_) => return false,
+        };
+        let has = self.legs.contains_key(&txn);
+        assert!(has || txn.epoch < since, "{txn} of this leadership is not known");
+        has
+    }
+
+    /// Whoever waits for a part of a write over several shards would wait for others in vain.
+    pub(super) fn refuse_reservations(&mut self, effects: &mut Vec<Effect<R>>) {
+        let (shard, refusal) = (self.shard, Refusal::NoLeader);
+        self.backlog.retain(|work| {
+            let Work::Step(Step::Reserve { txn, coordinator, .. }) = work else { return true };
+            let kind = AnswerKind::Refused { txn: *txn, refusal: refusal.clone() };
+            effects.push(Effect::Answer(*coordinator, Answer { shard, kind }));
+            false
+        });
+    }
+
     /// Holds the part's aggregates if nothing speaks against it; see [`Mode`].
     pub(super) fn reserve(
         &mut self,
@@ -59,7 +81,12 @@ impl<R> Core<R> {
     ) {
         let shard = self.shard;
         let tell = |kind| Effect::Answer(coordinator, Answer { shard, kind });
-        if let Some(refusal) = self.cannot_take(&part.members) {
+        let refusal = match &self.role {
+            Role::Leading(leading) if leading.is_quiesced => Some(Refusal::NoLeader),
+            Role::Leading(_) => self.cannot_take(&part.members),
+            Role::Following(_) => Some(self.refusal()),
+        };
+        if let Some(refusal) = refusal {
             return effects.push(tell(AnswerKind::Refused { txn, refusal }));
         }
         // Space is reserved here, in the order of shards, so that an append never waits for space
@@ -114,7 +141,11 @@ impl<R> Core<R> {
 
     /// Whether the open frame takes what is owed. Its space in the log is reserved.
     pub(super) fn has_room_for(&self, owed: &Owed) -> bool {
-        let Owed::Append { txn, participants, .. } = owed else { return self.log.fits_resolve() };
+        let (txn, participants) = match owed {
+            Owed::Append { txn, participants, .. } => (txn, participants),
+            Owed::Ready(_) => return true,
+            _ => return self.log.fits_resolve(),
+        };
         let Some(leg) = self.legs.get(txn) else {
             unreachable!("{txn} is appended by the coordinator that was told it is held");
         };

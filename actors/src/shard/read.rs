@@ -19,7 +19,7 @@ use celeriant_storage::{Error, Identity, frame};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use super::core::{Core, Effect};
+use super::core::{Core, Effect, Role};
 use crate::clock::Micros;
 use crate::work::{Task, Work};
 
@@ -38,6 +38,10 @@ const EVENT_OVERHEAD_BYTES: usize = 48;
 const PINNED_SHARE: usize = 4;
 /// Reads that wait for a stamp; more are refused.
 const WAITING_READS_MAX: usize = 10_000;
+
+/// How long an answer waits for the proof that this node still leads, in µs. A leader that is not
+/// deposed gets a lease many times in this time.
+const PROOF_WAIT_MAX: Micros = 5_000_000;
 
 type FramePlace = (u32, u32);
 
@@ -98,15 +102,40 @@ impl<R> Default for Reads<R> {
     }
 }
 
+impl<R> Reads<R> {
+    /// A token for an operation of the disk.
+    pub(super) fn next_token(&mut self) -> Token {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Forgets everything; returns who waits.
+    pub(super) fn take_all(&mut self) -> Vec<R> {
+        self.loads.clear();
+        self.tokens.clear();
+        let mut pages: Vec<_> = self.pages.drain().collect();
+        pages.sort_unstable_by_key(|(number, _)| *number);
+        let waiting = std::mem::take(&mut self.waiting).into_values().map(|task| task.route);
+        pages.into_iter().map(|(_, page)| page.route).chain(waiting).collect()
+    }
+}
+
 impl<R> Core<R> {
     /// Answers a `Read` or `Head`, now or when its frames have been read.
     pub(super) fn read(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
-        let (key, min_stamp) = match &task.request {
-            Request::Read(query) => (&query.key, query.min_stamp),
-            Request::Head(query) => (&query.key, query.min_stamp),
+        let (key, min_stamp, any) = match &task.request {
+            Request::Read(query) => (&query.key, query.min_stamp, query.any),
+            Request::Head(query) => (&query.key, query.min_stamp, query.any),
             other => unreachable!("{other:?} is no read"),
         };
-        self.show_if_decided(key);
+        match &self.role {
+            Role::Leading(_) => self.show_if_decided(key),
+            Role::Following(_) if any => self.show_if_joined(key),
+            Role::Following(_) => {
+                let refused = Response::Refused(self.refusal());
+                return effects.push(Effect::Reply(task.route, refused));
+            }
+        }
         let reached = self.closed_stamp();
         if let Some(wanted) = min_stamp.filter(|wanted| *wanted > reached) {
             return self.wait_for_stamp(now, task, wanted, reached, effects);
@@ -117,7 +146,9 @@ impl<R> Core<R> {
             other => unreachable!("{other:?} is no read"),
         };
         match (answered, task.request) {
-            (Ok(Found::Answer(response)), _) => effects.push(Effect::Reply(task.route, response)),
+            (Ok(Found::Answer(response)), _) => {
+                effects.push(read_effect(any, task.route, response))
+            }
             (Ok(Found::Plan(plan)), Request::Read(query)) => {
                 self.start_page(task.route, query, plan, effects);
             }
@@ -131,6 +162,9 @@ impl<R> Core<R> {
 
     /// Every event with a stamp up to here that this shard will ever have is visible.
     pub(super) fn closed_stamp(&self) -> Stamp {
+        if let Role::Following(follower) = &self.role {
+            return follower.closed_stamp();
+        }
         let below = |stamp: Stamp| Stamp::new(stamp.value() - 1);
         let appended = self.pending.iter().find_map(|pending| pending.stamp).map(below);
         let undecided = self.first_undecided().map(below);
@@ -301,8 +335,31 @@ impl<R> Core<R> {
                 return self.fail_page(number, frame_place, effects);
             }
         }
+        let any = building.query.any;
         let (route, page) = building.finish();
-        effects.push(Effect::Reply(route, Response::Page(page)));
+        effects.push(read_effect(any, route, Response::Page(page)));
+    }
+
+    /// An answer that needs a lease waits for one.
+    pub fn hold_unproven(&mut self, now: Micros, route: R, response: Response) {
+        self.unproven.push((now + PROOF_WAIT_MAX, route, response));
+    }
+
+    /// There may be a lease again.
+    pub(super) fn resume_unproven(&mut self, effects: &mut Vec<Effect<R>>) {
+        let waiting = std::mem::take(&mut self.unproven).into_iter();
+        effects.extend(waiting.map(|(_, route, response)| Effect::Read(route, response)));
+    }
+
+    /// Whoever has waited long enough for a proof is answered without one.
+    pub(super) fn refuse_unproven(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        for (until, route, response) in std::mem::take(&mut self.unproven) {
+            if now < until {
+                self.unproven.push((until, route, response));
+            } else {
+                effects.push(Effect::Reply(route, Response::Refused(Refusal::NoLeader)));
+            }
+        }
     }
 
     /// Starts reading the frame that the page needs next, and a few after it.
@@ -328,8 +385,7 @@ impl<R> Core<R> {
             let Some(file) = self.log.segment_file(place.segment) else {
                 unreachable!("segment {} is in the directory, so it is open", place.segment);
             };
-            let token = self.reads.next;
-            self.reads.next += 1;
+            let token = self.reads.next_token();
             let waiters = if ahead == 0 { vec![number] } else { Vec::new() };
             self.reads.loads.insert(frame_place, waiters);
             self.reads.tokens.insert(token, *place);
@@ -423,6 +479,11 @@ impl<R> PageInProgress<R> {
         };
         (self.route, self.page)
     }
+}
+
+/// A committed read is answered at once, a linearizable one only by who leads for certain (R5).
+fn read_effect<R>(any: bool, route: R, response: Response) -> Effect<R> {
+    if any { Effect::Reply(route, response) } else { Effect::Read(route, response) }
 }
 
 /// Which aggregate a read is about.

@@ -69,20 +69,28 @@ impl Applier {
     /// When it contradicts what was before it: this log is not to be believed. A part of the frame
     /// may have been applied.
     pub fn frame(&mut self, directory: &mut Directory, frame: &DurableFrame) -> Result<(), Damage> {
-        let sector = celeriant_schema::limits::SECTOR_BYTES as u64;
-        let offset = u64::from(frame.frame_offset) * sector;
-        let at = |(lsn, flaw): (Lsn, Flaw)| {
-            flaw.at(segment_name(frame.segment), frame.segment, offset, lsn)
-        };
         let first_lsn = frame.first_lsn;
-        let header = FrameHeader::decode(&frame.bytes).map_err(|flaw| at((first_lsn, flaw)))?;
-        let place = Placed::of(&header, frame.segment, offset);
-        let (meta, blobs) = (header.meta(&frame.bytes), header.blobs(&frame.bytes));
-        let records = decode_records(&meta, &blobs, header.count)
-            .map(|record| record.map(|(offset, record, _)| (offset, record)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| at((first_lsn, Flaw::Decode(error.to_string()))))?;
-        self.records(directory, first_lsn, place, records).map_err(at)
+        let (header, records) = decode(frame).map_err(|flaw| at(frame, first_lsn, flaw))?;
+        let place = Placed::of(&header, frame.segment, offset_of(frame));
+        self.records(directory, first_lsn, place, records)
+            .map_err(|(lsn, flaw)| at(frame, lsn, flaw))
+    }
+
+    /// Legs that a committed frame, not taken in yet, decides: which, and whether to commit. Costs
+    /// nothing while no leg is open.
+    ///
+    /// # Errors
+    /// As [`Self::frame`].
+    pub fn decided_by(&self, frame: &DurableFrame) -> Result<Vec<(TxnId, bool)>, Damage> {
+        if self.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (_, records) = decode(frame).map_err(|flaw| at(frame, frame.first_lsn, flaw))?;
+        let decided = records.into_iter().filter_map(|(_, record)| match record {
+            Record::Resolve(resolve) => Some((resolve.txn, resolve.commit)),
+            _ => None,
+        });
+        Ok(decided.collect())
     }
 
     /// The leg at `lsn` is decided to commit: its batches count from now on. Does nothing the
@@ -100,6 +108,16 @@ impl Applier {
         }
         directory.note_outcome(leg.txn, lsn, true);
         Ok(())
+    }
+
+    /// The leg at `lsn`, if nobody decided it yet.
+    pub fn leg(&self, lsn: Lsn) -> Option<&PendingLeg> {
+        self.pending.get(&lsn)
+    }
+
+    /// Legs that were opened behind `lsn`, and are open.
+    pub fn opened_behind(&self, lsn: Lsn) -> impl Iterator<Item = &PendingLeg> {
+        self.pending.range(lsn.next()..).map(|(_, leg)| leg)
     }
 
     /// Takes in the records of one frame.
@@ -177,6 +195,25 @@ impl Applier {
         directory.note_outcome(leg.txn, leg.lsn, resolve.commit);
         Ok(())
     }
+}
+
+/// Where the frame starts in its segment, in bytes.
+fn offset_of(frame: &DurableFrame) -> u64 {
+    u64::from(frame.frame_offset) * celeriant_schema::limits::SECTOR_BYTES as u64
+}
+
+fn at(frame: &DurableFrame, lsn: Lsn, flaw: Flaw) -> Damage {
+    flaw.at(segment_name(frame.segment), frame.segment, offset_of(frame), lsn)
+}
+
+fn decode(frame: &DurableFrame) -> Result<(FrameHeader, Vec<(u32, Record)>), Flaw> {
+    let header = FrameHeader::decode(&frame.bytes)?;
+    let (meta, blobs) = (header.meta(&frame.bytes), header.blobs(&frame.bytes));
+    let records = decode_records(&meta, &blobs, header.count)
+        .map(|record| record.map(|(offset, record, _)| (offset, record)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Flaw::Decode(error.to_string()))?;
+    Ok((header, records))
 }
 
 fn apply(directory: &mut Directory, key: &AggregateKey, batch: &AppliedBatch) -> Result<(), Flaw> {

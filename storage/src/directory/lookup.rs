@@ -301,7 +301,7 @@ impl Directory {
     }
 
     /// What became of a leg that was decided.
-    pub(crate) fn outcome(&self, txn: TxnId, pins: &Pins) -> Result<Option<bool>, Fault> {
+    pub fn outcome(&self, txn: TxnId, pins: &Pins) -> Result<Option<bool>, Fault> {
         let row = RowKey::outcome(txn);
         for source in self.sources(pins) {
             let outcome = match source {

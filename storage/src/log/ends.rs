@@ -79,6 +79,17 @@ impl Log {
         self.committed_end().lsn
     }
 
+    /// The end of what is committed, with the hash of the frame that ends there.
+    pub fn committed_position(&self) -> peer::Position {
+        let end = self.committed_end();
+        peer::Position { lsn: end.lsn, hash: end.hash }
+    }
+
+    /// Everything that is sealed is durable: what the log ends with now survives power loss.
+    pub fn is_settled(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Says that everything up to `upto` is committed: in the log of a node that is one of a pair.
     /// Apply those frames to the directory first. A frame commits as a whole, with its last record.
     /// The note of it is not durable until [`Log::note_watermark`] has made it so.

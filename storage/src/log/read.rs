@@ -65,6 +65,12 @@ pub enum Step {
     Frames {
         /// The position before the first of them.
         before: Position,
+        /// The end of the last one.
+        end: Position,
+        /// Segment that they lie in.
+        segment: u32,
+        /// Where the first one starts in it, in bytes.
+        offset: u64,
         /// Byte for byte as on disk.
         frames: Bytes,
     },
@@ -229,7 +235,8 @@ impl Log {
             end += bytes;
         }
         self.landmarks.learn(Landmark { lsn: next, segment, offset: offset + end as u64 });
-        Ok(Step::Frames { before: before.unwrap_or_default(), frames: window.slice(..end) })
+        let (before, frames) = (before.unwrap_or_default(), window.slice(..end));
+        Ok(Step::Frames { before, end: last, segment, offset, frames })
     }
 
     fn header(

@@ -86,7 +86,7 @@ fn frames_come_back_whole_in_order_and_about_as_many_as_wanted() {
         while at.lsn < end.lsn {
             let step = rig.log.read_after(at.lsn, end.lsn, bytes_max);
             let (step, more) = carry_out(&mut rig, step);
-            let Ok(Step::Frames { before, frames }) = step else { panic!("{step:?}") };
+            let Ok(Step::Frames { before, frames, .. }) = step else { panic!("{step:?}") };
             assert_eq!(before, at);
             let is_one = FrameHeader::decode(&frames).expect("intact").frame_bytes();
             assert!(frames.len() <= bytes_max || frames.len() == is_one);
@@ -135,7 +135,7 @@ fn only_frames_up_to_what_is_wanted_are_read() {
     let (first, second) = (feed.frames[4].place, feed.frames[5].place);
     for upto in second.before.lsn.next().value()..=second.end.lsn.value() {
         let step = rig.log.read_after(first.before.lsn, Lsn::new(upto), 1 << 20);
-        let Ok(Step::Frames { before, frames }) = carry_out(&mut rig, step).0 else { panic!() };
+        let Ok(Step::Frames { before, frames, .. }) = carry_out(&mut rig, step).0 else { panic!() };
         assert_eq!(before, first.before);
         assert_eq!(frames, feed.behind(before, 2));
     }

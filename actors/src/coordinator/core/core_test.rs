@@ -62,7 +62,7 @@ fn steps(effects: &[Effect<&'static str>]) -> Vec<String> {
         Effect::Step(shard, Step::Append { .. }) => format!("append {shard}"),
         Effect::Step(shard, Step::Release { .. }) => format!("release {shard}"),
         Effect::Step(shard, Step::Settle { .. }) => format!("settle {shard}"),
-        Effect::Step(shard, Step::List { .. }) => format!("list {shard}"),
+        Effect::Step(shard, step) => format!("{step:?} {shard}"),
         Effect::Reply(..) => "reply".into(),
     };
     effects.iter().map(name).collect()

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use celeriant_schema::Hash;
+use celeriant_schema::peer::{FramePlace, Position};
+use celeriant_schema::{Hash, Lsn, Stamp};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::super::orders::Frames;
 use super::*;
 
 const SHARDS: u16 = 3;
@@ -135,6 +137,15 @@ impl FakeNode {
                 log.commit = log.commit.max(commit.min(log.end().lsn));
                 return None;
             }
+            order @ (Order::Confirm { .. }
+            | Order::Survey { .. }
+            | Order::Trace { .. }
+            | Order::Lead(_)
+            | Order::Renew { .. }
+            | Order::Quiesce { .. }
+            | Order::Resume
+            | Order::Leased
+            | Order::StepDown) => panic!("{order:?}"),
             Order::Cut { request, epoch, to } => {
                 assert!(to.lsn >= log.commit, "a cut at {} below {}", to.lsn, log.commit);
                 log.ends.retain(|end| end.lsn <= to.lsn);

@@ -1,6 +1,7 @@
 //! A core on a disk in memory, driven step by step: nothing completes until the test says so.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +17,9 @@ use celeriant_storage::{DirectoryBudget, Identity};
 
 use super::{Core, Effect, Elsewhere, Parts};
 use crate::clock::{Clock, Micros, StampClock};
+use crate::replicator::orders::{Lead, Order, Report};
+use crate::shard::Joints;
+use crate::standing::Standing;
 use crate::work::{Answer, Task, Work};
 
 /// Files in memory; operations complete in order when polled.
@@ -121,45 +125,42 @@ pub(crate) struct Rig {
     /// What was answered, by route, since last asked.
     replies: Vec<(u32, Response)>,
     answers: Vec<Answer>,
+    reports: Vec<Report>,
     pub(crate) now: Micros,
 }
 
 impl Rig {
     /// A fresh shard, ready to serve.
     pub(crate) fn new() -> Self {
-        Self::open(MemoryDisk::default(), 1, DirectoryBudget::default(), Elsewhere::Alone)
+        Self::open(MemoryDisk::default(), DirectoryBudget::default(), Elsewhere::Alone).lead(1)
     }
 
     /// A fresh shard of a pair; the other place holds the epoch's first record and nothing more.
     pub(crate) fn paired() -> Self {
         let elsewhere = Elsewhere::Upto(Lsn::new(1));
-        Self::open(MemoryDisk::default(), 1, DirectoryBudget::default(), elsewhere)
+        Self::open(MemoryDisk::default(), DirectoryBudget::default(), elsewhere).lead(1)
     }
 
     /// The other place holds everything up to `lsn`.
     pub(crate) fn hold_elsewhere(&mut self, lsn: u64) {
         let mut effects = Vec::new();
-        self.core.held_elsewhere(self.now, Lsn::new(lsn), &mut effects);
+        let held = vec![Order::Held(Lsn::new(lsn))];
+        self.core.order(self.now, held, &mut effects).expect("the disk works");
         self.deliver(effects);
     }
 
     /// A fresh shard whose directory holds next to nothing in memory.
     pub(crate) fn scarce() -> Self {
         let budget = DirectoryBudget { memtable_bytes: 16 << 10, cache_bytes: 8 << 10 };
-        Self::open(MemoryDisk::default(), 1, budget, Elsewhere::Alone)
+        Self::open(MemoryDisk::default(), budget, Elsewhere::Alone).lead(1)
     }
 
     /// The same disk after a crash that lost nothing.
     pub(crate) fn restarted(self) -> Self {
-        Self::open(self.disk, 2, DirectoryBudget::default(), Elsewhere::Alone)
+        Self::open(self.disk, DirectoryBudget::default(), Elsewhere::Alone).lead(2)
     }
 
-    fn open(
-        mut disk: MemoryDisk,
-        epoch: u64,
-        budget: DirectoryBudget,
-        elsewhere: Elsewhere,
-    ) -> Self {
+    fn open(mut disk: MemoryDisk, budget: DirectoryBudget, elsewhere: Elsewhere) -> Self {
         disk.done.clear();
         let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
         let settings = celeriant_storage::Settings {
@@ -173,29 +174,50 @@ impl Rig {
             runtime.block_on(recover(&mut disk, identity, &settings)).expect("recovers");
         let parts = Parts {
             identity,
-            epoch: Epoch::new(epoch),
-            boot: BootId::new(epoch),
             stamps: StampClock::new(&Still, recovered.max_stamp),
             elsewhere,
             log: recovered.log,
             directory: recovered.directory,
-            settlements: recovered.pending.into_iter().map(|leg| (leg, false)).collect(),
+            tail: recovered.tail,
+            pending: recovered.pending,
             cache: FrameCache::new(1 << 20),
+            joints: Joints::default(),
+            standing: Arc::new(Standing::alone()),
         };
         let mut effects = Vec::new();
-        let core = Core::new(parts, 0, &mut effects);
-        let (replies, answers) = (Vec::new(), Vec::new());
-        let mut rig = Self { core, disk, replies, answers, now: 0 };
+        let core = Core::new(parts, &mut effects);
+        let (replies, answers, reports) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rig = Self { core, disk, replies, answers, reports, now: 0 };
         rig.deliver(effects);
-        rig.flush();
-        assert!(rig.core.is_ready());
         rig
+    }
+
+    /// Leads, in good order; every leg that is open is decided against.
+    fn lead(mut self, epoch: u64) -> Self {
+        let epoch = Epoch::new(epoch);
+        let surveyed = self.order(Order::Survey { epoch });
+        let [Report::Surveyed { pending, .. }] = &surveyed[..] else { panic!("{surveyed:?}") };
+        let decisions = Arc::new(pending.iter().map(|(txn, _)| (*txn, false)).collect());
+        let boot = BootId::new(epoch.value());
+        let leading = self.order(Order::Lead(Lead { epoch, boot, decisions }));
+        let leads = |report: &Report| matches!(report, Report::Leading { .. });
+        assert!(leading.iter().any(leads), "{leading:?}");
+        self
+    }
+
+    /// Gives an order, completes everything and returns what is reported.
+    pub(crate) fn order(&mut self, order: Order) -> Vec<Report> {
+        let mut effects = Vec::new();
+        self.core.order(self.now, vec![order], &mut effects).expect("the disk works");
+        self.deliver(effects);
+        self.flush();
+        std::mem::take(&mut self.reports)
     }
 
     /// Hands work over; it is accepted or refused, nothing is durable yet.
     pub(crate) fn send(&mut self, work: Vec<Work<u32>>) {
         let mut effects = Vec::new();
-        self.core.handle(self.now, work, &mut effects);
+        self.core.handle(self.now, work, &mut effects).expect("the disk works");
         self.deliver(effects);
     }
 
@@ -240,8 +262,12 @@ impl Rig {
         for effect in effects {
             match effect {
                 Effect::Disk(token, op) => self.disk.start(token, op),
-                Effect::Reply(route, response) => self.replies.push((route, response)),
+                Effect::Reply(route, response) | Effect::Read(route, response) => {
+                    self.replies.push((route, response));
+                }
                 Effect::Answer(_, answer) => self.answers.push(answer),
+                Effect::Report(report) => self.reports.push(report),
+                effect => unreachable!("{effect:?} in a shard alone"),
             }
         }
     }

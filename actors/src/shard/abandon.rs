@@ -1,0 +1,41 @@
+//! The end of a core whose shard goes on with another: everybody who waits is told.
+//!
+//! What was appended has an unknown outcome: it stays in the log, and the next leader decides.
+//! Everything else has certainly not happened and may be sent again, here or to the leader.
+
+use celeriant_schema::{Refusal, Response};
+
+use super::core::{Core, Effect, Then};
+use crate::work::Work;
+
+impl<R> Core<R> {
+    /// Answers everything that waits here. Nothing may be asked of this core any more.
+    pub(super) fn abandon(&mut self, effects: &mut Vec<Effect<R>>) {
+        let unknown = || Response::Refused(Refusal::UnknownOutcome);
+        for pending in std::mem::take(&mut self.pending) {
+            match pending.then {
+                Then::Write { route, .. } | Then::Reply { route, .. } => {
+                    effects.push(Effect::Reply(route, unknown()));
+                }
+                Then::Leg { .. } | Then::Mark | Then::Ready(_) | Then::Answer { .. } => {}
+            }
+        }
+        self.owed.clear();
+        self.legs.clear();
+        self.promised_bytes = 0;
+        let mut waiting: Vec<Work<R>> = std::mem::take(&mut self.backlog).into();
+        waiting.extend(self.accepted.take_waiting());
+        waiting.extend(self.cold.take_all());
+        let undone = Response::Refused(self.refusal());
+        let tasks = waiting.into_iter().filter_map(|work| match work {
+            Work::Task(task) => Some(task.route),
+            // Its coordinator is told below.
+            Work::Step(_) => None,
+        });
+        let reads = self.reads.take_all();
+        let unproven = std::mem::take(&mut self.unproven).into_iter().map(|(_, route, _)| route);
+        let routes = tasks.chain(reads).chain(unproven);
+        effects.extend(routes.map(|route| Effect::Reply(route, undone.clone())));
+        effects.push(Effect::StoppedLeading);
+    }
+}
