@@ -7,10 +7,11 @@
 //!                        ▲ events                  replicator: ack rule, lease
 //! ```
 //! Everything here is a state machine without I/O: see [`core`] for its states, [`register`] for
-//! the object, [`vocabulary`] for events and effects. A shell delivers.
+//! the object, [`vocabulary`] for events and effects. A shell delivers: [`Elector`].
 
 mod claim;
 pub mod core;
+mod elector;
 mod follow;
 mod hand_over;
 mod lease;
@@ -23,4 +24,5 @@ pub mod vocabulary;
 mod world;
 
 pub use self::core::Core;
+pub use self::elector::{Args, Board, CommandMail, ElectionMail, Elector, Keeper};
 pub use self::settings::Settings;

@@ -14,6 +14,7 @@
 // Spawning is this module's job; everywhere else it is banned (.clippy.toml).
 #![allow(clippy::disallowed_methods)]
 
+pub mod pair;
 mod solo;
 mod worker;
 
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
@@ -28,7 +30,9 @@ use celeriant_storage::disk::Disk;
 use kameo::actor::{Recipient, Spawn};
 use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
+use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
 use self::worker::{AbortOnDrop, Common, News, Order, Run, Survey, Worker, watch};
 use crate::admission::Admission;
@@ -64,6 +68,9 @@ pub struct Settings {
 /// thousands of requests in flight would keep the others waiting for 60 ms.
 const POLLS_PER_LOOK: u32 = 8;
 
+/// How long a stop waits for the election to hand over: longer than that tries by itself.
+const HAND_OVER_MAX: Duration = Duration::from_secs(30);
+
 /// Takes an epoch above the one given, durably.
 pub type TakeEpoch =
     Box<dyn Fn(Epoch) -> Result<Epoch, celeriant_storage::store::Error> + Send + Sync>;
@@ -89,6 +96,8 @@ pub enum Membership {
     /// A node on its own. Takes the epoch of this process start: above the highest in any log,
     /// which it is given, and above every earlier one; durable before it returns (R8).
     Alone(TakeEpoch),
+    /// One of a pair: it leads when the election says so.
+    Pair(AnyPair),
 }
 
 /// Where the work of a node's threads runs.
@@ -150,6 +159,7 @@ pub struct Node {
     actors: Vec<AbortOnDrop>,
     threads: Vec<std::thread::JoinHandle<()>>,
     surveyed: Vec<celeriant_storage::recovery::Report>,
+    cluster: Option<Cluster>,
 }
 
 impl Node {
@@ -172,6 +182,7 @@ impl Node {
             actors: Vec::new(),
             threads: Vec::new(),
             surveyed: Vec::new(),
+            cluster: None,
         };
         let threads = settings.threads.clamp(1, usize::from(settings.shards.max(1)));
         let settings = Arc::new(Settings { threads, ..settings });
@@ -184,7 +195,7 @@ impl Node {
             let worker = Worker::new(index, settings, common, order_receiver, news_sender.clone());
             node.launch(index, placement, worker)?;
         }
-        let ground = Ground { boot, clock, news: news_sender };
+        let ground = Ground { cluster, boot, clock, news: news_sender };
         match node.run(&settings, ground, membership).await {
             Ok(()) => Ok(node),
             Err(error) => {
@@ -197,6 +208,11 @@ impl Node {
     /// The way into the node for connections of thread `thread`.
     pub fn router(&self, thread: usize) -> &Router {
         &self.routers[thread % self.routers.len()]
+    }
+
+    /// The election of a node that is one of a pair.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
     }
 
     /// What recovery found, by shard.
@@ -237,9 +253,18 @@ impl Node {
         }
     }
 
-    /// Stops accepting, answers what was accepted, notes what is durable, ends. Each step on all
+    /// Hands over, if it leads a pair. Stops accepting, answers what was accepted, notes what is durable, ends. Each step on all
     /// threads before the next: a connection of one thread may wait for a shard of another.
     pub async fn stop(mut self) {
+        if let Some(cluster) = self.cluster.clone() {
+            tokio::select! {
+                biased;
+                error = self.failed() => tracing::error!(%error, "while handing over"),
+                outcome = timeout(HAND_OVER_MAX, cluster.shut_down()) => if outcome.is_err() {
+                    tracing::warn!("not handed over in time; ending anyway");
+                },
+            }
+        }
         self.order_all(|| Order::Quiesce).await;
         self.order_all(|| Order::Drain).await;
         for orders in &self.orders {
@@ -314,7 +339,8 @@ impl Node {
         let floor = surveys.iter().map(|s| s.max_stamp).max().unwrap_or(Stamp::ZERO);
         let shards: Arc<[Recipient<ShardMail>]> =
             surveys.iter().map(|shard| shard.mail.clone()).collect();
-        let orders = surveys.iter().map(|shard| shard.orders.clone()).collect();
+        let orders: Arc<[Recipient<OrderMail>]> =
+            surveys.iter().map(|shard| shard.orders.clone()).collect();
         let tips: Vec<Tip> = surveys.iter().map(|shard| shard.tip).collect();
         let (begins, answers): (Vec<Recipient<BeginMail>>, Vec<Recipient<AnswerMail>>) =
             coordinators.into_values().unzip();
@@ -323,6 +349,12 @@ impl Node {
         let (orderer, standing) = match membership {
             Membership::Alone(take_epoch) => {
                 self.lead_alone(&ground, &take_epoch, orders, &tips)?
+            }
+            Membership::Pair(pair) => {
+                let joined = pair.join(&ground, orders, tips);
+                self.actors.extend(joined.actors);
+                self.cluster = Some(joined.cluster);
+                (joined.orderer, joined.standing)
             }
         };
         let shared = Arc::new(Shared {
@@ -349,6 +381,9 @@ impl Node {
             let _ = self.orders[index].send(Order::Run(Box::new(run)));
         }
         drop(ground);
+        if self.cluster.is_some() {
+            return Ok(());
+        }
         match self.next_news().await? {
             News::Leading => Ok(()),
             other => unreachable!("{other:?} while waiting for shards to lead"),
@@ -360,7 +395,7 @@ impl Node {
         &mut self,
         ground: &Ground,
         take_epoch: &TakeEpoch,
-        shards: Vec<Recipient<OrderMail>>,
+        shards: Arc<[Recipient<OrderMail>]>,
         tips: &[Tip],
     ) -> Result<(Recipient<ReportMail>, Arc<Standing>), Error> {
         let highest = tips.iter().map(|tip| tip.epoch).max().unwrap_or_default();
@@ -407,6 +442,7 @@ impl Node {
 
 /// What the root itself needs to make actors.
 struct Ground {
+    cluster: ClusterId,
     boot: BootId,
     clock: Arc<dyn Clock>,
     news: mpsc::UnboundedSender<News>,

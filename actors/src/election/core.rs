@@ -496,6 +496,13 @@ impl Core {
         }
     }
 
+    /// The member that leads, if it is another one and leads already.
+    pub(super) fn leader_elsewhere(&self) -> Option<&Member> {
+        let config = self.access.config()?;
+        let leads = config.phase == Phase::Active && config.leader.store != self.me.member.store;
+        config.member(config.leader.store).filter(|_| leads)
+    }
+
     /// What the next lease of a configuration with the bucket is.
     pub(super) fn first_lease(&self) -> Lease {
         let ttl_ms = (self.settings.lease / 1_000).clamp(1, LEASE_MS_MAX.into()) as u32;

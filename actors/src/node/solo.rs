@@ -1,5 +1,7 @@
 //! A node on its own: makes its shards lead once, and has nothing to say to them after that.
 
+use std::sync::Arc;
+
 use celeriant_schema::ShardId;
 use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient};
@@ -13,7 +15,7 @@ use crate::settlement::Contradiction;
 
 /// The actor.
 pub(super) struct Solo {
-    pub(super) shards: Vec<Recipient<OrderMail>>,
+    pub(super) shards: Arc<[Recipient<OrderMail>]>,
     pub(super) activation: Activation,
     pub(super) news: mpsc::UnboundedSender<News>,
 }
@@ -50,7 +52,7 @@ impl Message<ReportMail> for Solo {
         for report in &reports {
             match self.activation.report(shard, report, &mut orders) {
                 None => {}
-                Some(Ok(())) => drop(self.news.send(News::Leading)),
+                Some(Ok(_)) => drop(self.news.send(News::Leading)),
                 Some(Err(error)) => drop(self.news.send(News::Failed(error.into()))),
             }
         }

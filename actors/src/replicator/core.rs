@@ -1,59 +1,167 @@
 //! The decisions of a node's replicator: a state machine without I/O, clock or randomness.
 //!
+//! ```text
+//!   Following ── Place, Lead ──▶ Leading        following  what a leader sends, to the shards
+//!       ▲                          │            leading    what the shards seal, to both places
+//!       └──────── StepDown ────────┘            rounds     what must be heard from every shard
+//! ```
 //! Which places an acknowledgement needs is the election's to say ([`Rule`]); what each place holds
-//! is known here. A shard is told the minimum, and what it was told stays true (R1).
+//! is known here. A shard is told the minimum.
+//!
+//! Deliberately absent: when to claim or to give up a follower, and what the register says.
 
-use std::collections::BTreeMap;
+use celeriant_schema::peer::{Message, NoFrames, Position, Tip};
+use celeriant_schema::{BootId, Epoch, ShardId, StoreId};
 
-use celeriant_schema::peer::{Durable, Message, NoFrames, Tip};
-use celeriant_schema::{Epoch, ShardId};
-
+use super::activation::{Done, all};
+use super::bucket::{LogNews, LogOrder};
 use super::following::Following;
+use super::leading::{Leading, Term};
 use super::orders::{Order, Report};
-use super::stream::Stream;
+use super::recovery::Recovery;
+use super::rounds::Rounds;
+use crate::clock::Micros;
+use crate::election::register::{Config, Link, Member, Set};
+use crate::election::vocabulary::{AckRule, Event as Fact, Reason};
 
-/// What commit needs besides the leader's own disk.
+/// What acknowledgements need besides the leader's own disk. Neither = nothing is acknowledged:
+/// not active, or deposed, or in doubt without a second place.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Rule {
-    /// Nothing may be acknowledged: not active, or deposed, or in doubt without a second place.
-    #[default]
-    Nobody,
-    /// The follower's.
-    Follower,
+pub struct Rule {
+    /// The disk of that store.
+    pub follower: Option<StoreId>,
+    /// The epoch's bucket log.
+    pub bucket: bool,
+}
+
+impl Rule {
+    /// What the election's rule means for the store `own`.
+    ///
+    /// # Panics
+    /// When it is about sets that don't contain it.
+    pub fn of(rule: AckRule, own: StoreId) -> Self {
+        match rule {
+            AckRule::Nobody => Self::default(),
+            AckRule::Set(set) => Self::default().and(set, own),
+            AckRule::Both(one, other) => Self::default().and(one, own).and(other, own),
+        }
+    }
+
+    fn and(mut self, set: Set, own: StoreId) -> Self {
+        assert!(set.has(own), "{own} acknowledges by {set}");
+        match set {
+            Set::Bucket(_) => self.bucket = true,
+            Set::Pair(..) => self.follower = set.other(own),
+        }
+        self
+    }
+}
+
+/// Bounds and times.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes that may be on their way to the follower; one read or frame more.
+    pub window_bytes: usize,
+    /// A follower that owes an answer for so long is reported as silent.
+    pub suspect_after: Micros,
+    /// How often the election hears what the follower holds while nothing waits for it.
+    pub report_every: Micros,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { window_bytes: 4 << 20, suspect_after: 500_000, report_every: 100_000 }
+    }
+}
+
+/// Who this node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Its data directory.
+    pub store: StoreId,
+    /// Its process.
+    pub boot: BootId,
+    /// Shards of the cluster.
+    pub shards: u16,
+}
+
+/// What the election orders; carried out in the order in which it is given.
+#[derive(Debug)]
+pub enum Command {
+    /// Tell the peer. A heartbeat is filled with what is committed.
+    Send(Message),
+    /// This promise is durable: let the shards promise, too, and say so.
+    Promised(Epoch),
+    /// Say whether the log holds these positions.
+    Check {
+        /// First epoch of the chain that they are the base of.
+        chain: Epoch,
+        /// Per shard.
+        base: Vec<Position>,
+    },
+    /// Make the log what an activation may rest on.
+    Recover {
+        /// The claimed epoch.
+        epoch: Epoch,
+        /// The ruling chain.
+        chain: Vec<Link>,
+    },
+    /// Bring the whole log to a second place.
+    Place {
+        /// The epoch's own bucket log.
+        link: Link,
+        /// The other member.
+        peer: Option<StoreId>,
+    },
+    /// Lead, by what the register says.
+    Lead(Box<Config>),
+    /// This store leads in that epoch, which is promised.
+    Follow {
+        /// Which.
+        leader: StoreId,
+        /// Its.
+        epoch: Epoch,
+    },
+    /// Lead or take over no more (R9).
+    StepDown(Reason),
+    /// Acknowledge by this rule.
+    AckRule {
+        /// Comes back.
+        number: u64,
+        /// The rule.
+        rule: AckRule,
+    },
+    /// Linearizable reads need no proof before this moment.
+    Lease {
+        /// Of the node's clock; exclusive.
+        until: Micros,
+    },
+    /// Append nothing, and see that the peer holds the end.
+    Quiesce {
+        /// The own epoch.
+        epoch: Epoch,
+    },
+    /// Append again.
+    Resume,
+    /// Connect to this member; `None` = to any store of the cluster that comes.
+    Aim(Option<Member>),
 }
 
 /// What a replicator learns.
 #[derive(Debug)]
 pub enum Event {
-    /// There is a session with the peer.
-    Up,
+    /// There is a session with that store.
+    Up(StoreId),
     /// It is over.
     Down,
     /// The peer says something.
     Received(Message),
-    /// This node leads, or places its log before it does. Ends of its shards' logs, all of them
-    /// durable.
-    Lead {
-        /// The epoch, durably promised.
-        epoch: Epoch,
-        /// Version of the register.
-        ver: u64,
-        /// Ends of all shards.
-        tips: Vec<Tip>,
-    },
-    /// What acknowledgements need from here on.
-    Rule(Rule),
-    /// This node follows; ends of its shards' logs.
-    Follow {
-        /// Durably promised.
-        promised: Epoch,
-        /// Ends of all shards.
-        tips: Vec<Tip>,
-    },
-    /// A higher epoch is durably promised to the peer.
-    Promised(Epoch),
+    /// The election orders something.
+    Command(Command),
     /// One of this node's shards says something.
     Shard(ShardId, Report),
+    /// The bucket's logs do.
+    Log(LogNews),
 }
 
 /// What the shell must do, in order.
@@ -63,55 +171,68 @@ pub enum Effect {
     Send(Message),
     /// Tell a shard of this node.
     Shard(ShardId, Order),
-    /// Tell the election what the peer said.
-    Election(Message),
-    /// The peer speaks in an older epoch than was promised or is led: it does not know that it is
-    /// deposed.
-    Stale(Epoch),
-    /// The follower holds everything that this node has sealed, in the epoch that it leads.
-    Complete(Epoch),
+    /// Tell the election.
+    Election(Fact),
+    /// Tell the bucket's logs.
+    Log(LogOrder),
+    /// Linearizable reads need no proof before this moment of the node's clock.
+    Lease(Micros),
+    /// This node leads that epoch: attempts of writes are named by it.
+    Leads(Epoch),
+    /// Every shard leads.
+    Activated(Done),
+    /// Connect to this member.
+    Aim(Option<Member>),
+    /// Something that an operator must know.
+    Alarm(String),
 }
 
 /// A node's replicator.
 #[derive(Debug)]
 pub struct Core {
-    /// Bytes that may be on their way to the follower.
-    window_bytes: usize,
-    is_up: bool,
+    me: Identity,
+    settings: Settings,
+    now: Micros,
+    /// Highest epoch that is durably promised.
+    promised: Epoch,
+    /// At the other end of the session.
+    peer: Option<StoreId>,
+    /// Numbers questions to shards and to the peer.
     requests: u64,
     role: Role,
+    rounds: Rounds,
+    /// Of the log from a chain of bucket logs, when this node claims.
+    recovery: Option<Recovery>,
 }
 
 #[derive(Debug)]
 enum Role {
-    Leading(Leading),
+    Leading(Box<Leading>),
     Following(Following),
 }
 
-#[derive(Debug)]
-struct Leading {
-    epoch: Epoch,
-    ver: u64,
-    rule: Rule,
-    streams: BTreeMap<ShardId, Stream>,
-    /// Which stream reads next, so that none waits for ever.
-    turn: usize,
-    was_complete: bool,
-    heartbeats: u64,
-}
-
 impl Core {
-    /// A node that follows, until it is told otherwise. Up to `window_bytes` are on their way at a
-    /// time, and one read or frame more.
-    pub fn new(window_bytes: usize, promised: Epoch, tips: Vec<Tip>) -> Self {
-        let role = Role::Following(Following::new(promised, tips));
-        Self { window_bytes, is_up: false, requests: 0, role }
+    /// A node that follows, until it is told otherwise. What its shards have, it hears when they
+    /// promise.
+    pub fn new(me: Identity, settings: Settings, promised: Epoch) -> Self {
+        Self {
+            me,
+            settings,
+            now: 0,
+            promised,
+            peer: None,
+            requests: 0,
+            role: Role::Following(Following::new(promised, me.shards)),
+            rounds: Rounds::new(me.shards),
+            recovery: None,
+        }
     }
 
-    /// Takes one event and says what must happen.
-    pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+    /// Takes one event at `now` and says what must happen.
+    pub fn handle(&mut self, now: Micros, event: Event, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
         self.apply(event, effects);
-        if !self.is_up {
+        if self.peer.is_none() {
             // Answers to a peer that is gone: in the next session it asks again.
             effects.retain(|effect| !matches!(effect, Effect::Send(_)));
         }
@@ -119,130 +240,258 @@ impl Core {
 
     fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Up => {
-                self.is_up = true;
-                match &mut self.role {
-                    Role::Leading(leading) => effects.push(Effect::Send(leading.promise())),
-                    Role::Following(following) => following.session_changes(),
-                }
-            }
-            Event::Down => {
-                self.is_up = false;
-                match &mut self.role {
-                    Role::Leading(leading) => {
-                        leading.streams.values_mut().for_each(Stream::reset);
-                        leading.was_complete = false;
-                    }
-                    Role::Following(following) => following.session_changes(),
-                }
-            }
-            Event::Lead { epoch, ver, tips } => self.lead(epoch, ver, tips, effects),
-            Event::Rule(rule) => {
-                if let Role::Leading(leading) = &mut self.role {
-                    leading.rule = rule;
-                    leading.tell_all_held(effects);
-                }
-            }
-            Event::Follow { promised, tips } => {
-                self.role = Role::Following(Following::new(promised, tips));
-            }
-            Event::Promised(epoch) => {
-                if let Role::Following(following) = &mut self.role {
-                    following.promise(epoch, effects);
-                }
-            }
+            Event::Up(store) => self.up(store, effects),
+            Event::Down => self.down(effects),
             Event::Received(message) => self.receive(message, effects),
+            Event::Command(command) => self.obey(command, effects),
             Event::Shard(shard, report) => self.report(shard, report, effects),
+            Event::Log(news) => self.log_news(news, effects),
         }
     }
 
-    /// Nothing more has arrived: acknowledges, and sends what there is room for. Several events are
-    /// handled before, so that what belongs together travels together.
-    pub fn flush(&mut self, effects: &mut Vec<Effect>) {
+    /// Nothing more has arrived, or the deadline is there: acknowledges, sends what there is room
+    /// for, and says what has come of it. Several events are handled before, so that what belongs
+    /// together travels together.
+    pub fn flush(&mut self, now: Micros, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
         match &mut self.role {
-            Role::Following(following) if self.is_up => following.acknowledge(effects),
-            Role::Leading(leading) if self.is_up => {
-                leading.catch_up(self.window_bytes, effects);
-                let is_complete = leading.streams.values().all(Stream::is_complete);
-                if is_complete && !leading.was_complete {
-                    effects.push(Effect::Complete(leading.epoch));
-                }
-                leading.was_complete = is_complete;
+            Role::Following(following) if self.peer.is_some() => following.acknowledge(effects),
+            Role::Following(_) => {}
+            Role::Leading(leading) => {
+                leading.flush(self.now, &self.settings, effects);
             }
-            _ => {}
+        }
+        if let Role::Leading(leading) = &mut self.role {
+            leading.see_quiesced(&mut self.rounds, effects);
         }
         self.assert_invariants();
     }
 
-    /// Time for a heartbeat: what is committed, and that the leader lives. Returns its number.
-    pub fn heartbeat(&mut self, effects: &mut Vec<Effect>) -> Option<u64> {
-        let Role::Leading(leading) = &mut self.role else { return None };
-        if !self.is_up {
-            return None;
+    /// When to flush if nothing arrives before.
+    pub fn next_deadline(&self) -> Option<Micros> {
+        match &self.role {
+            Role::Leading(leading) => leading.next_deadline(&self.settings),
+            Role::Following(_) => None,
         }
-        leading.heartbeats += 1;
-        let shards = leading.streams.values_mut().filter_map(Stream::take_news).collect();
-        let (number, epoch, ver) = (leading.heartbeats, leading.epoch, leading.ver);
-        effects.push(Effect::Send(Message::Heartbeat { number, epoch, ver, shards }));
-        Some(number)
     }
 
-    fn lead(&mut self, epoch: Epoch, ver: u64, tips: Vec<Tip>, effects: &mut Vec<Effect>) {
-        let stream = |tip: Tip| (tip.shard, Stream::new(tip.shard, epoch, tip.durable));
-        let leading = Leading {
-            epoch,
-            ver,
-            rule: Rule::Nobody,
-            streams: tips.into_iter().map(stream).collect(),
-            turn: 0,
-            was_complete: false,
-            heartbeats: 0,
-        };
-        effects.push(Effect::Send(leading.promise()));
-        self.role = Role::Leading(leading);
+    fn up(&mut self, store: StoreId, effects: &mut Vec<Effect>) {
+        self.peer = Some(store);
+        match &mut self.role {
+            Role::Leading(leading) => leading.up(store, effects),
+            Role::Following(following) => following.session_changes(),
+        }
+    }
+
+    fn down(&mut self, effects: &mut Vec<Effect>) {
+        self.peer = None;
+        match &mut self.role {
+            Role::Leading(leading) => leading.down(effects),
+            Role::Following(following) => following.session_changes(),
+        }
+    }
+
+    fn obey(&mut self, command: Command, effects: &mut Vec<Effect>) {
+        match command {
+            Command::Send(message) => self.send(message, effects),
+            Command::Promised(epoch) => self.promise(epoch, effects),
+            Command::Check { chain, base } => {
+                self.rounds.check(chain, base, &mut self.requests, effects);
+            }
+            Command::Recover { epoch, chain } => self.recover(epoch, chain, effects),
+            Command::Place { link, .. } => self.place(link, effects),
+            Command::Lead(config) => self.lead(&config, effects),
+            // The promise has said it already: in that epoch nobody else speaks.
+            Command::Follow { .. } => {}
+            Command::StepDown(_) => self.step_down(effects),
+            Command::AckRule { number, rule } => {
+                let rule = Rule::of(rule, self.me.store);
+                if let Role::Leading(leading) = &mut self.role {
+                    leading.set_rule(rule, effects);
+                }
+                // Behind what was said by the new rule, so that nothing is committed by the old one
+                // once this is answered (R2).
+                self.rounds.confirm_rule(number, effects);
+            }
+            Command::Lease { until } => {
+                effects.push(Effect::Lease(until));
+                effects
+                    .extend(all(self.me.shards).map(|shard| Effect::Shard(shard, Order::Leased)));
+            }
+            Command::Quiesce { epoch } => {
+                self.rounds.quiesce(epoch, effects);
+            }
+            Command::Resume => {
+                self.rounds.resume();
+                effects
+                    .extend(all(self.me.shards).map(|shard| Effect::Shard(shard, Order::Resume)));
+            }
+            Command::Aim(member) => effects.push(Effect::Aim(member)),
+        }
+    }
+
+    /// What the election says to the peer passes through here, because some of it is about frames.
+    fn send(&mut self, message: Message, effects: &mut Vec<Effect>) {
+        match &mut self.role {
+            Role::Leading(leading) => effects.extend(leading.completed(message).map(Effect::Send)),
+            Role::Following(following) => {
+                following.answers(&message);
+                effects.push(Effect::Send(message));
+            }
+        }
+    }
+
+    /// A promise is durable. R6: from here on no shard acknowledges anything of a lower epoch.
+    fn promise(&mut self, epoch: Epoch, effects: &mut Vec<Effect>) {
+        self.promised = self.promised.max(epoch);
+        match &mut self.role {
+            Role::Following(following) => following.promise(epoch, effects),
+            // Its own: a further epoch of its leadership.
+            Role::Leading(leading) => {
+                let tips = leading.tips();
+                effects.push(Effect::Election(Fact::PromiseDurable { epoch, tips }));
+            }
+        }
+    }
+
+    /// Its own promise is durable and carried out by every shard.
+    fn recover(&mut self, epoch: Epoch, chain: Vec<Link>, effects: &mut Vec<Effect>) {
+        if chain.is_empty() {
+            self.rounds.confirm_recovery(epoch, None, effects);
+        } else {
+            let own = self.tips().iter().map(|tip| tip.durable).collect();
+            self.recovery = Some(Recovery::new(epoch));
+            effects.push(Effect::Log(LogOrder::Recover { epoch, chain, own }));
+        }
+    }
+
+    fn tips(&self) -> Vec<Tip> {
+        match &self.role {
+            Role::Following(following) => following.tips(),
+            Role::Leading(leading) => leading.tips(),
+        }
+    }
+
+    /// Sends the log before it is led: nothing of it is acknowledged to anybody.
+    fn place(&mut self, link: Link, effects: &mut Vec<Effect>) {
+        let term = Term { epoch: link.epoch, ver: 0, link: Some(link) };
+        self.recovery = None;
+        self.begin(term, effects);
+    }
+
+    /// Leads what it placed or was given; or goes on leading in a further epoch.
+    fn lead(&mut self, config: &Config, effects: &mut Vec<Effect>) {
+        let link = config.active.chain.last().cloned();
+        let term = Term { epoch: config.epoch, ver: config.ver, link };
+        match &mut self.role {
+            Role::Leading(leading) => leading.renew(term, effects),
+            Role::Following(_) => self.begin(term, effects),
+        }
+        effects.push(Effect::Leads(config.epoch));
+        if let Role::Leading(leading) = &mut self.role {
+            leading.activate(self.me, effects);
+        }
+    }
+
+    fn begin(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        let tips = self.tips();
+        self.promised = self.promised.max(term.epoch);
+        let leading = Leading::new(term, tips, self.peer, effects);
+        self.role = Role::Leading(Box::new(leading));
+    }
+
+    fn step_down(&mut self, effects: &mut Vec<Effect>) {
+        effects.extend(all(self.me.shards).map(|shard| Effect::Shard(shard, Order::StepDown)));
+        effects.push(Effect::Log(LogOrder::Stop));
+        self.recovery = None;
+        self.rounds.step_down();
+        if let Role::Leading(_) = &self.role {
+            // What the shards have is heard with the next promise.
+            self.role = Role::Following(Following::new(self.promised, self.me.shards));
+        }
     }
 
     fn receive(&mut self, message: Message, effects: &mut Vec<Effect>) {
         match message {
             Message::Locate { request, shard, lsn } => {
-                effects.push(Effect::Shard(shard, Order::Locate { request, lsn }));
+                if shard.value() < self.me.shards {
+                    effects.push(Effect::Shard(shard, Order::Locate { request, lsn }));
+                }
             }
             // Full copies and repair come later; an honest no keeps the peer from waiting.
             Message::Fetch { request, .. } => {
                 effects.push(Effect::Send(Message::NoFrames { request, why: NoFrames::Busy }));
             }
             message => match &mut self.role {
-                Role::Leading(leading) => leading.receive(message, &mut self.requests, effects),
+                Role::Leading(leading) => {
+                    leading.receive(message, &mut self.requests, effects);
+                }
                 Role::Following(following) => following.receive(message, effects),
             },
         }
     }
 
     fn report(&mut self, shard: ShardId, report: Report, effects: &mut Vec<Effect>) {
-        match (&mut self.role, report) {
-            (_, Report::Located { request, frame }) => {
+        match report {
+            Report::Located { request, frame } => {
                 effects.push(Effect::Send(Message::Located { request, shard, frame }));
             }
-            (_, Report::Quarantined(reason)) => {
+            Report::Quarantined(reason) => {
+                let why = format!("shard {shard}: {reason}");
                 effects.push(Effect::Send(Message::Quarantined { shard, reason }));
+                effects.push(Effect::Alarm(why.clone()));
+                effects.push(Effect::Election(Fact::LogUnhealthy { why }));
             }
-            (Role::Leading(leading), report) => {
-                leading.report(shard, report, self.window_bytes, effects);
+            Report::Confirmed { number, commit } => {
+                self.rounds.confirmed(shard, number, commit, effects);
             }
-            (Role::Following(following), Report::Promised { epoch, tip }) => {
-                following.promised(epoch, tip, effects);
+            Report::Found { request, frame } => {
+                if let Some(lsn) = self.recovery.as_mut().and_then(|r| r.take_search(request)) {
+                    effects.push(Effect::Log(LogOrder::Found { shard, lsn, frame }));
+                } else if !self.rounds.found(request, frame, effects)
+                    && let Role::Leading(leading) = &mut self.role
+                {
+                    leading.found(shard, request, frame, effects);
+                }
             }
-            (Role::Following(following), Report::Refused { epoch, tip }) => {
-                following.refused(epoch, tip, effects);
+            Report::Quiesced { epoch, tip } => self.rounds.quiesced(epoch, tip),
+            report => self.role_report(shard, report, effects),
+        }
+    }
+
+    /// What means something in one role only; of a role that it had before it means nothing.
+    fn role_report(&mut self, shard: ShardId, report: Report, effects: &mut Vec<Effect>) {
+        match &mut self.role {
+            Role::Leading(leading) => {
+                leading.report(shard, report, self.settings.window_bytes, effects);
             }
-            (Role::Following(following), Report::Durable { epoch, tip }) => {
-                following.durable(epoch, tip);
+            Role::Following(following) => {
+                if let Some(recovery) = &mut self.recovery {
+                    recovery.report(&report, effects);
+                }
+                following.report(report, effects);
             }
-            (Role::Following(following), Report::Cut { request, epoch, tip }) => {
-                following.cut_done(request, epoch, tip, effects);
+        }
+    }
+
+    fn log_news(&mut self, news: LogNews, effects: &mut Vec<Effect>) {
+        match (&mut self.role, news) {
+            (Role::Leading(leading), LogNews::Held(shard, position)) => {
+                leading.in_bucket(shard, position, effects);
+            }
+            (Role::Leading(leading), LogNews::Read { shard, after, bytes_max }) => {
+                leading.read_for_log(shard, after, bytes_max, effects);
+            }
+            (Role::Leading(leading), LogNews::Fenced) => leading.fenced(effects),
+            (Role::Following(_), news) => {
+                let Some(recovery) = &mut self.recovery else { return };
+                if let Some((epoch, ends)) = recovery.news(news, &mut self.requests, effects) {
+                    self.recovery = None;
+                    self.rounds.confirm_recovery(epoch, Some(ends), effects);
+                }
             }
             // Of a role that it had before.
-            (Role::Following(_), _) => {}
+            (Role::Leading(_), _) => {}
         }
     }
 
@@ -250,108 +499,9 @@ impl Core {
         let Role::Leading(leading) = &self.role else { return };
         let in_flight = leading.in_flight_bytes();
         assert!(
-            self.is_up || in_flight == 0,
+            self.peer.is_some() || in_flight == 0,
             "{in_flight} bytes are on their way without a session"
         );
-    }
-}
-
-impl Leading {
-    fn promise(&self) -> Message {
-        Message::Promise { epoch: self.epoch, ver: self.ver }
-    }
-
-    fn receive(&mut self, message: Message, requests: &mut u64, effects: &mut Vec<Effect>) {
-        match message {
-            Message::Promised { epoch, tips } => {
-                for tip in tips.iter().filter(|_| epoch == self.epoch) {
-                    if let Some(stream) = self.streams.get_mut(&tip.shard) {
-                        *requests += 1;
-                        stream.compare(tip, *requests, effects);
-                    }
-                }
-                effects.push(Effect::Election(Message::Promised { epoch, tips }));
-            }
-            Message::Ack { epoch, durable } if epoch == self.epoch => {
-                self.acknowledged(&durable, effects);
-            }
-            Message::Located { request, shard, frame } => {
-                if let Some(stream) = self.streams.get_mut(&shard) {
-                    stream.located(request, frame, effects);
-                }
-            }
-            Message::CutDone { request, tip } => {
-                if let Some(stream) = self.streams.get_mut(&tip.shard) {
-                    stream.cut_done(request, &tip);
-                    self.tell_held(tip.shard, effects);
-                }
-            }
-            Message::Append { epoch, .. } | Message::Cut { epoch, .. } if epoch < self.epoch => {
-                effects.push(Effect::Stale(epoch));
-            }
-            // Of another term of this session; a promise settles who leads.
-            Message::Append { .. } | Message::Cut { .. } | Message::Ack { .. } => {}
-            message => effects.push(Effect::Election(message)),
-        }
-    }
-
-    fn in_flight_bytes(&self) -> usize {
-        self.streams.values().map(Stream::in_flight_bytes).sum()
-    }
-
-    fn report(
-        &mut self,
-        shard: ShardId,
-        report: Report,
-        window_bytes: usize,
-        effects: &mut Vec<Effect>,
-    ) {
-        let has_room = self.in_flight_bytes() < window_bytes;
-        let Some(stream) = self.streams.get_mut(&shard) else { return };
-        match report {
-            Report::Sealed(frame) => {
-                self.was_complete = false;
-                stream.sealed(frame, has_room, effects);
-            }
-            Report::Committed { commit, closed } => stream.committed(commit, closed),
-            Report::Read(frames) => stream.read(frames, effects),
-            Report::Found { request, frame } => stream.found(request, frame, effects),
-            // Of a role that it had before.
-            _ => {}
-        }
-    }
-
-    fn acknowledged(&mut self, durable: &[Durable], effects: &mut Vec<Effect>) {
-        for Durable { shard, position } in durable {
-            let Some(stream) = self.streams.get_mut(shard) else { continue };
-            stream.acknowledged(*position);
-            self.tell_held(*shard, effects);
-        }
-    }
-
-    /// Lets those that are behind read, in turn, while the window has room.
-    fn catch_up(&mut self, window_bytes: usize, effects: &mut Vec<Effect>) {
-        let count = self.streams.len().max(1);
-        for step in 0..count {
-            if self.in_flight_bytes() >= window_bytes {
-                return;
-            }
-            let at = (self.turn + step) % count;
-            if let Some(stream) = self.streams.values_mut().nth(at) {
-                stream.catch_up(effects);
-            }
-        }
-        self.turn = (self.turn + 1) % count;
-    }
-
-    fn tell_held(&self, shard: ShardId, effects: &mut Vec<Effect>) {
-        if let (Rule::Follower, Some(stream)) = (self.rule, self.streams.get(&shard)) {
-            effects.push(Effect::Shard(shard, Order::Held(stream.held().lsn)));
-        }
-    }
-
-    fn tell_all_held(&self, effects: &mut Vec<Effect>) {
-        self.streams.keys().for_each(|shard| self.tell_held(*shard, effects));
     }
 }
 

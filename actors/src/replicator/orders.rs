@@ -40,7 +40,10 @@ pub struct Frames {
 /// What a shard is to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Order {
-    /// The other places of the set hold everything up to here.
+    /// The other places of the set hold everything up to here. Takes the place of what was said
+    /// before, also when it is less: by a stricter rule nothing more may be committed because of
+    /// what a weaker one needed (R2). What is committed stays committed. Comes behind
+    /// [`Order::Lead`] only.
     Held(Lsn),
     /// Read about so many bytes of sealed frames, at least one frame.
     Read {
@@ -64,7 +67,7 @@ pub enum Order {
         lsn: Lsn,
     },
     /// Say what is committed. Whoever hears the answer knows that every order before this one is
-    /// carried out.
+    /// carried out, a [`Order::Held`] by another rule among them.
     Confirm {
         /// Comes back.
         number: u64,

@@ -20,6 +20,9 @@ use super::reconcile::{Comparison, Next};
 
 /// Bytes that one read of the log brings, about.
 pub(super) const READ_BYTES: u32 = celeriant_schema::peer::FRAMES_BYTES_TARGET as u32;
+/// A follower that lacks so many records or fewer has caught up: what waits for it waits for about
+/// as long as for a few frames.
+const NEARLY_RECORDS: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -89,6 +92,50 @@ impl Stream {
 
     pub(super) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
+    }
+
+    /// Another store: what was held says nothing.
+    pub(super) fn forget(&mut self) {
+        self.reset();
+        self.held = Position::default();
+    }
+
+    /// The leadership goes on in a further epoch: the log is the same, so what was acknowledged
+    /// still is held; what is on its way is compared in the new epoch.
+    pub(super) fn renew(&mut self, epoch: Epoch) {
+        self.reset();
+        self.epoch = epoch;
+    }
+
+    /// The end of what is sealed.
+    pub(super) fn sealed_end(&self) -> Position {
+        self.sealed
+    }
+
+    /// The same as a tip.
+    pub(super) fn tip(&self, epoch: Epoch) -> Tip {
+        Tip { shard: self.shard, epoch, durable: self.sealed, floor: self.commit }
+    }
+
+    /// Something is asked of the follower, or on its way to it.
+    pub(super) fn waits(&self) -> bool {
+        let asks = match self.stage {
+            Stage::Comparing { mut comparison, .. } => matches!(comparison.next(), Next::Theirs(_)),
+            Stage::Cutting { .. } => true,
+            Stage::Unknown | Stage::Behind { .. } | Stage::Level => false,
+        };
+        asks || !self.in_flight.is_empty()
+    }
+
+    /// The follower holds nearly all that is sealed, or it is on its way.
+    pub(super) fn has_caught_up(&self) -> bool {
+        match &self.stage {
+            Stage::Level => true,
+            Stage::Behind { next, .. } => {
+                self.sealed.lsn.value() - next.lsn.value() <= NEARLY_RECORDS
+            }
+            _ => false,
+        }
     }
 
     /// The follower durably holds the log up to here.
@@ -166,16 +213,15 @@ impl Stream {
         }
     }
 
-    /// Reads more, if it is behind and nothing is being read.
-    pub(super) fn catch_up(&mut self, effects: &mut Vec<Effect>) {
-        let Stage::Behind { next, reading } = &mut self.stage else { return };
+    /// Where to read on, if it is behind and nothing is being read.
+    pub(super) fn catch_up(&mut self) -> Option<Lsn> {
+        let Stage::Behind { next, reading } = &mut self.stage else { return None };
         if *next == self.sealed {
             self.stage = Stage::Level;
-        } else if !*reading {
-            *reading = true;
-            let order = Order::Read { after: next.lsn, bytes_max: READ_BYTES };
-            effects.push(Effect::Shard(self.shard, order));
+            return None;
         }
+        let begins = !std::mem::replace(reading, true);
+        begins.then_some(next.lsn)
     }
 
     /// Frames that were read from this node's log.
@@ -216,12 +262,15 @@ impl Stream {
     }
 
     /// The follower durably holds the log up to `position`. One that is not the end of something on
-    /// its way was meant for an earlier comparison and is worth nothing.
-    pub(super) fn acknowledged(&mut self, position: Position) {
-        let Some(at) = self.in_flight.iter().position(|(end, _)| *end == position) else { return };
+    /// its way was meant for an earlier comparison and is worth nothing: `false`.
+    pub(super) fn acknowledged(&mut self, position: Position) -> bool {
+        let Some(at) = self.in_flight.iter().position(|(end, _)| *end == position) else {
+            return false;
+        };
         let freed: usize = self.in_flight.drain(..=at).map(|(_, bytes)| bytes).sum();
         self.in_flight_bytes -= freed;
         self.held = position;
+        true
     }
 
     /// The shard has committed up to here.
@@ -231,8 +280,11 @@ impl Stream {
         self.closed = self.closed.max(closed);
     }
 
-    /// Commit and closed stamp, if the follower does not know them yet.
+    /// Commit and closed stamp, if the follower does not know them yet and can make use of them.
     pub(super) fn take_news(&mut self) -> Option<Committed> {
+        if !matches!(self.stage, Stage::Behind { .. } | Stage::Level) {
+            return None;
+        }
         let news = std::mem::take(&mut self.is_news);
         let (shard, commit, closed) = (self.shard, self.commit, self.closed);
         news.then_some(Committed { shard, commit, closed })

@@ -1,0 +1,104 @@
+//! What the election hears of the follower: what it holds, whether it has caught up, whether it
+//! owes an answer for too long.
+//!
+//! While nothing but the follower is needed for acknowledgements, what it holds is told at most
+//! once an interval: shards have acknowledged by it long before. Otherwise a change of the set may
+//! wait for it.
+
+use celeriant_schema::{Epoch, Lsn, StoreId};
+
+use super::core::{Effect, Settings};
+use crate::clock::Micros;
+use crate::election::vocabulary::Event as Fact;
+
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Since when it owes an answer, without a word that was one. Off at most: a needless or a late
+    /// reconfiguration.
+    owes_since: Option<Micros>,
+    /// Told that it is silent.
+    is_silent: bool,
+    /// Told that it has caught up.
+    is_caught_up: bool,
+    /// It holds more, or may, than was told.
+    has_news: bool,
+    told_at: Option<Micros>,
+}
+
+/// How the follower stands at the end of a flush.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) store: StoreId,
+    pub(super) epoch: Epoch,
+    /// Something is asked or on its way, and not answered.
+    pub(super) owes: bool,
+    pub(super) has_caught_up: bool,
+    /// A change of the set may wait for what it holds.
+    pub(super) is_urgent: bool,
+}
+
+impl Watch {
+    /// It has answered something.
+    pub(super) fn answered(&mut self) {
+        self.owes_since = None;
+        if std::mem::take(&mut self.is_silent) {
+            self.told_at = None;
+        }
+    }
+
+    /// It holds more.
+    pub(super) fn holds_more(&mut self) {
+        self.has_news = true;
+    }
+
+    /// Another epoch or session: it must catch up anew.
+    pub(super) fn restart(&mut self) {
+        self.owes_since = None;
+        self.is_caught_up = false;
+    }
+
+    /// Whether the election thinks that it has caught up.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.is_caught_up
+    }
+
+    /// Tells what has changed.
+    pub(super) fn look(
+        &mut self,
+        now: Micros,
+        look: Look,
+        upto: impl FnOnce() -> Vec<Lsn>,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Look { store, epoch, owes, has_caught_up, is_urgent } = look;
+        if owes {
+            self.owes_since.get_or_insert(now);
+        } else {
+            self.owes_since = None;
+        }
+        let may_tell = |at: Micros| is_urgent || now >= at.saturating_add(settings.report_every);
+        if self.has_news && self.told_at.is_none_or(may_tell) {
+            (self.has_news, self.told_at) = (false, Some(now));
+            effects.push(Effect::Election(Fact::FollowerHolds { store, epoch, upto: upto() }));
+        }
+        let is_due = |since: Micros| now >= since.saturating_add(settings.suspect_after);
+        if self.owes_since.is_some_and(is_due) && !self.is_silent {
+            (self.is_silent, self.is_caught_up) = (true, false);
+            effects.push(Effect::Election(Fact::FollowerSilent { store }));
+        }
+        if has_caught_up && !self.is_caught_up && !self.is_silent {
+            self.is_caught_up = true;
+            effects.push(Effect::Election(Fact::FollowerCaughtUp { store }));
+        }
+    }
+
+    /// When to look if nothing happens before.
+    pub(super) fn next_deadline(&self, settings: &Settings) -> Option<Micros> {
+        let owes = self.owes_since.filter(|_| !self.is_silent);
+        let silent_at = owes.map(|since| since.saturating_add(settings.suspect_after));
+        let told_at = self.told_at.filter(|_| self.has_news);
+        let tell_at = told_at.map(|at| at.saturating_add(settings.report_every));
+        silent_at.into_iter().chain(tell_at).min()
+    }
+}
