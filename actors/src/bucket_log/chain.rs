@@ -235,9 +235,9 @@ impl Reader {
     pub fn new(start: Start, seal: Seal, settings: Settings) -> Result<Self, ChainError> {
         let Start { cluster, links, own, nonce } = start;
         check(&links, own.len())?;
-        let ends = links[0].base.iter().zip(own).zip(0..);
-        let track = |((base, own), at)| Track::new(ShardId::new(at), *base, own);
-        let (tracks, fetches) = (ends.map(track).collect(), Fetches::new(cluster, links[0].epoch));
+        let shards = (0..).map(ShardId::new).zip(links[0].base.iter().zip(own));
+        let tracks = shards.map(|(shard, (base, own))| Track::new(shard, *base, own)).collect();
+        let fetches = Fetches::new(cluster, links[0].epoch);
         Ok(Self {
             cluster,
             seal,

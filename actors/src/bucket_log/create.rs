@@ -33,7 +33,10 @@ pub(super) struct Creation {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
     /// Nothing is under way; what is next begins then.
-    Due { at: Micros, ask: bool },
+    Due {
+        at: Micros,
+        ask: bool,
+    },
     Putting(Token),
     Asking(Token),
     /// It is there, or something else is.

@@ -69,11 +69,6 @@ impl Fetches {
         self.first.slot += 1;
     }
 
-    /// Slots that are being read or wait for their turn.
-    pub(super) fn len(&self) -> usize {
-        self.queue.len()
-    }
-
     /// Lets up to `room` slots be read at a time; not behind one that was not there.
     pub(super) fn fill(&mut self, room: usize) {
         let ends = |queue: &VecDeque<Fetch>| queue.iter().any(|fetch| fetch.seen == Seen::Absent);

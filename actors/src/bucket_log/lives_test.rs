@@ -55,8 +55,8 @@ struct Leader {
     held: Vec<Position>,
     is_fenced: bool,
     is_complete: bool,
-    /// Seals more.
-    is_busy: bool,
+    /// So many frames it will still seal: a deposed leader hears of it some time.
+    seals: usize,
 }
 
 struct Claimant {
@@ -146,7 +146,7 @@ impl World {
             reads: Vec::new(),
             is_fenced: false,
             is_complete: false,
-            is_busy: true,
+            seals: self.rng.random_range(0..150),
         };
         self.actors.push(Actor::Leader(leader));
         self.actors.len() - 1
@@ -212,7 +212,8 @@ impl World {
         let number = self.rng.random_range(0..SHARDS);
         let shard = ShardId::new(number);
         match self.rng.random_range(0..3) {
-            0 if leader.is_busy => {
+            0 if leader.seals > 0 => {
+                leader.seals -= 1;
                 let log = &mut leader.logs[usize::from(number)];
                 let frames = self.seal_one(log, shard, leader.epoch);
                 leader.is_complete = false;
@@ -440,11 +441,11 @@ fn live(seed: u64) -> Reached {
             link.base = world.chain.swap_remove(0).base;
             // Held only once all of it is there: the leader is not activated before.
             leading = world.lead(&link, logs);
-            world.leader(leading).is_busy = false;
+            let seals = std::mem::take(&mut world.leader(leading).seals);
             world.run_until(|world| {
                 matches!(&world.actors[leading], Actor::Leader(leader) if leader.is_complete)
             });
-            world.leader(leading).is_busy = true;
+            world.leader(leading).seals = seals;
             world.chain = vec![link.clone()];
         } else {
             world.chain.push(link.clone());
@@ -460,7 +461,7 @@ fn live(seed: u64) -> Reached {
 fn end(world: &mut World, leading: usize) {
     for actor in &mut world.actors {
         if let Actor::Leader(leader) = actor {
-            leader.is_busy = false;
+            leader.seals = 0;
         }
     }
     world.run_until(|world| {
@@ -493,7 +494,6 @@ fn whatever_was_counted_is_read_by_whoever_takes_over() {
     }
     let Reached { fenced_leaders, late_rounds, cuts, finds, .. } = sum;
     let Reached { reads, restarts, voids, long_chains, .. } = sum;
-    let counts =
-        [fenced_leaders, late_rounds, cuts, finds, reads, restarts, voids, long_chains];
+    let counts = [fenced_leaders, late_rounds, cuts, finds, reads, restarts, voids, long_chains];
     assert!(counts.iter().all(|count| *count > 50), "{sum:?}");
 }

@@ -40,8 +40,7 @@ pub const ROUND_BYTES_MAX: usize = 4 << 20;
 /// Size of a fence, in bytes. Everything else is larger.
 pub const FENCE_BYTES: usize = HEADER_BYTES + SEAL_BYTES;
 /// Largest slot, in bytes.
-pub const SLOT_BYTES_MAX: usize =
-    FENCE_BYTES + SHARDS_MAX as usize * PART_BYTES + FRAME_BYTES_MAX;
+pub const SLOT_BYTES_MAX: usize = FENCE_BYTES + SHARDS_MAX as usize * PART_BYTES + FRAME_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"CLRSLOT\n";
 const DATA: u8 = 1;

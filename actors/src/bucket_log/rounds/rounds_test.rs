@@ -65,7 +65,9 @@ impl Rig {
                 Effect::Read { shard, after, bytes_max } => {
                     self.reads.push((shard, after, bytes_max));
                 }
-                Effect::Held { shard, upto } => self.said.push(format!("{shard} held {}", upto.lsn)),
+                Effect::Held { shard, upto } => {
+                    self.said.push(format!("{shard} held {}", upto.lsn))
+                }
                 Effect::Complete => self.said.push("complete".to_owned()),
                 Effect::Fenced { slot } => self.said.push(format!("fenced at {slot}")),
             }
@@ -105,6 +107,13 @@ impl Rig {
         let first = self.sent.remove(0);
         self.answer(&first, outcome);
         first
+    }
+
+    fn answer_reads(&mut self) {
+        for (shard, after, bytes) in std::mem::take(&mut self.reads) {
+            let frames = self.logs[usize::from(shard.value())].read(after, bytes as usize);
+            self.handle(Event::Read(shard, frames));
+        }
     }
 
     fn said(&mut self) -> Vec<String> {
@@ -286,10 +295,7 @@ fn what_lies_below_its_start_is_read_from_the_log() {
     let mut rounds = Vec::new();
     for _ in 0..20 {
         rig.flush_after(50 * MS);
-        for (shard, after, bytes) in std::mem::take(&mut rig.reads) {
-            let frames = rig.logs[usize::from(shard.value())].read(after, bytes as usize);
-            rig.handle(Event::Read(shard, frames));
-        }
+        rig.answer_reads();
         while let Some((_, op)) = rig.sent.first() {
             rounds.push(content(op));
             rig.answer_first(put());
@@ -311,6 +317,7 @@ fn memory_is_bounded_while_the_bucket_is_away() {
         rig.seal(0, 1);
         rig.seal(1, 2);
         rig.flush_after(MS);
+        rig.answer_reads();
         assert!(rig.uploader.memory_bytes() < 6 * (17 << 10), "{}", rig.uploader.memory_bytes());
     }
     assert_eq!(rig.sent.len(), 4);
