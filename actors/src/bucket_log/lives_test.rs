@@ -22,7 +22,7 @@ use crate::election::register::Link;
 use crate::replicator::core::Frames;
 
 const SHARDS: u16 = 3;
-const LIVES: u64 = 3_000;
+const LIVES: u64 = 600;
 /// More than any life takes.
 const STEPS_MAX: usize = 40_000;
 
@@ -81,6 +81,8 @@ enum Actor {
 struct World {
     rng: SmallRng,
     now: Micros,
+    /// How much of the time the newest actor takes, in tenths.
+    haste: u32,
     bucket: FakeBucket,
     /// Askers of the bucket by their places.
     actors: Vec<Actor>,
@@ -98,6 +100,7 @@ impl World {
         let trouble = [0, 30, 150, 400][rng.random_range(0..4)];
         Self {
             now: 0,
+            haste: rng.random_range(0..9),
             bucket: FakeBucket::new(seed, trouble),
             actors: Vec::new(),
             chain: Vec::new(),
@@ -179,7 +182,11 @@ impl World {
             }
             return;
         }
-        let at = self.rng.random_range(0..self.actors.len());
+        let last = self.actors.len() - 1;
+        let at = match self.rng.random_ratio(self.haste, 10) {
+            true => last,
+            false => self.rng.random_range(0..=last),
+        };
         match std::mem::replace(&mut self.actors[at], Actor::Gone) {
             Actor::Leader(mut leader) => {
                 self.step_leader(at, &mut leader);
@@ -495,5 +502,5 @@ fn whatever_was_counted_is_read_by_whoever_takes_over() {
     let Reached { fenced_leaders, late_rounds, cuts, finds, .. } = sum;
     let Reached { reads, restarts, voids, long_chains, .. } = sum;
     let counts = [fenced_leaders, late_rounds, cuts, finds, reads, restarts, voids, long_chains];
-    assert!(counts.iter().all(|count| *count > 50), "{sum:?}");
+    assert!(counts.iter().all(|count| *count > 20), "{sum:?}");
 }

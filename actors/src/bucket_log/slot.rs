@@ -54,7 +54,7 @@ const DIGITS: usize = 20;
 const _: () = {
     assert!(ROUND_BYTES_MAX <= FRAME_BYTES_MAX);
     assert!(SLOT_BYTES_MAX * 2 <= BODY_BYTES_MAX);
-    assert!(PREFIX.len() + 2 * DIGITS + 1 <= KEY_BYTES_MAX);
+    assert!(PREFIX.len() + 2 * DIGITS < KEY_BYTES_MAX);
 };
 
 /// Which slot of whose log.

@@ -27,6 +27,8 @@ fn body() -> Bytes {
     data(&name(), 11, &round(), &seal())
 }
 
+type Change = fn(&mut Vec<u8>);
+
 /// Changed bytes, sealed by one who knows the secret.
 fn resealed(change: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut bytes = body().to_vec();
@@ -121,7 +123,7 @@ fn even_sealed_each_value_has_one_form() {
     let version = resealed(|bytes| bytes[8] = 2);
     assert_eq!(decode(&version), Err(SlotError::Version { found: 2 }));
     let second = HEADER_BYTES + PART_BYTES;
-    let changes: [(&str, fn(&mut Vec<u8>)); 13] = [
+    let changes: [(&str, Change); 13] = [
         ("kind", |bytes| bytes[10] = 3),
         ("fence with parts", |bytes| bytes[10] = 2),
         ("reserved", |bytes| bytes[11] = 1),
