@@ -262,8 +262,8 @@ fn a_chain_with_a_hole_is_refused() {
 
 #[test]
 fn frames_that_are_not_what_their_slot_says_are_refused() {
-    let changes: [fn(&mut Frames, &Rig); 4] = [
-        // Not a frame; of another shard; not what is before it; not where it ends.
+    let changes: [fn(&mut Frames, &Rig); 5] = [
+        // Not a frame; of another shard; not what is before it; a gap; not where it ends.
         |it, _| it.bytes = Bytes::from(vec![0; 4096]),
         |it, _| {
             let mut rng = SmallRng::seed_from_u64(1);
@@ -271,6 +271,10 @@ fn frames_that_are_not_what_their_slot_says_are_refused() {
             (it.end, it.bytes) = (other.end, other.bytes);
         },
         |it, rig| it.bytes = rig.whole.frames[7].bytes.clone(),
+        |it, rig| {
+            let with_gap = [&it.bytes[..], &rig.whole.frames[3].bytes[..]].concat();
+            (it.end, it.bytes) = (rig.position(4), with_gap.into());
+        },
         |it, rig| it.end = rig.position(5),
     ];
     for change in changes {
@@ -342,6 +346,24 @@ fn a_round_that_comes_before_the_fence_counts_and_the_fence_goes_behind_it() {
     let next = answer(&mut reader, asks[0].0, late);
     // The next was seen to be absent: only a put can tell whether it still is.
     assert!(matches!(&next[..], [(_, Op::PutIfAbsent { key, .. })] if key == &name(2, 1).key()));
+}
+
+#[test]
+fn it_is_done_when_everything_is_taken() {
+    let mut rig = Rig::new();
+    rig.slot(2, 0, 1..=2);
+    rig.fence(2, 1);
+    let (mut reader, sent) = reading(&mut rig);
+    let mut effects = Vec::new();
+    for (token, op) in &sent[..2] {
+        let body = rig.bucket.objects[op.subject()].clone();
+        let outcome = Ok(Done::Found { etag: ETag::new("x"), body });
+        reader.handle(0, Event::Bucket(Completion { token: *token, outcome }), &mut effects);
+    }
+    assert!(matches!(&effects[..], [Effect::Frames { .. }]), "{effects:?}");
+    assert_eq!(reader.next_deadline(), None);
+    reader.handle(0, Event::Taken(ShardId::new(0)), &mut effects);
+    assert!(matches!(&effects[..], [_, Effect::Done { .. }]), "{effects:?}");
 }
 
 #[test]
