@@ -20,6 +20,7 @@
 
 pub mod admission;
 mod alarm;
+pub mod bucket_log;
 pub mod clock;
 pub mod coordinator;
 pub mod election;
