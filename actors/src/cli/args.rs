@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use celeriant_actors::settings::KEYS;
 use celeriant_client::{AggregateKey, ClientId, EventId, Expect};
+use celeriant_schema::ClusterId;
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::failure::Failure;
@@ -98,12 +99,56 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
+    /// Make certificates: a cluster's own authority, and what it signs
+    Cert {
+        #[command(subcommand)]
+        action: CertAction,
+    },
     /// Put load on a store and measure
     Bench(Bench),
     /// Print a completion script
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertAction {
+    /// Make a certificate authority: ca.crt, ca.key and cluster-id
+    Ca {
+        /// Where to
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// The cluster that it is for, to adopt the data of a single node [default: a new one]
+        #[arg(long, value_name = "UUID")]
+        cluster: Option<ClusterId>,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+    /// Make a node's data directory and the certificate that names it: NAME.crt and NAME.key
+    Node {
+        /// Name of the node
+        name: String,
+        /// The node's data directory; made if it is empty
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Shards of a new store: the same for both nodes [default: as many as cores]
+        #[arg(long)]
+        shards: Option<u16>,
+        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// Names and addresses by which it is reached
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Use a file system that may lose acknowledged writes in a power cut
+        #[arg(long)]
+        allow_buffered: bool,
     },
 }
 

@@ -11,9 +11,12 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use celeriant_actors::launch::Launch;
+use celeriant_actors::election;
+use celeriant_actors::launch::{Launch, PairLaunch};
 use celeriant_actors::node::{Error, Node};
-use celeriant_actors::settings::{Loaded, LogFormat, Settings};
+use celeriant_actors::settings::{Loaded, LogFormat, Pair, Settings};
+use celeriant_net::tls::Files;
+use celeriant_storage::bucket::s3;
 use celeriant_storage::store;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -119,6 +122,7 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
         threads: settings.threads,
         memory_bytes: usize::try_from(settings.memory).unwrap_or(usize::MAX),
         allow_buffered,
+        pair: settings.pair.as_ref().map(|pair| pair_launch(pair, settings)).transpose()?,
     };
     let mut node = launch.start().await.map_err(why_not)?;
     match node.listen(settings.listen).await {
@@ -130,11 +134,53 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
     }
 }
 
+/// What makes the node one of a pair, from its settings.
+fn pair_launch(pair: &Pair, settings: &Settings) -> Result<PairLaunch, Failure> {
+    let secret = match &pair.secret_file {
+        None => None,
+        Some(path) => match std::fs::read(path) {
+            Ok(secret) if secret.is_empty() => {
+                let why = format!("cluster_secret_file {}: empty", path.display());
+                return Err(Failure::usage(why));
+            }
+            Ok(secret) => Some(secret),
+            Err(error) => {
+                let why = format!("cluster_secret_file {}: {error}", path.display());
+                return Err(Failure::usage(why));
+            }
+        },
+    };
+    let told = |told: &Option<String>, listen: SocketAddr| {
+        told.clone().unwrap_or_else(|| listen.to_string())
+    };
+    let heartbeat = u64::from(pair.heartbeat_ms) * 1_000;
+    Ok(PairLaunch {
+        replication: pair.replication,
+        advertise: told(&pair.advertise, settings.listen),
+        advertise_replication: told(&pair.advertise_replication, pair.replication),
+        bucket: s3::Settings {
+            endpoint: pair.bucket_endpoint.clone(),
+            ..s3::Settings::new(pair.bucket.clone())
+        },
+        tls: Files {
+            authority: pair.authority.clone(),
+            certificate: pair.certificate.clone(),
+            key: pair.key.clone(),
+        },
+        secret,
+        election: election::Settings { heartbeat, ..election::Settings::default() },
+    })
+}
+
 /// Directories and addresses that cannot be used are wrong configuration; damage and failing disks
 /// are not.
 fn why_not(error: Error) -> Failure {
     match error {
         Error::Listen { .. } => Failure::usage(error.to_string()),
+        Error::Link(_) | Error::Bucket(_) => Failure::usage(error.to_string()),
+        Error::Store(store::Error::NotAStore { .. }) => Failure::usage(format!(
+            "{error}: make it with its certificate, by `celeriant cert node NAME --data-dir DIR`"
+        )),
         Error::Store(store::Error::Io { .. } | store::Error::Poisoned) => {
             Failure::Node(error.to_string())
         }

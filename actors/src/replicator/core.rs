@@ -507,3 +507,7 @@ impl Core {
 
 #[cfg(test)]
 mod core_test;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod rules_test;
