@@ -19,6 +19,7 @@
 //! errors, restarts in place, state that is keyed by connection.
 
 pub mod admission;
+pub mod bucket_log;
 pub mod clock;
 pub mod coordinator;
 pub mod election;
