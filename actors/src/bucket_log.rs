@@ -16,6 +16,8 @@
 //! Deliberately absent: when to upload or to take over (the election's), what a frame means (the
 //! log's), the archive, LIST for anything but clean-up.
 
+mod create;
+pub mod rounds;
 pub mod seal;
 pub mod slot;
 
