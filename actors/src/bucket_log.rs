@@ -16,10 +16,13 @@
 //! Deliberately absent: when to upload or to take over (the election's), what a frame means (the
 //! log's), the archive, LIST for anything but clean-up.
 
+pub mod chain;
 mod create;
+mod fetch;
 pub mod rounds;
 pub mod seal;
 pub mod slot;
+mod track;
 
 #[cfg(test)]
 mod rig;
