@@ -19,6 +19,7 @@
 pub mod chain;
 mod create;
 mod fetch;
+pub mod gc;
 pub mod rounds;
 pub mod seal;
 pub mod slot;
