@@ -26,6 +26,8 @@ pub mod slot;
 mod track;
 
 #[cfg(test)]
+mod lives_test;
+#[cfg(test)]
 mod rig;
 
 use std::time::Duration;
