@@ -508,6 +508,6 @@ impl Core {
 #[cfg(test)]
 mod core_test;
 #[cfg(test)]
-mod rig;
+pub(super) mod rig;
 #[cfg(test)]
 mod rules_test;
