@@ -1,6 +1,9 @@
 //! Two nodes' replicators and electors with everything around them in memory: the cluster is
 //! created, becomes a pair, loses a node, gets it back, is handed over.
 
+// A test is its own node.rs.
+#![allow(clippy::disallowed_methods)]
+
 mod rig;
 
 use std::time::Duration;
@@ -102,6 +105,8 @@ struct World {
     boots: u64,
     processes: [Option<Process>; 2],
     has_bucket_log: bool,
+    /// Superblocks cannot be written.
+    is_broken: bool,
 }
 
 fn store(at: usize) -> StoreId {
@@ -129,6 +134,7 @@ impl World {
             boots: 0,
             processes: [None, None],
             has_bucket_log,
+            is_broken: false,
         }
     }
 
@@ -174,7 +180,10 @@ impl World {
                 clock.now(),
             ),
             bucket: MemoryBucket::new(&self.objects),
-            keeper: Box::new(Superblock(Arc::clone(&self.epochs[at]))),
+            keeper: Box::new(Superblock {
+                epochs: Arc::clone(&self.epochs[at]),
+                is_broken: self.is_broken,
+            }),
             replicator: replicator.actor_ref().clone().recipient(),
             clock: clock.clone(),
             standing: Arc::clone(&standing),
@@ -363,4 +372,30 @@ async fn without_bucket_logs_nothing_is_committed_until_there_are_two_nodes() {
     world.start(B);
     world.until("a pair", |world| world.leads(A) == Some(pair())).await;
     world.write_as_pair(A).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_that_is_not_durable_ends_the_election_and_nothing_rests_on_it() {
+    let mut world = World::new(true);
+    world.is_broken = true;
+    world.start(A);
+    world.until("it stops", |world| !world.process(A).elector.is_alive()).await;
+    assert_eq!(world.leads(A), None);
+    assert!(world.disks[A].iter().all(|disk| disk.lock().expect("no panic").leads.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_makes_no_sense_costs_the_session_and_nothing_else() {
+    let mut world = World::new(true);
+    world.start(A);
+    world.start(B);
+    world.until("a pair", |world| world.leads(A) == Some(pair())).await;
+    world.write_as_pair(A).await;
+    let session = world.cable.lock().expect("no panic").session();
+    world.cable.lock().expect("no panic").garble(A);
+    world
+        .until("a new session", |world| world.cable.lock().expect("no panic").session() > session)
+        .await;
+    world.write_as_pair(A).await;
+    assert_eq!(world.leads(A), Some(pair()), "in the same set");
 }

@@ -233,10 +233,10 @@ impl FakeShard {
                 self.log.settle();
                 reports.push(Report::Promised { epoch, tip: self.tip(shard) });
             }
-            Order::Accept { epoch, before, bytes } if epoch == self.promised => {
-                if !self.log.accept(before, &bytes) {
-                    reports.push(Report::Refused { epoch, tip: self.tip(shard) });
-                }
+            Order::Accept { epoch, before, bytes }
+                if epoch == self.promised && !self.log.accept(before, &bytes) =>
+            {
+                reports.push(Report::Refused { epoch, tip: self.tip(shard) });
             }
             Order::Commit { commit, .. } => {
                 self.told = self.told.max(commit);

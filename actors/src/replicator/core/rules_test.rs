@@ -1,11 +1,11 @@
 //! Single rules of the core, one event after the other.
 
-use celeriant_schema::peer::{Committed, Durable};
-use celeriant_schema::{Hash, Lsn, Stamp, TxnId, WriteId};
+use celeriant_schema::peer::{Committed, Durable, Position};
+use celeriant_schema::{BootId, Hash, Lsn, Stamp, TxnId, WriteId};
 
 use super::*;
-use crate::election::register::{Active, Phase, Process};
-use crate::election::vocabulary::Place;
+use crate::election::register::{Active, Phase, Process, Set};
+use crate::election::vocabulary::{AckRule, Place, Reason};
 use crate::replicator::orders::Frames;
 use crate::settlement::Trace;
 

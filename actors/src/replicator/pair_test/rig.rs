@@ -44,11 +44,17 @@ impl Clock for RatedClock {
 /// Promised, and seen.
 pub(super) type Epochs = Arc<Mutex<(Epoch, Epoch)>>;
 
-pub(super) struct Superblock(pub(super) Epochs);
+pub(super) struct Superblock {
+    pub(super) epochs: Epochs,
+    pub(super) is_broken: bool,
+}
 
 impl Keeper for Superblock {
     fn raise(&mut self, promised: Epoch, seen: Epoch) -> Result<(), Error> {
-        let mut epochs = self.0.lock().expect("no panic");
+        if self.is_broken {
+            return Err(Error::Poisoned);
+        }
+        let mut epochs = self.epochs.lock().expect("no panic");
         *epochs = (epochs.0.max(promised), epochs.1.max(seen).max(promised));
         Ok(())
     }
@@ -180,14 +186,29 @@ impl Cable {
         end.generation += 1;
         let generation = end.generation;
         (end.hello, end.events) = (Some(hello), VecDeque::new());
-        let hellos = [0, 1].map(|at| state.ends[at].hello.clone());
-        if let [Some(one), Some(other)] = hellos {
-            state.session = state.session.next();
-            let session = state.session;
-            state.ends[0].tell(LinkEvent::Up { session, peer: other });
-            state.ends[1].tell(LinkEvent::Up { session, peer: one });
-        }
+        state.connect();
         CableEnd { cable: Arc::clone(cable), at, generation }
+    }
+
+    /// A session, if there is somebody at both ends.
+    fn connect(&mut self) {
+        let hellos = [0, 1].map(|at| self.ends[at].hello.clone());
+        if let [Some(one), Some(other)] = hellos {
+            self.session = self.session.next();
+            let session = self.session;
+            self.ends[0].tell(LinkEvent::Up { session, peer: other });
+            self.ends[1].tell(LinkEvent::Up { session, peer: one });
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Something arrives there that is no message.
+    pub(super) fn garble(&mut self, at: usize) {
+        let (session, lane, message) = (self.session, Lane::Control, Bytes::from_static(b"?"));
+        self.ends[at].tell(LinkEvent::Received { session, lane, message });
     }
 
     /// The process at that end is gone.
@@ -212,7 +233,12 @@ impl Link for CableEnd {
     }
 
     fn drop_session(&mut self, session: SessionId) {
-        panic!("session {session} is dropped");
+        let mut cable = self.cable.lock().expect("no panic");
+        if session == cable.session {
+            let down = LinkEvent::Down { session, reason: Reason::Dropped };
+            cable.ends.iter_mut().for_each(|end| end.tell(down.clone()));
+            cable.connect();
+        }
     }
 
     fn poll_event(&mut self, cx: &mut Waking<'_>) -> Poll<LinkEvent> {
