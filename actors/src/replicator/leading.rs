@@ -319,6 +319,7 @@ impl Leading {
         requests: &mut u64,
         effects: &mut Vec<Effect>,
     ) {
+        self.watch.heard();
         match message {
             Message::Promised { epoch, tips } => {
                 if epoch == self.term.epoch {

@@ -6,14 +6,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use celeriant_schema::{Epoch, Hash, Lsn};
+use celeriant_schema::peer::Position;
+use celeriant_schema::{BootId, Epoch, Hash, Lsn};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::rig::{FakeLog, FakeNode, SHARDS, WINDOW_BYTES};
+use super::rig::{BYTES, FakeLog, FakeNode, SHARDS, WINDOW_BYTES};
 use super::*;
-use crate::election::register::{Active, Phase, Process};
-use crate::election::vocabulary::Place;
+use crate::election::register::{Active, Phase, Process, Set};
+use crate::election::vocabulary::{AckRule, Place, Reason};
 
 pub(super) const LEADER: usize = 0;
 pub(super) const FOLLOWER: usize = 1;
@@ -143,11 +144,9 @@ impl World {
 
     fn hear(&mut self, node: usize, fact: Fact) {
         match fact {
-            Fact::Message(Message::Promise { epoch, .. }) => {
-                if epoch >= self.nodes[node].promised {
-                    self.nodes[node].promised = epoch;
-                    self.tell(node, Event::Command(Command::Promised(epoch)));
-                }
+            Fact::Message(Message::Promise { epoch, .. }) if epoch >= self.nodes[node].promised => {
+                self.nodes[node].promised = epoch;
+                self.tell(node, Event::Command(Command::Promised(epoch)));
             }
             Fact::PromiseDurable { epoch, tips } if node == FOLLOWER => {
                 let answer = Message::Promised { epoch, tips };
@@ -238,7 +237,7 @@ impl World {
     /// The register says that it leads: what it placed, or a further epoch.
     fn lead(&mut self) {
         let further = self.stage == Stage::Leading;
-        if !further && !(self.stage == Stage::Placing && self.is_placed) {
+        if !(further || self.stage == Stage::Placing && self.is_placed) {
             return;
         }
         if further {
@@ -468,7 +467,7 @@ impl World {
             }
         }
         let in_flight: usize = self.lanes[LEADER][1].iter().map(bulk_bytes).sum();
-        let most = WINDOW_BYTES + 80 * usize::from(SHARDS);
+        let most = WINDOW_BYTES + 2 * BYTES * usize::from(SHARDS);
         assert!(in_flight <= most, "{in_flight} bytes are on their way");
     }
 
@@ -517,15 +516,28 @@ fn come_to_rest(world: &mut World, seed: u64) {
     panic!("seed {seed}: no rest, {:?}, {:?}, up {}", world.stage, world.rule, world.is_up);
 }
 
+/// A leader that is at rest can hand over.
+fn hand_over(world: &mut World, seed: u64) {
+    let before = world.reached.get("quiet").copied();
+    world.order(Command::Resume);
+    world.order(Command::Quiesce { epoch: world.epoch() });
+    for _ in 0..1_000 {
+        world.work(LEADER);
+        world.flush(LEADER);
+    }
+    assert!(world.reached.get("quiet").copied() > before, "seed {seed}: the tip is not held");
+}
+
 #[test]
 fn whatever_happens_the_follower_becomes_equal_and_only_what_the_rule_allows_is_committed() {
     let mut reached: BTreeMap<&str, usize> = BTreeMap::new();
-    for seed in 0..2_000 {
+    for seed in 0..1_000 {
         let mut world = World::new(seed);
         world.take_over();
         (0..world.rng.random_range(0..600)).for_each(|_| world.step());
         come_to_rest(&mut world, seed);
         world.check_equal();
+        hand_over(&mut world, seed);
         world
             .reached
             .into_iter()
@@ -533,6 +545,6 @@ fn whatever_happens_the_follower_becomes_equal_and_only_what_the_rule_allows_is_
     }
     let all = ["placed at the peer", "placed in the bucket", "follower holds", "quiet", "checked"];
     for what in all.into_iter().chain(["caught up", "further epochs", "replaced"]) {
-        assert!(reached.get(what).is_some_and(|times| *times > 200), "{what}: {reached:?}");
+        assert!(reached.get(what).is_some_and(|times| *times > 50), "{what}: {reached:?}");
     }
 }

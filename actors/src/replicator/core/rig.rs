@@ -11,39 +11,39 @@ use super::{Core, Identity, Settings};
 use crate::replicator::activation::all;
 use crate::replicator::orders::{Frames, Order, Report};
 
-pub(super) const SHARDS: u16 = 3;
-pub(super) const WINDOW_BYTES: usize = 300;
-/// Of a frame.
-const BYTES: usize = 40;
+pub(in crate::replicator) const SHARDS: u16 = 3;
+pub(in crate::replicator) const WINDOW_BYTES: usize = 8 * BYTES - 1;
+/// Of a frame: one sector.
+pub(in crate::replicator) const BYTES: usize = celeriant_schema::limits::SECTOR_BYTES;
 
-/// A frame is 40 bytes here: its last lsn and its hash.
+/// A frame is its last lsn, its hash, and nothing.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FakeLog {
+pub(in crate::replicator) struct FakeLog {
     /// Ends of frames.
-    pub(super) ends: Vec<Position>,
+    pub(in crate::replicator) ends: Vec<Position>,
     /// So many of them are durable.
-    pub(super) durable: usize,
-    pub(super) commit: Lsn,
+    pub(in crate::replicator) durable: usize,
+    pub(in crate::replicator) commit: Lsn,
 }
 
 impl FakeLog {
-    pub(super) fn end(&self) -> Position {
+    pub(in crate::replicator) fn end(&self) -> Position {
         self.ends.last().copied().unwrap_or_default()
     }
 
-    pub(super) fn before(&self, at: usize) -> Position {
+    pub(in crate::replicator) fn before(&self, at: usize) -> Position {
         at.checked_sub(1).map(|at| self.ends[at]).unwrap_or_default()
     }
 
-    pub(super) fn durable_end(&self) -> Position {
+    pub(in crate::replicator) fn durable_end(&self) -> Position {
         self.before(self.durable)
     }
 
-    pub(super) fn settle(&mut self) {
+    pub(in crate::replicator) fn settle(&mut self) {
         self.durable = self.ends.len();
     }
 
-    pub(super) fn seal(&mut self, rng: &mut SmallRng) -> Frames {
+    pub(in crate::replicator) fn seal(&mut self, rng: &mut SmallRng) -> Frames {
         let before = self.end();
         let lsn = Lsn::new(before.lsn.value() + rng.random_range(1..4));
         let mut hash = [0; 32];
@@ -61,6 +61,7 @@ impl FakeLog {
         for end in ends {
             bytes.extend_from_slice(&end.lsn.value().to_le_bytes());
             bytes.extend_from_slice(&end.hash.0);
+            bytes.resize(bytes.len().next_multiple_of(BYTES), 0);
         }
         Frames { before, end: *ends.last().expect("one"), bytes: bytes.into() }
     }
@@ -77,7 +78,7 @@ impl FakeLog {
         }
         for frame in bytes.chunks(BYTES) {
             let lsn = Lsn::new(u64::from_le_bytes(frame[..8].try_into().expect("8")));
-            self.ends.push(Position { lsn, hash: Hash(frame[8..].try_into().expect("32")) });
+            self.ends.push(Position { lsn, hash: Hash(frame[8..40].try_into().expect("32")) });
         }
         true
     }
@@ -92,34 +93,40 @@ impl FakeLog {
 
 /// A shard: a log, and its role.
 #[derive(Debug, Default)]
-pub(super) struct FakeShard {
-    pub(super) log: FakeLog,
+pub(in crate::replicator) struct FakeShard {
+    pub(in crate::replicator) log: FakeLog,
     promised: Epoch,
     /// Told by a leader, and not reached yet.
     told: Lsn,
-    pub(super) leads: Option<Epoch>,
+    pub(in crate::replicator) leads: Option<Epoch>,
     held: Lsn,
     /// Epochs whose first record is not committed.
     owed: Vec<(Lsn, Epoch)>,
     quiesce: Option<Epoch>,
-    pub(super) is_quiet: bool,
+    pub(in crate::replicator) is_quiet: bool,
     surveyed: bool,
 }
 
 impl FakeShard {
-    pub(super) fn tip(&self, shard: ShardId) -> Tip {
+    /// One that has just started.
+    pub(in crate::replicator) fn of(mut log: FakeLog) -> Self {
+        log.settle();
+        Self { log, ..Self::default() }
+    }
+
+    pub(in crate::replicator) fn tip(&self, shard: ShardId) -> Tip {
         let durable = self.log.durable_end();
         Tip { shard, epoch: Epoch::new(1), durable, floor: self.log.commit }
     }
 
     /// Seals a frame, as a leader.
-    pub(super) fn seal(&mut self, rng: &mut SmallRng) -> Report {
+    pub(in crate::replicator) fn seal(&mut self, rng: &mut SmallRng) -> Report {
         self.surveyed = false;
         Report::Sealed(self.log.seal(rng))
     }
 
     /// What was on its way to the disk is there.
-    pub(super) fn flush(&mut self, shard: ShardId, reports: &mut Vec<Report>) {
+    pub(in crate::replicator) fn flush(&mut self, shard: ShardId, reports: &mut Vec<Report>) {
         if self.log.durable == self.log.ends.len() {
             return;
         }
@@ -131,7 +138,7 @@ impl FakeShard {
         self.commit(shard, reports);
     }
 
-    pub(super) fn commit(&mut self, shard: ShardId, reports: &mut Vec<Report>) {
+    pub(in crate::replicator) fn commit(&mut self, shard: ShardId, reports: &mut Vec<Report>) {
         let upto = if self.leads.is_some() { self.held } else { self.told };
         let commit = upto.min(self.log.durable_end().lsn).max(self.log.commit);
         if commit > self.log.commit && self.leads.is_some() {
@@ -149,7 +156,12 @@ impl FakeShard {
     }
 
     /// Carries out an order.
-    pub(super) fn work(&mut self, shard: ShardId, order: Order, rng: &mut SmallRng) -> Vec<Report> {
+    pub(in crate::replicator) fn work(
+        &mut self,
+        shard: ShardId,
+        order: Order,
+        rng: &mut SmallRng,
+    ) -> Vec<Report> {
         let mut reports = Vec::new();
         match order {
             Order::Read { after, .. } => {
@@ -221,10 +233,10 @@ impl FakeShard {
                 self.log.settle();
                 reports.push(Report::Promised { epoch, tip: self.tip(shard) });
             }
-            Order::Accept { epoch, before, bytes } if epoch == self.promised => {
-                if !self.log.accept(before, &bytes) {
-                    reports.push(Report::Refused { epoch, tip: self.tip(shard) });
-                }
+            Order::Accept { epoch, before, bytes }
+                if epoch == self.promised && !self.log.accept(before, &bytes) =>
+            {
+                reports.push(Report::Refused { epoch, tip: self.tip(shard) });
             }
             Order::Commit { commit, .. } => {
                 self.told = self.told.max(commit);
@@ -253,21 +265,17 @@ impl FakeShard {
 }
 
 /// A core and its shards.
-pub(super) struct FakeNode {
-    pub(super) core: Core,
-    pub(super) store: StoreId,
+pub(in crate::replicator) struct FakeNode {
+    pub(in crate::replicator) core: Core,
+    pub(in crate::replicator) store: StoreId,
     /// By its election.
-    pub(super) promised: Epoch,
-    pub(super) shards: BTreeMap<ShardId, FakeShard>,
-    pub(super) orders: VecDeque<(ShardId, Order)>,
+    pub(in crate::replicator) promised: Epoch,
+    pub(in crate::replicator) shards: BTreeMap<ShardId, FakeShard>,
+    pub(in crate::replicator) orders: VecDeque<(ShardId, Order)>,
 }
 
 impl FakeNode {
-    pub(super) fn new(store: StoreId, logs: Vec<FakeLog>) -> Self {
-        let shard = |mut log: FakeLog| {
-            log.settle();
-            FakeShard { log, ..FakeShard::default() }
-        };
+    pub(in crate::replicator) fn new(store: StoreId, logs: Vec<FakeLog>) -> Self {
         let settings =
             Settings { window_bytes: WINDOW_BYTES, suspect_after: 1_000, report_every: 10 };
         let me = Identity { store, boot: BootId::new(1), shards: SHARDS };
@@ -275,17 +283,17 @@ impl FakeNode {
             core: Core::new(me, settings, Epoch::new(1)),
             store,
             promised: Epoch::new(1),
-            shards: all(SHARDS).zip(logs.into_iter().map(shard)).collect(),
+            shards: all(SHARDS).zip(logs.into_iter().map(FakeShard::of)).collect(),
             orders: VecDeque::new(),
         }
     }
 
-    pub(super) fn logs(&self) -> impl Iterator<Item = &FakeLog> {
+    pub(in crate::replicator) fn logs(&self) -> impl Iterator<Item = &FakeLog> {
         self.shards.values().map(|shard| &shard.log)
     }
 
     /// The end of the last frame that is committed.
-    pub(super) fn commits(&self) -> Vec<Position> {
+    pub(in crate::replicator) fn commits(&self) -> Vec<Position> {
         let commit = |log: &FakeLog| {
             log.ends.iter().rfind(|end| end.lsn <= log.commit).copied().unwrap_or_default()
         };
