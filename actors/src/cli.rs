@@ -67,6 +67,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Inspect(inspect) => inspect::run(&inspect, output),
         Command::Dev(dev) => block_on(serve::dev(dev, output)),
         Command::Server(server) => block_on(serve::server(server, output)),
+        Command::Bucket(bucket) => block_on(serve::bucket(bucket, output)),
         Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),

@@ -1,6 +1,7 @@
 //! Words of the command line, as values.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -99,6 +100,8 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
+    /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
+    Bucket(Bucket),
     /// Make certificates: a cluster's own authority, and what it signs
     Cert {
         #[command(subcommand)]
@@ -111,6 +114,25 @@ pub(super) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Bucket {
+    /// Where its objects are
+    #[arg(long, default_value = "celeriant-bucket", value_name = "DIR")]
+    pub(super) dir: PathBuf,
+    /// Where nodes connect; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
+    pub(super) listen: SocketAddr,
+    /// Its name
+    #[arg(long, default_value = "celeriant")]
+    pub(super) name: String,
+    /// Public half of the credentials
+    #[arg(long, default_value = "celeriant", env = "AWS_ACCESS_KEY_ID")]
+    pub(super) access_key: String,
+    /// Secret half
+    #[arg(long, default_value = "try-it-out", env = "AWS_SECRET_ACCESS_KEY")]
+    pub(super) secret_key: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,13 +16,14 @@ use celeriant_actors::launch::{Launch, PairLaunch};
 use celeriant_actors::node::{Error, Node};
 use celeriant_actors::settings::{Loaded, LogFormat, Pair, Settings};
 use celeriant_net::tls::Files;
+use celeriant_storage::bucket::embedded::{self, EmbeddedBucket, Faults};
 use celeriant_storage::bucket::s3;
 use celeriant_storage::store;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Dev, Server, ServerAction};
+use super::args::{Bucket, Dev, Server, ServerAction};
 use super::failure::Failure;
 use super::output::Output;
 
@@ -70,6 +71,33 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         output.json(&ready(&loaded.settings.data_dir, address))?;
     }
     serve(node, signals).await
+}
+
+/// An S3 bucket in this process.
+pub(super) async fn bucket(args: Bucket, output: &Output) -> Result<(), Failure> {
+    let Bucket { dir, listen, name, access_key, secret_key } = args;
+    let settings = embedded::Settings {
+        listen,
+        ..embedded::Settings::new(&dir, &name, &access_key, &secret_key)
+    };
+    let mut signals = Signals::catch()?;
+    let bucket = EmbeddedBucket::start(settings, Faults::default())?;
+    if output.is_json() {
+        output.json(&json!({"ready": true, "endpoint": bucket.endpoint(), "bucket": name}))?;
+    } else {
+        output.line(&format!(
+            "An S3 bucket to try a pair out: it stands or falls with this machine.\n\
+             \n  bucket = \"s3://{name}/prefix\"\n  bucket_endpoint = \"{}\"\n\
+             \n  AWS_ACCESS_KEY_ID={access_key} AWS_SECRET_ACCESS_KEY={secret_key}",
+            bucket.endpoint()
+        ))?;
+    }
+    tokio::select! {
+        biased;
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 fn load(server: &Server) -> Result<Loaded, Failure> {
