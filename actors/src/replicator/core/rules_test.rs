@@ -245,6 +245,49 @@ fn a_further_epoch_keeps_what_is_held_and_counts_again_only_after_comparing() {
     rig.reconcile(3);
     let read = |order: &Order| matches!(order, Order::Read { .. }).then_some(());
     assert!(rig.order(read).is_some(), "what was on its way is sent again");
+    rig.report(Report::Read(frames(5, 6)));
+    rig.ack(2, 6);
+    assert_eq!(rig.held(), None, "an acknowledgement of the epoch before");
+    rig.ack(3, 6);
+    assert_eq!(rig.held(), Some(Lsn::new(6)));
+}
+
+#[test]
+fn what_becomes_durable_of_a_lower_epoch_is_not_acknowledged() {
+    let mut rig = following();
+    rig.message(append(4));
+    rig.command(Command::Promised(epoch(5)));
+    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
+    let acked = |message: &Message| matches!(message, Message::Ack { .. }).then_some(());
+    rig.flush();
+    assert!(rig.sent(acked).is_none());
+    let mut rig = following();
+    rig.message(append(4));
+    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
+    rig.flush();
+    assert!(rig.sent(acked).is_some());
+}
+
+#[test]
+fn a_quiet_log_is_handed_over_only_when_the_follower_holds_its_end() {
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.meet(PEER, 2);
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.event(Event::Log(LogNews::Held(SHARD, at(6))));
+    rig.command(Command::Quiesce { epoch: epoch(2) });
+    rig.report(Report::Quiesced { epoch: epoch(2), tip: tip(6) });
+    rig.flush();
+    let held = |fact: &Fact| matches!(fact, Fact::TipHeldByPeer { .. }).then_some(());
+    assert!(rig.fact(held).is_none(), "the bucket is not the peer");
+    rig.ack(2, 6);
+    rig.flush();
+    assert!(rig.fact(held).is_some());
+    rig.flush();
+    assert!(rig.fact(held).is_none(), "once");
+    rig.command(Command::Resume);
+    rig.report(Report::Quiesced { epoch: epoch(2), tip: tip(6) });
+    rig.flush();
+    assert!(rig.fact(held).is_none(), "called off");
 }
 
 #[test]
