@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::fake::{Fake, Fault, Reach, Role};
+use crate::nodes::NODES_MAX;
 use crate::{AggregateKey, Client, Error, Event, Options, Write};
 
 fn key(id: &str) -> AggregateKey {
@@ -292,6 +293,91 @@ async fn wrong_redirects_lead_to_the_leader_in_the_end() {
     let error = unsequenced(&client).await.expect_err("the stranger is not written to");
     assert!(error.is_definite(), "{error:?}");
     assert_eq!(asked(b), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_merely_answers_is_not_taken_for_the_leader() {
+    let nodes = Fake::pair();
+    let client = both(&nodes).await;
+    let [a, b] = &nodes;
+    a.stop();
+    tokio::task::yield_now().await;
+    client.ping().await.expect("the other one is alive");
+    a.restart();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    unsequenced(&client).await.expect("lands");
+    assert_eq!((asked(a), asked(b)), (1, 0));
+
+    a.stop();
+    b.faults([Fault::Refuse(Refusal::Overloaded { what: "test".into(), retry_after_ms: 50 })]);
+    tokio::task::yield_now().await;
+    let write = tokio::spawn(unsequenced(&client).send());
+    while asked(b) < 1 {
+        tokio::task::yield_now().await;
+    }
+    a.restart();
+    write.await.expect("no panic").expect("lands");
+    assert_eq!((asked(a), asked(b)), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_made_up_leader_every_time_costs_bounded_memory() {
+    let fake = Fake::start();
+    let client = fake.client().await;
+    for made_up in 0..3 * NODES_MAX {
+        let leader = Some(format!("x{made_up}"));
+        fake.faults([Fault::Refuse(Refusal::NotLeader { leader })]);
+        unsequenced(&client).await.expect("lands");
+    }
+    assert!(fake.net.dialled().len() > 3 * NODES_MAX);
+    assert!(client.inner.links.lock().expect("not poisoned").len() <= NODES_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_is_used_at_once_however_often_it_went() {
+    let fake = Fake::start();
+    let client = fake.client().await;
+    for _ in 0..20 {
+        fake.stop();
+        tokio::task::yield_now().await;
+        fake.restart();
+        let begin = Instant::now();
+        sequenced(&client, 1).await.expect("lands, or had");
+        assert!(begin.elapsed() < Duration::from_millis(50), "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_that_wait_for_a_vanished_node_leave_it_together() {
+    let nodes = Fake::pair();
+    let client = both(&nodes).await;
+    let [a, b] = &nodes;
+    a.break_off(Reach::Vanished);
+    tokio::task::yield_now().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    b.role(Role::Leads);
+    let begin = Instant::now();
+    let mut writes = JoinSet::new();
+    (0..4000).for_each(|_| drop(writes.spawn(unsequenced(&client).send())));
+    while let Some(done) = writes.join_next().await {
+        done.expect("no panic").expect("lands");
+    }
+    let patience = Options::default().connect_timeout;
+    assert!(begin.elapsed() < patience + Duration::from_millis(100), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_time_is_up_before_the_node_says_welcome_is_never_sent() {
+    let fake = Fake::start();
+    let client = fake.client().await;
+    fake.hang(true);
+    fake.break_off(Reach::Accepts);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let error = unsequenced(&client).timeout(Duration::from_millis(100)).await;
+    assert!(error.expect_err("no time").is_definite());
+    fake.hang(false);
+    client.ping().await.expect("there");
+    assert_eq!(asked(&fake), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,6 +69,23 @@ fn a_hint_is_followed_at_once_and_remembered() {
 }
 
 #[test]
+fn a_hint_comes_before_the_order_of_the_url() {
+    let mut table = Table::of(&["a:7440", "b:7440", "c:7440"]);
+    table.refuses(Some("c"));
+    assert_eq!(table.asks(), "c");
+}
+
+#[test]
+fn a_search_that_has_ended_does_not_slow_down_the_next_one() {
+    let mut table = Table::of(&["a:7440"]);
+    (0..10).for_each(|_| table.refuses(None));
+    let choice = table.leader();
+    table.nodes.leads(choice);
+    table.refuses(None);
+    assert!(table.leader().at <= choice.at + SEARCH_FIRST);
+}
+
+#[test]
 fn what_is_heard_late_changes_nothing() {
     let mut table = Table::of(&["a:7440", "b:7440", "c:7440"]);
     let old = table.leader();
