@@ -18,6 +18,7 @@
 //! Deliberately absent: locks on the write path, timers that delay a commit, retries of disk
 //! errors, restarts in place, state that is keyed by connection.
 
+pub mod admin;
 pub mod admission;
 mod alarm;
 pub mod bucket_log;

@@ -35,6 +35,7 @@ use tokio::time::timeout;
 use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
 use self::worker::{AbortOnDrop, Common, News, Order, Run, Survey, Worker, watch};
+use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
@@ -363,7 +364,13 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
+        let admin = Admin {
+            node_id: settings.net.node_id.clone(),
+            standing: Arc::clone(&standing),
+            cluster: self.cluster.clone(),
+        };
         let shared = Arc::new(Shared {
+            admin,
             admission: Admission::new(settings.admission_bytes),
             shards: Arc::clone(&shards),
             standing: Arc::clone(&standing),
@@ -407,7 +414,7 @@ impl Node {
         let highest = tips.iter().map(|tip| tip.epoch).max().unwrap_or_default();
         let epoch = take_epoch(highest)?;
         assert!(epoch > highest, "epoch {epoch} was in use before, up to {highest}");
-        let standing = Standing::alone();
+        let standing = Standing::alone(shards.len() as u16);
         standing.set_epoch(epoch);
         let mut orders = Vec::new();
         let activation = Activation::new(epoch, ground.boot, shards.len() as u16, &mut orders);

@@ -483,6 +483,7 @@ impl<R> Core<R> {
                 Err(fault) => self.park(Work::Task(task), fault.into(), effects),
             },
             Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
+            Request::Admin(_) => unreachable!("orders of operators are not a shard's"),
         }
     }
 

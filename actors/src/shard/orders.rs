@@ -231,8 +231,15 @@ impl<R> Core<R> {
         effects.push(Effect::Reopen(reopen));
     }
 
-    /// Tells what is sealed and committed since the last time. Costs nothing for a node on its own.
+    /// Tells what is sealed and committed since the last time.
     pub fn report(&mut self, effects: &mut Vec<Effect<R>>) {
+        if let Some(position) = self.standing.positions().get(usize::from(self.shard.value())) {
+            let elsewhere = match (self.elsewhere, &self.role) {
+                (Elsewhere::Upto(held), Role::Leading(_)) => Some(held),
+                _ => None,
+            };
+            position.note(self.log.durable(), self.committed, elsewhere);
+        }
         if self.elsewhere == Elsewhere::Alone {
             return;
         }

@@ -182,7 +182,7 @@ impl Rig {
             pending: recovered.pending,
             cache: FrameCache::new(1 << 20),
             joints: Joints::default(),
-            standing: Arc::new(Standing::alone()),
+            standing: Arc::new(Standing::alone(1)),
         };
         let mut effects = Vec::new();
         let core = Core::new(parts, &mut effects);
