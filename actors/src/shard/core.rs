@@ -640,4 +640,6 @@ impl<R> Core<R> {
 #[cfg(test)]
 mod core_test;
 #[cfg(test)]
+mod follower_test;
+#[cfg(test)]
 pub(crate) mod rig;
