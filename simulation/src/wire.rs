@@ -274,6 +274,7 @@ fn summary(response: &Response) -> u64 {
             page.names.iter().fold(u64::from(page.more), |sum, n| fold(sum, digest(n.as_bytes())))
         }
         Response::Pong => 1,
+        Response::Admin(report) => digest(report),
         Response::Refused(refusal) => digest(refusal.to_string().as_bytes()),
     }
 }
@@ -287,6 +288,7 @@ pub fn name_of(response: &Response) -> String {
         Response::Head(_) => "head".into(),
         Response::List(_) => "list".into(),
         Response::Pong => "pong".into(),
+        Response::Admin(_) => "report".into(),
         Response::Refused(celeriant_schema::Refusal::Conflict { already_applied, .. }) => {
             use celeriant_schema::AlreadyApplied::{None, Receipt, Unknown};
             match already_applied {
