@@ -225,6 +225,12 @@ pub(super) struct Server {
     /// Show the resulting configuration and where each value came from, then stop
     #[arg(long)]
     pub(super) print_config: bool,
+    /// Use a file system that may lose acknowledged writes in a power cut
+    #[arg(long)]
+    pub(super) allow_buffered: bool,
+    /// End at once when standard input ends: a program that starts a node and dies leaves none
+    #[arg(long, hide = true)]
+    pub(super) while_stdin: bool,
     #[command(flatten)]
     pub(super) keys: KeyFlags,
 }

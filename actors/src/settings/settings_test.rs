@@ -66,22 +66,27 @@ fn all_problems_are_named_at_once_with_where_the_value_came_from() {
 
 #[test]
 fn what_this_version_lacks_is_refused_not_ignored() {
-    for line in [
-        "bucket = \"s3://b/p\"",
-        "bucket_endpoint = \"http://127.0.0.1:9000\"",
-        "tls_ca = \"ca.crt\"",
-        "tls_cert = \"node.crt\"",
-        "tls_key = \"node.key\"",
-        "tls_client_auth = \"required\"",
-        "http = \"127.0.0.1:7442\"",
-        "cluster_secret_file = \"secret\"",
-    ] {
+    for line in ["tls_client_auth = \"required\"", "http = \"127.0.0.1:7442\""] {
         let text = refused(&format!("data_dir = \"d\"\n{line}"));
         assert!(text.contains("not in this version yet"), "{line}: {text}");
     }
     let off = "data_dir = \"d\"\nhttp = \"\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
     let loaded = load(off).expect("switched off");
     assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+}
+
+#[test]
+fn one_of_a_pair_needs_certificates_and_may_change_times() {
+    let text = refused("data_dir = \"d\"\nbucket = \"s3://bucket/p\"");
+    assert!(text.contains("tls_ca: missing") && text.contains("tls_key: missing"), "{text}");
+    let pair = "data_dir = \"d\"\nbucket = \"s3://bucket/p\"\ntls_ca = \"ca\"\n\
+                tls_cert = \"c\"\ntls_key = \"k\"\n";
+    let times = |text: &str| {
+        let pair = load(&format!("{pair}{text}")).expect("valid").settings.pair.expect("a pair");
+        (pair.heartbeat_ms, pair.rejoin_after_ms)
+    };
+    assert_eq!(times(""), (100, 5_000));
+    assert_eq!(times("heartbeat_ms = 50\nrejoin_after_ms = 300"), (50, 300));
 }
 
 #[test]
