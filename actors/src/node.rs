@@ -466,5 +466,5 @@ struct Surveys {
     coordinators: BTreeMap<usize, (Recipient<BeginMail>, Recipient<AnswerMail>)>,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod node_test;
