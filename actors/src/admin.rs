@@ -3,7 +3,7 @@
 //! ```text
 //! {"order":"status"}                             this node's view, whatever its role
 //! {"order":"hand-over"}                          the leader lets the other node lead
-//! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in a lost one's place
+//! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
 //! ```
 //! Whoever reaches the client port may ask: rights come with security.
 

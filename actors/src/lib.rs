@@ -37,6 +37,7 @@ pub mod bucket_log;
 pub mod clock;
 pub mod coordinator;
 pub mod election;
+#[cfg(feature = "server")]
 pub mod launch;
 pub mod node;
 pub mod replicator;

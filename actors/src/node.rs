@@ -260,8 +260,9 @@ impl Node {
         }
     }
 
-    /// Hands over, if it leads a pair. Stops accepting, answers what was accepted, notes what is durable, ends. Each step on all
-    /// threads before the next: a connection of one thread may wait for a shard of another.
+    /// Hands over, if it leads a pair. Stops accepting, answers what was accepted, notes what is
+    /// durable, ends. Each step on all threads before the next: a connection of one thread may
+    /// wait for a shard of another.
     pub async fn stop(mut self) {
         if let Some(cluster) = self.cluster.clone() {
             tokio::select! {
@@ -466,5 +467,5 @@ struct Surveys {
     coordinators: BTreeMap<usize, (Recipient<BeginMail>, Recipient<AnswerMail>)>,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod node_test;

@@ -53,8 +53,10 @@ impl<R> Core<R> {
     ) -> Result<(), Error> {
         for order in orders {
             if let Order::Promise { epoch: promised } = order {
-                let counts = |order: &Order| !matches!(order, Order::Accept { epoch, .. } if *epoch < promised);
-                self.orders.retain(counts);
+                self.orders.retain(|order| match order {
+                    Order::Accept { epoch, .. } => *epoch >= promised,
+                    _ => true,
+                });
             }
             self.orders.push_back(order);
         }
