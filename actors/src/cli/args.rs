@@ -86,6 +86,8 @@ pub(super) enum Format {
 pub(super) enum Command {
     /// Run one node for trying things out: loopback, no TLS, data in ./celeriant-data
     Dev(Dev),
+    /// Watch two nodes and a bucket on this machine lose their leader and nothing else
+    Demo(Demo),
     /// Run a node as configured
     Server(Server),
     /// Append one event to an aggregate
@@ -212,6 +214,16 @@ pub(super) struct Dev {
     /// HTTP gateway (not in this version yet)
     #[arg(long, hide = true, value_name = "ADDR")]
     pub(super) http: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Demo {
+    /// Where its files are; must be empty [default: a new one for temporary files, removed again]
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// Leave it running afterwards, until Ctrl-C, and keep its files
+    #[arg(long)]
+    pub(super) keep: bool,
 }
 
 #[derive(Debug, clap::Args)]

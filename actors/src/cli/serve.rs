@@ -95,11 +95,7 @@ pub(super) async fn bucket(args: Bucket, output: &Output) -> Result<(), Failure>
             bucket.endpoint()
         ))?;
     }
-    tokio::select! {
-        biased;
-        _ = signals.terminate.recv() => {}
-        _ = signals.interrupt.recv() => {}
-    }
+    signals.end().await;
     Ok(())
 }
 
@@ -238,19 +234,29 @@ fn end_with_stdin() -> Result<(), Failure> {
 }
 
 /// What this process is told from outside, from here on.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn catch() -> Result<Self, Failure> {
+    /// From here on they no longer end the process by themselves.
+    pub(super) fn catch() -> Result<Self, Failure> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits until the process is asked to end.
+    pub(super) async fn end(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -313,7 +319,7 @@ fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Fa
 }
 
 /// How this program can be called from where we are, quoted for a shell.
-fn program() -> String {
+pub(super) fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let by_name = called.components().count() == 1;
     let path = match std::env::current_exe() {

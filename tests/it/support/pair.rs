@@ -138,7 +138,7 @@ impl Pair {
         serde_json::from_str(&report?).ok()
     }
 
-    /// The node that says that it leads.
+    /// The node that says that it leads. One that was deposed may not know it yet.
     pub(crate) fn leader(&self) -> Option<usize> {
         (0..2).find(|at| self.status(*at).is_some_and(|status| status["role"] == "leader"))
     }
