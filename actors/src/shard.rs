@@ -193,7 +193,12 @@ impl<D: Disk> Shard<D> {
                     let now = *now.get_or_insert_with(|| self.clock.now());
                     match self.surroundings.standing.holds_lease(now) {
                         true => self.outbox.push(route, response),
-                        false => self.core.hold_unproven(now, route, response),
+                        false => {
+                            let refused = self.core.hold_unproven(now, route, response);
+                            refused
+                                .into_iter()
+                                .for_each(|(route, why)| self.outbox.push(route, why));
+                        }
                     }
                 }
                 Effect::Answer(coordinator, answer) => self.answers[coordinator].push(answer),

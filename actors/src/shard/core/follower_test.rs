@@ -302,11 +302,11 @@ fn frames_are_found_and_read_back_also_those_that_are_not_durable() {
 #[test]
 fn an_answer_that_needs_a_lease_waits_for_one_and_not_for_ever() {
     let mut leader = leader(0);
-    leader.core.hold_unproven(0, 9, Response::Pong);
+    assert!(leader.core.hold_unproven(0, 9, Response::Pong).is_none(), "it waits");
     let mut effects = Vec::new();
     leader.core.order(1, vec![Order::Leased], &mut effects).expect("the disk works");
     assert!(matches!(effects[..], [super::Effect::Read(9, Response::Pong)]), "{effects:?}");
-    leader.core.hold_unproven(0, 9, Response::Pong);
+    assert!(leader.core.hold_unproven(0, 9, Response::Pong).is_none(), "it waits");
     leader.core.tick(4_999_999, &mut effects);
     effects.clear();
     leader.core.tick(5_000_000, &mut effects);
@@ -314,4 +314,20 @@ fn an_answer_that_needs_a_lease_waits_for_one_and_not_for_ever() {
         matches!(effect, super::Effect::Reply(9, Response::Refused(Refusal::NoLeader)))
     };
     assert!(effects.iter().any(refused), "{effects:?}");
+}
+
+/// Found by `celeriant demo`: a leader that hands over gives up its lease and steps down in one
+/// go, and reads that waited for a proof were never answered.
+#[test]
+fn an_answer_that_finds_no_lease_when_its_shard_steps_down_is_refused() {
+    let mut leader = leader(0);
+    assert!(leader.core.hold_unproven(0, 9, Response::Pong).is_none(), "it waits");
+    let mut effects = Vec::new();
+    let orders = vec![Order::Leased, Order::StepDown];
+    leader.core.order(1, orders, &mut effects).expect("the disk works");
+    let tried = |effect: &super::Effect<u32>| matches!(effect, super::Effect::Read(9, _));
+    assert!(effects.iter().any(tried), "{effects:?}");
+    // The lease is gone: the shell gives it back.
+    let answer = leader.core.hold_unproven(1, 9, Response::Pong);
+    assert!(matches!(answer, Some((9, Response::Refused(_)))), "{answer:?}");
 }
