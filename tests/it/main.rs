@@ -6,6 +6,7 @@
 mod bucket;
 mod command_line;
 mod configuration;
+mod demo;
 mod inspect;
 mod kill;
 mod pair;

@@ -42,10 +42,11 @@ pub(super) async fn run(demo: Demo, output: &Output) -> Result<(), Failure> {
     let mut show = Show::new(output);
     let played = tokio::select! {
         biased;
-        () = signals.end() => Err(Failure::Demo("interrupted".into())),
+        () = signals.end() => return Err(failed("interrupted")),
         played = play(&mut stage, &mut show) => played,
     };
     if let Err(failure) = played {
+        // Something to look at, unless it is only that nobody listens any more.
         if !failure.is_closed_pipe() {
             stage.keep();
             show.note(&format!("The nodes' logs and data are kept in {}", stage.dir().display()))?;

@@ -250,12 +250,13 @@ impl Signals {
         })
     }
 
-    /// Waits until the process is asked to end.
+    /// Waits until the process is asked to end, or its terminal is gone.
     pub(super) async fn end(&mut self) {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }
