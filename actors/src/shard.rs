@@ -267,7 +267,7 @@ impl<D: Disk> Shard<D> {
                 let _ = done.send(());
             }
             Some(Draining { done, noted: false }) => {
-                self.core.tick(self.clock.now(), &mut self.effects);
+                self.failure = self.core.tick(self.clock.now(), &mut self.effects).err();
                 if self.effects.is_empty() {
                     // Nothing to note: no completion will come back here.
                     let _ = done.send(());
@@ -349,7 +349,7 @@ impl<D: Disk> Message<Tick> for Shard<D> {
     type Reply = ();
 
     async fn handle(&mut self, _: Tick, _: &mut Context<Self, ()>) {
-        self.core.tick(self.clock.now(), &mut self.effects);
+        self.failure = self.core.tick(self.clock.now(), &mut self.effects).err();
         self.deliver();
     }
 }
