@@ -27,11 +27,22 @@ pub struct Operation {
     pub attempts: Vec<Attempt>,
 }
 
+/// One process of one node.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// Which node.
+    pub node: usize,
+    /// Which of its processes, counted from its first.
+    pub life: u64,
+}
+
 /// One sending of a request.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// When it was sent.
     pub sent: Order,
+    /// To whom.
+    pub place: Place,
     /// When it was answered, and what; `None` when the answer never came.
     pub answer: Option<(Order, Response)>,
     /// It had a deadline.
@@ -121,11 +132,11 @@ impl Ledger {
     }
 
     /// The request is being sent (again). Returns the attempt's number.
-    pub fn sent(&self, id: OperationId, deadline: bool) -> usize {
+    pub fn sent(&self, id: OperationId, place: Place, deadline: bool) -> usize {
         let mut inner = self.lock();
         let sent = inner.tick();
         let attempts = &mut inner.operations[id].attempts;
-        attempts.push(Attempt { sent, answer: None, deadline });
+        attempts.push(Attempt { sent, place, answer: None, deadline });
         attempts.len() - 1
     }
 
