@@ -4,6 +4,7 @@
 //! args      words → values (clap)          failure   what went wrong → exit code and error object
 //! output    table or JSON                  shapes    receipts and events as JSON
 //! append · write · query · inspect         one request each, through the client
+//! cert      certificates of a cluster
 //! serve     dev, server, server check      bench     load and numbers
 //! ```
 //! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or
@@ -15,6 +16,7 @@
 mod append;
 mod args;
 mod bench;
+mod cert;
 mod failure;
 mod inspect;
 mod output;
@@ -65,6 +67,8 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Inspect(inspect) => inspect::run(&inspect, output),
         Command::Dev(dev) => block_on(serve::dev(dev, output)),
         Command::Server(server) => block_on(serve::server(server, output)),
+        Command::Bucket(bucket) => block_on(serve::bucket(bucket, output)),
+        Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),
         Command::Write(write) => block_on(write::run(write, &global, output)),

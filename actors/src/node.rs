@@ -143,6 +143,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The link to the other node.
+    #[error(transparent)]
+    Link(#[from] celeriant_net::link::quic::Error),
+    /// The bucket does not do what it must.
+    #[error(transparent)]
+    Bucket(celeriant_storage::bucket::probe::Refusal),
     /// A thread or a runtime could not be made.
     #[error("start a thread: {0}")]
     Thread(std::io::Error),

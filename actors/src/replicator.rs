@@ -1,5 +1,5 @@
-//! Replication: the leader's frames to the follower and into the bucket, and what each of them holds
-//! back to the leader's shards.
+//! Replication: the leader's frames to the follower and into the bucket, and what each of them
+//! holds back to the leader's shards.
 //!
 //! ```text
 //!            leader                                                follower

@@ -21,6 +21,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use celeriant_storage::bucket::Location;
+
 pub use keys::{KEYS, Key, Support, nearest};
 
 /// What a node is told, checked. Plain data.
@@ -42,6 +44,33 @@ pub struct Settings {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// The other node, and the bucket. `None`: a node on its own.
+    pub pair: Option<Pair>,
+}
+
+/// What only a node of a pair is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pair {
+    /// The bucket that both nodes share: the same bucket is the same cluster.
+    pub bucket: Location,
+    /// Of an S3-compatible store.
+    pub bucket_endpoint: Option<String>,
+    /// Where the other node connects.
+    pub replication: SocketAddr,
+    /// What clients are told; `None`: where it listens.
+    pub advertise: Option<String>,
+    /// What the other node is told; `None`: where it listens for it.
+    pub advertise_replication: Option<String>,
+    /// Certificate of the cluster's CA.
+    pub authority: PathBuf,
+    /// This node's certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Between signs of life of a leader.
+    pub heartbeat_ms: u32,
+    /// Holds the secret for hashes of bucket objects.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// How log lines look.

@@ -1,9 +1,9 @@
 //! A leader's uploads: what its shards seal becomes rounds, rounds become slots (R12).
 //!
 //! ```text
-//! shard ── Sealed ──► lane ─ room ──► pending ── a round ──► up to 4 slots ── PutIfAbsent ──► bucket
-//!                      │ none: remembered by its end, ▲          │ in order, none missing below
-//!                      └─ read from the log later ────┘          └──► Held ──► shard
+//! shard ─ Sealed ─► lane ─ room ──► pending ── a round ──► up to 4 slots ─ PutIfAbsent ─► bucket
+//!                    │ none: remembered by its end, ▲          │ in order, none missing below
+//!                    └─ read from the log later ────┘          └──► Held ─► shard
 //! ```
 //! A round begins as soon as it may and takes whatever is pending, frames of any shards: at once
 //! when nothing was sent for an interval, else when the interval is over or a round is full. So the
@@ -14,8 +14,8 @@
 //! somebody who takes over, or a second writer of this epoch: nothing counts from then on.
 //!
 //! One machine an epoch and process (R8: a restarted process never continues one, so the first slot
-//! is always 0). Deliberately absent: whether a slot is needed for an acknowledgement, reading slots
-//! back, deleting them.
+//! is always 0). Deliberately absent: whether a slot is needed for an acknowledgement, reading
+//! slots back, deleting them.
 
 mod lane;
 

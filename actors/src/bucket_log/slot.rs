@@ -17,7 +17,7 @@
 //! into the frames.
 //!
 //! Decoding believes nothing before the seal agrees, shares memory with the body and takes exactly
-//! one form of each value. Deliberately absent: what a frame contains ([`super::track`] checks that
+//! one form of each value. Deliberately absent: what a frame contains (`track.rs` checks that
 //! frames continue each other, the log everything else).
 
 use std::collections::BTreeMap;

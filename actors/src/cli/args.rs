@@ -1,12 +1,14 @@
 //! Words of the command line, as values.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use celeriant_actors::settings::KEYS;
 use celeriant_client::{AggregateKey, ClientId, EventId, Expect};
+use celeriant_schema::ClusterId;
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::failure::Failure;
@@ -98,12 +100,77 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
+    /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
+    Bucket(Bucket),
+    /// Make certificates: a cluster's own authority, and what it signs
+    Cert {
+        #[command(subcommand)]
+        action: CertAction,
+    },
     /// Put load on a store and measure
     Bench(Bench),
     /// Print a completion script
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Bucket {
+    /// Where its objects are
+    #[arg(long, default_value = "celeriant-bucket", value_name = "DIR")]
+    pub(super) dir: PathBuf,
+    /// Where nodes connect; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDR")]
+    pub(super) listen: SocketAddr,
+    /// Its name
+    #[arg(long, default_value = "celeriant")]
+    pub(super) name: String,
+    /// Public half of the credentials
+    #[arg(long, default_value = "celeriant", env = "AWS_ACCESS_KEY_ID")]
+    pub(super) access_key: String,
+    /// Secret half
+    #[arg(long, default_value = "try-it-out", env = "AWS_SECRET_ACCESS_KEY")]
+    pub(super) secret_key: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertAction {
+    /// Make a certificate authority: ca.crt, ca.key and cluster-id
+    Ca {
+        /// Where to
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// The cluster that it is for, to adopt the data of a single node [default: a new one]
+        #[arg(long, value_name = "UUID")]
+        cluster: Option<ClusterId>,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+    /// Make a node's data directory and the certificate that names it: NAME.crt and NAME.key
+    Node {
+        /// Name of the node
+        name: String,
+        /// The node's data directory; made if it is empty
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Shards of a new store: the same for both nodes [default: as many as cores]
+        #[arg(long)]
+        shards: Option<u16>,
+        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// Names and addresses by which it is reached
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Use a file system that may lose acknowledged writes in a power cut
+        #[arg(long)]
+        allow_buffered: bool,
     },
 }
 

@@ -11,15 +11,19 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use celeriant_actors::launch::Launch;
+use celeriant_actors::election;
+use celeriant_actors::launch::{Launch, PairLaunch};
 use celeriant_actors::node::{Error, Node};
-use celeriant_actors::settings::{Loaded, LogFormat, Settings};
+use celeriant_actors::settings::{Loaded, LogFormat, Pair, Settings};
+use celeriant_net::tls::Files;
+use celeriant_storage::bucket::embedded::{self, EmbeddedBucket, Faults};
+use celeriant_storage::bucket::s3;
 use celeriant_storage::store;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Dev, Server, ServerAction};
+use super::args::{Bucket, Dev, Server, ServerAction};
 use super::failure::Failure;
 use super::output::Output;
 
@@ -67,6 +71,33 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         output.json(&ready(&loaded.settings.data_dir, address))?;
     }
     serve(node, signals).await
+}
+
+/// An S3 bucket in this process.
+pub(super) async fn bucket(args: Bucket, output: &Output) -> Result<(), Failure> {
+    let Bucket { dir, listen, name, access_key, secret_key } = args;
+    let settings = embedded::Settings {
+        listen,
+        ..embedded::Settings::new(&dir, &name, &access_key, &secret_key)
+    };
+    let mut signals = Signals::catch()?;
+    let bucket = EmbeddedBucket::start(settings, Faults::default())?;
+    if output.is_json() {
+        output.json(&json!({"ready": true, "endpoint": bucket.endpoint(), "bucket": name}))?;
+    } else {
+        output.line(&format!(
+            "An S3 bucket to try a pair out: it stands or falls with this machine.\n\
+             \n  bucket = \"s3://{name}/prefix\"\n  bucket_endpoint = \"{}\"\n\
+             \n  AWS_ACCESS_KEY_ID={access_key} AWS_SECRET_ACCESS_KEY={secret_key}",
+            bucket.endpoint()
+        ))?;
+    }
+    tokio::select! {
+        biased;
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 fn load(server: &Server) -> Result<Loaded, Failure> {
@@ -119,6 +150,7 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
         threads: settings.threads,
         memory_bytes: usize::try_from(settings.memory).unwrap_or(usize::MAX),
         allow_buffered,
+        pair: settings.pair.as_ref().map(|pair| pair_launch(pair, settings)).transpose()?,
     };
     let mut node = launch.start().await.map_err(why_not)?;
     match node.listen(settings.listen).await {
@@ -130,11 +162,53 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
     }
 }
 
+/// What makes the node one of a pair, from its settings.
+fn pair_launch(pair: &Pair, settings: &Settings) -> Result<PairLaunch, Failure> {
+    let secret = match &pair.secret_file {
+        None => None,
+        Some(path) => match std::fs::read(path) {
+            Ok(secret) if secret.is_empty() => {
+                let why = format!("cluster_secret_file {}: empty", path.display());
+                return Err(Failure::usage(why));
+            }
+            Ok(secret) => Some(secret),
+            Err(error) => {
+                let why = format!("cluster_secret_file {}: {error}", path.display());
+                return Err(Failure::usage(why));
+            }
+        },
+    };
+    let told = |told: &Option<String>, listen: SocketAddr| {
+        told.clone().unwrap_or_else(|| listen.to_string())
+    };
+    let heartbeat = u64::from(pair.heartbeat_ms) * 1_000;
+    Ok(PairLaunch {
+        replication: pair.replication,
+        advertise: told(&pair.advertise, settings.listen),
+        advertise_replication: told(&pair.advertise_replication, pair.replication),
+        bucket: s3::Settings {
+            endpoint: pair.bucket_endpoint.clone(),
+            ..s3::Settings::new(pair.bucket.clone())
+        },
+        tls: Files {
+            authority: pair.authority.clone(),
+            certificate: pair.certificate.clone(),
+            key: pair.key.clone(),
+        },
+        secret,
+        election: election::Settings { heartbeat, ..election::Settings::default() },
+    })
+}
+
 /// Directories and addresses that cannot be used are wrong configuration; damage and failing disks
 /// are not.
 fn why_not(error: Error) -> Failure {
     match error {
         Error::Listen { .. } => Failure::usage(error.to_string()),
+        Error::Link(_) | Error::Bucket(_) => Failure::usage(error.to_string()),
+        Error::Store(store::Error::NotAStore { .. }) => Failure::usage(format!(
+            "{error}: make it with its certificate, by `celeriant cert node NAME --data-dir DIR`"
+        )),
         Error::Store(store::Error::Io { .. } | store::Error::Poisoned) => {
             Failure::Node(error.to_string())
         }

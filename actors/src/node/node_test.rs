@@ -44,6 +44,7 @@ async fn start(data: &Path) -> Node {
         threads: 2,
         memory_bytes: 64 << 20,
         allow_buffered: true,
+        pair: None,
     };
     launch.start().await.expect("starts")
 }

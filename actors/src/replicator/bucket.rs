@@ -7,8 +7,8 @@
 //!   core ── Recover, Found, Taken ─► BucketLog
 //!        ◄─ Find, Cut, Frames, Recovered, Failed
 //! ```
-//! Deliberately absent: what a slot looks like, and an implementation. [`NoBucketLog`] holds nothing
-//! and reads nothing, and says so.
+//! Deliberately absent: what a slot looks like, and an implementation. [`NoBucketLog`] holds
+//! nothing and reads nothing, and says so.
 
 use celeriant_schema::peer::{FramePlace, Position};
 use celeriant_schema::{Epoch, Lsn, ShardId};

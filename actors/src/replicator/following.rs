@@ -20,8 +20,8 @@ pub(super) struct Following {
     promised: Epoch,
     /// Shards that have not said yet where their logs end, now that it is promised.
     unheard: BTreeSet<ShardId>,
-    /// The answer to a promise is on its way out. Until the leader can have it, nothing that it says
-    /// counts: it would belong to an earlier answer.
+    /// The answer to a promise is on its way out. Until the leader can have it, nothing that it
+    /// says counts: it would belong to an earlier answer.
     is_answering: bool,
     shards: BTreeMap<ShardId, Part>,
 }

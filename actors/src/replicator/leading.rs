@@ -6,8 +6,8 @@
 //!   sends, uploads;     Survey … Lead; then Held            Held; further epochs: Renew
 //!   nothing is Held
 //! ```
-//! A leadership is one log: a further epoch of it keeps what was held, and asks the follower for its
-//! promise anew.
+//! A leadership is one log: a further epoch of it keeps what was held, and asks the follower for
+//! its promise anew.
 
 use std::collections::BTreeMap;
 
@@ -319,6 +319,7 @@ impl Leading {
         requests: &mut u64,
         effects: &mut Vec<Effect>,
     ) {
+        self.watch.heard();
         match message {
             Message::Promised { epoch, tips } => {
                 if epoch == self.term.epoch {

@@ -1,10 +1,10 @@
 //! What a shard is told about its log by whoever knows more than one shard, and what it tells back.
 //!
 //! ```text
-//!                     follows                                 leads
-//!   Promise Accept Commit Cut ─► shard ─► Promised     Held Renew Quiesce Resume ─► shard ─► Sealed
-//!                                         Durable      StepDown                             Committed
-//!                                         Refused                                           Quiesced
+//!                   follows                                  leads
+//!   Promise Accept Commit Cut ─► shard ─► Promised   Held Renew Quiesce ─► shard ─► Sealed
+//!                                         Durable    Resume StepDown                Committed
+//!                                         Refused                                   Quiesced
 //!          taking over:  Survey ─► Surveyed   Trace ─► Traced   Lead ─► Leading
 //!          in any role:  Read ─► Read   Find ─► Found   Locate ─► Located   Confirm ─► Confirmed
 //! ```

@@ -4,7 +4,7 @@
 //! ```text
 //!   AckRule ─► Confirm ─► Confirmed (all) ─► Ruled        Check ─► Find ─► Found (all) ─► Checked
 //!   Recover ─► Confirm ─► Confirmed (all) ─► Recovered    Quiesce ─► Quiesced (all) ─┐
-//!                                                         follower holds the ends ───┴► TipHeldByPeer
+//!                                                     follower holds the ends ───────┴► TipHeld…
 //! ```
 
 use std::collections::BTreeMap;

@@ -3,7 +3,8 @@
 //!
 //! While nothing but the follower is needed for acknowledgements, what it holds is told at most
 //! once an interval: shards have acknowledged by it long before. Otherwise a change of the set may
-//! wait for it.
+//! wait for it: it is told at once, and again every interval in which the follower was heard,
+//! because the election listens to a store only from when it is a member.
 
 use celeriant_schema::{Epoch, Lsn, StoreId};
 
@@ -23,6 +24,10 @@ pub(super) struct Watch {
     /// It holds more, or may, than was told.
     has_news: bool,
     told_at: Option<Micros>,
+    /// It has said something since.
+    is_heard: bool,
+    /// As at the last look.
+    is_urgent: bool,
 }
 
 /// How the follower stands at the end of a flush.
@@ -38,6 +43,11 @@ pub(super) struct Look {
 }
 
 impl Watch {
+    /// It has said something, whatever it was.
+    pub(super) fn heard(&mut self) {
+        self.is_heard = true;
+    }
+
     /// It has answered something.
     pub(super) fn answered(&mut self) {
         self.owes_since = None;
@@ -77,9 +87,12 @@ impl Watch {
         } else {
             self.owes_since = None;
         }
-        let may_tell = |at: Micros| is_urgent || now >= at.saturating_add(settings.report_every);
-        if self.has_news && self.told_at.is_none_or(may_tell) {
-            (self.has_news, self.told_at) = (false, Some(now));
+        self.is_urgent = is_urgent;
+        let is_over = |at: Micros| now >= at.saturating_add(settings.report_every);
+        let is_over = self.told_at.is_none_or(is_over);
+        let tells = self.has_news && is_urgent || is_over && self.would_tell();
+        if tells {
+            (self.has_news, self.is_heard, self.told_at) = (false, false, Some(now));
             effects.push(Effect::Election(Fact::FollowerHolds { store, epoch, upto: upto() }));
         }
         let is_due = |since: Micros| now >= since.saturating_add(settings.suspect_after);
@@ -87,17 +100,22 @@ impl Watch {
             (self.is_silent, self.is_caught_up) = (true, false);
             effects.push(Effect::Election(Fact::FollowerSilent { store }));
         }
-        if has_caught_up && !self.is_caught_up && !self.is_silent {
+        if has_caught_up && !self.is_silent && (tells || !self.is_caught_up) {
             self.is_caught_up = true;
             effects.push(Effect::Election(Fact::FollowerCaughtUp { store }));
         }
+    }
+
+    /// Whether there is something to tell once the interval is over.
+    fn would_tell(&self) -> bool {
+        self.has_news || self.is_urgent && self.is_heard && !self.is_silent
     }
 
     /// When to look if nothing happens before.
     pub(super) fn next_deadline(&self, settings: &Settings) -> Option<Micros> {
         let owes = self.owes_since.filter(|_| !self.is_silent);
         let silent_at = owes.map(|since| since.saturating_add(settings.suspect_after));
-        let told_at = self.told_at.filter(|_| self.has_news);
+        let told_at = self.told_at.filter(|_| self.would_tell());
         let tell_at = told_at.map(|at| at.saturating_add(settings.report_every));
         silent_at.into_iter().chain(tell_at).min()
     }

@@ -20,18 +20,9 @@ pub struct Key {
 pub enum Support {
     /// It works.
     Here,
-    /// Allowed and without effect, because nothing bad follows from that.
-    NoEffect(&'static str),
     /// Refused unless it has this value, which means "off".
     OnlyOff(&'static str, &'static str),
-    /// Refused.
-    NotYet(&'static str),
 }
-
-const ALONE: Support = Support::NoEffect("this version runs single nodes only");
-const NO_BUCKET: Support =
-    Support::NotYet("this version runs single nodes only: replication and buckets come later");
-const NO_TLS: Support = Support::NotYet("this version has no TLS: it comes later");
 
 const fn key(name: &'static str, takes: &'static str, support: Support, help: &'static str) -> Key {
     Key { name, takes, help, support }
@@ -42,27 +33,37 @@ pub const KEYS: &[Key] = &[
     key("node_id", "a name", Support::Here, "Name of this node, unique in its cluster"),
     key("data_dir", "a path", Support::Here, "Directory of this node's files"),
     key("listen", "host:port", Support::Here, "Where clients connect; loopback unless allowed"),
-    key("replication", "host:port", ALONE, "Where the other node connects"),
+    key("replication", "host:port", Support::Here, "Where the other node connects (QUIC)"),
     key(
         "http",
         "host:port",
         Support::OnlyOff("", "this version has no HTTP gateway: it comes later"),
         "Where the HTTP gateway listens; \"\" = off",
     ),
-    key("advertise", "host:port", ALONE, "What clients are told to connect to"),
-    key("advertise_replication", "host:port", ALONE, "What the other node is told to connect to"),
-    key("bucket", "a URL", NO_BUCKET, "The bucket that both nodes share"),
-    key("bucket_endpoint", "a URL", NO_BUCKET, "Of an S3-compatible store"),
+    key("advertise", "host:port", Support::Here, "What clients are told to connect to"),
+    key(
+        "advertise_replication",
+        "host:port",
+        Support::Here,
+        "What the other node is told to connect to",
+    ),
+    key(
+        "bucket",
+        "a URL",
+        Support::Here,
+        "The bucket that both nodes share; none = a node on its own",
+    ),
+    key("bucket_endpoint", "a URL", Support::Here, "Of an S3-compatible store"),
     key("shards", "a number", Support::Here, "Shards of a new store; fixed once it is made"),
     key("threads", "a number", Support::Here, "Threads that serve"),
     key("memory", "a size", Support::Here, "Budget for caches and requests in flight"),
-    key("tls_ca", "a path", NO_TLS, "Certificate authority of clients and nodes"),
-    key("tls_cert", "a path", NO_TLS, "This node's certificate"),
-    key("tls_key", "a path", NO_TLS, "This node's private key"),
+    key("tls_ca", "a path", Support::Here, "Certificate authority of the nodes"),
+    key("tls_cert", "a path", Support::Here, "This node's certificate"),
+    key("tls_key", "a path", Support::Here, "This node's private key"),
     key(
         "tls_client_auth",
         "required, optional or none",
-        Support::OnlyOff("none", "this version has no TLS: it comes later"),
+        Support::OnlyOff("none", "clients connect without TLS in this version"),
         "Whether clients must show a certificate",
     ),
     key(
@@ -73,8 +74,8 @@ pub const KEYS: &[Key] = &[
     ),
     key("log", "a level or filter", Support::Here, "error, warn, info, debug or trace"),
     key("log_format", "text or json", Support::Here, "How log lines look"),
-    key("heartbeat_ms", "a number", ALONE, "Between the nodes of a pair"),
-    key("cluster_secret_file", "a path", NO_BUCKET, "Secret for hashes on bucket objects"),
+    key("heartbeat_ms", "a number", Support::Here, "Between the nodes of a pair"),
+    key("cluster_secret_file", "a path", Support::Here, "Secret for hashes on bucket objects"),
 ];
 
 /// The key of this name.

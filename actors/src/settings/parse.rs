@@ -4,18 +4,21 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use celeriant_schema::limits::SHARDS_MAX;
+use celeriant_storage::bucket::Location;
 
 use super::keys::{KEYS, Support};
-use super::{ConfigError, Given, Loaded, LogFormat, Settings, Shown};
+use super::{ConfigError, Given, Loaded, LogFormat, Pair, Settings, Shown};
 
 const LISTEN: &str = "127.0.0.1:7440";
+const REPLICATION: &str = "127.0.0.1:7441";
+const HEARTBEAT_MS: u64 = 100;
 const MEMORY: &str = "1GiB";
 const MEMORY_MIN: u64 = 64 << 20;
 const THREADS_MAX: usize = 1024;
 
 /// Understands and checks what was given.
 pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
-    let notes = check_support(&mut given);
+    check_support(&mut given);
     let node_id = given.get("node_id").unwrap_or("node").to_owned();
     if node_id.is_empty() || node_id.len() > 64 || node_id.chars().any(char::is_control) {
         given.refuse("node_id", "must be 1 to 64 bytes without control characters");
@@ -28,7 +31,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     let listen = address(&mut given, "listen", LISTEN);
     if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback() && !plaintext) {
         let why = format!(
-            "{} is not loopback, and this version has no TLS: everybody who reaches it could read \
+            "{} is not loopback, and clients connect without TLS in this version: everybody who reaches it could read \
              and write; set insecure_plaintext = true to do it all the same",
             listen.ip()
         );
@@ -42,6 +45,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         given.refuse("log", "must be a level: error, warn, info, debug or trace");
     }
     let log_format = log_format(&mut given);
+    let (pair, notes) = pair(&mut given);
     let settings = Settings {
         node_id,
         data_dir,
@@ -51,6 +55,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         memory,
         log,
         log_format,
+        pair,
     };
     if !given.reasons.is_empty() {
         return Err(ConfigError { reasons: given.reasons });
@@ -59,27 +64,78 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     Ok(Loaded { settings, shown, notes })
 }
 
-/// Refuses keys of what this version lacks; notes those that do nothing.
-fn check_support(given: &mut Given) -> Vec<String> {
-    let mut notes = Vec::new();
+/// Refuses keys of what this version lacks.
+fn check_support(given: &mut Given) {
     for key in KEYS {
         let Some(text) = given.get(key.name).map(str::to_owned) else { continue };
-        match key.support {
-            Support::Here => {}
-            Support::NoEffect(why) => notes.push(format!("{} has no effect: {why}", key.name)),
-            Support::OnlyOff(off, _) if text == off => {}
-            Support::OnlyOff(off, why) => {
-                given.refuse(
-                    key.name,
-                    format!("not in this version yet: {why}; only {off:?} works"),
-                );
-            }
-            Support::NotYet(why) => {
-                given.refuse(key.name, format!("not in this version yet: {why}"));
-            }
+        if let Support::OnlyOff(off, why) = key.support
+            && text != off
+        {
+            given.refuse(key.name, format!("not in this version yet: {why}; only {off:?} works"));
         }
     }
-    notes
+}
+
+/// Keys that only a node of a pair has.
+const OF_A_PAIR: [&str; 9] = [
+    "replication",
+    "advertise",
+    "advertise_replication",
+    "bucket_endpoint",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "heartbeat_ms",
+    "cluster_secret_file",
+];
+
+/// What makes the node one of a pair, and what has no effect because it is none.
+fn pair(given: &mut Given) -> (Option<Pair>, Vec<String>) {
+    let Some(bucket) = given.get("bucket").filter(|bucket| !bucket.is_empty()) else {
+        let idle = OF_A_PAIR.iter().filter(|name| given.get(name).is_some());
+        let note =
+            |name: &&str| format!("{name} has no effect: without bucket this is a single node");
+        return (None, idle.map(note).collect());
+    };
+    let bucket = match bucket.parse::<Location>() {
+        Ok(bucket) => Some(bucket),
+        Err(error) => {
+            given.refuse("bucket", error);
+            None
+        }
+    };
+    let replication = address(given, "replication", REPLICATION);
+    let heartbeat_ms = number(given, "heartbeat_ms", 10, 10_000).unwrap_or(HEARTBEAT_MS);
+    let files = ["tls_ca", "tls_cert", "tls_key"].map(|name| {
+        let path = PathBuf::from(given.get(name).unwrap_or_default());
+        if path.as_os_str().is_empty() {
+            given.refuse(name, "missing: two nodes talk only with certificates (`celeriant cert`)");
+        }
+        path
+    });
+    let text = |name: &str| given.get(name).map(str::to_owned);
+    let advertise_replication = text("advertise_replication");
+    let any = replication.is_some_and(|address| address.ip().is_unspecified());
+    if any && advertise_replication.is_none() {
+        let why = "missing: the other node cannot connect to an address that means all of them";
+        given.refuse("advertise_replication", why);
+    }
+    let text = |name: &str| given.get(name).map(str::to_owned);
+    let (Some(bucket), Some(replication)) = (bucket, replication) else { return (None, vec![]) };
+    let [authority, certificate, key] = files;
+    let pair = Pair {
+        bucket,
+        bucket_endpoint: text("bucket_endpoint"),
+        replication,
+        advertise: text("advertise"),
+        advertise_replication,
+        authority,
+        certificate,
+        key,
+        heartbeat_ms: heartbeat_ms as u32,
+        secret_file: text("cluster_secret_file").map(PathBuf::from),
+    };
+    (Some(pair), vec![])
 }
 
 fn switch(given: &mut Given, name: &str, default: bool) -> bool {
@@ -160,6 +216,8 @@ fn show(given: &Given, settings: &Settings, plaintext: bool) -> Vec<Shown> {
     let default = |name: &str| match name {
         "node_id" => settings.node_id.clone(),
         "listen" => settings.listen.to_string(),
+        "replication" if settings.pair.is_some() => REPLICATION.to_owned(),
+        "heartbeat_ms" if settings.pair.is_some() => HEARTBEAT_MS.to_string(),
         "shards" => format!("{} if the store is new", cores()),
         "threads" => settings.threads.to_string(),
         "memory" => MEMORY.to_owned(),

@@ -41,7 +41,7 @@ impl<R> Core<R> {
         let Elsewhere::Upto(known) = &mut self.elsewhere else {
             unreachable!("a single node has no other place");
         };
-        *known = upto.max(*known);
+        *known = upto;
         self.commit(effects);
         self.upkeep(effects);
         self.resume_backlog(now, effects);

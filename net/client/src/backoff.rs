@@ -12,10 +12,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, max: Duration) -> Self {
-        // Not predictable, not equal on two machines: more is not needed.
-        let random = uuid::Uuid::new_v4().as_u128() as u64 | 1;
-        Self { next: first, first, max, random }
+    /// Two seeds give two rhythms, see [`seed`].
+    pub(crate) fn new(first: Duration, max: Duration, seed: u64) -> Self {
+        Self { next: first, first, max, random: seed | 1 }
     }
 
     /// The wait before the next attempt.
@@ -36,6 +35,11 @@ impl Backoff {
     }
 }
 
+/// Not predictable, not equal on two machines: more is not needed.
+pub(crate) fn seed() -> u64 {
+    uuid::Uuid::new_v4().as_u128() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,7 +47,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_limit_and_differ() {
         let (first, max) = (Duration::from_millis(10), Duration::from_millis(80));
-        let mut backoff = Backoff::new(first, max);
+        let mut backoff = Backoff::new(first, max, seed());
         let waits: Vec<Duration> = (0..8).map(|_| backoff.wait()).collect();
         for (at, wait) in waits.iter().enumerate() {
             let whole = (first * (1 << at.min(3))).min(max);

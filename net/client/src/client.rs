@@ -1,41 +1,60 @@
-//! The client: a few connections, and the rules by which a request is sent again.
+//! The client: brings together where to send (`nodes`), over what (`link`), and whether to send
+//! again (`resend`).
 //!
 //! ```text
-//! attempt ─▶ answer                        done
-//!         ─▶ refused, nothing was done     again after a pause: Overloaded, NoLeader, NotLeader
-//!         ─▶ lost, or outcome unknown      again if doing it twice is the same as doing it once
-//!                                          (reads; writes with sequences), else UnknownOutcome
-//!         ─▶ anything else                 the caller decides
+//! call ─▶ nodes: where, and when? ─▶ link: one attempt ─▶ nodes: who leads, who is there?
+//!   ▲                                                       │
+//!   └────────────── after a pause ◀─ again ◀─ resend: done, failed, or again?
 //! ```
-//!
-//! A write with sequences is sent again **identically**, so the store recognises it. A write
-//! without is never sent again once it may have arrived, not even with an exact guard: if the first
-//! one landed, the second one's Conflict would tell the caller that nothing was appended.
 
 #[cfg(test)]
 mod client_test;
+#[cfg(test)]
+mod failover_test;
+#[cfg(test)]
+mod random_test;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use celeriant_schema::{AggregateKey, AlreadyApplied, Refusal, Request, Response};
-use tokio::time::{Instant, sleep};
+use celeriant_schema::{AggregateKey, Refusal, Request, Response};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::event::IntoId;
-use crate::link::{Attempt, Link, Route};
+use crate::link::{Attempt, Dial, Link, Shared, Tcp};
+use crate::nodes::{Choice, NodeId, Nodes, Place};
 use crate::queries::{Head, List};
+use crate::resend::{Course, Next, Resend};
 use crate::{ClientId, Error, Event, Once, Read, Write, Writer, url};
 
+/// Longest timeout: longer ones are as good as none.
+const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Most connections to one node.
+const CONNECTIONS_MAX: usize = 64;
+/// A read that any node may answer waits for a follower half of its time, and at most this long.
+const FOLLOWER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How a [`Client`] behaves. `Client::connect` uses the defaults.
+///
+/// While leadership moves from one node to the other, calls take longer: nothing is answered for a
+/// second or two, sometimes for several. A `timeout` well above that lets them ride it out.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// A call takes at most this long, with everything that is sent again.
     pub timeout: Duration,
-    /// Reaching one node takes at most this long.
+    /// Reaching one node takes at most this long, and at most a third of `timeout`; then the next
+    /// one is tried.
     pub connect_timeout: Duration,
-    /// Connections to the store. Requests that concern one aggregate use the same one.
+    /// A node that owes an answer and gives no sign of life for this long (nor for a third of
+    /// `timeout`) is taken for gone: what can be sent again goes to the next one. It is asked for
+    /// a sign of life after half of this, so a request that merely takes long is not given up, and
+    /// a connection on which answers come costs nothing.
+    pub silence_timeout: Duration,
+    /// Connections to each node that is spoken to: 1 to 64. Requests that concern one aggregate
+    /// use the same one.
     pub connections: usize,
     /// Told to the node, for its logs.
     pub name: String,
@@ -45,7 +64,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(2),
+            silence_timeout: Duration::from_secs(3),
             connections: 1,
             name: String::from(concat!("celeriant-client ", env!("CARGO_PKG_VERSION"))),
         }
@@ -60,22 +80,17 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Inner {
-    links: Vec<Link>,
+    shared: Arc<Shared>,
+    /// Of the nodes that something was asked of.
+    links: Mutex<BTreeMap<NodeId, Arc<[Link]>>>,
     options: Options,
     next_id: AtomicU64,
-}
-
-/// What may be done when nobody knows whether an attempt was done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Resend {
-    /// Twice is the same as once.
-    Safe,
-    /// Twice could be twice.
-    Never,
+    seed: u64,
 }
 
 impl Client {
-    /// Connects to `celeriant://host:port[,host:port]`, with default [`Options`].
+    /// Connects to `celeriant://host:port[,host:port]`, with default [`Options`]. Name all nodes of
+    /// the store: any of them that is up tells which one leads.
     ///
     /// # Errors
     /// `Error::Url`, or `Error::Connect` when no node answers.
@@ -88,12 +103,28 @@ impl Client {
     /// # Errors
     /// `Error::Url`, or `Error::Connect` when no node answers.
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, Error> {
-        let route = Arc::new(Route::new(url::parse(url)?, &options));
-        let mut links = vec![Link::open(Arc::clone(&route)).await?];
-        while links.len() < options.connections {
-            links.push(Link::lazy(Arc::clone(&route)));
+        Self::connect_over(Arc::new(Tcp), backoff::seed(), url, options).await
+    }
+
+    pub(crate) async fn connect_over(
+        dial: Arc<dyn Dial>,
+        seed: u64,
+        url: &str,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let nodes = Nodes::new(url::parse(url)?, seed);
+        let ids = nodes.ids();
+        let shared = Arc::new(Shared::new(nodes, &options, dial));
+        let links = Mutex::default();
+        let inner = Inner { shared, links, options, next_id: AtomicU64::new(1), seed };
+        let client = Self { inner: Arc::new(inner) };
+        let deadline = Instant::now() + client.timeout().min(TIMEOUT_MAX);
+        for id in ids {
+            if let Attempt::Answer(_) = client.inner.send(id, &Request::Ping, deadline).await? {
+                return Ok(client);
+            }
         }
-        Ok(Self { inner: Arc::new(Inner { links, options, next_id: AtomicU64::new(1) }) })
+        Err(client.inner.shared.failure().unwrap_or(Error::Timeout { definite: true }))
     }
 
     /// Appends events to one aggregate. Await it; see [`Write`] for guards and sequences.
@@ -142,25 +173,16 @@ impl Client {
         Once::new(self.clone(), request_id.into_id())
     }
 
-    /// Asks the store for a sign of life; how long that took.
+    /// Asks the node that is believed to lead, or another one, for a sign of life; how long that
+    /// took.
     ///
     /// # Errors
     /// `Error::Connect` or `Error::Timeout` when there is none.
     pub async fn ping(&self) -> Result<Duration, Error> {
         let begin = Instant::now();
-        match self.call(&Request::Ping, Resend::Safe, self.timeout()).await? {
+        match self.call(&Request::Ping, Resend::Read, self.timeout()).await? {
             Response::Pong => Ok(begin.elapsed()),
             other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Whether the connection answers now; not asked twice.
-    #[cfg(test)]
-    async fn ping_once(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + Duration::from_millis(50);
-        match self.inner.links[0].attempt(u64::MAX, &Request::Ping, deadline).await? {
-            Attempt::Answer(..) => Ok(()),
-            _ => Err(Error::Timeout { definite: true }),
         }
     }
 
@@ -173,6 +195,11 @@ impl Client {
         self.inner.options.timeout
     }
 
+    /// Waits between tries of something that is more than one request.
+    pub(crate) fn backoff(&self, first: Duration, max: Duration) -> Backoff {
+        Backoff::new(first, max, self.inner.next_seed())
+    }
+
     /// Sends a request, again where that is safe and can help, until it is answered or `timeout`
     /// has passed.
     pub(crate) async fn call(
@@ -181,95 +208,146 @@ impl Client {
         resend: Resend,
         timeout: Duration,
     ) -> Result<Response, Error> {
-        let deadline = Instant::now() + timeout;
-        let link = self.link_for(request);
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-        // Whether an earlier attempt may have been done, or may still be.
-        let mut in_doubt = false;
-        // Why the latest attempt was not done, if it certainly was not.
-        let mut refused: Option<Refusal>;
+        let inner = &*self.inner;
+        let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
+        let mut course = Course::new(resend, inner.next_seed());
         loop {
-            let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
-            let pause = match link.attempt(id, request, deadline).await? {
-                Attempt::Answer(Response::Refused(refusal), connection) => {
-                    if let Refusal::NotLeader { leader } = &refusal {
-                        link.reroute(leader.clone(), connection);
-                    }
-                    refused = Some(refusal.clone());
-                    match judge(refusal, resend)? {
-                        Step::Done(response) => return Ok(response),
-                        Step::Again { after, doubt } => {
-                            in_doubt |= doubt;
-                            after
-                        }
-                    }
-                }
-                Attempt::Answer(response, _) => return Ok(response),
-                Attempt::Lost { sent } => {
-                    in_doubt |= sent;
-                    refused = None;
-                    Duration::ZERO
-                }
-                Attempt::TimedOut { sent } => {
-                    return Err(link.out_of_time(!(in_doubt || sent)));
-                }
+            let place = place(request, course.attempts());
+            let Some(choice) = inner.choose(place, deadline).await else {
+                return Err(course.out_of_time(inner.shared.failure()));
             };
-            if in_doubt && resend == Resend::Never {
-                return Err(Error::UnknownOutcome);
-            }
-            let pause = pause.max(backoff.wait());
+            let attempt = match inner.attempt(choice, place, request, deadline).await {
+                Ok(attempt) => attempt,
+                Err(error) => return Err(course.not_sent(error)),
+            };
+            let pause = match course.take(attempt) {
+                Next::Done(response) => return Ok(response),
+                Next::Failed(error) => return Err(error),
+                Next::Again(pause) => pause,
+            };
             if Instant::now() + pause >= deadline {
-                return Err(match refused {
-                    Some(refusal) if !in_doubt => refusal.into(),
-                    _ => link.out_of_time(!in_doubt),
-                });
+                return Err(course.out_of_time(inner.shared.failure()));
             }
-            sleep(pause).await;
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
         }
-    }
-
-    /// One aggregate, one connection: so its requests are handled in the order they were made.
-    fn link_for(&self, request: &Request) -> &Link {
-        let links = &self.inner.links;
-        let key = match request {
-            Request::Write(write) => write.members.first().map(|member| &member.key),
-            Request::Read(query) => Some(&query.key),
-            Request::Head(query) => Some(&query.key),
-            Request::List(_) | Request::Ping => None,
-        };
-        let spread = u16::try_from(links.len()).unwrap_or(u16::MAX);
-        &links[key.map_or(0, |key| usize::from(key.shard(spread).value()))]
     }
 }
 
-enum Step {
-    Done(Response),
-    /// `doubt`: nobody knows whether it was done.
-    Again {
-        after: Duration,
-        doubt: bool,
-    },
+impl Inner {
+    /// Waits until a node may be asked; `None`: that is not before `deadline`.
+    async fn choose(&self, place: Place, deadline: Instant) -> Option<Choice> {
+        loop {
+            let now = Instant::now();
+            let choice = self.shared.nodes(|nodes| nodes.choose(now, place));
+            if choice.at <= now {
+                return Some(choice);
+            }
+            if choice.at >= deadline {
+                return None;
+            }
+            // Others may learn more meanwhile: then look again.
+            sleep_until(choice.at).await;
+        }
+    }
+
+    /// One attempt, and what it says about the nodes.
+    async fn attempt(
+        &self,
+        choice: Choice,
+        place: Place,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Attempt, Error> {
+        let begin = Instant::now();
+        let patience = (deadline.saturating_duration_since(begin) / 2).min(FOLLOWER_PATIENCE);
+        let until = if choice.spread { begin + patience } else { deadline };
+        let attempt = self.send(choice.node, request, until).await?;
+        let now = Instant::now();
+        self.shared.nodes(|nodes| match &attempt {
+            Attempt::Answer(Response::Refused(Refusal::NotLeader { leader })) => {
+                nodes.does_not_lead(now, choice, leader.as_deref());
+            }
+            Attempt::Answer(Response::Refused(Refusal::NoLeader)) => {
+                nodes.does_not_lead(now, choice, None);
+            }
+            Attempt::Answer(Response::Refused(Refusal::NotYet { .. }))
+            | Attempt::TimedOut { .. }
+                if choice.spread =>
+            {
+                nodes.is_behind(now, choice, now - begin);
+            }
+            Attempt::Answer(answer) if place == Place::Leader && only_a_leader_says(answer) => {
+                nodes.leads(choice);
+            }
+            _ => {}
+        });
+        Ok(attempt)
+    }
+
+    async fn send(
+        &self,
+        node: NodeId,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Attempt, Error> {
+        // Forgotten meanwhile: there are newer addresses.
+        let Some(links) = self.links(node) else { return Ok(Attempt::Lost { sent: false }) };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        links[lane(request, links.len())].attempt(id, request, until).await
+    }
+
+    fn links(&self, node: NodeId) -> Option<Arc<[Link]>> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(links) = links.get(&node) {
+            return Some(Arc::clone(links));
+        }
+        let (ids, address) =
+            self.shared.nodes(|nodes| (nodes.ids(), nodes.address(node).map(str::to_owned)));
+        let address = address?;
+        links.retain(|id, _| ids.contains(id));
+        let link = |_| Link::new(Arc::clone(&self.shared), node, address.clone());
+        let made: Arc<[Link]> =
+            (0..self.options.connections.clamp(1, CONNECTIONS_MAX)).map(link).collect();
+        links.insert(node, Arc::clone(&made));
+        Some(made)
+    }
+
+    fn next_seed(&self) -> u64 {
+        self.seed ^ self.next_id.fetch_add(1, Ordering::Relaxed).wrapping_mul(0xd134_2543_de82_ef95)
+    }
 }
 
-/// What a refusal means for sending again.
-fn judge(refusal: Refusal, resend: Resend) -> Result<Step, Error> {
-    let again = |after, doubt| Ok(Step::Again { after, doubt });
-    match refusal {
-        // The store recognised this very write: it has landed, and this is its receipt.
-        Refusal::Conflict { already_applied: AlreadyApplied::Receipt(mut receipt), .. } => {
-            receipt.already_applied = true;
-            Ok(Step::Done(Response::Receipt(*receipt)))
-        }
-        Refusal::Overloaded { retry_after_ms, .. } => {
-            again(Duration::from_millis(u64::from(retry_after_ms)), false)
-        }
-        Refusal::NoLeader | Refusal::NotLeader { .. } => again(Duration::ZERO, false),
-        Refusal::UnknownOutcome if resend == Resend::Safe => again(Duration::ZERO, true),
-        Refusal::DeadlineExceeded { definite } if resend == Resend::Safe => {
-            again(Duration::ZERO, !definite)
-        }
-        other => Err(other.into()),
+/// Who may answer this attempt.
+fn place(request: &Request, attempt: u32) -> Place {
+    match request {
+        Request::Read(query) if query.any => Place::Any(attempt),
+        Request::Head(query) if query.any => Place::Any(attempt),
+        _ => Place::Leader,
     }
+}
+
+/// Whether a node that does not lead cannot have given this answer.
+fn only_a_leader_says(answer: &Response) -> bool {
+    match answer {
+        Response::Pong => false,
+        // The state of aggregates; others are about the request, or the node.
+        Response::Refused(refusal) => (2000..3000).contains(&refusal.code()),
+        _ => true,
+    }
+}
+
+/// One aggregate, one connection: so its requests are handled in the order they were made.
+fn lane(request: &Request, lanes: usize) -> usize {
+    let key = match request {
+        Request::Write(write) => write.members.first().map(|member| &member.key),
+        Request::Read(query) => Some(&query.key),
+        Request::Head(query) => Some(&query.key),
+        Request::List(_) | Request::Ping => None,
+    };
+    let lanes = u16::try_from(lanes).unwrap_or(u16::MAX);
+    key.map_or(0, |key| usize::from(key.shard(lanes).value()))
 }
 
 pub(crate) fn unexpected(response: &Response) -> Error {

@@ -59,14 +59,14 @@ pub enum Error {
         /// Lowest version that can be read.
         first_available: Version,
     },
-    /// The node does not lead, and no other one could be found in time.
+    /// The node does not lead, and no other one that does could be found in time.
     NotLeader {
         /// Address of the leader, if known.
         leader: Option<String>,
     },
-    /// Nobody leads at the moment.
+    /// Nobody leads, and nobody did until the timeout.
     NoLeader,
-    /// The node did not reach the stamp asked for in time.
+    /// No node reached the stamp asked for in time.
     NotYet {
         /// Asked for.
         wanted: Stamp,
@@ -116,9 +116,10 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
-    /// The connection was lost after a write without sequences was sent: it may or may not be
-    /// committed, and sending it again could append it twice. Read to find out, or use sequences:
-    /// then the client sends again by itself.
+    /// The connection was lost after a write was sent: it may or may not be committed. Without
+    /// sequences, sending it again could append it twice: read to find out, or use sequences; then
+    /// the client sends again by itself. With them, this is said only when a later attempt was
+    /// refused for a reason that says nothing about the earlier one.
     UnknownOutcome,
     /// Time is up.
     Timeout {

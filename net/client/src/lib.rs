@@ -20,7 +20,8 @@
 //! ```
 //!
 //! ```text
-//! Client       one or a few connections, shared by all clones; repeats what is safe to repeat
+//! Client       one or a few connections to each node, shared by all clones; goes where the leader
+//!              is, and repeats what is safe to repeat
 //!  ├ append, write   Write: guards, sequences, many aggregates at once
 //!  ├ read            Read: a stream of batches, asked for page by page
 //!  ├ head, list      state and names
@@ -33,6 +34,12 @@
 //! **What is sent again.** Reads always. A write with sequences, identically, until its timeout:
 //! the store recognises it, so it lands once. A write without sequences only while it certainly was
 //! not done; if the connection is lost after sending, the answer is `Error::UnknownOutcome`.
+//!
+//! **Two nodes.** A URL names all nodes of a store: `celeriant://a:7440,b:7440`. Calls go to the one
+//! that leads, wherever that moves, also to an address that only a node named; one that cannot be
+//! reached, or falls silent, is left for the next. While nobody leads, calls wait, until their
+//! timeout. `read(..).any()` and `head(..).any()` go to a node that does not lead, if there is one,
+//! and may be behind; `min_stamp` says how far it must be.
 //!
 //! Deliberately absent: the server and everything it needs, and everything that only one operating
 //! system has.
@@ -49,8 +56,10 @@ mod event;
 #[cfg(test)]
 mod fake;
 mod link;
+mod nodes;
 mod queries;
 mod read;
+mod resend;
 mod typed;
 mod url;
 mod write;

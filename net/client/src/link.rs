@@ -1,16 +1,19 @@
-//! One connection to the store that heals itself, shared by everything that has something to ask.
+//! One connection to one node, shared by everything that has something to ask of it.
 //!
 //! ```text
-//! attempt() ─ queue ─▶ driver task ─▶ socket        the driver connects, introduces itself, sends,
-//!     ▲                    │                        matches answers to requests by id, and starts
-//!     └──── answer ────────┘                        over when the connection is lost
+//! attempt() ─ queue ─▶ driver task ─▶ socket        the driver connects when something is asked,
+//!     ▲                    │                        introduces itself, sends, matches answers to
+//!     └──── answer ────────┘                        requests by id
 //! ```
 //!
-//! While there is no connection, requests wait in the queue until their own deadline. The one thing
-//! that must never be wrong is whether a request may have left this process: see [`Stage`].
-//! Deliberately absent: sending again. That is decided by the caller, who knows what is asked.
+//! When the node cannot be reached, or the connection is lost, everything that waits is told so at
+//! once: another node may do. The one thing that must never be wrong is whether a request may have
+//! left this process: see [`Stage`].
+//! Deliberately absent: sending again, and choosing the node. That is up to `resend` and `nodes`.
 
+mod dial;
 mod driver;
+mod session;
 mod stage;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +25,11 @@ use celeriant_schema::{ClusterId, Refusal, Request, Response, wire};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use crate::nodes::{NodeId, Nodes};
 use crate::{Error, Options};
+#[cfg(test)]
+pub(crate) use dial::Dialing;
+pub(crate) use dial::{Dial, Pipe, Tcp};
 use stage::Stage;
 
 /// Requests that wait for their turn on one connection.
@@ -31,30 +38,32 @@ const QUEUE: usize = 1024;
 /// How one attempt went.
 #[derive(Debug)]
 pub(crate) enum Attempt {
-    /// Answered, over the connection with this number.
-    Answer(Response, u64),
-    /// The connection is gone. Not `sent`: the request never left this process.
+    /// Answered.
+    Answer(Response),
+    /// There is no connection, or no more. Not `sent`: the request never left this process.
     Lost { sent: bool },
     /// The deadline passed. Not `sent`: it did not and will not leave this process.
     TimedOut { sent: bool },
 }
 
-/// Where the nodes are, and what was learned about them. Shared by all links of a client.
+/// What all links of a client share: what is known of the nodes, and how to speak to them.
 #[derive(Debug)]
-pub(crate) struct Route {
-    addresses: Vec<String>,
+pub(crate) struct Shared {
+    dial: Arc<dyn Dial>,
     name: String,
     connect_timeout: Duration,
+    silence_timeout: Duration,
     known: Mutex<Known>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
+    nodes: Nodes,
     /// Of the first node that answered; another one is another store.
     cluster: Option<ClusterId>,
-    /// What it said a request may weigh.
+    /// What the latest node said a request may weigh.
     request_bytes_max: usize,
-    /// Why the latest attempt to connect failed; `None` after a success.
+    /// Why the latest attempt to reach a node failed; `None` after a success.
     failure: Option<Failure>,
 }
 
@@ -74,18 +83,47 @@ impl From<Failure> for Error {
     }
 }
 
-impl Route {
-    pub(crate) fn new(addresses: Vec<String>, options: &Options) -> Self {
-        let known = Known { request_bytes_max: REQUEST_BYTES_MAX, ..Known::default() };
+impl Shared {
+    pub(crate) fn new(nodes: Nodes, options: &Options, dial: Arc<dyn Dial>) -> Self {
+        // Whoever waits only so long must notice in time to ask another node.
+        let share = options.timeout / 3;
+        let known =
+            Known { nodes, cluster: None, request_bytes_max: REQUEST_BYTES_MAX, failure: None };
         Self {
-            addresses,
+            dial,
             name: options.name.clone(),
-            connect_timeout: options.connect_timeout,
+            connect_timeout: options.connect_timeout.min(share),
+            silence_timeout: options.silence_timeout.min(share),
             known: Mutex::new(known),
         }
     }
 
-    /// A panic while holding it cannot leave it half-changed: every change is one assignment.
+    /// Looks at the nodes, or changes what is known of them.
+    pub(crate) fn nodes<T>(&self, with: impl FnOnce(&mut Nodes) -> T) -> T {
+        with(&mut self.known().nodes)
+    }
+
+    /// Why the latest attempt to reach a node failed.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.known().failure.clone().map(Error::from)
+    }
+
+    /// The node was not reached, or lost.
+    fn down(&self, node: NodeId, took: Duration, failure: Failure) {
+        tracing::debug!(?failure, "no connection");
+        let mut known = self.known();
+        known.nodes.down(Instant::now(), node, took);
+        known.failure = Some(failure);
+    }
+
+    /// The node answered something.
+    fn up(&self, node: NodeId) {
+        let mut known = self.known();
+        known.nodes.up(node);
+        known.failure = None;
+    }
+
+    /// A panic while holding it is a bug in `nodes`, whose changes are small enough to go on with.
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,48 +135,29 @@ struct Call {
     id: u64,
     frame: Bytes,
     stage: Arc<Stage>,
-    answer: oneshot::Sender<(Response, u64)>,
+    answer: oneshot::Sender<Response>,
 }
 
-#[derive(Debug)]
-enum Message {
-    Call(Call),
-    /// The node behind connection `from` does not lead; `leader` may.
-    Reroute {
-        leader: Option<String>,
-        from: u64,
-    },
-}
-
-/// A handle to one connection.
+/// A handle to one connection. Without handles it ends.
 #[derive(Debug)]
 pub(crate) struct Link {
-    messages: mpsc::Sender<Message>,
-    route: Arc<Route>,
+    calls: mpsc::Sender<Call>,
+    node: NodeId,
+    shared: Arc<Shared>,
 }
 
 impl Link {
-    /// Connects now.
-    pub(crate) async fn open(route: Arc<Route>) -> Result<Self, Error> {
-        let socket = driver::connect_first(&route).await?;
-        Ok(Self::start(route, Some(socket)))
-    }
-
     /// Connects when there is something to ask.
-    pub(crate) fn lazy(route: Arc<Route>) -> Self {
-        Self::start(route, None)
-    }
-
-    fn start(route: Arc<Route>, socket: Option<driver::Socket>) -> Self {
-        let (messages, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(driver::run(Arc::clone(&route), queue, socket));
-        Self { messages, route }
+    pub(crate) fn new(shared: Arc<Shared>, node: NodeId, address: String) -> Self {
+        let (calls, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(driver::run(Arc::clone(&shared), node, address, queue));
+        Self { calls, node, shared }
     }
 
     /// Sends `request` once and waits for its answer.
     ///
     /// # Errors
-    /// `Error::TooLarge` when no node would take it.
+    /// `Error::TooLarge` when the node would not take it.
     pub(crate) async fn attempt(
         &self,
         id: u64,
@@ -149,14 +168,19 @@ impl Link {
         let stage = Arc::new(Stage::default());
         let (answer, answered) = oneshot::channel();
         let call = Call { id, frame, stage: Arc::clone(&stage), answer };
-        match timeout_at(deadline, self.messages.send(Message::Call(call))).await {
+        match timeout_at(deadline, self.calls.send(call)).await {
             Ok(Ok(())) => {}
-            // The driver ends only with its runtime: nothing was or will be sent.
-            Ok(Err(_)) => return Ok(Attempt::Lost { sent: false }),
+            Ok(Err(_)) => {
+                // The driver ends only with its runtime: nothing was or will be sent.
+                let reason = String::from("the runtime that the client was made in is gone");
+                let failure = Failure { address: String::new(), reason, refusal: None };
+                self.shared.down(self.node, Duration::ZERO, failure);
+                return Ok(Attempt::Lost { sent: false });
+            }
             Err(_) => return Ok(Attempt::TimedOut { sent: false }),
         }
         Ok(match timeout_at(deadline, answered).await {
-            Ok(Ok((response, connection))) => Attempt::Answer(response, connection),
+            Ok(Ok(response)) => Attempt::Answer(response),
             Ok(Err(_)) => Attempt::Lost { sent: !stage.cancel() },
             Err(_) => Attempt::TimedOut { sent: !stage.cancel() },
         })
@@ -170,25 +194,11 @@ impl Link {
         let deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1);
         let mut frame = BytesMut::new();
         wire::encode_request(id, deadline_ms, request, &mut frame)?;
-        let limit = self.route.known().request_bytes_max;
+        let limit = self.shared.known().request_bytes_max;
         if frame.len() - wire::FRAME_LENGTH_BYTES > limit {
             let what = String::from("request");
             return Err(Error::TooLarge { what, limit: limit as u64 });
         }
         Ok(frame.freeze())
-    }
-
-    /// The node behind `connection` refused to lead: go to `leader`, or to the next address.
-    pub(crate) fn reroute(&self, leader: Option<String>, connection: u64) {
-        // A full queue has other such messages in it.
-        let _ = self.messages.try_send(Message::Reroute { leader, from: connection });
-    }
-
-    /// What a call that ran out of time is told.
-    pub(crate) fn out_of_time(&self, definite: bool) -> Error {
-        match self.route.known().failure.clone() {
-            Some(failure) if definite => failure.into(),
-            _ => Error::Timeout { definite },
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use celeriant_schema::limits::LIST_PAGE_MAX;
 use celeriant_schema::{
@@ -11,8 +12,9 @@ use celeriant_schema::{
 };
 use futures_core::Stream;
 
-use crate::client::{Resend, unexpected};
+use crate::client::unexpected;
 use crate::event::IntoId;
+use crate::resend::Resend;
 use crate::{Client, ClientId, Error};
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
@@ -23,11 +25,13 @@ type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 pub struct Head {
     client: Client,
     query: HeadQuery,
+    timeout: Option<Duration>,
 }
 
 impl Head {
     pub(crate) fn new(client: Client, key: AggregateKey) -> Self {
-        Self { client, query: HeadQuery { key, client: None, min_stamp: None, any: false } }
+        let query = HeadQuery { key, client: None, min_stamp: None, any: false };
+        Self { client, query, timeout: None }
     }
 
     /// Also asks for the last sequence of this client.
@@ -36,21 +40,28 @@ impl Head {
         self
     }
 
-    /// Wait until the node has everything up to this stamp.
+    /// Wait until the node has everything up to this stamp, as [`crate::Read::min_stamp`].
     pub fn min_stamp(mut self, stamp: impl Into<Stamp>) -> Self {
         self.query.min_stamp = Some(stamp.into());
         self
     }
 
-    /// Any node may answer, also one that is behind.
+    /// Any node may answer, also one that is behind, as [`crate::Read::any`]; `read_stamp` tells
+    /// what it has.
     pub fn any(mut self) -> Self {
         self.query.any = true;
         self
     }
 
+    /// How long it may take, with everything that is asked again.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     async fn send(self) -> Result<HeadInfo, Error> {
-        let timeout = self.client.timeout();
-        match self.client.call(&Request::Head(self.query), Resend::Safe, timeout).await? {
+        let timeout = self.timeout.unwrap_or(self.client.timeout());
+        match self.client.call(&Request::Head(self.query), Resend::Read, timeout).await? {
             Response::Head(head) => Ok(head),
             other => Err(unexpected(&other)),
         }
@@ -111,7 +122,7 @@ impl List {
     /// See [`Error`].
     pub async fn page(self) -> Result<ListPage, Error> {
         let timeout = self.client.timeout();
-        match self.client.call(&Request::List(self.query), Resend::Safe, timeout).await? {
+        match self.client.call(&Request::List(self.query), Resend::Read, timeout).await? {
             Response::List(page) => Ok(page),
             other => Err(unexpected(&other)),
         }

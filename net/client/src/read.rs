@@ -10,8 +10,9 @@ use bytes::Bytes;
 use celeriant_schema::{AggregateKey, ReadQuery, Request, Response, Stamp, Version};
 use futures_core::Stream;
 
-use crate::client::{Resend, unexpected};
+use crate::client::unexpected;
 use crate::event::{IntoId, batches};
+use crate::resend::Resend;
 use crate::{Batch, Client, ClientId, Error};
 
 /// A read, being put together: end it with [`Read::stream`], [`Read::collect`] or [`Read::page`].
@@ -90,19 +91,24 @@ impl Read {
         self
     }
 
-    /// Wait until the node has everything up to this stamp: what a receipt said is then seen.
+    /// Wait until the node has everything up to this stamp: what a receipt said is then seen. With
+    /// [`Read::any`], this is how an application reads its own writes from a follower, and how it
+    /// never reads an older state than before: [`Page::stamp`] is the stamp to ask for next time.
+    /// `Error::NotYet` when no node gets there in time.
     pub fn min_stamp(mut self, stamp: impl Into<Stamp>) -> Self {
         self.query.min_stamp = Some(stamp.into());
         self
     }
 
-    /// Any node may answer, also one that is behind.
+    /// Any node may answer, also one that is behind; only what is committed is seen. Nodes that do
+    /// not lead are asked first, in rotation, of those that the URL or another node named; the
+    /// leader, if they do not answer soon. The pages of one read never go back in time.
     pub fn any(mut self) -> Self {
         self.query.any = true;
         self
     }
 
-    /// How long each page may take.
+    /// How long each page may take, with everything that is asked again.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -115,7 +121,7 @@ impl Read {
     pub async fn page(self) -> Result<Page, Error> {
         let timeout = self.timeout.unwrap_or(self.client.timeout());
         let request = Request::Read(self.query);
-        match self.client.call(&request, Resend::Safe, timeout).await? {
+        match self.client.call(&request, Resend::Read, timeout).await? {
             Response::Page(mut page) => Ok(Page {
                 batches: batches(&mut page)?,
                 version: page.version,
@@ -226,12 +232,12 @@ impl Batches {
         (self.version, self.stamp) = (page.version, page.stamp);
         let taken: u64 = page.batches.iter().map(|batch| batch.events.len() as u64).sum();
         self.ready.extend(page.batches);
-        self.go_on(page.next, taken);
+        self.go_on(page.next, taken, page.stamp);
         self.ask();
     }
 
-    /// Changes what is to be asked for, to what comes after `taken` events.
-    fn go_on(&mut self, next: Option<Version>, taken: u64) {
+    /// Changes what is to be asked for, to what comes after `taken` events that were read at `stamp`.
+    fn go_on(&mut self, next: Option<Version>, taken: u64, stamp: Stamp) {
         let (Some(read), Some(next)) = (&mut self.read, next) else {
             self.read = None;
             return;
@@ -239,6 +245,10 @@ impl Batches {
         match read.query.backwards {
             true => read.query.to = Some(next),
             false => read.query.from = next,
+        }
+        if read.query.any {
+            // Another node may answer next, and be behind this one.
+            read.query.min_stamp = read.query.min_stamp.max(Some(stamp));
         }
         if let Some(limit) = &mut read.query.limit {
             *limit = limit.saturating_sub(taken);

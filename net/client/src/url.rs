@@ -5,7 +5,13 @@ use crate::Error;
 const SCHEME: &str = "celeriant://";
 const DEFAULT_PORT: u16 = 7440;
 
-/// Reads the addresses of a store, each as `host:port`, in the order they are to be tried.
+/// Addresses that one URL may name.
+pub(crate) const ADDRESSES_MAX: usize = 8;
+/// Longest address, in bytes: a DNS name and a port.
+const ADDRESS_BYTES_MAX: usize = 261;
+
+/// Reads the addresses of a store, each as `host:port`, in the order they are to be tried; one that
+/// is named twice counts once.
 pub(crate) fn parse(url: &str) -> Result<Vec<String>, Error> {
     let bad = |reason: String| Error::Url { reason };
     let rest = url
@@ -14,7 +20,17 @@ pub(crate) fn parse(url: &str) -> Result<Vec<String>, Error> {
     let (hosts, query) = rest.split_once('?').unwrap_or((rest, ""));
     check_query(query)?;
     let hosts = hosts.strip_suffix('/').unwrap_or(hosts);
-    hosts.split(',').map(|host| address(host).map_err(bad)).collect()
+    let mut addresses = Vec::new();
+    for host in hosts.split(',') {
+        let address = address(host).map_err(bad)?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.len() > ADDRESSES_MAX {
+        return Err(bad(format!("more than {ADDRESSES_MAX} addresses")));
+    }
+    Ok(addresses)
 }
 
 fn check_query(query: &str) -> Result<(), Error> {
@@ -27,7 +43,14 @@ fn check_query(query: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn address(host: &str) -> Result<String, String> {
+/// Reads one address; the port may be left out.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn address(host: &str) -> Result<String, String> {
+    if host.len() > ADDRESS_BYTES_MAX {
+        return Err(format!("an address of {} bytes", host.len()));
+    }
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, port)) => (format!("[{name}]"), port.strip_prefix(':')),
         None => match host.rsplit_once(':') {
@@ -62,6 +85,7 @@ mod tests {
         let addresses = parse("celeriant://a.internal:1,[::1]:2,c?tls=off").expect("valid");
         assert_eq!(addresses, ["a.internal:1", "[::1]:2", "c:7440"]);
         assert_eq!(parse("celeriant://localhost:7440/").expect("valid"), ["localhost:7440"]);
+        assert_eq!(parse("celeriant://a,b:1,a:7440").expect("valid"), ["a:7440", "b:1"]);
     }
 
     #[test]
@@ -78,6 +102,8 @@ mod tests {
             "celeriant://a b",
             "celeriant://user@host",
             "celeriant://a?tls=on",
+            "celeriant://a,b,c,d,e,f,g,h,i",
+            &format!("celeriant://{}", "a".repeat(300)),
         ] {
             assert!(matches!(parse(bad), Err(Error::Url { .. })), "{bad}");
         }

@@ -8,8 +8,9 @@ use celeriant_schema::{
     AggregateKey, EncodedEvents, Guard, Member, Receipt, Request, Response, Sequence, Version,
 };
 
-use crate::client::{Resend, unexpected};
+use crate::client::unexpected;
 use crate::event::IntoId;
+use crate::resend::Resend;
 use crate::{Client, ClientId, Error, Event};
 
 /// What must hold for an aggregate when the write is accepted.
@@ -178,8 +179,8 @@ impl Write {
 fn resend(write: &celeriant_schema::Write) -> Resend {
     let mut with_events = write.members.iter().filter(|member| !member.events.is_empty());
     match with_events.all(|member| member.sequence.is_some()) {
-        true => Resend::Safe,
-        false => Resend::Never,
+        true => Resend::Sequenced,
+        false => Resend::Unsequenced,
     }
 }
 

@@ -1,3 +1,5 @@
+//! Beginning to lead, report by report.
+
 use celeriant_schema::WriteId;
 use celeriant_schema::peer::Tip;
 

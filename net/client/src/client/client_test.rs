@@ -5,6 +5,7 @@ use std::time::Duration;
 use celeriant_schema::{AlreadyApplied, Refusal, Request, Version};
 
 use crate::fake::{Fake, Fault};
+use crate::resend::Resend;
 use crate::{AggregateKey, Client, Error, Event, Expect, Options, Retry, Write};
 
 fn key(id: &str) -> AggregateKey {
@@ -27,7 +28,13 @@ fn sequenced(client: &Client) -> Write {
     client.append(&key("a"), [event()]).client(7u128).sequence(1)
 }
 
-#[tokio::test]
+/// Returns when the client has seen that the node is gone.
+async fn notices(client: &Client) {
+    let patience = Duration::from_millis(50);
+    while client.call(&Request::Ping, Resend::Unsequenced, patience).await.is_ok() {}
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_with_sequences_is_sent_again_identically_until_it_is_known() {
     let faults = [
         Fault::DropBefore,
@@ -37,7 +44,7 @@ async fn a_write_with_sequences_is_sent_again_identically_until_it_is_known() {
         Fault::DropAfter,
         Fault::Refuse(Refusal::NoLeader),
     ];
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.faults(faults);
     let client = fake.client().await;
     let receipt = sequenced(&client).expect(Expect::NoStream).await.expect("lands");
@@ -46,14 +53,15 @@ async fn a_write_with_sequences_is_sent_again_identically_until_it_is_known() {
     let script = fake.lock();
     assert_eq!(script.writes.len(), 7);
     assert!(script.writes.windows(2).all(|two| two[0] == two[1]));
-    assert_eq!(script.store.version(&key("a")), Version::new(1));
+    drop(script);
+    assert_eq!(fake.with_store(|store| store.version(&key("a"))), Version::new(1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_without_sequences_is_never_sent_twice_once_it_may_have_arrived() {
     for fault in [Fault::DropBefore, Fault::DropAfter, Fault::DoneBut(Refusal::UnknownOutcome)] {
         for expect in [Expect::Any, Expect::NoStream, Expect::Exact(Version::NONE)] {
-            let fake = Fake::start().await;
+            let fake = Fake::start();
             fake.faults([fault.clone()]);
             let client = fake.client().await;
             let error = client.append(&key("a"), [event()]).expect(expect).await.expect_err("lost");
@@ -66,20 +74,20 @@ async fn a_write_without_sequences_is_never_sent_twice_once_it_may_have_arrived(
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_without_sequences_is_sent_again_when_nothing_was_done() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.faults([Fault::Refuse(overloaded()), Fault::Refuse(Refusal::NoLeader)]);
     let client = fake.client().await;
     let receipt = client.append(&key("a"), [event()]).await.expect("lands");
     assert!(!receipt.already_applied);
     assert_eq!(fake.lock().writes.len(), 3);
-    assert_eq!(fake.lock().store.version(&key("a")), Version::new(1));
+    assert_eq!(fake.with_store(|store| store.version(&key("a"))), Version::new(1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sequences_of_one_member_only_are_refused_before_anything_is_sent() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     let write = client.write().append(&key("a"), [event()]).sequence(1);
     let write = write.append(&key("b"), [event()]).client(7u128);
@@ -88,9 +96,9 @@ async fn sequences_of_one_member_only_are_refused_before_anything_is_sent() {
     assert_eq!(fake.lock().writes.len(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_guard_without_events_needs_no_sequence() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.faults([Fault::DropAfter]);
     let client = fake.client().await;
     let receipt = sequenced(&client).guard(&key("limit")).expect(0).await.expect("lands");
@@ -98,9 +106,9 @@ async fn a_guard_without_events_needs_no_sequence() {
     assert_eq!(fake.lock().writes.len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retry_with_a_stale_guard_is_a_success_when_the_write_had_landed() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.faults([Fault::DropAfter]);
     let client = fake.client().await;
     let receipt = sequenced(&client).expect(0).await.expect("had landed");
@@ -108,9 +116,9 @@ async fn a_retry_with_a_stale_guard_is_a_success_when_the_write_had_landed() {
     assert_eq!(receipt.writes[0].first_version, Version::new(1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_conflict_names_what_failed_and_is_definite() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     client.append(&key("a"), [event(), event()]).await.expect("lands");
     let write = client.write().append(&key("a"), [event()]).expect(1);
@@ -125,9 +133,9 @@ async fn a_conflict_names_what_failed_and_is_definite() {
     assert_eq!(fake.lock().writes.len(), 2, "a conflict is not sent again");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_outcome_that_stays_unknown_until_the_timeout_is_reported_as_unknown() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client_with(impatient()).await;
     fake.faults([Fault::Silence]);
     let error = sequenced(&client).await.expect_err("no answer");
@@ -141,9 +149,9 @@ async fn an_outcome_that_stays_unknown_until_the_timeout_is_reported_as_unknown(
     assert!(matches!(error, Error::Timeout { definite: false }), "{error:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_that_lasts_until_the_timeout_is_reported_as_itself() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client_with(impatient()).await;
     fake.faults((0..1000).map(|_| Fault::Refuse(overloaded())));
     let error = sequenced(&client).await.expect_err("overloaded for ever");
@@ -151,93 +159,76 @@ async fn a_refusal_that_lasts_until_the_timeout_is_reported_as_itself() {
     assert!(error.is_definite());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_ride_out_a_restart_of_the_node() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     client.append(&key("a"), [event()]).await.expect("lands");
-    let down = fake.stop().await;
+    fake.stop();
     let write = tokio::spawn(sequenced(&client).send());
     let read = tokio::spawn(client.read(&key("a")).collect());
-    let fake = down.restart().await;
+    fake.restart();
     write.await.expect("no panic").expect("lands after the restart");
     read.await.expect("no panic").expect("read after the restart");
     assert!(fake.lock().hellos >= 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_without_sequences_waits_for_a_node_that_is_down_because_it_was_not_sent() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
-    let down = fake.stop().await;
+    fake.stop();
     // The client notices by itself; until then a write could be lost with the old connection.
-    while client.ping_once().await.is_ok() {}
+    notices(&client).await;
     let write = tokio::spawn(client.append(&key("a"), [event()]).send());
-    let fake = down.restart().await;
+    fake.restart();
     write.await.expect("no panic").expect("lands after the restart");
-    assert_eq!(fake.lock().store.version(&key("a")), Version::new(1));
+    assert_eq!(fake.with_store(|store| store.version(&key("a"))), Version::new(1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_that_stays_away_is_named() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client_with(impatient()).await;
-    let address = fake.address.to_string();
-    drop(fake.stop().await);
-    while client.ping_once().await.is_ok() {}
+    let address = fake.address.clone();
+    fake.stop();
+    notices(&client).await;
     let error = client.append(&key("a"), [event()]).await.expect_err("nobody there");
     assert!(matches!(&error, Error::Connect { address: tried, .. } if *tried == address));
     assert!(error.is_definite());
-    let url = format!("celeriant://{address}");
-    assert!(matches!(Client::connect(&url).await, Err(Error::Connect { .. })));
+    let again = fake.net.connect(&fake.url(), Options::default()).await;
+    assert!(matches!(again, Err(Error::Connect { .. })), "{again:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_that_is_abandoned_while_it_waits_is_never_sent() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
-    let down = fake.stop().await;
-    while client.ping_once().await.is_ok() {}
+    fake.stop();
+    notices(&client).await;
     let abandoned = sequenced(&client).timeout(Duration::from_millis(20)).await;
     assert!(matches!(abandoned, Err(Error::Connect { .. })), "{abandoned:?}");
-    let fake = down.restart().await;
+    fake.restart();
     client.ping().await.expect("back again");
     assert_eq!(fake.lock().writes.len(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn another_cluster_under_the_same_address_is_not_written_to() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client_with(impatient()).await;
-    let down = fake.stop().await;
-    while client.ping_once().await.is_ok() {}
-    let fake = down.restart().await;
+    fake.stop();
+    notices(&client).await;
+    fake.restart();
     fake.lock().cluster = 99;
     let error = sequenced(&client).await.expect_err("a stranger");
     assert!(error.to_string().contains("another cluster"), "{error}");
     assert_eq!(fake.lock().writes.len(), 0);
 }
 
-#[tokio::test]
-async fn the_client_follows_the_leader() {
-    let (follower, leader) = (Fake::start().await, Fake::start().await);
-    let hint = Some(leader.address.to_string());
-    follower.faults([Fault::Refuse(Refusal::NotLeader { leader: hint })]);
-    let client = follower.client().await;
-    client.append(&key("a"), [event()]).await.expect("lands at the leader");
-    assert_eq!(leader.lock().store.version(&key("a")), Version::new(1));
-
-    // Without a hint: the next address of the list.
-    let url = format!("celeriant://{},{}", follower.address, leader.address);
-    follower.faults([Fault::Refuse(Refusal::NotLeader { leader: None })]);
-    let client = Client::connect(&url).await.expect("listening");
-    client.append(&key("a"), [event()]).await.expect("lands at the leader");
-    assert_eq!(leader.lock().store.version(&key("a")), Version::new(2));
-}
-
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_are_always_sent_again_and_come_page_by_page() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     for _ in 0..7 {
         client.append(&key("a"), [event(), event()]).await.expect("lands");
@@ -258,9 +249,9 @@ async fn reads_are_always_sent_again_and_come_page_by_page() {
     assert_eq!(firsts, [13, 11, 9, 7], "two a page; the page in which the limit is reached");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_page_is_asked_for_before_somebody_begins_to_take_the_one_before() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     for _ in 0..10 {
         client.append(&key("a"), [event()]).await.expect("lands");
@@ -278,9 +269,9 @@ async fn no_page_is_asked_for_before_somebody_begins_to_take_the_one_before() {
     assert_eq!(stream.version(), Version::new(10));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn names_come_page_by_page() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     for id in 0..8 {
         client.append(&key(&id.to_string()), [event()]).await.expect("lands");
@@ -290,9 +281,9 @@ async fn names_come_page_by_page() {
     assert_eq!(names, ["0", "1", "2", "3", "4", "5", "6", "7"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_that_no_node_would_take_is_refused_here() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     let large = Event::bytes("Large", vec![0; 2 << 20]).expect("bytes");
     let error = client.append(&key("a"), [large]).await.expect_err("too large");
@@ -302,9 +293,9 @@ async fn a_request_that_no_node_would_take_is_refused_here() {
     assert_eq!(fake.lock().writes.len(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_thousand_requests_share_one_connection() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     let mut writes = tokio::task::JoinSet::new();
     for id in 0..1000 {
@@ -316,6 +307,19 @@ async fn a_thousand_requests_share_one_connection() {
     }
     assert_eq!(fake.lock().hellos, 1);
     assert!(fake.lock().deadlines.iter().all(|ms| (1..=10_000).contains(ms)));
+}
+
+#[tokio::test]
+async fn a_real_socket_does_as_well_as_one_in_memory() {
+    let fake = Fake::start();
+    let options = Options { connections: 3, ..Options::default() };
+    let client = Client::connect_with(&fake.listen().await, options).await.expect("listening");
+    for id in 0..20 {
+        client.append(&key(&id.to_string()), [event()]).await.expect("lands");
+    }
+    fake.faults([Fault::DropAfter]);
+    assert!(sequenced(&client).await.expect("lands").already_applied);
+    assert_eq!(fake.lock().hellos, 4);
 }
 
 #[test]

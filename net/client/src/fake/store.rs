@@ -33,23 +33,32 @@ enum Sequenced {
 }
 
 impl Store {
-    pub(crate) fn handle(&mut self, request: Request) -> Response {
+    /// The highest stamp given.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::new(self.stamp)
+    }
+
+    /// Does what is asked; reads see what was written up to `until`.
+    pub(crate) fn handle(&mut self, request: Request, until: Stamp) -> Response {
         match request {
             Request::Write(write) => match self.write(&write) {
                 Ok(receipt) => Response::Receipt(receipt),
                 Err(refusal) => Response::Refused(refusal),
             },
-            Request::Read(query) => self.read(&query),
+            Request::Read(query) => self.read(&query, until),
             Request::Head(query) => Response::Head(HeadInfo {
-                version: self.version(&query.key),
+                version: self.visible(&query.key, until).last().map_or(Version::NONE, last_version),
                 hash: Hash::ZERO,
                 created: 0,
                 updated: 0,
-                stamp: Stamp::new(self.stamp),
+                stamp: until,
                 deleted: false,
                 first_available: Version::new(1),
-                last_sequence: query.client.and_then(|client| self.highest(client, &query.key)),
-                read_stamp: Stamp::new(self.stamp),
+                last_sequence: query.client.and_then(|client| {
+                    let mut visible = self.visible(&query.key, until).iter().rev();
+                    visible.find(|batch| batch.header.client_id == client)?.header.sequence
+                }),
+                read_stamp: until,
             }),
             Request::List(query) => {
                 let after = query.after.unwrap_or_default();
@@ -65,17 +74,18 @@ impl Store {
     }
 
     pub(crate) fn version(&self, key: &AggregateKey) -> Version {
-        let last = self.aggregates.get(key).and_then(|batches| batches.last());
-        last.map_or(Version::NONE, |batch| batch.header.last_version)
+        self.batches(key).last().map_or(Version::NONE, last_version)
     }
 
     pub(crate) fn batches(&self, key: &AggregateKey) -> &[ReadBatch] {
         self.aggregates.get(key).map_or(&[], Vec::as_slice)
     }
 
-    fn highest(&self, client: ClientId, key: &AggregateKey) -> Option<Sequence> {
-        let used = self.sequences.get(&(client, key.clone()))?;
-        used.last().map(|(sequence, _, _)| *sequence)
+    fn visible(&self, key: &AggregateKey, until: Stamp) -> &[ReadBatch] {
+        let all = self.batches(key);
+        let last_stamp =
+            |batch: &ReadBatch| batch.header.stamp.value() + batch.events.len() as u64 - 1;
+        &all[..all.partition_point(|batch| last_stamp(batch) <= until.value())]
     }
 
     fn write(&mut self, write: &Write) -> Result<Receipt, Refusal> {
@@ -186,8 +196,9 @@ impl Store {
         receipt
     }
 
-    fn read(&self, query: &ReadQuery) -> Response {
-        if !self.aggregates.contains_key(&query.key) {
+    fn read(&self, query: &ReadQuery, until: Stamp) -> Response {
+        let visible = self.visible(&query.key, until);
+        if visible.is_empty() {
             return Response::Refused(Refusal::NotFound { key: query.key.clone() });
         }
         let to = query.to.unwrap_or(Version::new(u64::MAX >> 12));
@@ -196,8 +207,7 @@ impl Store {
                 && batch.header.first_version <= to
                 && query.client.is_none_or(|client| client == batch.header.client_id)
         };
-        let mut all: Vec<ReadBatch> =
-            self.batches(&query.key).iter().filter(wanted).cloned().collect();
+        let mut all: Vec<ReadBatch> = visible.iter().filter(wanted).cloned().collect();
         if query.backwards {
             all.reverse();
         }
@@ -206,7 +216,11 @@ impl Store {
             false => batch.header.first_version,
         });
         all.truncate(PAGE_BATCHES);
-        let version = self.version(&query.key);
-        Response::Page(Page { version, stamp: Stamp::new(self.stamp), batches: all, next })
+        let version = visible.last().map_or(Version::NONE, last_version);
+        Response::Page(Page { version, stamp: until, batches: all, next })
     }
+}
+
+fn last_version(batch: &ReadBatch) -> Version {
+    batch.header.last_version
 }

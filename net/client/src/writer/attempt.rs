@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, AlreadyApplied, EventId, Receipt, Sequence, Stamp, Version,
+    AggregateKey, AggregateReceipt, AlreadyApplied, EventId, HeadInfo, Receipt, Sequence, Stamp,
+    Version,
 };
 use tokio::time::{Instant, sleep};
 
 use super::Decided;
 use super::memory::{Guard, Known, Memory, recall, remember};
 use crate::aggregate::{Aggregate, ExecuteError, Outcome};
-use crate::backoff::Backoff;
 use crate::{Batch, Client, ClientId, Error, Event, Expect, Write};
 
 /// The parts of a writer that an execution needs.
@@ -47,7 +47,7 @@ impl Execution<'_> {
         if fresh {
             self.read_news(keys, &mut known, deadline, false).await?;
         }
-        let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(200));
+        let mut backoff = self.client.backoff(Duration::from_millis(2), Duration::from_millis(200));
         let mut decisions = 0;
         loop {
             if self.once && known.iter().any(|known| known.sequence.is_some()) {
@@ -121,7 +121,7 @@ impl Execution<'_> {
             self.read_one(key, known, deadline).await?;
             if sequences {
                 // The events no longer tell: they were deleted, or trimmed.
-                let head = self.client.head(key).client(self.client_id).await?;
+                let head = self.head(key, deadline).await?;
                 known.sequence = head.last_sequence.max(known.sequence);
             }
         }
@@ -141,7 +141,7 @@ impl Execution<'_> {
             match batch {
                 Ok(batch) => self.take_batch(key, known, batch)?,
                 Err(Error::NotFound { .. } | Error::Deleted { .. }) => {
-                    return self.start_over(key, known).await;
+                    return self.start_over(key, known, deadline).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -179,19 +179,25 @@ impl Execution<'_> {
         &self,
         key: &AggregateKey,
         known: &mut Known<A>,
+        deadline: Instant,
     ) -> Result<(), Error> {
         let before = std::mem::take(known);
         known.loaded = true;
         if !before.loaded {
             return Ok(());
         }
-        let head = match self.client.head(key).client(self.client_id).await {
+        let head = match self.head(key, deadline).await {
             Err(Error::NotFound { .. }) => return Ok(()),
             other => other?,
         };
         known.version = head.version;
         known.sequence = head.last_sequence.max(before.sequence);
         Ok(())
+    }
+
+    async fn head(&self, key: &AggregateKey, deadline: Instant) -> Result<HeadInfo, Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.client.head(key).client(self.client_id).timeout(left).await
     }
 
     async fn append<A: Aggregate>(

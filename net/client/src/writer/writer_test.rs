@@ -7,7 +7,7 @@ use celeriant_schema::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::fake::{Fake, Fault};
+use crate::fake::{Fake, Fault, Random};
 use crate::{
     Aggregate, AggregateKey, Client, Error, Event, ExecuteError, Options, Outcome, Writer,
 };
@@ -100,9 +100,9 @@ fn foreign(amount: u64) -> Fault {
     }))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_decision_is_appended_with_the_next_sequence_and_remembered() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     for round in 1..=5 {
         let outcome = deposit(&writer, "a", 10).await;
@@ -117,9 +117,9 @@ async fn a_decision_is_appended_with_the_next_sequence_and_remembered() {
     assert_eq!(script.others.len(), 2, "read once at first, and once before saying no");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_writer_that_starts_anew_goes_on_with_the_sequence_it_reads() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     for round in 1..=5 {
         let writer = fake.client().await.writer(7u128);
         assert_eq!(last(&deposit(&writer, "a", 1).await.receipt.expect("appended")), round);
@@ -127,9 +127,9 @@ async fn a_writer_that_starts_anew_goes_on_with_the_sequence_it_reads() {
     assert_eq!(fake.lock().writes[4].members[0].sequence, Some(Sequence::new(5)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_conflict_is_decided_again_on_the_new_state() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     deposit(&writer, "a", 100).await;
     fake.faults([foreign(5), Fault::None, foreign(7)]);
@@ -141,9 +141,9 @@ async fn a_conflict_is_decided_again_on_the_new_state() {
     assert_eq!(account(&fake, "a").await.balance, 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_no_is_never_said_on_old_state() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     let writer = client.writer(7u128);
     deposit(&writer, "a", 1).await;
@@ -153,9 +153,9 @@ async fn a_no_is_never_said_on_old_state() {
     assert_eq!(outcome.expect("enough money").decisions, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_not_a_second_event() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     fake.faults([Fault::None, Fault::DropAfter, Fault::DropBefore]);
     let outcome = deposit(&writer, "a", 10).await;
@@ -165,9 +165,9 @@ async fn a_lost_answer_is_not_a_second_event() {
     assert_eq!(account(&fake, "a").await.events, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn replicas_that_decide_the_same_at_the_same_time_are_not_taken_for_each_other() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client().await;
     let (one, two) = (client.writer(7u128), client.writer(7u128));
     deposit(&one, "a", 1).await;
@@ -184,9 +184,9 @@ async fn replicas_that_decide_the_same_at_the_same_time_are_not_taken_for_each_o
     assert_eq!(account(&fake, "a").await.balance, 22);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn executions_for_one_aggregate_run_one_after_the_other_and_others_beside_them() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     let mut all = tokio::task::JoinSet::new();
     for round in 0..50 {
@@ -200,9 +200,9 @@ async fn executions_for_one_aggregate_run_one_after_the_other_and_others_beside_
     assert_eq!(fake.lock().writes.len(), 50);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_transfer_is_decided_over_both_accounts_and_lands_whole() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     deposit(&writer, "a", 100).await;
     let (from, to) = (key("a"), key("b"));
@@ -221,9 +221,9 @@ async fn a_transfer_is_decided_over_both_accounts_and_lands_whole() {
     assert!(matches!(twice.await, Err(ExecuteError::Store(Error::InvalidArgument { .. }))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_aggregate_that_gets_no_events_is_still_guarded() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     deposit(&writer, "a", 1).await;
     fake.faults([Fault::None, foreign(1)]);
@@ -239,10 +239,10 @@ async fn an_aggregate_that_gets_no_events_is_still_guarded() {
     assert_eq!((guarded.guard, guarded.sequence), (Guard::Exact(Version::new(2)), None));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_that_the_store_forgot_is_found_in_the_log() {
-    let fake = Fake::start().await;
-    fake.lock().store.remembered = Some(0);
+    let fake = Fake::start();
+    fake.with_store(|store| store.remembered = Some(0));
     let client = fake.client().await;
     let writer = client.writer(7u128);
     fake.faults([Fault::None, Fault::DropAfter]);
@@ -253,9 +253,9 @@ async fn a_write_that_the_store_forgot_is_found_in_the_log() {
     assert_eq!(account(&fake, "a").await.events, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_said_to_be_unknown_and_the_next_execution_sees_the_truth() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128).with_timeout(Duration::from_millis(200));
     fake.faults([Fault::None, Fault::Silence]);
     let key = key("a");
@@ -266,18 +266,18 @@ async fn an_unknown_outcome_is_said_to_be_unknown_and_the_next_execution_sees_th
     assert!(seen.expect("it had landed").receipt.is_some());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_to_do_is_an_answer_and_writes_nothing() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     let outcome = writer.execute(&key("a"), |_: &Account| Vec::new()).await.expect("fine");
     assert_eq!(outcome.receipt, None);
     assert_eq!(fake.lock().writes.len(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_is_executed_once_however_often_and_from_wherever_it_comes() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     deposit(&fake.client().await.writer(7u128), "a", 100).await;
     let request = uuid::Uuid::from_u128(0x1234);
     let mut all = tokio::task::JoinSet::new();
@@ -312,15 +312,15 @@ async fn a_request_is_executed_once_however_often_and_from_wherever_it_comes() {
 
 /// Money moves between four accounts by writers that share a client id in pairs, over connections
 /// that break all the time. What was answered must be what is there.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn whatever_breaks_what_was_answered_is_what_is_there() {
     for seed in 1..=8_u64 {
-        let fake = Fake::start().await;
+        let fake = Fake::start();
         let ids = ["a", "b", "c", "d"];
         for id in ids {
             deposit(&fake.client().await.writer(1u128), id, 1000).await;
         }
-        fake.lock().chance = Some(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        fake.lock().chance = Some(Random::new(seed));
         let mut all = tokio::task::JoinSet::new();
         for worker in 0..6_usize {
             let options = Options { timeout: Duration::from_secs(30), ..Options::default() };
@@ -365,9 +365,9 @@ async fn whatever_breaks_what_was_answered_is_what_is_there() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_the_store_cannot_do_is_not_tried_for_ever() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let writer = fake.client().await.writer(7u128);
     fake.faults([Fault::None, Fault::Refuse(Refusal::Internal { id: 5 })]);
     let key = key("a");

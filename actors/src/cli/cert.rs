@@ -1,0 +1,147 @@
+//! `cert`: a usable set of certificates in one command each.
+//!
+//! A node's certificate names its store, so the data directory is made with it: a wiped disk is
+//! another store, and needs another certificate.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::num::NonZeroU16;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use celeriant_net::tls::{Authority, Issued, Name, Subject, Validity};
+use celeriant_schema::{ClusterId, StoreId};
+use celeriant_storage::store::{DataDir, Format, Options};
+use serde_json::json;
+
+use super::args::CertAction;
+use super::failure::Failure;
+use super::output::Output;
+
+const AUTHORITY: &str = "ca";
+const CLUSTER: &str = "cluster-id";
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Clocks may be behind.
+const BEFORE: Duration = Duration::from_secs(60 * 60);
+
+pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
+    match action {
+        CertAction::Ca { out, cluster, days } => authority(&out, cluster, days, output),
+        CertAction::Node { name, data_dir, shards, out, hosts, days, allow_buffered } => {
+            let store = store(&out, &data_dir, shards, allow_buffered)?;
+            node(&out, &name, store, hosts, days, output)
+        }
+    }
+}
+
+fn authority(
+    out: &Path,
+    cluster: Option<ClusterId>,
+    days: u32,
+    output: &Output,
+) -> Result<(), Failure> {
+    let cluster = cluster.unwrap_or_else(|| ClusterId::new(random()));
+    let name = format!("Celeriant cluster {cluster}");
+    let authority = Authority::new(&name, valid(days)).map_err(wrong)?;
+    fs::create_dir_all(out)?;
+    put(&out.join(CLUSTER), &format!("{cluster}\n"), 0o644)?;
+    put_both(out, AUTHORITY, authority.issued())?;
+    said(output, &json!({"cluster": cluster.to_string(), "authority": out.join("ca.crt")}))
+}
+
+/// The store of the data directory, which is made if it is empty.
+fn store(
+    out: &Path,
+    data_dir: &Path,
+    shards: Option<u16>,
+    allow_buffered: bool,
+) -> Result<Name, Failure> {
+    let cluster: ClusterId = read(&out.join(CLUSTER))?
+        .trim()
+        .parse()
+        .map_err(|_| Failure::usage(format!("{}: not a UUID", out.join(CLUSTER).display())))?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
+    let shard_count = shards.and_then(NonZeroU16::new).map_or(cores, NonZeroU16::get);
+    let format = Format { store: StoreId::new(random()), cluster, shard_count };
+    let options = Options { format: Some(format), shard_count: shards, allow_buffered };
+    let data = DataDir::open(data_dir, &options).map_err(wrong)?;
+    let superblock = data.superblock();
+    if superblock.cluster != cluster {
+        return Err(Failure::usage(format!(
+            "{} is of cluster {}, the authority is of {cluster}: to adopt the data of a single \
+             node, make the authority with --cluster {0}",
+            data_dir.display(),
+            superblock.cluster,
+        )));
+    }
+    Ok(Name { cluster, store: superblock.store })
+}
+
+fn node(
+    out: &Path,
+    name: &str,
+    store: Name,
+    hosts: Vec<String>,
+    days: u32,
+    output: &Output,
+) -> Result<(), Failure> {
+    if name.is_empty() || name == AUTHORITY || name.contains(['/', '\0']) {
+        return Err(Failure::usage(format!("{name:?} cannot be the name of a node")));
+    }
+    let (certificate, key) = (read(&out.join("ca.crt"))?, read(&out.join("ca.key"))?);
+    let authority = Authority::from_pem(&certificate, &key).map_err(wrong)?;
+    let subject = Subject { name: name.to_owned(), node: Some(store), hosts, uris: Vec::new() };
+    let issued = authority.issue(&subject, valid(days)).map_err(wrong)?;
+    put_both(out, name, &issued)?;
+    let certificate = out.join(format!("{name}.crt"));
+    said(output, &json!({"store": store.store.to_string(), "certificate": certificate}))
+}
+
+fn said(output: &Output, what: &serde_json::Value) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(what);
+    }
+    let words = what.as_object().into_iter().flatten().map(|(name, value)| {
+        let value = value.as_str().unwrap_or_default();
+        format!("{name} {value}")
+    });
+    output.line(&words.collect::<Vec<_>>().join("\n"))
+}
+
+fn valid(days: u32) -> Validity {
+    Validity { from: SystemTime::now() - BEFORE, lasts: BEFORE + DAY * days }
+}
+
+fn wrong(error: impl std::fmt::Display) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let missing = "make it with `celeriant cert ca`";
+    fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}: {missing}", path.display())))
+}
+
+fn put_both(out: &Path, name: &str, issued: &Issued) -> Result<(), Failure> {
+    put(&out.join(format!("{name}.key")), &issued.key, 0o600)?;
+    put(&out.join(format!("{name}.crt")), &issued.certificate, 0o644)
+}
+
+/// Writes a new file: what is there is never replaced.
+fn put(path: &Path, content: &str, mode: u32) -> Result<(), Failure> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    match file.and_then(|mut file| file.write_all(content.as_bytes())) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Failure::usage(format!("{} is there already: left as it is", path.display())))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// 128 random bits from the system.
+#[allow(clippy::disallowed_methods)]
+fn random() -> u128 {
+    rand::random()
+}

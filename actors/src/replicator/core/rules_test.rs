@@ -1,0 +1,646 @@
+//! Single rules of the core, one event after the other.
+
+use celeriant_schema::peer::{Committed, Durable, Position};
+use celeriant_schema::{BootId, Hash, Lsn, Stamp, TxnId, WriteId};
+
+use super::*;
+use crate::election::register::{Active, Phase, Process, Set};
+use crate::election::vocabulary::{AckRule, Place, Reason};
+use crate::replicator::orders::Frames;
+use crate::settlement::Trace;
+
+const ME: StoreId = StoreId::new(1);
+const PEER: StoreId = StoreId::new(2);
+const MS: Micros = 1_000;
+const SHARD: ShardId = ShardId::new(0);
+
+fn epoch(number: u64) -> Epoch {
+    Epoch::new(number)
+}
+
+fn at(lsn: u64) -> Position {
+    let hash = if lsn == 0 { Hash::ZERO } else { Hash([lsn as u8; 32]) };
+    Position { lsn: Lsn::new(lsn), hash }
+}
+
+fn tip(lsn: u64) -> Tip {
+    Tip { shard: SHARD, epoch: epoch(1), durable: at(lsn), floor: Lsn::ZERO }
+}
+
+fn frames(before: u64, end: u64) -> Frames {
+    Frames { before: at(before), end: at(end), bytes: vec![0; 512].into() }
+}
+
+/// One shard, and what the core wants.
+struct Rig {
+    core: Core,
+    now: Micros,
+    out: Vec<Effect>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let me = Identity { store: ME, boot: BootId::new(7), shards: 1 };
+        let core = Core::new(me, Settings::default(), epoch(1));
+        Self { core, now: 0, out: Vec::new() }
+    }
+
+    /// Leads epoch 2 alone with its log that ends at 5; nobody is there.
+    fn leading(set: Set) -> Self {
+        let mut rig = Self::new();
+        rig.command(Command::Promised(epoch(2)));
+        rig.report(Report::Promised { epoch: epoch(2), tip: tip(5) });
+        rig.lead(2, set);
+        rig.activate(2);
+        rig.out.clear();
+        rig
+    }
+
+    fn event(&mut self, event: Event) {
+        self.core.handle(self.now, event, &mut self.out);
+    }
+
+    fn command(&mut self, command: Command) {
+        self.event(Event::Command(command));
+    }
+
+    fn report(&mut self, report: Report) {
+        self.event(Event::Shard(SHARD, report));
+    }
+
+    fn message(&mut self, message: Message) {
+        self.event(Event::Received(message));
+    }
+
+    fn flush(&mut self) {
+        self.core.flush(self.now, &mut self.out);
+    }
+
+    fn lead(&mut self, number: u64, set: Set) {
+        let leader = Process { store: ME, boot: BootId::new(7) };
+        let link = Link { epoch: epoch(number), base: vec![at(5); self.core.me.shards.into()] };
+        let chain = if matches!(set, Set::Bucket(_)) { vec![link] } else { Vec::new() };
+        let config = Config {
+            cluster: Default::default(),
+            shards: 1,
+            ver: number,
+            epoch: epoch(number),
+            phase: Phase::Active,
+            leader,
+            active: Active { epoch: epoch(number), leader, set, chain },
+            lease: None,
+            members: Vec::new(),
+            feature_level: 1,
+            nonce: 0,
+        };
+        self.command(Command::Lead(Box::new(config)));
+        self.command(Command::AckRule { number, rule: AckRule::Set(set) });
+    }
+
+    fn activate(&mut self, number: u64) {
+        let epoch = epoch(number);
+        self.report(Report::Surveyed { epoch, tip: tip(5), pending: Vec::new() });
+        self.report(Report::Leading { epoch });
+    }
+
+    /// The follower comes, and turns out to hold the log up to 5.
+    fn meet(&mut self, store: StoreId, number: u64) {
+        self.event(Event::Up(store));
+        self.reconcile(number);
+    }
+
+    fn reconcile(&mut self, number: u64) {
+        self.message(Message::Promised { epoch: epoch(number), tips: vec![tip(5)] });
+        let request = self.order(|order| match order {
+            Order::Find { request, .. } => Some(*request),
+            _ => None,
+        });
+        let frame =
+            Some(celeriant_schema::peer::FramePlace { epoch: epoch(1), before: at(3), end: at(5) });
+        self.report(Report::Found { request: request.expect("compares"), frame });
+        let request = self.sent(|message| match message {
+            Message::Cut { request, .. } => Some(*request),
+            _ => None,
+        });
+        self.message(Message::CutDone { request: request.expect("cuts"), tip: tip(5) });
+        self.flush();
+    }
+
+    /// Takes the first effect that fits.
+    fn take<T>(&mut self, fits: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+        let at = self.out.iter().position(|effect| fits(effect).is_some())?;
+        fits(&self.out.remove(at))
+    }
+
+    fn order<T>(&mut self, fits: impl Fn(&Order) -> Option<T>) -> Option<T> {
+        self.take(|effect| match effect {
+            Effect::Shard(_, order) => fits(order),
+            _ => None,
+        })
+    }
+
+    fn sent<T>(&mut self, fits: impl Fn(&Message) -> Option<T>) -> Option<T> {
+        self.take(|effect| match effect {
+            Effect::Send(message) => fits(message),
+            _ => None,
+        })
+    }
+
+    fn fact<T>(&mut self, fits: impl Fn(&Fact) -> Option<T>) -> Option<T> {
+        self.take(|effect| match effect {
+            Effect::Election(fact) => fits(fact),
+            _ => None,
+        })
+    }
+
+    /// The last word about what other places hold.
+    fn held(&mut self) -> Option<Lsn> {
+        let mut last = None;
+        while let Some(held) = self.order(|order| match order {
+            Order::Held(lsn) => Some(*lsn),
+            _ => None,
+        }) {
+            last = Some(held);
+        }
+        last
+    }
+
+    fn silent(&mut self) -> bool {
+        self.fact(|fact| matches!(fact, Fact::FollowerSilent { .. }).then_some(())).is_some()
+    }
+
+    fn ack(&mut self, number: u64, lsn: u64) {
+        let durable = vec![Durable { shard: SHARD, position: at(lsn) }];
+        self.message(Message::Ack { epoch: epoch(number), durable });
+    }
+}
+
+#[test]
+fn another_store_holds_nothing_and_what_the_rule_does_not_name_does_not_count() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    assert_eq!(rig.held(), Some(Lsn::new(5)));
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.ack(2, 6);
+    assert_eq!(rig.held(), Some(Lsn::new(6)));
+    rig.event(Event::Down);
+    assert_eq!(rig.held(), None, "what was acknowledged is held");
+    rig.meet(StoreId::new(3), 2);
+    assert_eq!(rig.held(), Some(Lsn::ZERO), "by another store, which the rule doesn't name");
+    rig.command(Command::AckRule { number: 9, rule: AckRule::Set(Set::pair(ME, StoreId::new(3))) });
+    assert_eq!(rig.held(), Some(Lsn::new(5)));
+}
+
+#[test]
+fn by_two_rules_the_lesser_place_counts_and_that_is_said_before_it_is_confirmed() {
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.meet(PEER, 2);
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.event(Event::Log(LogNews::Held(SHARD, at(6))));
+    assert_eq!(rig.held(), Some(Lsn::new(6)));
+    let rule = AckRule::Both(Set::Bucket(ME), Set::pair(ME, PEER));
+    rig.out.clear();
+    rig.command(Command::AckRule { number: 3, rule });
+    let orders: Vec<_> = rig.out.drain(..).collect();
+    let [Effect::Shard(_, Order::Held(held)), Effect::Shard(_, Order::Confirm { number })] =
+        orders[..]
+    else {
+        panic!("{orders:?}");
+    };
+    assert_eq!(held, Lsn::new(5));
+    rig.report(Report::Confirmed { number, commit: at(5) });
+    let ruled = rig.fact(|fact| match fact {
+        Fact::Ruled { number, commit } => Some((*number, commit.clone())),
+        _ => None,
+    });
+    assert_eq!(ruled, Some((3, vec![at(5)])));
+    rig.command(Command::AckRule { number: 4, rule: AckRule::Nobody });
+    assert_eq!(rig.held(), Some(Lsn::ZERO));
+}
+
+#[test]
+fn a_further_epoch_keeps_what_is_held_and_counts_again_only_after_comparing() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.out.clear();
+    rig.lead(3, Set::pair(ME, PEER));
+    let renewed = |order: &Order| matches!(order, Order::Renew { .. }).then_some(());
+    assert!(rig.order(renewed).is_some());
+    assert_eq!(rig.held(), Some(Lsn::new(5)), "still");
+    let asked = rig.sent(|message| match message {
+        Message::Promise { epoch, .. } => Some(*epoch),
+        _ => None,
+    });
+    assert_eq!(asked, Some(epoch(3)));
+    rig.command(Command::Promised(epoch(3)));
+    let durable = |fact: &Fact| matches!(fact, Fact::PromiseDurable { .. }).then_some(());
+    assert!(rig.fact(durable).is_some(), "its own promise needs no shard");
+    rig.ack(2, 6);
+    rig.ack(3, 6);
+    assert_eq!(rig.held(), None, "of the epoch before, and without a comparison");
+    rig.report(Report::Sealed(frames(6, 7)));
+    let sent = |message: &Message| matches!(message, Message::Append { .. }).then_some(());
+    assert!(rig.sent(sent).is_none());
+    rig.reconcile(3);
+    let read = |order: &Order| matches!(order, Order::Read { .. }).then_some(());
+    assert!(rig.order(read).is_some(), "what was on its way is sent again");
+    rig.report(Report::Read(frames(5, 6)));
+    rig.ack(2, 6);
+    assert_eq!(rig.held(), None, "an acknowledgement of the epoch before");
+    rig.ack(3, 6);
+    assert_eq!(rig.held(), Some(Lsn::new(6)));
+}
+
+#[test]
+fn what_becomes_durable_of_a_lower_epoch_is_not_acknowledged() {
+    let mut rig = following();
+    rig.message(append(4));
+    rig.command(Command::Promised(epoch(5)));
+    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
+    let acked = |message: &Message| matches!(message, Message::Ack { .. }).then_some(());
+    rig.flush();
+    assert!(rig.sent(acked).is_none());
+    let mut rig = following();
+    rig.message(append(4));
+    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
+    rig.flush();
+    assert!(rig.sent(acked).is_some());
+}
+
+#[test]
+fn a_quiet_log_is_handed_over_only_when_the_follower_holds_its_end() {
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.meet(PEER, 2);
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.event(Event::Log(LogNews::Held(SHARD, at(6))));
+    rig.command(Command::Quiesce { epoch: epoch(2) });
+    rig.report(Report::Quiesced { epoch: epoch(2), tip: tip(6) });
+    rig.flush();
+    let held = |fact: &Fact| matches!(fact, Fact::TipHeldByPeer { .. }).then_some(());
+    assert!(rig.fact(held).is_none(), "the bucket is not the peer");
+    rig.ack(2, 6);
+    rig.flush();
+    assert!(rig.fact(held).is_some());
+    rig.flush();
+    assert!(rig.fact(held).is_none(), "once");
+    rig.command(Command::Resume);
+    rig.report(Report::Quiesced { epoch: epoch(2), tip: tip(6) });
+    rig.flush();
+    assert!(rig.fact(held).is_none(), "called off");
+}
+
+#[test]
+fn a_follower_that_owes_an_answer_for_too_long_is_silent_until_it_answers() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    assert_eq!(rig.core.next_deadline(), None, "nothing is owed");
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.flush();
+    assert_eq!(rig.core.next_deadline(), Some(500 * MS));
+    rig.now = 499 * MS;
+    rig.flush();
+    assert!(!rig.silent());
+    rig.now = 500 * MS;
+    rig.flush();
+    assert!(rig.silent());
+    rig.flush();
+    assert!(!rig.silent(), "once");
+    rig.ack(2, 6);
+    rig.out.clear();
+    rig.flush();
+    let upto = rig.fact(|fact| match fact {
+        Fact::FollowerHolds { upto, .. } => Some(upto.clone()),
+        _ => None,
+    });
+    assert_eq!(upto, Some(vec![Lsn::new(6)]), "at once: it ends the silence");
+}
+
+#[test]
+fn with_the_bucket_a_follower_that_goes_must_catch_up_anew() {
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.meet(PEER, 2);
+    let caught_up = |fact: &Fact| matches!(fact, Fact::FollowerCaughtUp { .. }).then_some(());
+    rig.flush();
+    assert!(rig.fact(caught_up).is_some());
+    rig.event(Event::Down);
+    assert!(rig.silent());
+    rig.meet(PEER, 2);
+    rig.flush();
+    assert!(rig.fact(caught_up).is_some());
+}
+
+#[test]
+fn a_promise_is_durable_when_every_shard_has_carried_it_out_also_after_the_session() {
+    let mut rig = Rig::new();
+    rig.event(Event::Up(PEER));
+    rig.command(Command::Promised(epoch(4)));
+    let promise = |order: &Order| matches!(order, Order::Promise { .. }).then_some(());
+    assert!(rig.order(promise).is_some());
+    rig.event(Event::Down);
+    rig.event(Event::Up(PEER));
+    assert!(rig.out.is_empty());
+    rig.report(Report::Promised { epoch: epoch(3), tip: tip(1) });
+    assert!(rig.out.is_empty(), "of another promise");
+    rig.report(Report::Promised { epoch: epoch(4), tip: tip(2) });
+    let tips = rig.fact(|fact| match fact {
+        Fact::PromiseDurable { tips, .. } => Some(tips.clone()),
+        _ => None,
+    });
+    assert_eq!(tips, Some(vec![tip(2)]));
+    let promised = |message: &Message| matches!(message, Message::Promised { .. }).then_some(());
+    assert!(rig.sent(promised).is_none(), "that is the election's to say");
+}
+
+/// A follower of epoch 4 whose log ends at 2 and was compared.
+fn following() -> Rig {
+    let mut rig = Rig::new();
+    rig.event(Event::Up(PEER));
+    rig.command(Command::Promised(epoch(4)));
+    rig.report(Report::Promised { epoch: epoch(4), tip: tip(2) });
+    rig.command(Command::Send(Message::Promised { epoch: epoch(4), tips: vec![tip(2)] }));
+    rig.message(Message::Cut { request: 1, shard: SHARD, epoch: epoch(4), to: at(2) });
+    rig.out.clear();
+    rig
+}
+
+fn append(number: u64) -> Message {
+    Message::Append {
+        shard: SHARD,
+        epoch: epoch(number),
+        before: at(2),
+        commit: Lsn::new(2),
+        closed: Stamp::ZERO,
+        frames: vec![0; 512].into(),
+    }
+}
+
+#[test]
+fn a_cut_of_an_earlier_answer_counts_for_nothing() {
+    let mut rig = following();
+    rig.command(Command::Promised(epoch(4)));
+    rig.report(Report::Promised { epoch: epoch(4), tip: tip(3) });
+    rig.out.clear();
+    rig.message(Message::Cut { request: 1, shard: SHARD, epoch: epoch(4), to: at(3) });
+    rig.message(append(4));
+    assert!(rig.out.is_empty(), "{:?}", rig.out);
+    rig.command(Command::Send(Message::Promised { epoch: epoch(4), tips: vec![tip(3)] }));
+    rig.message(Message::Cut { request: 2, shard: SHARD, epoch: epoch(4), to: at(3) });
+    let done = |message: &Message| matches!(message, Message::CutDone { .. }).then_some(());
+    assert!(rig.sent(done).is_some());
+}
+
+#[test]
+fn a_log_that_was_made_the_leaders_is_not_cut_in_its_epoch_but_compared_again() {
+    let mut rig = following();
+    rig.message(append(4));
+    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
+    rig.out.clear();
+    rig.message(Message::Cut { request: 2, shard: SHARD, epoch: epoch(4), to: at(2) });
+    let cut = |order: &Order| matches!(order, Order::Cut { .. }).then_some(());
+    assert!(rig.order(cut).is_none());
+    rig.report(Report::Promised { epoch: epoch(4), tip: tip(3) });
+    let tips = rig.sent(|message| match message {
+        Message::Promised { tips, .. } => Some(tips.clone()),
+        _ => None,
+    });
+    assert_eq!(tips, Some(vec![tip(3)]));
+    // In the next epoch it may have to be cut.
+    rig.command(Command::Promised(epoch(5)));
+    rig.report(Report::Promised { epoch: epoch(5), tip: tip(3) });
+    rig.command(Command::Send(Message::Promised { epoch: epoch(5), tips: vec![tip(3)] }));
+    rig.message(Message::Cut { request: 3, shard: SHARD, epoch: epoch(5), to: at(2) });
+    assert!(rig.order(cut).is_some());
+}
+
+#[test]
+fn what_is_refused_is_answered_with_an_end_that_is_durable() {
+    let mut rig = following();
+    rig.report(Report::Refused { epoch: epoch(4), tip: tip(2) });
+    let promised = |message: &Message| matches!(message, Message::Promised { .. }).then_some(());
+    assert!(rig.sent(promised).is_none());
+    let promise = |order: &Order| matches!(order, Order::Promise { .. }).then_some(());
+    assert!(rig.order(promise).is_some());
+    rig.message(append(4));
+    assert!(rig.out.is_empty(), "nothing is taken meanwhile");
+    rig.report(Report::Promised { epoch: epoch(4), tip: tip(3) });
+    assert!(rig.sent(promised).is_some());
+}
+
+#[test]
+fn a_leader_of_a_lower_epoch_is_told() {
+    let mut rig = following();
+    rig.message(append(3));
+    let deposed = rig.sent(|message| match message {
+        Message::Deposed { epoch, .. } => Some(*epoch),
+        _ => None,
+    });
+    assert_eq!(deposed, Some(epoch(4)));
+    assert!(rig.out.is_empty(), "{:?}", rig.out);
+}
+
+#[test]
+fn whoever_steps_down_tells_its_shards_first_and_knows_nothing_of_them() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    rig.out.clear();
+    rig.command(Command::StepDown(Reason::Started));
+    assert!(matches!(rig.out[0], Effect::Shard(_, Order::StepDown)), "{:?}", rig.out);
+    rig.command(Command::AckRule { number: 5, rule: AckRule::Nobody });
+    rig.ack(2, 6);
+    assert_eq!(rig.held(), None);
+    rig.command(Command::Promised(epoch(6)));
+    let durable = |fact: &Fact| matches!(fact, Fact::PromiseDurable { .. }).then_some(());
+    assert!(rig.fact(durable).is_none());
+    rig.report(Report::Promised { epoch: epoch(6), tip: tip(9) });
+    assert!(rig.fact(durable).is_some());
+}
+
+#[test]
+fn nothing_is_held_before_shards_lead_and_a_survey_that_is_not_over_begins_anew() {
+    let mut rig = Rig::new();
+    rig.command(Command::Promised(epoch(2)));
+    rig.report(Report::Promised { epoch: epoch(2), tip: tip(5) });
+    rig.command(Command::Place { link: Link { epoch: epoch(2), base: vec![at(3)] }, peer: None });
+    rig.meet(PEER, 2);
+    let placed = rig.fact(|fact| match fact {
+        Fact::Placed { place, .. } => Some(*place),
+        _ => None,
+    });
+    assert_eq!(placed, Some(Place::Peer(PEER)));
+    rig.event(Event::Log(LogNews::Held(SHARD, at(5))));
+    rig.flush();
+    let placed =
+        |fact: &Fact| matches!(fact, Fact::Placed { place: Place::Bucket, .. }).then_some(());
+    assert!(rig.fact(placed).is_some());
+    rig.lead(2, Set::pair(ME, PEER));
+    let survey = |order: &Order| match order {
+        Order::Survey { epoch } => Some(*epoch),
+        _ => None,
+    };
+    assert_eq!(rig.order(survey), Some(epoch(2)));
+    rig.lead(3, Set::Bucket(ME));
+    assert_eq!(rig.order(survey), Some(epoch(3)), "not over");
+    assert_eq!(rig.held(), None);
+    rig.report(Report::Surveyed { epoch: epoch(2), tip: tip(5), pending: Vec::new() });
+    assert_eq!(rig.held(), None);
+    rig.report(Report::Surveyed { epoch: epoch(3), tip: tip(5), pending: Vec::new() });
+    let at_lead = rig.out.iter().position(|e| matches!(e, Effect::Shard(_, Order::Lead(_))));
+    let at_held = rig.out.iter().position(|e| matches!(e, Effect::Shard(_, Order::Held(_))));
+    assert!(at_lead.expect("leads") < at_held.expect("is told"));
+    assert_eq!(rig.held(), Some(Lsn::new(5)), "from the base of its own log");
+}
+
+fn unhealthy(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::LogUnhealthy { why } => Some(why.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn logs_that_contradict_each_other_are_not_led() {
+    let mut rig = Rig::new();
+    let me = Identity { store: ME, boot: BootId::new(7), shards: 3 };
+    rig.core = Core::new(me, Settings::default(), epoch(1));
+    rig.lead(2, Set::Bucket(ME));
+    let txn: TxnId = WriteId::default();
+    let shards: Vec<_> = all(3).collect();
+    for shard in &shards {
+        let pending = if *shard == SHARD { vec![(txn, shards.clone())] } else { Vec::new() };
+        let report = Report::Surveyed { epoch: epoch(2), tip: tip(5), pending };
+        rig.event(Event::Shard(*shard, report));
+    }
+    for (shard, trace) in [(1, Trace::Resolved(true)), (2, Trace::Nothing)] {
+        rig.event(Event::Shard(ShardId::new(shard), Report::Traced { txn, trace }));
+    }
+    assert!(rig.fact(unhealthy).is_some());
+    let led = |order: &Order| matches!(order, Order::Lead(_) | Order::Held(_)).then_some(());
+    assert!(rig.order(led).is_none());
+}
+
+#[test]
+fn a_shard_that_must_not_be_cut_makes_the_log_unhealthy_and_the_leader_hears_of_it() {
+    let mut rig = following();
+    rig.report(Report::Quarantined("shown".into()));
+    assert_eq!(rig.fact(unhealthy).as_deref(), Some("shard 0: shown"));
+    let told = |message: &Message| matches!(message, Message::Quarantined { .. }).then_some(());
+    assert!(rig.sent(told).is_some());
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    rig.message(Message::Quarantined { shard: SHARD, reason: "shown".into() });
+    assert!(rig.silent());
+}
+
+#[test]
+fn one_promise_a_session_and_epoch_is_asked_for_and_heartbeats_say_what_is_committed() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    let asks = |rig: &mut Rig| {
+        rig.command(Command::Send(Message::Promise { epoch: epoch(2), ver: 2 }));
+        let asked = |message: &Message| matches!(message, Message::Promise { .. }).then_some(());
+        rig.sent(asked).is_some()
+    };
+    rig.event(Event::Up(PEER));
+    assert!(asks(&mut rig), "at once, by itself");
+    assert!(!asks(&mut rig));
+    rig.event(Event::Down);
+    rig.meet(PEER, 2);
+    let beat = |rig: &mut Rig| {
+        let (number, epoch, ver, shards) = (8, epoch(2), 2, Vec::new());
+        rig.command(Command::Send(Message::Heartbeat { number, epoch, ver, shards }));
+        rig.sent(|message| match message {
+            Message::Heartbeat { number: 8, shards, .. } => Some(shards.clone()),
+            _ => None,
+        })
+    };
+    let (commit, closed) = (Lsn::new(5), Stamp::new(4));
+    rig.report(Report::Committed { commit, closed });
+    assert_eq!(beat(&mut rig), Some(vec![Committed { shard: SHARD, commit, closed }]));
+    assert_eq!(beat(&mut rig), Some(Vec::new()), "no news");
+}
+
+#[test]
+fn a_chain_is_made_the_log_and_confirmed_before_it_is_recovered() {
+    let mut rig = Rig::new();
+    rig.command(Command::Promised(epoch(6)));
+    rig.report(Report::Promised { epoch: epoch(6), tip: tip(5) });
+    rig.out.clear();
+    let chain = vec![Link { epoch: epoch(4), base: vec![at(3)] }];
+    rig.command(Command::Recover { epoch: epoch(6), chain });
+    assert!(
+        matches!(&rig.out[..], [Effect::Log(LogOrder::Recover { own, .. })] if own[..] == [at(5)])
+    );
+    rig.out.clear();
+    rig.event(Event::Log(LogNews::Find { shard: SHARD, lsn: Lsn::new(4) }));
+    let find = rig.order(|order| match order {
+        Order::Find { request, .. } => Some(*request),
+        _ => None,
+    });
+    rig.report(Report::Found { request: find.expect("asks"), frame: None });
+    assert!(matches!(&rig.out[..], [Effect::Log(LogOrder::Found { lsn, .. })] if lsn.value() == 4));
+    rig.out.clear();
+    rig.event(Event::Log(LogNews::Cut(SHARD, at(3))));
+    rig.event(Event::Log(LogNews::Frames(SHARD, frames(3, 4))));
+    rig.event(Event::Log(LogNews::Frames(SHARD, frames(4, 6))));
+    let accepted = |order: &Order| matches!(order, Order::Accept { .. }).then_some(());
+    assert!(
+        matches!(&rig.out[0], Effect::Shard(_, Order::Cut { epoch: of, .. }) if *of == epoch(6))
+    );
+    assert!(rig.order(accepted).is_some() && rig.order(accepted).is_some());
+    rig.out.clear();
+    rig.report(Report::Durable { epoch: epoch(6), tip: tip(6) });
+    let taken = |effect: &Effect| matches!(effect, Effect::Log(LogOrder::Taken(_))).then_some(());
+    assert!(rig.take(taken).is_some() && rig.take(taken).is_some() && rig.take(taken).is_none());
+    rig.event(Event::Log(LogNews::Recovered { epoch: epoch(6), ends: vec![at(6)] }));
+    let recovered = |fact: &Fact| match fact {
+        Fact::Recovered { base, .. } => Some(base.clone()),
+        _ => None,
+    };
+    assert_eq!(rig.fact(recovered), None);
+    let number = rig.order(|order| match order {
+        Order::Confirm { number } => Some(*number),
+        _ => None,
+    });
+    rig.report(Report::Confirmed { number: number.expect("asks"), commit: at(3) });
+    assert_eq!(rig.fact(recovered), Some(vec![at(6)]));
+    rig.command(Command::Place { link: Link { epoch: epoch(6), base: vec![at(6)] }, peer: None });
+    rig.flush();
+    let placed =
+        |fact: &Fact| matches!(fact, Fact::Placed { place: Place::Bucket, .. }).then_some(());
+    assert!(rig.fact(placed).is_some(), "nothing is missing there");
+}
+
+#[test]
+fn a_fence_ends_placing_or_leading() {
+    let mut rig = Rig::new();
+    rig.command(Command::Promised(epoch(2)));
+    rig.report(Report::Promised { epoch: epoch(2), tip: tip(5) });
+    rig.command(Command::Place { link: Link { epoch: epoch(2), base: vec![at(3)] }, peer: None });
+    rig.event(Event::Log(LogNews::Fenced));
+    let failed = |fact: &Fact| matches!(fact, Fact::PlaceFailed { .. }).then_some(());
+    assert!(rig.fact(failed).is_some());
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.event(Event::Log(LogNews::Fenced));
+    let fenced = |fact: &Fact| matches!(fact, Fact::Fenced { .. }).then_some(());
+    assert!(rig.fact(fenced).is_some());
+}
+
+#[test]
+fn a_lease_is_known_before_reads_are_looked_at_again() {
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.command(Command::Lease { until: 77 });
+    assert!(matches!(rig.out[..], [Effect::Lease(77), Effect::Shard(_, Order::Leased)]));
+}
+
+#[test]
+fn reads_go_to_whoever_asked() {
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.event(Event::Log(LogNews::Read { shard: SHARD, after: Lsn::new(3), bytes_max: 9 }));
+    rig.report(Report::Read(frames(2, 3)));
+    let read = |effect: &Effect| matches!(effect, Effect::Log(LogOrder::Read(..))).then_some(());
+    assert!(rig.take(read).is_none(), "nobody asked for that");
+    rig.report(Report::Read(frames(3, 5)));
+    assert!(rig.take(read).is_some());
+    rig.report(Report::Read(frames(3, 5)));
+    assert!(rig.take(read).is_none(), "twice");
+}
