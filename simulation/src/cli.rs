@@ -190,6 +190,9 @@ fn run_seeds(options: &Run) -> ExitCode {
 fn carry_out(scenario: &Scenario, output: Output) -> (Outcome, u64) {
     let trace = Trace::default();
     if output.verbose {
+        // What the nodes themselves say, between what happens to them.
+        let format = tracing_subscriber::fmt().without_time().with_ansi(false);
+        let _ = format.with_writer(io::stderr).try_init();
         trace.echo();
     }
     let outcome = run(scenario, &trace);

@@ -227,7 +227,7 @@ impl World {
         self.overseer.check_final(&history);
         let events = history.events();
         let shards = self.scenario.shape.shards;
-        let evidence = Evidence::new(&self.ledger, history, self.excuses, shards);
+        let evidence = Evidence::new(&self.ledger, history, self.excuses, shards).of_pair();
         check_final(&evidence, &self.violations);
         for site in &self.sites {
             for media in &site.machine.medias {
