@@ -25,6 +25,7 @@ pub mod client;
 pub mod crash;
 pub mod disk;
 pub mod fault;
+pub mod gate;
 pub mod history;
 pub mod invariants;
 pub mod ledger;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriant_actors::clock::Clock;
-use celeriant_actors::node::{Components, Error, Membership, Node, Placement, Settings};
+use celeriant_actors::node::{Components, Disks, Error, Membership, Node, Placement, Settings};
 use celeriant_net::Service;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::DirectoryBudget;
@@ -13,6 +13,7 @@ use celeriant_storage::Identity;
 
 use crate::disk::{Media, Observer, Power, SimDisk};
 use crate::fault::Reached;
+use crate::gate::{Gate, Gated};
 use crate::power_cut::Crash;
 use crate::rng::Rng;
 use crate::sabotage::Submit;
@@ -29,6 +30,8 @@ pub struct Machine {
     pub power: Arc<Power>,
     /// The node's time.
     pub clock: Arc<SimClock>,
+    /// Holds the process still.
+    pub gate: Gate,
     /// Of all logs.
     pub log: celeriant_storage::Settings,
     shape: Shape,
@@ -82,6 +85,7 @@ impl Machine {
             medias,
             power,
             clock,
+            gate: Gate::default(),
             log,
             shape: shape.clone(),
             cluster,
@@ -95,12 +99,12 @@ impl Machine {
     /// # Errors
     /// As [`Node::start`].
     pub async fn start(&mut self) -> Result<Node, Error> {
-        let (medias, epoch) = (self.medias.clone(), Arc::clone(&self.epoch));
-        let components: Components<SimDisk> = Components {
+        let epoch = Arc::clone(&self.epoch);
+        let components: Components<Gated<SimDisk>> = Components {
             cluster: self.cluster,
             boot: BootId::new(self.rng.number()),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            disks: Arc::new(move |shard: ShardId| Ok(medias[usize::from(shard.value())].attach())),
+            disks: self.disks(),
             placement: Placement::Here,
             membership: Membership::Alone(Box::new(move |highest: Epoch| {
                 let next = highest.value().max(epoch.load(Ordering::Relaxed)) + 1;
@@ -109,6 +113,14 @@ impl Machine {
             })),
         };
         Node::start(self.settings(), components).await
+    }
+
+    /// What a process opens its shards' disks with.
+    pub fn disks(&self) -> Disks<Gated<SimDisk>> {
+        let (medias, gate) = (self.medias.clone(), self.gate.clone());
+        Arc::new(move |shard: ShardId| {
+            Ok(Gated::new(medias[usize::from(shard.value())].attach(), &gate))
+        })
     }
 
     /// Settings of every node that runs on it.

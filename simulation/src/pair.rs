@@ -30,7 +30,6 @@ use tokio::task::JoinHandle;
 
 use self::inject::Heal;
 use self::safe::Safe;
-use self::seams::Gate;
 use self::site::{Grounds, Site, Stage};
 use crate::bucket::Cloud;
 use crate::client::{Client, Surroundings};
@@ -151,7 +150,6 @@ impl World {
             index,
             machine,
             safe,
-            gate: Gate::default(),
             wire,
             stage: Stage::Down { until: Micros::MAX },
             may: May::default(),

@@ -111,10 +111,10 @@ impl World {
     /// The process is not polled for a while.
     fn pause(&mut self, node: usize, fault: &Fault) -> bool {
         let site = &mut self.sites[node];
-        if !site.is_up() || site.gate.is_closed() {
+        if !site.is_up() || site.machine.gate.is_closed() {
             return false;
         }
-        site.gate.close();
+        site.machine.gate.close();
         site.wire.hold();
         site.machine.clock.stand_still(true);
         self.heal_at(self.timeline.now() + fault.lasts, Heal::Resume(node));
@@ -334,7 +334,7 @@ impl World {
             Heal::Resume(node) => {
                 let site = &self.sites[node];
                 site.machine.clock.stand_still(false);
-                site.gate.open();
+                site.machine.gate.open();
                 site.wire.release();
             }
             Heal::Reach(node) => self.sites[node].wire.weather(|w| w.unreachable = false),

@@ -13,14 +13,14 @@ use celeriant_actors::election::{self};
 use celeriant_actors::node::pair::Pair;
 use celeriant_actors::node::{Components, Error, Membership, Node, Placement};
 use celeriant_actors::replicator::core::Settings as ReplicatorSettings;
-use celeriant_schema::ShardId;
 use celeriant_schema::peer::{Features, Hello};
 
 use super::safe::Safe;
-use super::seams::{Gate, Gated, Seen};
+use super::seams::Seen;
 use crate::bucket::Cloud;
 use crate::client::address_of;
 use crate::disk::SimDisk;
+use crate::gate::Gated;
 use crate::link::{Cable, End};
 use crate::machine::Machine;
 use crate::overseer::Overseer;
@@ -33,7 +33,6 @@ pub(super) struct Site {
     pub(super) index: usize,
     pub(super) machine: Machine,
     pub(super) safe: Safe,
-    pub(super) gate: Gate,
     pub(super) wire: Wire,
     pub(super) stage: Stage,
     /// Powers of the next process.
@@ -113,13 +112,13 @@ impl Site {
             power.trip_at(power.operations() + operation);
         }
         let boot = self.machine.next_boot();
-        let (medias, gate, member) = (self.machine.medias.clone(), self.gate.clone(), self.member());
+        let (gate, member) = (self.machine.gate.clone(), self.member());
         let hello = Hello {
             cluster: self.machine.cluster,
             store: member.store,
             boot,
             format: 1,
-            shards: medias.len() as u16,
+            shards: self.machine.medias.len() as u16,
             features: member.features,
             address: member.replication.clone(),
         };
@@ -146,14 +145,11 @@ impl Site {
             replicator: *replicator,
             seed: self.rng.number(),
         };
-        let disk_gate = gate.clone();
         let components: Components<Gated<SimDisk>> = Components {
             cluster: self.machine.cluster,
             boot,
             clock: Arc::clone(&self.machine.clock) as Arc<dyn Clock>,
-            disks: Arc::new(move |shard: ShardId| {
-                Ok(Gated::new(medias[usize::from(shard.value())].attach(), &disk_gate))
-            }),
+            disks: self.machine.disks(),
             placement: Placement::Here,
             membership: Membership::Pair(pair.into()),
         };
@@ -191,7 +187,7 @@ impl Site {
             // What it had begun is cut off from its disks and waits for ever.
             Stage::Starting(_) | Stage::Stopping(_) | Stage::Down { .. } => {}
         }
-        self.gate.open();
+        self.machine.gate.open();
         self.machine.clock.stand_still(false);
     }
 }
