@@ -4,7 +4,7 @@
 //! args      words → values (clap)          failure   what went wrong → exit code and error object
 //! output    table or JSON                  shapes    receipts and events as JSON
 //! append · write · query · inspect         one request each, through the client
-//! cert      certificates of a cluster
+//! cluster · cert                         the nodes of a pair, and their certificates
 //! serve     dev, server, server check      bench     load and numbers
 //! ```
 //! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or
@@ -17,6 +17,7 @@ mod append;
 mod args;
 mod bench;
 mod cert;
+mod cluster;
 mod failure;
 mod inspect;
 mod output;
@@ -68,6 +69,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Dev(dev) => block_on(serve::dev(dev, output)),
         Command::Server(server) => block_on(serve::server(server, output)),
         Command::Bucket(bucket) => block_on(serve::bucket(bucket, output)),
+        Command::Cluster { action } => block_on(cluster::run(action, &global, output)),
         Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),
@@ -85,13 +87,17 @@ fn block_on<F: Future<Output = Result<(), Failure>>>(work: F) -> Result<(), Fail
 
 /// A client as the global flags describe it.
 async fn connect(global: &Global) -> Result<Client, Failure> {
+    Ok(Client::connect_with(&global.url, options(global)).await?)
+}
+
+/// How clients behave, by the global flags.
+fn options(global: &Global) -> Options {
     let defaults = Options::default();
     let timeout = global.timeout.map_or(defaults.timeout, |timeout| timeout.0);
-    let options = Options {
+    Options {
         timeout,
         connect_timeout: defaults.connect_timeout.min(timeout),
         name: concat!("celeriant ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..defaults
-    };
-    Ok(Client::connect_with(&global.url, options).await?)
+    }
 }

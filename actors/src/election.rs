@@ -24,5 +24,5 @@ pub mod vocabulary;
 mod world;
 
 pub use self::core::Core;
-pub use self::elector::{Args, Board, CommandMail, ElectionMail, Elector, Keeper};
+pub use self::elector::{Args, Board, CommandMail, ElectionMail, Elector, Keeper, Reply};
 pub use self::settings::Settings;

@@ -35,6 +35,7 @@ use tokio::time::timeout;
 use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
 use self::worker::{AbortOnDrop, Common, News, Order, Run, Survey, Worker, watch};
+use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
@@ -259,8 +260,9 @@ impl Node {
         }
     }
 
-    /// Hands over, if it leads a pair. Stops accepting, answers what was accepted, notes what is durable, ends. Each step on all
-    /// threads before the next: a connection of one thread may wait for a shard of another.
+    /// Hands over, if it leads a pair. Stops accepting, answers what was accepted, notes what is
+    /// durable, ends. Each step on all threads before the next: a connection of one thread may
+    /// wait for a shard of another.
     pub async fn stop(mut self) {
         if let Some(cluster) = self.cluster.clone() {
             tokio::select! {
@@ -363,7 +365,13 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
+        let admin = Admin {
+            node_id: settings.net.node_id.clone(),
+            standing: Arc::clone(&standing),
+            cluster: self.cluster.clone(),
+        };
         let shared = Arc::new(Shared {
+            admin,
             admission: Admission::new(settings.admission_bytes),
             shards: Arc::clone(&shards),
             standing: Arc::clone(&standing),
@@ -407,7 +415,7 @@ impl Node {
         let highest = tips.iter().map(|tip| tip.epoch).max().unwrap_or_default();
         let epoch = take_epoch(highest)?;
         assert!(epoch > highest, "epoch {epoch} was in use before, up to {highest}");
-        let standing = Standing::alone();
+        let standing = Standing::alone(shards.len() as u16);
         standing.set_epoch(epoch);
         let mut orders = Vec::new();
         let activation = Activation::new(epoch, ground.boot, shards.len() as u16, &mut orders);
@@ -459,5 +467,5 @@ struct Surveys {
     coordinators: BTreeMap<usize, (Recipient<BeginMail>, Recipient<AnswerMail>)>,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod node_test;

@@ -14,6 +14,7 @@ use kameo::actor::Recipient;
 use kameo::error::SendError;
 use tokio::time::Instant;
 
+use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::{Clock, Micros};
 use crate::coordinator::core::Begin;
@@ -29,7 +30,6 @@ const TXN_COUNTER: u64 = 0xffff << 48;
 const OVERLOAD_RETRY_MS: u32 = 50;
 
 /// What the routers of all threads share.
-#[derive(Debug)]
 pub struct Shared {
     /// The node's budget for unanswered requests.
     pub admission: Admission,
@@ -37,6 +37,8 @@ pub struct Shared {
     pub shards: Arc<[Recipient<ShardMail>]>,
     /// The node's.
     pub standing: Arc<Standing>,
+    /// Operators' orders.
+    pub admin: Admin,
     /// Of this process start.
     pub boot: BootId,
     /// Numbers writes and listings over several shards.
@@ -90,6 +92,7 @@ impl Router {
             Request::Ping => {
                 out.refused.push(Reply { id: incoming.id, response: Response::Pong });
             }
+            Request::Admin(order) => self.shared.admin.take(&order, route),
             Request::Write(write) => match home(&write, shards) {
                 Some(shard) => {
                     let request = Request::Write(write);

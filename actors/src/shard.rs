@@ -10,6 +10,7 @@ mod accepted;
 mod cold;
 mod commit;
 pub mod core;
+mod dispatch;
 mod follower;
 mod joints;
 mod leg;

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use celeriant_schema::{Epoch, Refusal};
+use celeriant_schema::{Epoch, Lsn, Refusal};
 
 use crate::clock::Micros;
 
@@ -15,14 +15,52 @@ use crate::clock::Micros;
 pub struct Standing {
     epoch: AtomicU64,
     lease_until: AtomicU64,
+    /// By shard, for people.
+    positions: Box<[Position]>,
     /// Where clients find the leader, as far as it is known: another node's address.
     leader: Mutex<Option<String>>,
 }
 
+/// Where a shard's log is.
+#[derive(Debug, Default)]
+pub struct Position {
+    durable: AtomicU64,
+    committed: AtomicU64,
+    elsewhere: AtomicU64,
+}
+
+impl Position {
+    /// Notes how far the log is durable here and committed, and what other places are known to
+    /// hold.
+    pub fn note(&self, durable: Lsn, committed: Lsn, elsewhere: Option<Lsn>) {
+        self.durable.store(durable.value(), Ordering::Relaxed);
+        self.committed.store(committed.value(), Ordering::Relaxed);
+        let elsewhere = elsewhere.unwrap_or(durable);
+        self.elsewhere.store(elsewhere.value(), Ordering::Relaxed);
+    }
+
+    /// Durable, committed, held elsewhere.
+    pub fn get(&self) -> (u64, u64, u64) {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        (load(&self.durable), load(&self.committed), load(&self.elsewhere))
+    }
+}
+
 impl Standing {
+    /// A node with so many shards that does not lead.
+    pub fn new(shards: u16) -> Self {
+        let positions = (0..shards).map(|_| Position::default()).collect();
+        Self { positions, ..Self::default() }
+    }
+
+    /// Where the shards' logs are, in their order.
+    pub fn positions(&self) -> &[Position] {
+        &self.positions
+    }
+
     /// A node that nobody shares anything with: its lease never ends.
-    pub fn alone() -> Self {
-        let standing = Self::default();
+    pub fn alone(shards: u16) -> Self {
+        let standing = Self::new(shards);
         standing.set_lease(Micros::MAX);
         standing
     }

@@ -29,6 +29,8 @@ pub const BATCH_EVENTS_MAX: usize = 4096;
 pub const WRITE_EVENTS_MAX: usize = 16_384;
 /// Largest encoded request, in bytes. Larger ones are refused with `TooLarge`.
 pub const REQUEST_BYTES_MAX: usize = 12 << 20;
+/// Largest order of an operator, in bytes.
+pub const ADMIN_BYTES_MAX: usize = 4 << 10;
 /// Largest response frame, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Largest frame of a shard's log, in bytes, header and padding included.

@@ -168,6 +168,8 @@ pub enum Request {
     List(ListQuery),
     /// Answered at once: is the connection alive?
     Ping,
+    /// An operator's order to this node, as JSON: at most [`crate::limits::ADMIN_BYTES_MAX`] bytes.
+    Admin(Bytes),
 }
 
 /// Members up to this many are compared pairwise: cheaper than sorting, and allocates nothing.

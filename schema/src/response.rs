@@ -130,6 +130,8 @@ pub enum Response {
     List(ListPage),
     /// Alive.
     Pong,
+    /// What an operator's order came to, as JSON.
+    Admin(Bytes),
     /// It was not done; says why and what helps.
     Refused(Refusal),
 }

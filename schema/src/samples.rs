@@ -165,6 +165,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         1 => head.prop_map(Request::Head),
         1 => list_query().prop_map(Request::List),
         1 => Just(Request::Ping),
+        1 => ".{0,40}".prop_map(|text| Request::Admin(text.into())),
     ]
 }
 
@@ -270,6 +271,7 @@ pub(crate) fn response() -> impl Strategy<Value = Response> {
         head_info().prop_map(Response::Head),
         list,
         Just(Response::Pong),
+        ".{0,40}".prop_map(|text| Response::Admin(text.into())),
         refusal().prop_map(Response::Refused),
     ]
 }

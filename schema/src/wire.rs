@@ -56,12 +56,14 @@ mod kind {
     pub(super) const READ: u8 = 0x11;
     pub(super) const HEAD: u8 = 0x12;
     pub(super) const LIST: u8 = 0x13;
+    pub(super) const ADMIN: u8 = 0x14;
     pub(super) const WELCOME: u8 = 0x81;
     pub(super) const PONG: u8 = 0x83;
     pub(super) const RECEIPT: u8 = 0x90;
     pub(super) const PAGE: u8 = 0x91;
     pub(super) const HEAD_INFO: u8 = 0x92;
     pub(super) const NAMES: u8 = 0x93;
+    pub(super) const ADMIN_REPORT: u8 = 0x94;
     pub(super) const REFUSED: u8 = 0xff;
 }
 
@@ -335,6 +337,11 @@ impl<'a> Input<'a> {
     fn bytes(&mut self, count: usize) -> Result<Bytes, DecodeError> {
         let frame = self.frame;
         Ok(slice_of(frame, self.reader.take(count)?))
+    }
+
+    /// Everything that is left.
+    fn remainder(&mut self) -> Result<Bytes, DecodeError> {
+        self.bytes(self.reader.left())
     }
 
     fn key(&mut self) -> Result<AggregateKey, DecodeError> {

@@ -166,7 +166,7 @@ fn rule_of(response: &Response) -> &'static str {
         Response::List(_) => "lists",
         Response::Receipt(_) => "receipts",
         Response::Refused(_) => "refusals",
-        Response::Pong => "answers",
+        Response::Pong | Response::Admin(_) => "answers",
     }
 }
 

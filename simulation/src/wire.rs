@@ -317,7 +317,7 @@ fn summary(response: &Response) -> u64 {
         Response::List(page) => {
             page.names.iter().fold(u64::from(page.more), |sum, n| fold(sum, digest(n.as_bytes())))
         }
-        Response::Pong => 1,
+        Response::Pong | Response::Admin(_) => 1,
         Response::Refused(refusal) => digest(refusal.to_string().as_bytes()),
     }
 }
@@ -330,7 +330,7 @@ pub fn name_of(response: &Response) -> String {
         Response::Page(_) => "page".into(),
         Response::Head(_) => "head".into(),
         Response::List(_) => "list".into(),
-        Response::Pong => "pong".into(),
+        Response::Pong | Response::Admin(_) => "pong".into(),
         Response::Refused(celeriant_schema::Refusal::Conflict { already_applied, .. }) => {
             use celeriant_schema::AlreadyApplied::{None, Receipt, Unknown};
             match already_applied {

@@ -19,6 +19,7 @@
 //! Deliberately absent: I/O, clocks, what a record means (except legs: space is kept for their
 //! decisions, and a checkpoint says which are open), reading.
 
+mod durable;
 mod ends;
 mod follow;
 mod landmarks;
@@ -32,17 +33,17 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use celeriant_schema::limits::{FRAME_BYTES_SOFT, SECTOR_BYTES};
+use celeriant_schema::limits::FRAME_BYTES_SOFT;
 use celeriant_schema::peer::FramePlace;
 use celeriant_schema::{BootId, Epoch, Hash, Lsn, Stamp};
 
 use crate::buffer::AlignedBuffer;
 use crate::disk::{Completion, DiskError, Done, FileId, Op, Token};
-use crate::error::{Damage, Error, Flaw};
+use crate::error::Error;
 use crate::frame::{Builder, Context, FRAME_HEADER_BYTES, FrameHeader, IN_FLIGHT_BYTES_MAX};
 use crate::manifest::Position;
-use crate::segment::segment_name;
 use crate::{Identity, Settings};
+pub use durable::DurableFrame;
 pub(crate) use ends::Commits;
 pub use follow::Refused;
 pub(crate) use landmarks::Landmarks;
@@ -74,65 +75,6 @@ pub struct SealedFrame {
     pub place: FramePlace,
     /// The frame itself.
     pub bytes: Bytes,
-}
-
-/// A frame that is durable, with everything before it.
-#[derive(Clone, Debug)]
-pub struct DurableFrame {
-    /// Its first record.
-    pub first_lsn: Lsn,
-    /// Its last record.
-    pub last_lsn: Lsn,
-    /// Segment that it lies in.
-    pub segment: u32,
-    /// Where it starts in the segment, in sectors of 4,096 bytes.
-    pub frame_offset: u32,
-    /// Its size in bytes, padding included.
-    pub frame_bytes: u32,
-    /// Stamp of its last event.
-    pub last_stamp: Stamp,
-    /// Its hash.
-    pub hash: Hash,
-    /// The frame itself. That of another leader may share memory with what arrived together.
-    pub bytes: Bytes,
-}
-
-impl DurableFrame {
-    /// The frames that lie one behind the other at `offset`, in bytes, of `segment`: as
-    /// [`Step::Frames`] gives them.
-    ///
-    /// # Errors
-    /// What is wrong with the first one that is none.
-    pub fn split(segment: u32, offset: u64, frames: &Bytes) -> Result<Vec<Self>, Damage> {
-        let mut split: Vec<Self> = Vec::new();
-        let mut at = 0;
-        while at < frames.len() {
-            let place = offset + at as u64;
-            let flawed = |flaw: Flaw| flaw.at(segment_name(segment), segment, place, Lsn::ZERO);
-            let header = FrameHeader::decode(&frames[at..]).map_err(flawed)?;
-            let end = at + header.frame_bytes();
-            if end > frames.len() {
-                return Err(flawed(Flaw::Lengths));
-            }
-            split.push(Self::of(&header, segment, place, frames.slice(at..end)));
-            at = end;
-        }
-        Ok(split)
-    }
-
-    /// The frame of `header` at `offset`, in bytes, of `segment`.
-    pub(crate) fn of(header: &FrameHeader, segment: u32, offset: u64, bytes: Bytes) -> Self {
-        Self {
-            first_lsn: header.first_lsn,
-            last_lsn: header.last_lsn(),
-            segment,
-            frame_offset: (offset / SECTOR_BYTES as u64) as u32,
-            frame_bytes: header.frame_bytes() as u32,
-            last_stamp: header.last_stamp,
-            hash: header.hash,
-            bytes,
-        }
-    }
 }
 
 /// What a completion brought.

@@ -84,7 +84,7 @@ impl Shard {
             pending: recovered.pending,
             tail: recovered.tail,
             joints: Joints::default(),
-            standing: Arc::new(Standing::alone()),
+            standing: Arc::new(Standing::alone(1)),
             cache: FrameCache::new(16 << 20),
         };
         let mut effects = Vec::new();

@@ -100,6 +100,11 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
+    /// See and order about the nodes of a pair
+    Cluster {
+        #[command(subcommand)]
+        action: ClusterAction,
+    },
     /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
     Bucket(Bucket),
     /// Make certificates: a cluster's own authority, and what it signs
@@ -113,6 +118,22 @@ pub(super) enum Command {
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterAction {
+    /// What every node that --url names says of itself
+    Status,
+    /// Let the other node lead
+    Handover,
+    /// Put a new node into the place of one that is lost for good
+    Replace {
+        /// Store of the lost node, as `cluster status` shows it
+        lost: String,
+        /// The new node: celeriant://host:port
+        #[arg(long, value_name = "URL")]
+        with: String,
     },
 }
 

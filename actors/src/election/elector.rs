@@ -21,7 +21,7 @@ use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient, WeakActorRef};
 use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::core::Core;
 use super::vocabulary::{Command, Effect, Event, Refused, Status};
@@ -34,12 +34,15 @@ use crate::standing::Standing;
 /// Mail of the election: facts, in order.
 pub struct ElectionMail(pub Vec<Event>);
 
+/// Where the outcome of an operator's order goes.
+pub type Reply = Box<dyn FnOnce(Result<(), Refused>) + Send>;
+
 /// An operator's order, and where its outcome goes.
 pub struct CommandMail {
     /// What.
     pub command: Command,
-    /// Told once it has come to an end.
-    pub reply: oneshot::Sender<Result<(), Refused>>,
+    /// Called once it has come to an end.
+    pub reply: Reply,
 }
 
 /// Keeps epochs on the node's disk.
@@ -117,7 +120,7 @@ pub struct Elector<B: Bucket> {
     effects: Vec<Effect>,
     /// Numbers commands.
     commands: u64,
-    replies: BTreeMap<u64, oneshot::Sender<Result<(), Refused>>>,
+    replies: BTreeMap<u64, Reply>,
     /// Why it cannot go on.
     failed: Option<Error>,
 }
@@ -170,8 +173,9 @@ impl<B: Bucket> Elector<B> {
                     continue;
                 }
                 Effect::Answer { id, result } => {
-                    // Who asked may be gone.
-                    let _ = self.replies.remove(&id).map(|reply| reply.send(result));
+                    if let Some(reply) = self.replies.remove(&id) {
+                        reply(result);
+                    }
                     continue;
                 }
                 Effect::Announce(status) => {

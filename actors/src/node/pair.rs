@@ -16,7 +16,7 @@ use crate::election::register::{Member, Seal};
 use crate::election::vocabulary::{
     Command, Event, Identity, Local, May, Refused, RoleName, Status,
 };
-use crate::election::{self, Board, CommandMail, ElectionMail, Elector, Keeper};
+use crate::election::{self, Board, CommandMail, ElectionMail, Elector, Keeper, Reply};
 use crate::replicator::bucket::BucketLog;
 use crate::replicator::core::{Identity as Own, Settings as ReplicatorSettings};
 use crate::replicator::orders::{OrderMail, ReportMail};
@@ -55,6 +55,7 @@ pub struct Cluster {
     mail: Recipient<ElectionMail>,
     commands: Recipient<CommandMail>,
     board: Board,
+    member: Arc<Member>,
 }
 
 impl Cluster {
@@ -69,8 +70,19 @@ impl Cluster {
     /// Why it is not carried out.
     pub async fn command(&self, command: Command) -> Result<(), Refused> {
         let (reply, outcome) = oneshot::channel();
-        let _ = self.commands.tell(CommandMail { command, reply }).try_send();
+        // Who asked may be gone.
+        self.order(command, Box::new(|result| drop(reply.send(result))));
         outcome.await.unwrap_or(Err(Refused::CalledOff("the node has stopped")))
+    }
+
+    /// Gives an operator's order; the reply is called when it has come to an end.
+    pub fn order(&self, command: Command, reply: Reply) {
+        let _ = self.commands.tell(CommandMail { command, reply }).try_send();
+    }
+
+    /// This node's own entry of the register.
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
     /// Waits until the node does what is `wanted`.
@@ -131,7 +143,7 @@ impl<L: Link, B: Bucket> Join for Pair<L, B> {
         shards: Arc<[Recipient<OrderMail>]>,
         tips: Vec<Tip>,
     ) -> Joined {
-        let standing = Arc::new(Standing::default());
+        let standing = Arc::new(Standing::new(shards.len() as u16));
         let board = Board::default();
         let replicator = Replicator::<L, B>::prepare_with_mailbox(mailbox::unbounded());
         let elector = Elector::<B>::prepare_with_mailbox(mailbox::unbounded());
@@ -145,6 +157,7 @@ impl<L: Link, B: Bucket> Join for Pair<L, B> {
             intact: true,
             may: self.may,
         };
+        let member = Arc::new(self.member.clone());
         let me = Identity { cluster: ground.cluster, boot: ground.boot, member: self.member };
         let now = ground.clock.now();
         let core = election::Core::new(self.election, self.seal, me, local, self.seed, now);
@@ -175,7 +188,7 @@ impl<L: Link, B: Bucket> Join for Pair<L, B> {
             watch(&ground.news, "election".into(), elector, election),
         ];
         let (mail, commands) = (facts.clone().recipient(), facts.recipient());
-        let cluster = Cluster { mail, commands, board };
+        let cluster = Cluster { mail, commands, board, member };
         Joined { orderer: orders.recipient(), standing, cluster, actors }
     }
 }

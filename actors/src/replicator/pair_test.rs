@@ -350,6 +350,7 @@ async fn a_pair_is_made_loses_its_leader_gets_it_back_and_is_handed_over() {
 
     let (reply, outcome) = oneshot::channel();
     let command = vocabulary::Command::HandOver;
+    let reply = Box::new(|result| drop(reply.send(result)));
     let _ = world.process(B).elector.tell(CommandMail { command, reply }).try_send();
     assert_eq!(outcome.await.expect("an answer"), Ok(()));
     world.until("A leads", |world| world.leads(A) == Some(pair())).await;

@@ -31,8 +31,8 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     let listen = address(&mut given, "listen", LISTEN);
     if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback() && !plaintext) {
         let why = format!(
-            "{} is not loopback, and clients connect without TLS in this version: everybody who reaches it could read \
-             and write; set insecure_plaintext = true to do it all the same",
+            "{} is not loopback, and clients connect without TLS in this version: everybody who \
+             reaches it could read and write; set insecure_plaintext = true to do it all the same",
             listen.ip()
         );
         given.refuse("listen", why);

@@ -21,11 +21,11 @@ use std::sync::Arc;
 
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, ListPage, ListQuery, Lsn, Member,
-    Receipt, Refusal, Request, Response, Sequence, ShardId, Stamp, TxnId, limits::LIST_PAGE_MAX,
+    AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, ListPage, Lsn, Member, Receipt,
+    Response, Sequence, ShardId, Stamp, TxnId,
 };
 use celeriant_storage::cache::FrameCache;
-use celeriant_storage::directory::{Directory, Fault, Pins};
+use celeriant_storage::directory::{Directory, Pins};
 use celeriant_storage::disk::{Completion, Op, Token};
 use celeriant_storage::log::{DurableFrame, Log};
 use celeriant_storage::recovery::PendingLeg;
@@ -46,7 +46,7 @@ use super::tail::Tail;
 use crate::clock::{Micros, StampClock};
 use crate::replicator::orders::{Order, Report};
 use crate::standing::Standing;
-use crate::work::{Answer, AnswerKind, Decision, Step, Task, Work};
+use crate::work::{Answer, AnswerKind, Decision, Step, Work};
 
 /// What the shell must do, in order.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ pub struct Core<R> {
     pub(super) unproven: Vec<(Micros, R, Response)>,
     pub(super) searches: Searches,
     /// What was met where nobody could be told.
-    failure: Option<Error>,
+    pub(super) failure: Option<Error>,
     pub(super) joints: Joints,
     pub(super) standing: Arc<Standing>,
     pub(super) encoded: Vec<EncodedBatch>,
@@ -408,108 +408,6 @@ impl<R> Core<R> {
         self.ops = ops;
     }
 
-    pub(super) fn take(&mut self, now: Micros, work: Work<R>, effects: &mut Vec<Effect<R>>) {
-        match work {
-            Work::Task(task) => self.take_task(now, task, effects),
-            Work::Step(step) => self.take_step(now, step, effects),
-        }
-    }
-
-    fn take_step(&mut self, now: Micros, step: Step, effects: &mut Vec<Effect<R>>) {
-        match step {
-            Step::Reserve { txn, coordinator, mode, part } => {
-                self.reserve(txn, coordinator, mode, part, effects);
-            }
-            Step::Append { txn, participants, decision } if self.has_leg(txn) => {
-                self.owed.push_back(Owed::Append { txn, participants, decision });
-                self.pay_owed(now, effects);
-            }
-            Step::Release { txn } => self.release(now, txn, effects),
-            Step::Settle { txn } if self.has_leg(txn) => {
-                // Shown at once: its answer may be out already, whatever the log has room for.
-                self.show_leg(txn);
-                self.owed.push_back(Owed::Settle { txn });
-                self.pay_owed(now, effects);
-            }
-            // Of a leadership that is over.
-            Step::Append { .. } | Step::Settle { .. } => {}
-            Step::Joined { txn } => {
-                self.failure = self.joined(txn, effects).err();
-            }
-            Step::Sought { txn, by } => self.sought(txn, by, effects),
-            Step::Trace { txn } => match self.trace(txn) {
-                Ok(trace) => effects.push(Effect::Report(Report::Traced { txn, trace })),
-                Err(fault) => self.park(Work::Step(step), fault.into(), effects),
-            },
-            Step::List { gather, coordinator, query } => {
-                let page = match self.list(&query) {
-                    Ok(page) => page,
-                    Err(fault) => {
-                        let step = Step::List { gather, coordinator, query };
-                        return self.park(Work::Step(step), fault.into(), effects);
-                    }
-                };
-                let kind = AnswerKind::Listed { gather, page };
-                effects.push(Effect::Answer(coordinator, Answer { shard: self.shard, kind }));
-            }
-        }
-    }
-
-    fn take_task(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
-        if task.deadline.is_some_and(|deadline| now >= deadline) {
-            let refusal = Refusal::DeadlineExceeded { definite: true };
-            return effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
-        }
-        let is_leading = matches!(self.role, Role::Leading(_));
-        match &task.request {
-            Request::Write(_) if !is_leading => {
-                effects.push(Effect::Reply(task.route, Response::Refused(self.refusal())));
-            }
-            Request::Write(write) if self.cannot_take(&write.members).is_some() => {
-                if let Some(refusal) = self.cannot_take(&write.members) {
-                    effects.push(Effect::Reply(task.route, Response::Refused(refusal)));
-                }
-            }
-            Request::Write(_) if !self.backlog.is_empty() || self.is_quiesced() => {
-                self.backlog.push_back(Work::Task(task));
-            }
-            Request::Write(write) => match self.held(&write.members).cloned() {
-                Some(key) => self.wait_for(&key, Work::Task(task)),
-                None => self.write(now, task, effects),
-            },
-            Request::Read(_) | Request::Head(_) => self.read(now, task, effects),
-            Request::List(query) => match self.list(query) {
-                Ok(page) => effects.push(Effect::Reply(task.route, Response::List(page))),
-                Err(fault) => self.park(Work::Task(task), fault.into(), effects),
-            },
-            Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
-        }
-    }
-
-    /// This shard's names for a listing.
-    fn list(&mut self, query: &ListQuery) -> Result<ListPage, Fault> {
-        let parents: &[&str] = match (&query.org, &query.kind) {
-            (None, _) => &[],
-            (Some(org), None) => &[org],
-            (Some(org), Some(kind)) => &[org, kind],
-        };
-        let (prefix, after) = (query.prefix.as_str(), query.after.as_deref());
-        let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
-        let mut page = std::mem::take(&mut self.listed);
-        let before = page.names.len();
-        match self.directory.list(parents, prefix, after, limit, &mut page, &self.pins) {
-            Ok(()) => Ok(page),
-            Err(fault) => {
-                if page.names.len() > before {
-                    // What led to those names is behind it.
-                    self.pins = Pins::default();
-                }
-                self.listed = page;
-                Err(fault)
-            }
-        }
-    }
-
     /// The first member whose aggregate another write holds.
     pub(super) fn held<'m>(&self, members: &'m [Member]) -> Option<&'m AggregateKey> {
         let parted = || match self.legs.is_empty() {
@@ -638,5 +536,7 @@ impl<R> Core<R> {
 
 #[cfg(test)]
 mod core_test;
+#[cfg(test)]
+mod follower_test;
 #[cfg(test)]
 pub(crate) mod rig;

@@ -53,8 +53,10 @@ impl<R> Core<R> {
     ) -> Result<(), Error> {
         for order in orders {
             if let Order::Promise { epoch: promised } = order {
-                let counts = |order: &Order| !matches!(order, Order::Accept { epoch, .. } if *epoch < promised);
-                self.orders.retain(counts);
+                self.orders.retain(|order| match order {
+                    Order::Accept { epoch, .. } => *epoch >= promised,
+                    _ => true,
+                });
             }
             self.orders.push_back(order);
         }
@@ -231,8 +233,15 @@ impl<R> Core<R> {
         effects.push(Effect::Reopen(reopen));
     }
 
-    /// Tells what is sealed and committed since the last time. Costs nothing for a node on its own.
+    /// Tells what is sealed and committed since the last time.
     pub fn report(&mut self, effects: &mut Vec<Effect<R>>) {
+        if let Some(position) = self.standing.positions().get(usize::from(self.shard.value())) {
+            let elsewhere = match (self.elsewhere, &self.role) {
+                (Elsewhere::Upto(held), Role::Leading(_)) => Some(held),
+                _ => None,
+            };
+            position.note(self.log.durable(), self.committed, elsewhere);
+        }
         if self.elsewhere == Elsewhere::Alone {
             return;
         }

@@ -186,6 +186,20 @@ impl Client {
         }
     }
 
+    /// Gives a node an operator's order, as JSON, and returns its report, as JSON: for tools. Goes
+    /// to the leader once the node that was asked says that only that one can do it. Sent again
+    /// only if it certainly was not carried out.
+    ///
+    /// # Errors
+    /// As those of a write without sequences.
+    pub async fn admin(&self, order: impl Into<String>) -> Result<String, Error> {
+        let request = Request::Admin(order.into().into());
+        match self.call(&request, Resend::Unsequenced, self.timeout()).await? {
+            Response::Admin(report) => Ok(String::from_utf8_lossy(&report).into_owned()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// How this client behaves.
     pub fn options(&self) -> &Options {
         &self.inner.options
@@ -331,7 +345,7 @@ fn place(request: &Request, attempt: u32) -> Place {
 /// Whether a node that does not lead cannot have given this answer.
 fn only_a_leader_says(answer: &Response) -> bool {
     match answer {
-        Response::Pong => false,
+        Response::Pong | Response::Admin(_) => false,
         // The state of aggregates; others are about the request, or the node.
         Response::Refused(refusal) => (2000..3000).contains(&refusal.code()),
         _ => true,
@@ -344,7 +358,7 @@ fn lane(request: &Request, lanes: usize) -> usize {
         Request::Write(write) => write.members.first().map(|member| &member.key),
         Request::Read(query) => Some(&query.key),
         Request::Head(query) => Some(&query.key),
-        Request::List(_) | Request::Ping => None,
+        Request::List(_) | Request::Ping | Request::Admin(_) => None,
     };
     let lanes = u16::try_from(lanes).unwrap_or(u16::MAX);
     key.map_or(0, |key| usize::from(key.shard(lanes).value()))
@@ -357,6 +371,7 @@ pub(crate) fn unexpected(response: &Response) -> Error {
         Response::Head(_) => "a head",
         Response::List(_) => "a list",
         Response::Pong => "a pong",
+        Response::Admin(_) => "a report",
         Response::Refused(_) => "a refusal",
     };
     Error::Protocol { reason: format!("{kind} does not answer this request") }

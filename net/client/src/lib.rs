@@ -35,9 +35,9 @@
 //! the store recognises it, so it lands once. A write without sequences only while it certainly was
 //! not done; if the connection is lost after sending, the answer is `Error::UnknownOutcome`.
 //!
-//! **Two nodes.** A URL names all nodes of a store: `celeriant://a:7440,b:7440`. Calls go to the one
-//! that leads, wherever that moves, also to an address that only a node named; one that cannot be
-//! reached, or falls silent, is left for the next. While nobody leads, calls wait, until their
+//! **Two nodes.** A URL names all nodes of a store: `celeriant://a:7440,b:7440`. Calls go to the
+//! one that leads, wherever that moves, also to an address that only a node named; one that cannot
+//! be reached, or falls silent, is left for the next. While nobody leads, calls wait, until their
 //! timeout. `read(..).any()` and `head(..).any()` go to a node that does not lead, if there is one,
 //! and may be behind; `min_stamp` says how far it must be.
 //!

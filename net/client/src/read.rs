@@ -236,7 +236,7 @@ impl Batches {
         self.ask();
     }
 
-    /// Changes what is to be asked for, to what comes after `taken` events that were read at `stamp`.
+    /// Changes what is to be asked for, to what comes after `taken` events, read at `stamp`.
     fn go_on(&mut self, next: Option<Version>, taken: u64, stamp: Stamp) {
         let (Some(read), Some(next)) = (&mut self.read, next) else {
             self.read = None;

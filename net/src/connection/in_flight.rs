@@ -85,6 +85,7 @@ pub(super) fn charge(request: &Request, wire_bytes: usize) -> usize {
         Request::List(_) => 64 << 10,
         Request::Write(write) => 128 * write.members.len(),
         Request::Head(_) | Request::Ping => 256,
+        Request::Admin(_) => 16 << 10,
     };
     wire_bytes + answer
 }

@@ -8,7 +8,8 @@ use crate::event::{EncodedEvents, check_event_type};
 use crate::hash::sequence_number;
 use crate::ids::{ClientId, Sequence, Stamp, Version};
 use crate::limits::{
-    FILTER_TYPES_MAX, NAME_BYTES_MAX, REQUEST_BYTES_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX,
+    ADMIN_BYTES_MAX, FILTER_TYPES_MAX, NAME_BYTES_MAX, REQUEST_BYTES_MAX, WRITE_EVENTS_MAX,
+    WRITE_MEMBERS_MAX,
 };
 use crate::refusal::Refusal;
 use crate::request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Write};
@@ -65,6 +66,10 @@ pub fn encode_request(
             put_request(out, kind::LIST, id, deadline_ms, |out| put_list(out, query))
         }
         Request::Ping => put_request(out, kind::PING, id, deadline_ms, |_| {}),
+        Request::Admin(order) => {
+            check_admin(order)?;
+            put_request(out, kind::ADMIN, id, deadline_ms, |out| out.put_slice(order))
+        }
     };
     if bytes > REQUEST_BYTES_MAX {
         out.truncate(start);
@@ -81,6 +86,7 @@ pub(super) fn decode(kind: u8, input: &mut Input<'_>) -> Result<Request, Refusal
         kind::HEAD => Request::Head(head(input)?),
         kind::LIST => Request::List(list(input)?),
         kind::PING => Request::Ping,
+        kind::ADMIN => Request::Admin(input.remainder()?),
         _ => return Err(DecodeError::invalid("kind", "of request is not known").into()),
     };
     input.finish()?;
@@ -88,6 +94,7 @@ pub(super) fn decode(kind: u8, input: &mut Input<'_>) -> Result<Request, Refusal
         Request::Write(write) => write.check()?,
         Request::Read(query) => check_read(query)?,
         Request::List(query) => check_list(query)?,
+        Request::Admin(order) => check_admin(order)?,
         Request::Head(_) | Request::Ping => {}
     }
     Ok(request)
@@ -104,6 +111,13 @@ fn put_request(
         out.put_u32_le(deadline_ms);
         body(out);
     })
+}
+
+fn check_admin(order: &Bytes) -> Result<(), Refusal> {
+    if order.len() <= ADMIN_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refusal::TooLarge { what: "order".into(), limit: ADMIN_BYTES_MAX as u64 })
 }
 
 fn too_large() -> Refusal {

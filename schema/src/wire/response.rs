@@ -37,6 +37,9 @@ pub fn encode_response(id: u64, response: &Response, out: &mut BytesMut) {
         Response::Head(head) => put_frame(out, kind::HEAD_INFO, id, |out| put_head(out, head)),
         Response::List(list) => put_frame(out, kind::NAMES, id, |out| put_list(out, list)),
         Response::Pong => put_frame(out, kind::PONG, id, |_| {}),
+        Response::Admin(report) => {
+            put_frame(out, kind::ADMIN_REPORT, id, |out| out.put_slice(report))
+        }
         Response::Refused(refusal) => return encode_refused(id, refusal, out),
     };
     if bytes > RESPONSE_BYTES_MAX {
@@ -73,6 +76,7 @@ pub fn decode_outbound(frame: Bytes) -> Result<Outbound, DecodeError> {
         (kind::HEAD_INFO, _) => Response::Head(head(&mut input)?),
         (kind::NAMES, _) => Response::List(list(&mut input)?),
         (kind::PONG, _) => Response::Pong,
+        (kind::ADMIN_REPORT, _) => Response::Admin(input.remainder()?),
         (kind::REFUSED, _) => Response::Refused(refusal(&mut input)?),
         _ => return Err(DecodeError::invalid("kind", "of response is not known")),
     };

@@ -55,7 +55,10 @@ impl Tree {
             let relative = path.strip_prefix(root).expect("below the root");
             let relative = relative.to_string_lossy().replace('\\', "/");
             if path.is_dir() {
-                let built = relative.ends_with("/target") || relative.ends_with("/node_modules");
+                // Targets, packages of others, and what tests/bench/run builds.
+                let built = ["/target", "/node_modules", "/bench/out"]
+                    .iter()
+                    .any(|made| relative.ends_with(made));
                 if !built {
                     self.walk(root, &path);
                 }

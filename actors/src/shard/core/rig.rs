@@ -12,15 +12,15 @@ use celeriant_schema::{
 use celeriant_storage::buffer::AlignedBuffer;
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::disk::{Completion, Disk, DiskError, Done, FileId, Op, Token};
-use celeriant_storage::recovery::recover;
+use celeriant_storage::recovery::{Known, recover, recover_member};
 use celeriant_storage::{DirectoryBudget, Identity};
 
 use super::{Core, Effect, Elsewhere, Parts};
 use crate::clock::{Clock, Micros, StampClock};
 use crate::replicator::orders::{Lead, Order, Report};
-use crate::shard::Joints;
+use crate::shard::{Joints, Reopen};
 use crate::standing::Standing;
-use crate::work::{Answer, Task, Work};
+use crate::work::{Answer, Step, Task, Work};
 
 /// Files in memory; operations complete in order when polled.
 #[derive(Debug, Default)]
@@ -126,6 +126,9 @@ pub(crate) struct Rig {
     replies: Vec<(u32, Response)>,
     answers: Vec<Answer>,
     reports: Vec<Report>,
+    /// What other shards of the node were told since last asked.
+    pub(crate) told: Vec<(ShardId, Step)>,
+    pub(crate) reopen: Option<Reopen>,
     pub(crate) now: Micros,
 }
 
@@ -160,9 +163,44 @@ impl Rig {
         Self::open(self.disk, DirectoryBudget::default(), Elsewhere::Alone).lead(2)
     }
 
-    fn open(mut disk: MemoryDisk, budget: DirectoryBudget, elsewhere: Elsewhere) -> Self {
+    fn open(disk: MemoryDisk, budget: DirectoryBudget, elsewhere: Elsewhere) -> Self {
+        Self::of_shard(0, disk, Known::default(), budget, elsewhere, Joints::default())
+    }
+
+    /// A fresh shard of a pair, which follows; with the same joints as its siblings.
+    pub(crate) fn follower(shard: u16, joints: &Joints) -> Self {
+        let (disk, known) = (MemoryDisk::default(), Known::default());
+        let (budget, elsewhere) = (DirectoryBudget::default(), Elsewhere::Upto(Lsn::ZERO));
+        Self::of_shard(shard, disk, known, budget, elsewhere, joints.clone())
+    }
+
+    /// What the shell does when the core wants its log opened anew.
+    pub(crate) fn reopened(mut self, joints: &Joints) -> Self {
+        let reopen = self.reopen.take().expect("it wants that");
+        let known =
+            Known { committed: self.core.committed(), cut_after: reopen.cut.map(|(_, _, to)| to) };
+        let orders = self.core.take_orders();
+        let shard = self.core.shard.value();
+        let (budget, elsewhere) = (DirectoryBudget::default(), Elsewhere::Upto(Lsn::ZERO));
+        let mut rig = Self::of_shard(shard, self.disk, known, budget, elsewhere, joints.clone());
+        let mut effects = Vec::new();
+        rig.core.follow(reopen, None, &mut effects);
+        rig.core.order(0, orders, &mut effects).expect("the disk works");
+        rig.deliver(effects);
+        rig.flush();
+        rig
+    }
+
+    fn of_shard(
+        shard: u16,
+        mut disk: MemoryDisk,
+        known: Known,
+        budget: DirectoryBudget,
+        elsewhere: Elsewhere,
+        joints: Joints,
+    ) -> Self {
         disk.done.clear();
-        let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(0) };
+        let identity = Identity { cluster: ClusterId::new(1), shard: ShardId::new(shard) };
         let settings = celeriant_storage::Settings {
             segment_bytes_first: 256 << 10,
             segment_bytes_max: 256 << 10,
@@ -170,8 +208,13 @@ impl Rig {
             ..celeriant_storage::Settings::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-        let recovered =
-            runtime.block_on(recover(&mut disk, identity, &settings)).expect("recovers");
+        let recovered = match elsewhere {
+            Elsewhere::Alone => runtime.block_on(recover(&mut disk, identity, &settings)),
+            Elsewhere::Upto(_) => {
+                runtime.block_on(recover_member(&mut disk, identity, &settings, known))
+            }
+        };
+        let recovered = recovered.expect("recovers");
         let parts = Parts {
             identity,
             stamps: StampClock::new(&Still, recovered.max_stamp),
@@ -181,27 +224,34 @@ impl Rig {
             tail: recovered.tail,
             pending: recovered.pending,
             cache: FrameCache::new(1 << 20),
-            joints: Joints::default(),
-            standing: Arc::new(Standing::alone()),
+            joints,
+            standing: Arc::new(Standing::alone(1)),
         };
         let mut effects = Vec::new();
         let core = Core::new(parts, &mut effects);
         let (replies, answers, reports) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rig = Self { core, disk, replies, answers, reports, now: 0 };
+        let (told, reopen) = (Vec::new(), None);
+        let mut rig = Self { core, disk, replies, answers, reports, told, reopen, now: 0 };
         rig.deliver(effects);
         rig
     }
 
     /// Leads, in good order; every leg that is open is decided against.
-    fn lead(mut self, epoch: u64) -> Self {
+    pub(crate) fn lead(mut self, epoch: u64) -> Self {
         let epoch = Epoch::new(epoch);
         let surveyed = self.order(Order::Survey { epoch });
-        let [Report::Surveyed { pending, .. }] = &surveyed[..] else { panic!("{surveyed:?}") };
+        let pending = surveyed.iter().find_map(|report| match report {
+            Report::Surveyed { pending, .. } => Some(pending),
+            _ => None,
+        });
+        let pending = pending.unwrap_or_else(|| panic!("{surveyed:?}"));
         let decisions = Arc::new(pending.iter().map(|(txn, _)| (*txn, false)).collect());
         let boot = BootId::new(epoch.value());
         let leading = self.order(Order::Lead(Lead { epoch, boot, decisions }));
         let leads = |report: &Report| matches!(report, Report::Leading { .. });
-        assert!(leading.iter().any(leads), "{leading:?}");
+        let is_alone = self.core.elsewhere == Elsewhere::Alone;
+        assert!(!is_alone || leading.iter().any(leads), "{leading:?}");
+        self.reports.extend(leading);
         self
     }
 
@@ -226,11 +276,17 @@ impl Rig {
         self.send(vec![Work::Task(Task { route, deadline: None, request })]);
     }
 
+    /// Takes what was reported so far.
+    pub(crate) fn reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
     /// Seals and completes everything until nothing is in flight.
     pub(crate) fn flush(&mut self) {
         loop {
             let mut effects = Vec::new();
             self.core.pump(&mut effects);
+            self.core.report(&mut effects);
             self.deliver(effects);
             let Some(completion) = self.disk.done.pop_front() else { return };
             let mut effects = Vec::new();
@@ -267,7 +323,9 @@ impl Rig {
                 }
                 Effect::Answer(_, answer) => self.answers.push(answer),
                 Effect::Report(report) => self.reports.push(report),
-                effect => unreachable!("{effect:?} in a shard alone"),
+                Effect::Tell(shard, step) => self.told.push((shard, step)),
+                Effect::Reopen(reopen) => self.reopen = Some(reopen),
+                Effect::StoppedLeading => {}
             }
         }
     }

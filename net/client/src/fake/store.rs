@@ -70,6 +70,7 @@ impl Store {
                 Response::List(ListPage { names: rest, more })
             }
             Request::Ping => Response::Pong,
+            Request::Admin(order) => Response::Admin(order.clone()),
         }
     }
 

@@ -1,0 +1,183 @@
+//! Operators' orders to a node, and what it says of itself: JSON, as `celeriant cluster` speaks it.
+//!
+//! ```text
+//! {"order":"status"}                             this node's view, whatever its role
+//! {"order":"hand-over"}                          the leader lets the other node lead
+//! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
+//! ```
+//! Whoever reaches the client port may ask: rights come with security.
+
+use std::sync::Arc;
+
+use celeriant_net::{Reply, ReplySender};
+use celeriant_schema::peer::Features;
+use celeriant_schema::{Refusal, Response, StoreId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::election::register::{Member, Set};
+use crate::election::vocabulary::{Command, Refused, RoleName, Status};
+use crate::node::pair::Cluster;
+use crate::route::Route;
+use crate::standing::Standing;
+
+/// What an operator may order.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Order {
+    /// Say what the node is doing.
+    Status,
+    /// Let the other node lead.
+    HandOver,
+    /// A member is lost for good; another store takes its place.
+    Replace {
+        /// Which store, as a UUID.
+        lost: String,
+        /// What comes instead.
+        member: Entry,
+    },
+}
+
+/// A node's entry in the register.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its data directory, as a UUID.
+    pub store: String,
+    /// Its name.
+    pub node_id: String,
+    /// Host and port for clients.
+    pub clients: String,
+    /// Host and port for its peer.
+    pub replication: String,
+    /// Feature levels that it can read and write, lowest and highest.
+    pub features: (u16, u16),
+}
+
+/// Takes orders.
+pub struct Admin {
+    /// This node's name.
+    pub node_id: String,
+    /// The node's.
+    pub standing: Arc<Standing>,
+    /// The node's, if it is one of a pair.
+    pub cluster: Option<Cluster>,
+}
+
+impl Admin {
+    /// Carries out an order; the answer goes back when it has come to an end.
+    pub(crate) fn take(&self, order: &[u8], route: Route) {
+        let order = match serde_json::from_slice(order) {
+            Ok(order) => order,
+            Err(error) => return refuse(route, invalid("order", &error)),
+        };
+        match (order, &self.cluster) {
+            (Order::Status, _) => answer(route, &self.status()),
+            (_, None) => refuse(route, invalid("order", &"this node is not one of a pair")),
+            (Order::HandOver, Some(cluster)) => self.order(cluster, Command::HandOver, route),
+            (Order::Replace { lost, member }, Some(cluster)) => match replace(&lost, member) {
+                Ok(command) => self.order(cluster, command, route),
+                Err(refusal) => refuse(route, refusal),
+            },
+        }
+    }
+
+    fn order(&self, cluster: &Cluster, command: Command, route: Route) {
+        let standing = Arc::clone(&self.standing);
+        let reply = move |result| match result {
+            Ok(()) => answer(route, &json!({"done": true})),
+            Err(Refused::NotLeading) => refuse(route, standing.refusal()),
+            Err(refused) => refuse(route, invalid("order", &refused)),
+        };
+        cluster.order(command, Box::new(reply));
+    }
+
+    /// What this node knows of itself, as one object.
+    fn status(&self) -> Value {
+        let shards = self.standing.positions().iter().enumerate().map(|(shard, position)| {
+            let (durable, commit, elsewhere) = position.get();
+            let lag = durable.saturating_sub(elsewhere);
+            json!({"shard": shard, "durable": durable, "commit": commit, "lag": lag})
+        });
+        let mut status = json!({
+            "node_id": self.node_id,
+            "role": "alone",
+            "epoch": self.standing.epoch().value(),
+            "shards": shards.collect::<Vec<_>>(),
+        });
+        if let Some(cluster) = &self.cluster {
+            let member = cluster.member();
+            status["store"] = json!(member.store.to_string());
+            status["member"] = json!(entry(member));
+            status["role"] = json!("starting");
+            if let Some(known) = cluster.status() {
+                tell(&mut status, &known);
+            }
+        }
+        status
+    }
+}
+
+fn tell(status: &mut Value, known: &Status) {
+    let Status { role, epoch, ver, set, reason, distrust } = known;
+    status["role"] = json!(match role {
+        RoleName::Following => "follower",
+        RoleName::Claiming => "claiming",
+        RoleName::TakingOver => "taking over",
+        RoleName::Leading => "leader",
+        RoleName::Stopped => "stopped",
+    });
+    (status["epoch"], status["ver"]) = (json!(epoch.value()), json!(ver));
+    status["in_sync"] = match set {
+        None => json!([]),
+        Some(Set::Pair(one, other)) => json!([one.to_string(), other.to_string()]),
+        Some(Set::Bucket(one)) => json!([one.to_string(), "bucket"]),
+    };
+    status["reason"] = json!(reason.to_string());
+    status["distrust"] = json!(distrust.as_ref().map(ToString::to_string));
+}
+
+fn entry(member: &Member) -> Entry {
+    Entry {
+        store: member.store.to_string(),
+        node_id: member.node.clone(),
+        clients: member.clients.clone(),
+        replication: member.replication.clone(),
+        features: (member.features.min, member.features.max),
+    }
+}
+
+fn replace(lost: &str, member: Entry) -> Result<Command, Refusal> {
+    let store = |text: &str, field| -> Result<StoreId, Refusal> {
+        text.parse().map_err(|_| invalid(field, &"must be a UUID"))
+    };
+    let features = Features { min: member.features.0, max: member.features.1 };
+    Ok(Command::Replace {
+        lost: store(lost, "lost")?,
+        member: Member {
+            store: store(&member.store, "member.store")?,
+            node: member.node_id,
+            clients: member.clients,
+            replication: member.replication,
+            features,
+        },
+    })
+}
+
+fn invalid(field: &str, reason: &dyn std::fmt::Display) -> Refusal {
+    Refusal::InvalidArgument { field: field.into(), reason: reason.to_string() }
+}
+
+fn answer(route: Route, report: &Value) {
+    respond(route, Response::Admin(report.to_string().into()));
+}
+
+fn refuse(route: Route, refusal: Refusal) {
+    respond(route, Response::Refused(refusal));
+}
+
+fn respond(route: Route, response: Response) {
+    let Route { replies, id, permit } = route;
+    ReplySender::send(&replies, vec![Reply { id, response }]);
+    drop(permit);
+}
