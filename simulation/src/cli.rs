@@ -75,6 +75,9 @@ struct Run {
     /// Runs each seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
+    /// Two nodes and a bucket instead of one node.
+    #[arg(long)]
+    pair: bool,
     /// Breaks the store on purpose: every seed is expected to fail.
     #[arg(long, value_parser = parse_sabotage)]
     sabotage: Option<Sabotage>,
@@ -159,7 +162,10 @@ fn run_seeds(options: &Run) -> ExitCode {
         if limit.is_some_and(|limit| watch.elapsed() >= limit) {
             break;
         }
-        let mut scenario = Scenario::of_seed(seed, options.profile);
+        let mut scenario = match options.pair {
+            true => Scenario::of_pair_seed(seed, options.profile),
+            false => Scenario::of_seed(seed, options.profile),
+        };
         scenario.sabotage = options.sabotage;
         let (mut outcome, hash) = carry_out(&scenario, options.output);
         if options.twice {
@@ -184,6 +190,9 @@ fn run_seeds(options: &Run) -> ExitCode {
 fn carry_out(scenario: &Scenario, output: Output) -> (Outcome, u64) {
     let trace = Trace::default();
     if output.verbose {
+        // What the nodes themselves say, between what happens to them.
+        let format = tracing_subscriber::fmt().without_time().with_ansi(false);
+        let _ = format.with_writer(io::stderr).try_init();
         trace.echo();
     }
     let outcome = run(scenario, &trace);
@@ -217,7 +226,8 @@ fn report_seed(seed: u64, scenario: &Scenario, outcome: &Outcome, output: Output
 fn record(seed: u64, scenario: &Scenario, outcome: &Outcome) {
     let mut scenario = scenario.clone();
     scenario.found = outcome.violations.iter().map(|v| clipped(&v.to_string())).collect();
-    let path = Path::new(FAILED_FOLDER).join(format!("{seed}.toml"));
+    let kind = if scenario.pair.is_some() { "pair-" } else { "" };
+    let path = Path::new(FAILED_FOLDER).join(format!("{kind}{seed}.toml"));
     let written = toml::to_string(&scenario)
         .map_err(io::Error::other)
         .and_then(|text| fs::create_dir_all(FAILED_FOLDER).and_then(|()| fs::write(&path, text)));
