@@ -176,11 +176,7 @@ impl Overseer {
         });
         self.reached.note(format!("register {:?} {}", config.phase, kind_of(config)));
         if config.phase == Phase::Active {
-            state.places().check_activation(
-                state.acknowledged.entries(),
-                config,
-                &self.violations,
-            );
+            state.places().check_activation(state.acknowledged.entries(), config, &self.violations);
             state.slots.check_chain(config, &self.violations);
         }
     }
