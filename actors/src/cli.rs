@@ -18,6 +18,7 @@ mod args;
 mod bench;
 mod cert;
 mod cluster;
+mod demo;
 mod failure;
 mod inspect;
 mod output;
@@ -67,6 +68,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         }
         Command::Inspect(inspect) => inspect::run(&inspect, output),
         Command::Dev(dev) => block_on(serve::dev(dev, output)),
+        Command::Demo(demo) => block_on(demo::run(demo, output)),
         Command::Server(server) => block_on(serve::server(server, output)),
         Command::Bucket(bucket) => block_on(serve::bucket(bucket, output)),
         Command::Cluster { action } => block_on(cluster::run(action, &global, output)),

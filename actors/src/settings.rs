@@ -69,6 +69,8 @@ pub struct Pair {
     pub key: PathBuf,
     /// Between signs of life of a leader.
     pub heartbeat_ms: u32,
+    /// Least pause between a follower's loss and its return to the set.
+    pub rejoin_after_ms: u32,
     /// Holds the secret for hashes of bucket objects.
     pub secret_file: Option<PathBuf>,
 }

@@ -8,6 +8,7 @@ mod command_line;
 mod configuration;
 mod inspect;
 mod kill;
+mod pair;
 mod process;
 mod support;
 mod tidy;

@@ -1,8 +1,12 @@
-//! What process tests share: the program, a running node, calls of the command line, waiting.
+//! What process tests share: the program, a running node or two, calls of the command line, writers
+//! with an oracle, waiting.
 
 pub(crate) mod node;
+pub(crate) mod oracle;
+pub(crate) mod pair;
 pub(crate) mod program;
 pub(crate) mod wait;
 
 pub(crate) use node::Node;
+pub(crate) use pair::Pair;
 pub(crate) use program::call;

@@ -86,6 +86,8 @@ pub(super) enum Format {
 pub(super) enum Command {
     /// Run one node for trying things out: loopback, no TLS, data in ./celeriant-data
     Dev(Dev),
+    /// Watch two nodes and a bucket on this machine lose their leader and nothing else
+    Demo(Demo),
     /// Run a node as configured
     Server(Server),
     /// Append one event to an aggregate
@@ -215,6 +217,16 @@ pub(super) struct Dev {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Demo {
+    /// Where its files are; must be empty [default: a new one for temporary files, removed again]
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// Leave it running afterwards, until Ctrl-C, and keep its files
+    #[arg(long)]
+    pub(super) keep: bool,
+}
+
+#[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = false)]
 pub(super) struct Server {
     #[command(subcommand)]
@@ -225,6 +237,12 @@ pub(super) struct Server {
     /// Show the resulting configuration and where each value came from, then stop
     #[arg(long)]
     pub(super) print_config: bool,
+    /// Use a file system that may lose acknowledged writes in a power cut
+    #[arg(long)]
+    pub(super) allow_buffered: bool,
+    /// End at once when standard input ends: a program that starts a node and dies leaves none
+    #[arg(long, hide = true)]
+    pub(super) while_stdin: bool,
     #[command(flatten)]
     pub(super) keys: KeyFlags,
 }

@@ -7,13 +7,13 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::num::NonZeroU16;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use celeriant_net::tls::{Authority, Issued, Name, Subject, Validity};
 use celeriant_schema::{ClusterId, StoreId};
 use celeriant_storage::store::{DataDir, Format, Options};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::CertAction;
 use super::failure::Failure;
@@ -21,33 +21,42 @@ use super::output::Output;
 
 const AUTHORITY: &str = "ca";
 const CLUSTER: &str = "cluster-id";
+/// What is only tried out may be left running, but not forgotten.
+const TRY_OUT_DAYS: u32 = 30;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Clocks may be behind.
 const BEFORE: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
     match action {
-        CertAction::Ca { out, cluster, days } => authority(&out, cluster, days, output),
+        CertAction::Ca { out, cluster, days } => said(output, &authority(&out, cluster, days)?),
         CertAction::Node { name, data_dir, shards, out, hosts, days, allow_buffered } => {
             let store = store(&out, &data_dir, shards, allow_buffered)?;
-            node(&out, &name, store, hosts, days, output)
+            said(output, &node(&out, &name, store, hosts, days)?)
         }
     }
 }
 
-fn authority(
-    out: &Path,
-    cluster: Option<ClusterId>,
-    days: u32,
-    output: &Output,
-) -> Result<(), Failure> {
+/// Everything that two nodes on this machine need, which is tried out: an authority, and for each
+/// of `names` a data directory of that name in `dir` with a certificate for it. Returns where.
+pub(super) fn try_out(dir: &Path, names: &[&str], shards: u16) -> Result<PathBuf, Failure> {
+    let out = dir.join("certs");
+    authority(&out, None, TRY_OUT_DAYS)?;
+    for name in names {
+        let store = store(&out, &dir.join(name), Some(shards), true)?;
+        node(&out, name, store, vec![String::from("127.0.0.1")], TRY_OUT_DAYS)?;
+    }
+    Ok(out)
+}
+
+fn authority(out: &Path, cluster: Option<ClusterId>, days: u32) -> Result<Value, Failure> {
     let cluster = cluster.unwrap_or_else(|| ClusterId::new(random()));
     let name = format!("Celeriant cluster {cluster}");
     let authority = Authority::new(&name, valid(days)).map_err(wrong)?;
     fs::create_dir_all(out)?;
     put(&out.join(CLUSTER), &format!("{cluster}\n"), 0o644)?;
     put_both(out, AUTHORITY, authority.issued())?;
-    said(output, &json!({"cluster": cluster.to_string(), "authority": out.join("ca.crt")}))
+    Ok(json!({"cluster": cluster.to_string(), "authority": out.join("ca.crt")}))
 }
 
 /// The store of the data directory, which is made if it is empty.
@@ -84,8 +93,7 @@ fn node(
     store: Name,
     hosts: Vec<String>,
     days: u32,
-    output: &Output,
-) -> Result<(), Failure> {
+) -> Result<Value, Failure> {
     if name.is_empty() || name == AUTHORITY || name.contains(['/', '\0']) {
         return Err(Failure::usage(format!("{name:?} cannot be the name of a node")));
     }
@@ -95,10 +103,10 @@ fn node(
     let issued = authority.issue(&subject, valid(days)).map_err(wrong)?;
     put_both(out, name, &issued)?;
     let certificate = out.join(format!("{name}.crt"));
-    said(output, &json!({"store": store.store.to_string(), "certificate": certificate}))
+    Ok(json!({"store": store.store.to_string(), "certificate": certificate}))
 }
 
-fn said(output: &Output, what: &serde_json::Value) -> Result<(), Failure> {
+fn said(output: &Output, what: &Value) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(what);
     }

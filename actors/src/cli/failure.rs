@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Io(io::Error),
     /// Some requests of a load failed.
     Load(String),
+    /// What was to be shown did not come true.
+    Demo(String),
 }
 
 impl Failure {
@@ -41,7 +43,7 @@ impl Failure {
                 | Error::Protocol { .. } => 3,
                 _ => 1,
             },
-            Self::Node(_) | Self::Io(_) | Self::Load(_) => 1,
+            Self::Node(_) | Self::Io(_) | Self::Load(_) | Self::Demo(_) => 1,
         }
     }
 
@@ -60,6 +62,7 @@ impl Failure {
             Self::Node(message) => json!({"error": "NodeStopped", "message": message}),
             Self::Io(error) => json!({"error": "Io", "message": error.to_string()}),
             Self::Load(message) => json!({"error": "Load", "message": message}),
+            Self::Demo(message) => json!({"error": "Demo", "message": message}),
         }
     }
 }
@@ -72,7 +75,7 @@ impl fmt::Display for Failure {
                 Some(refusal) => write!(f, "{} ({}): {error}", refusal.name(), refusal.code()),
                 None => write!(f, "{error}"),
             },
-            Self::Node(message) | Self::Load(message) => f.write_str(message),
+            Self::Node(message) | Self::Load(message) | Self::Demo(message) => f.write_str(message),
             Self::Io(error) => write!(f, "{error}"),
         }
     }

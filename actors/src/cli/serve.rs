@@ -61,10 +61,13 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         return check::run(&loaded, output);
     }
     log_to_stderr(&loaded.settings)?;
+    if server.while_stdin {
+        end_with_stdin()?;
+    }
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
-    let (node, address) = start(&loaded.settings, false).await?;
+    let (node, address) = start(&loaded.settings, server.allow_buffered).await?;
     let signals = Signals::catch()?;
     tracing::info!(%address, data_dir = %loaded.settings.data_dir.display(), "ready");
     if output.is_json() {
@@ -92,11 +95,7 @@ pub(super) async fn bucket(args: Bucket, output: &Output) -> Result<(), Failure>
             bucket.endpoint()
         ))?;
     }
-    tokio::select! {
-        biased;
-        _ = signals.terminate.recv() => {}
-        _ = signals.interrupt.recv() => {}
-    }
+    signals.end().await;
     Ok(())
 }
 
@@ -182,6 +181,8 @@ fn pair_launch(pair: &Pair, settings: &Settings) -> Result<PairLaunch, Failure> 
         told.clone().unwrap_or_else(|| listen.to_string())
     };
     let heartbeat = u64::from(pair.heartbeat_ms) * 1_000;
+    let rejoin = u64::from(pair.rejoin_after_ms) * 1_000;
+    let defaults = election::Settings::default();
     Ok(PairLaunch {
         replication: pair.replication,
         advertise: told(&pair.advertise, settings.listen),
@@ -196,7 +197,11 @@ fn pair_launch(pair: &Pair, settings: &Settings) -> Result<PairLaunch, Failure> 
             key: pair.key.clone(),
         },
         secret,
-        election: election::Settings { heartbeat, ..election::Settings::default() },
+        election: election::Settings {
+            heartbeat,
+            rejoin: (rejoin.min(defaults.rejoin.1), defaults.rejoin.1),
+            ..defaults
+        },
     })
 }
 
@@ -217,20 +222,41 @@ fn why_not(error: Error) -> Failure {
     }
 }
 
+/// Ends the process once nobody holds the other end of its standard input, as `kill -9` would: what
+/// was acknowledged is durable, and whoever wanted more is gone.
+fn end_with_stdin() -> Result<(), Failure> {
+    let wait = || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("while-stdin".to_owned()).spawn(wait)?;
+    Ok(())
+}
+
 /// What this process is told from outside, from here on.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn catch() -> Result<Self, Failure> {
+    /// From here on they no longer end the process by themselves.
+    pub(super) fn catch() -> Result<Self, Failure> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits until the process is asked to end.
+    pub(super) async fn end(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -293,7 +319,7 @@ fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Fa
 }
 
 /// How this program can be called from where we are, quoted for a shell.
-fn program() -> String {
+pub(super) fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let by_name = called.components().count() == 1;
     let path = match std::env::current_exe() {

@@ -75,6 +75,12 @@ pub const KEYS: &[Key] = &[
     key("log", "a level or filter", Support::Here, "error, warn, info, debug or trace"),
     key("log_format", "text or json", Support::Here, "How log lines look"),
     key("heartbeat_ms", "a number", Support::Here, "Between the nodes of a pair"),
+    key(
+        "rejoin_after_ms",
+        "a number",
+        Support::Here,
+        "Pause before a follower that was lost counts again; doubles when it is lost again soon",
+    ),
     key("cluster_secret_file", "a path", Support::Here, "Secret for hashes on bucket objects"),
 ];
 

@@ -12,6 +12,7 @@ use super::{ConfigError, Given, Loaded, LogFormat, Pair, Settings, Shown};
 const LISTEN: &str = "127.0.0.1:7440";
 const REPLICATION: &str = "127.0.0.1:7441";
 const HEARTBEAT_MS: u64 = 100;
+const REJOIN_AFTER_MS: u64 = 5_000;
 const MEMORY: &str = "1GiB";
 const MEMORY_MIN: u64 = 64 << 20;
 const THREADS_MAX: usize = 1024;
@@ -77,7 +78,7 @@ fn check_support(given: &mut Given) {
 }
 
 /// Keys that only a node of a pair has.
-const OF_A_PAIR: [&str; 9] = [
+const OF_A_PAIR: [&str; 10] = [
     "replication",
     "advertise",
     "advertise_replication",
@@ -86,6 +87,7 @@ const OF_A_PAIR: [&str; 9] = [
     "tls_cert",
     "tls_key",
     "heartbeat_ms",
+    "rejoin_after_ms",
     "cluster_secret_file",
 ];
 
@@ -106,6 +108,7 @@ fn pair(given: &mut Given) -> (Option<Pair>, Vec<String>) {
     };
     let replication = address(given, "replication", REPLICATION);
     let heartbeat_ms = number(given, "heartbeat_ms", 10, 10_000).unwrap_or(HEARTBEAT_MS);
+    let rejoin_after_ms = number(given, "rejoin_after_ms", 0, 300_000).unwrap_or(REJOIN_AFTER_MS);
     let files = ["tls_ca", "tls_cert", "tls_key"].map(|name| {
         let path = PathBuf::from(given.get(name).unwrap_or_default());
         if path.as_os_str().is_empty() {
@@ -133,6 +136,7 @@ fn pair(given: &mut Given) -> (Option<Pair>, Vec<String>) {
         certificate,
         key,
         heartbeat_ms: heartbeat_ms as u32,
+        rejoin_after_ms: rejoin_after_ms as u32,
         secret_file: text("cluster_secret_file").map(PathBuf::from),
     };
     (Some(pair), vec![])
@@ -218,6 +222,7 @@ fn show(given: &Given, settings: &Settings, plaintext: bool) -> Vec<Shown> {
         "listen" => settings.listen.to_string(),
         "replication" if settings.pair.is_some() => REPLICATION.to_owned(),
         "heartbeat_ms" if settings.pair.is_some() => HEARTBEAT_MS.to_string(),
+        "rejoin_after_ms" if settings.pair.is_some() => REJOIN_AFTER_MS.to_string(),
         "shards" => format!("{} if the store is new", cores()),
         "threads" => settings.threads.to_string(),
         "memory" => MEMORY.to_owned(),

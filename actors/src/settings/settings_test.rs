@@ -93,6 +93,20 @@ fn a_bucket_makes_it_one_of_a_pair_which_needs_certificates() {
 }
 
 #[test]
+fn one_of_a_pair_needs_certificates_and_may_change_times() {
+    let text = refused("data_dir = \"d\"\nbucket = \"s3://bucket/p\"");
+    assert!(text.contains("tls_ca: missing") && text.contains("tls_key: missing"), "{text}");
+    let pair = "data_dir = \"d\"\nbucket = \"s3://bucket/p\"\ntls_ca = \"ca\"\n\
+                tls_cert = \"c\"\ntls_key = \"k\"\n";
+    let times = |text: &str| {
+        let pair = load(&format!("{pair}{text}")).expect("valid").settings.pair.expect("a pair");
+        (pair.heartbeat_ms, pair.rejoin_after_ms)
+    };
+    assert_eq!(times(""), (100, 5_000));
+    assert_eq!(times("heartbeat_ms = 50\nrejoin_after_ms = 300"), (50, 300));
+}
+
+#[test]
 fn listening_beyond_loopback_without_tls_must_be_said_aloud() {
     let text = refused("data_dir = \"d\"\nlisten = \"0.0.0.0:7440\"");
     assert!(text.contains("is not loopback") && text.contains("insecure_plaintext"), "{text}");

@@ -28,7 +28,13 @@ impl Node {
     /// Any command that serves, on a directory.
     pub(crate) fn start(arguments: &[&str], data_dir: &Path) -> Self {
         let mut command = Command::new(program());
-        command.args(["--format", "json"]).args(arguments).arg("--data-dir").arg(data_dir);
+        command.args(arguments).arg("--data-dir").arg(data_dir);
+        Self::run(command)
+    }
+
+    /// A command that serves.
+    pub(crate) fn run(mut command: Command) -> Self {
+        command.args(["--format", "json"]);
         command.stdout(Stdio::piped()).stdin(Stdio::null());
         let mut child = command.spawn().expect("the program runs");
         let stdout = child.stdout.take().expect("piped");
@@ -71,10 +77,15 @@ impl Node {
         self.child.wait().expect("it ends");
     }
 
+    /// Sends a signal, like `-STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let kill = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+    }
+
     /// SIGTERM, and the exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
-        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success());
+        self.signal("-TERM");
         self.child.wait().expect("it ends").code()
     }
 

@@ -1,0 +1,211 @@
+//! Two nodes as real processes on loopback, and their bucket in this one.
+//!
+//! ```text
+//! bucket/   objects        certs/   of the cluster, made by the program
+//! a.toml  a/  a.log        b.toml  b/  b.log
+//! ```
+//! Everything is in one directory, which is kept when a test fails.
+//!
+//! Deliberately absent: what is done to them, which is up to tests.
+
+use std::fs::{self, OpenOptions};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use celeriant_client::{Client, Options};
+use celeriant_storage::bucket::embedded::{EmbeddedBucket, Faults, Settings};
+use serde_json::Value;
+
+use super::node::Node;
+use super::program::{call, program};
+
+const NAMES: [&str; 2] = ["a", "b"];
+const BUCKET: &str = "celeriant";
+const ACCESS_KEY: &str = "celeriant";
+const SECRET_KEY: &str = "try-it-out";
+/// How long a node may take to say how it is: one that is stopped says nothing.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Two places for nodes and a bucket. Nothing runs but the bucket until it is started.
+pub(crate) struct Pair {
+    dir: Option<tempfile::TempDir>,
+    bucket: Option<EmbeddedBucket>,
+    at: Settings,
+    members: [Member; 2],
+}
+
+struct Member {
+    address: String,
+    node: Option<Node>,
+}
+
+impl Pair {
+    /// Makes certificates, data directories and configurations, and starts the bucket.
+    pub(crate) fn new(shards: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut at = Settings::new(dir.path().join("bucket"), BUCKET, ACCESS_KEY, SECRET_KEY);
+        let bucket = EmbeddedBucket::start(at.clone(), Faults::default()).expect("a bucket");
+        // It comes back where it was.
+        at.listen = bucket.address();
+        let certs = dir.path().join("certs").display().to_string();
+        call(&["cert", "ca", "--out", &certs], "").line();
+        let members = NAMES.map(|name| {
+            let address = format!("127.0.0.1:{}", free_port());
+            configure(dir.path(), name, &address, &bucket.endpoint());
+            Member { address, node: None }
+        });
+        let pair = Self { dir: Some(dir), bucket: Some(bucket), at, members };
+        for at in 0..NAMES.len() {
+            pair.format(at, shards);
+        }
+        pair
+    }
+
+    /// Makes a node's data directory, and a certificate that names its store.
+    fn format(&self, at: usize, shards: u16) {
+        let (certs, data) = (self.path("certs"), self.path(NAMES[at]));
+        let (certs, data) = (certs.display().to_string(), data.display().to_string());
+        let shards = shards.to_string();
+        let arguments = ["cert", "node", NAMES[at], "--data-dir", &data, "--shards", &shards];
+        call(&[&arguments[..], &["--out", &certs]].concat(), "").line();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.as_ref().expect("kept until the end").path().join(name)
+    }
+
+    /// Of one node.
+    pub(crate) fn url_of(&self, at: usize) -> String {
+        format!("celeriant://{}", self.members[at].address)
+    }
+
+    /// Of both.
+    pub(crate) fn url(&self) -> String {
+        format!("celeriant://{},{}", self.members[0].address, self.members[1].address)
+    }
+
+    /// Starts a node and waits until it listens.
+    pub(crate) fn start(&mut self, at: usize) {
+        let log = self.path(&format!("{}.log", NAMES[at]));
+        let log = OpenOptions::new().create(true).append(true).open(log).expect("a log");
+        let mut command = Command::new(program());
+        command.args(["server", "--config"]).arg(self.path(&format!("{}.toml", NAMES[at])));
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command.env("AWS_REGION", "us-east-1").stderr(log);
+        self.members[at].node = Some(Node::run(command));
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, at: usize) {
+        self.members[at].node.take().expect("it runs").kill();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) fn terminate(&mut self, at: usize) -> Option<i32> {
+        self.members[at].node.take().expect("it runs").terminate()
+    }
+
+    /// A running node.
+    pub(crate) fn node(&self, at: usize) -> &Node {
+        self.members[at].node.as_ref().expect("it runs")
+    }
+
+    /// Closes the bucket, and all connections to it.
+    pub(crate) fn stop_bucket(&mut self) {
+        self.bucket = None;
+    }
+
+    /// Opens it again, at the same address and with what was in it.
+    pub(crate) fn start_bucket(&mut self) {
+        let bucket = EmbeddedBucket::start(self.at.clone(), Faults::default());
+        self.bucket = Some(bucket.expect("its address is free again"));
+    }
+
+    /// What a node says of itself; `None`: nothing.
+    pub(crate) fn status(&self, at: usize) -> Option<Value> {
+        self.members[at].node.as_ref()?;
+        let options =
+            Options { timeout: ASK_TIMEOUT, connect_timeout: ASK_TIMEOUT, ..Options::default() };
+        let url = self.url_of(at);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let report = runtime.expect("a runtime").block_on(async {
+            let client = Client::connect_with(&url, options).await.ok()?;
+            client.admin(r#"{"order":"status"}"#).await.ok()
+        });
+        serde_json::from_str(&report?).ok()
+    }
+
+    /// The node that says that it leads. One that was deposed may not know it yet.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        (0..2).find(|at| self.status(*at).is_some_and(|status| status["role"] == "leader"))
+    }
+
+    /// The leader, if the set is both nodes and both know it.
+    pub(crate) fn whole(&self) -> Option<usize> {
+        let statuses = [self.status(0)?, self.status(1)?];
+        let leader = statuses.iter().position(|status| status["role"] == "leader")?;
+        let (leads, follows) = (&statuses[leader], &statuses[1 - leader]);
+        let set = leads["in_sync"].as_array()?;
+        let both = set.len() == 2 && !set.iter().any(|place| place == "bucket");
+        let agree = leads["epoch"] == follows["epoch"] && follows["role"] == "follower";
+        (both && agree).then_some(leader)
+    }
+
+    /// Both statuses, to say what is wrong.
+    pub(crate) fn describe(&self) -> String {
+        let status = |at| self.status(at).map_or("nothing".into(), |status| status.to_string());
+        format!("a says {}\nb says {}", status(0), status(1))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(dir) = self.dir.take()
+        {
+            println!("logs and data are kept in {}", dir.keep().display());
+        }
+    }
+}
+
+fn configure(dir: &Path, name: &str, listen: &str, bucket: &str) {
+    let replication = format!("127.0.0.1:{}", free_port());
+    let file = |name: String| dir.join(name).display().to_string();
+    let mut table = toml::Table::new();
+    for (key, value) in [
+        ("node_id", name.to_owned()),
+        ("data_dir", file(name.to_owned())),
+        ("listen", listen.to_owned()),
+        ("replication", replication),
+        ("bucket", format!("s3://{BUCKET}/pair")),
+        ("bucket_endpoint", bucket.to_owned()),
+        ("tls_ca", file("certs/ca.crt".into())),
+        ("tls_cert", file(format!("certs/{name}.crt"))),
+        ("tls_key", file(format!("certs/{name}.key"))),
+        ("memory", "128MiB".to_owned()),
+        ("threads", "1".to_owned()),
+        // Rounds end sooner.
+        ("rejoin_after_ms", "300".to_owned()),
+    ] {
+        table.insert(key.to_owned(), toml::Value::String(value));
+    }
+    fs::write(dir.join(format!("{name}.toml")), table.to_string()).expect("a file");
+}
+
+/// A port that nobody uses, of TCP and UDP. Below those that the system deals out by itself, so
+/// that it stays free until a node takes it, and whenever the node is away.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 100) as u16 * 100;
+    for _ in 0..10_000 {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let address = ("127.0.0.1", port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
