@@ -412,7 +412,7 @@ fn may_go_anywhere(request: &Request) -> bool {
         Request::Read(query) => query.any,
         Request::Head(query) => query.any,
         Request::List(_) | Request::Ping => true,
-        Request::Write(_) => false,
+        Request::Write(_) | Request::Admin(_) => false,
     }
 }
 

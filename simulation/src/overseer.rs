@@ -53,8 +53,24 @@ struct State {
     acknowledged: Acknowledged,
     /// A node whose log is damaged or short: it must not claim.
     unfit: [bool; 2],
-    /// When a write was acknowledged for the first time, last.
-    newest_receipt: Option<Micros>,
+    receipts: Receipts,
+}
+
+/// When new writes were acknowledged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Receipts {
+    newest: Option<Micros>,
+    /// Since when pauses are measured, and the longest so far.
+    since: Micros,
+    longest_pause: Micros,
+}
+
+impl Receipts {
+    fn note(&mut self, now: Micros) {
+        let since = self.newest.unwrap_or_default().max(self.since);
+        self.longest_pause = self.longest_pause.max(now.saturating_sub(since));
+        self.newest = Some(now);
+    }
 }
 
 impl Overseer {
@@ -197,7 +213,19 @@ impl Overseer {
 
     /// When a new write was acknowledged last.
     pub fn newest_receipt(&self) -> Option<Micros> {
-        self.lock().newest_receipt
+        self.lock().receipts.newest
+    }
+
+    /// Clients write from here on.
+    pub fn measure_pauses(&self) {
+        self.lock().receipts.since = self.timeline.now();
+    }
+
+    /// The longest time so far in which no new write was acknowledged.
+    pub fn longest_pause(&self) -> Micros {
+        let mut receipts = self.lock().receipts;
+        receipts.note(self.timeline.now());
+        receipts.longest_pause
     }
 
     /// The end: everything that was seen is there.
@@ -237,7 +265,7 @@ impl Eyes for Overseer {
                 state.places().check_receipt(receipt, config, &self.violations);
             }
             if !receipt.already_applied {
-                state.newest_receipt = Some(now);
+                state.receipts.note(now);
             }
             state.acknowledged.note(receipt, &self.violations);
             state.exposed.receipt(receipt, &self.violations);

@@ -17,7 +17,7 @@ type Steps<T> = Vec<(Order, T)>;
 
 /// What had been told by when.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     anywhere: BTreeMap<AggregateKey, Steps<Version>>,
     at: BTreeMap<(Place, AggregateKey), Steps<Version>>,
     stamps: BTreeMap<(Place, ShardId), Steps<Stamp>>,
@@ -25,7 +25,7 @@ pub struct Progress {
 
 impl Progress {
     /// Of a run that has come to rest.
-    pub fn of(operations: &[Operation], history: &History, shards: u16) -> Self {
+    pub(super) fn of(operations: &[Operation], history: &History, shards: u16) -> Self {
         let mut told = Vec::new();
         for operation in operations {
             for attempt in &operation.attempts {
@@ -49,7 +49,7 @@ impl Progress {
     }
 
     /// Version of an aggregate that had been told before `before`: by `place`, or by anybody.
-    pub fn version(&self, place: Option<Place>, key: &AggregateKey, before: Order) -> Version {
+    pub(super) fn version(&self, place: Option<Place>, key: &AggregateKey, before: Order) -> Version {
         let steps = match place {
             Some(place) => self.at.get(&(place, key.clone())),
             None => self.anywhere.get(key),
@@ -58,7 +58,7 @@ impl Progress {
     }
 
     /// When anybody was told first that an aggregate exists.
-    pub fn born(&self, place: Option<Place>, key: &AggregateKey) -> Order {
+    pub(super) fn born(&self, place: Option<Place>, key: &AggregateKey) -> Order {
         let steps = match place {
             Some(place) => self.at.get(&(place, key.clone())),
             None => self.anywhere.get(key),
@@ -68,7 +68,7 @@ impl Progress {
     }
 
     /// Up to which stamp a process had said that it shows everything of a shard.
-    pub fn stamp(&self, place: Place, shard: ShardId, before: Order) -> Stamp {
+    pub(super) fn stamp(&self, place: Place, shard: ShardId, before: Order) -> Stamp {
         self.stamps.get(&(place, shard)).map_or(Stamp::ZERO, |steps| value_at(steps, before))
     }
 
