@@ -2,14 +2,17 @@
 //! then: durable writes, promises, what the nodes say to each other, every change of the bucket,
 //! every answer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use celeriant_actors::bucket_log::slot::PREFIX;
-use celeriant_actors::election::register::{CONFIG_KEY, Config, Phase, Process, Seal};
+use celeriant_actors::election::register::{CONFIG_KEY, Config, Phase, Process, Seal, Set};
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::peer::Message;
-use celeriant_schema::{BootId, ClusterId, Epoch, Request, Response, StoreId};
+use celeriant_schema::{
+    AggregateKey, BootId, ClusterId, Epoch, Hash, Request, Response, StoreId, Version,
+};
 use celeriant_storage::Identity;
 
 use crate::bucket::Change;
@@ -51,6 +54,8 @@ struct State {
     slots: Slots,
     exposed: Exposed,
     acknowledged: Acknowledged,
+    /// Acknowledged entries of which a place was lost.
+    lost: BTreeSet<(AggregateKey, Version, Hash)>,
     /// A node whose log is damaged or short: it must not claim.
     unfit: [bool; 2],
     receipts: Receipts,
@@ -149,9 +154,13 @@ impl Overseer {
         disks[node] = left;
     }
 
-    /// The disks of a node are empty.
+    /// The disks of a node are empty: what was acknowledged so far is in one place less, until a
+    /// copy is made.
     pub fn wiped(&self, node: usize) {
-        self.lock().disks[node] = Held::default();
+        let state = &mut *self.lock();
+        state.disks[node] = Held::default();
+        let lost = state.acknowledged.entries();
+        state.lost.extend(lost.map(|(key, version, hash)| (key.clone(), version, hash)));
     }
 
     /// The log of a node is damaged or short, or whole again.
@@ -191,6 +200,12 @@ impl Overseer {
             format!("node {node} leads or claims epoch {} with a bad log", config.epoch)
         });
         self.reached.note(format!("register {:?} {}", config.phase, kind_of(config)));
+        let stores = [state.store(0), state.store(1)];
+        if config.active.set == Set::pair(stores[0], stores[1]) {
+            // The copy is made, or else.
+            state.lost.clear();
+        }
+        let Some(config) = state.register.current() else { return };
         if config.phase == Phase::Active {
             state.places().check_activation(
                 state.acknowledged.entries(),
@@ -247,7 +262,7 @@ impl Overseer {
 impl State {
     fn places(&self) -> Places<'_> {
         let disk = |node: usize| (self.store(node as u16), &self.disks[node]);
-        Places { disks: [disk(0), disk(1)], slots: &self.slots }
+        Places { disks: [disk(0), disk(1)], slots: &self.slots, lost: &self.lost }
     }
 
     fn store(&self, node: u16) -> StoreId {
@@ -261,7 +276,7 @@ impl Eyes for Overseer {
         let now = self.timeline.now();
         let state = &mut *self.lock();
         if let Some(receipt) = receipt_of(response) {
-            if let Some(config) = state.register.current() {
+            if let Some(config) = state.register.ruling() {
                 state.places().check_receipt(receipt, config, &self.violations);
             }
             if !receipt.already_applied {
@@ -288,8 +303,8 @@ impl Eyes for Overseer {
 
 fn kind_of(config: &Config) -> &'static str {
     match config.active.set {
-        celeriant_actors::election::register::Set::Pair(..) => "pair",
-        celeriant_actors::election::register::Set::Bucket(_) => "bucket",
+        Set::Pair(..) => "pair",
+        Set::Bucket(_) => "bucket",
     }
 }
 

@@ -170,6 +170,7 @@ impl World {
             may: May::default(),
             seen_ailments: 0,
             starts_failed: 0,
+            stays_down: false,
             trips: Vec::new(),
             rng: rng.fork("site"),
         }

@@ -199,6 +199,8 @@ impl<R> Core<R> {
     /// Leads a log that is committed to its end.
     fn lead(&mut self, now: Micros, lead: &Lead, effects: &mut Vec<Effect<R>>) {
         assert_eq!(self.committed, self.log.durable(), "surveyed before it leads");
+        // All of the log is committed (R11), and so is what was told as complete here.
+        self.stamps.note(self.closed_stamp().max(self.log.last_stamp()));
         let Lead { epoch, boot, decisions } = lead;
         let leading = Role::Leading(Leadership {
             epoch: *epoch,
@@ -228,6 +230,8 @@ impl<R> Core<R> {
 
     /// Nothing more happens here until the log is opened anew: everybody who waits is told.
     fn close(&mut self, reopen: Reopen, effects: &mut Vec<Effect<R>>) {
+        // Before what is not committed is forgotten: the next leader may commit it yet.
+        self.shown = self.closed_stamp();
         self.is_closing = true;
         self.abandon(effects);
         effects.push(Effect::Reopen(reopen));

@@ -123,7 +123,7 @@ impl World {
     }
 
     /// Tells the leader to hand over; what comes of it is its business.
-    fn order_hand_over(&mut self) -> bool {
+    pub(super) fn order_hand_over(&mut self) -> bool {
         let leader = self.leader().and_then(|leader| self.sites[leader].node());
         let Some(cluster) = leader.and_then(|node| node.cluster().cloned()) else { return false };
         let reached = self.reached.clone();

@@ -43,6 +43,8 @@ pub(super) struct Site {
     pub(super) seen_ailments: u64,
     /// Starts that failed in a row.
     pub(super) starts_failed: u32,
+    /// It stays down once it has stopped in good order.
+    pub(super) stays_down: bool,
     /// Operations with which power goes during the next starts.
     pub(super) trips: Vec<u64>,
     pub(super) rng: Rng,
