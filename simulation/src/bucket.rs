@@ -144,7 +144,9 @@ impl Cloud {
         let mut state = self.shared.lock();
         let State { clients, flights, rng, .. } = &mut *state;
         clients.retain(|(of, _), _| *of != node);
-        for flight in flights.values_mut().filter(|flight| flight.handle.0 == node && flight.travels) {
+        for flight in
+            flights.values_mut().filter(|flight| flight.handle.0 == node && flight.travels)
+        {
             if rng.chance(500) {
                 flight.travels = false;
             } else {

@@ -106,7 +106,7 @@ impl Machine {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             disks: self.disks(),
             placement: Placement::Here,
-            membership: Membership::Alone(Box::new(move |highest: Epoch| {
+            membership: Membership::Alone(Arc::new(move |highest: Epoch| {
                 let next = highest.value().max(epoch.load(Ordering::Relaxed)) + 1;
                 epoch.store(next, Ordering::Relaxed);
                 Ok(Epoch::new(next))

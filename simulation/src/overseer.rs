@@ -207,11 +207,7 @@ impl Overseer {
         }
         let Some(config) = state.register.current() else { return };
         if config.phase == Phase::Active {
-            state.places().check_activation(
-                state.acknowledged.entries(),
-                config,
-                &self.violations,
-            );
+            state.places().check_activation(state.acknowledged.entries(), config, &self.violations);
             state.slots.check_chain(config, &self.violations);
         }
     }

@@ -97,8 +97,8 @@ impl World {
             Cloud::new(rng.fork("cloud"), Some(timeline.clone()), trace.clone(), reached.clone());
         let eyes = overseer.clone();
         cloud.observe(Arc::new(move |change| eyes.changed(change)));
-        let mut election = election::Settings::default();
-        election.rejoin = (shape.rejoin_ms.0 * 1_000, shape.rejoin_ms.1 * 1_000);
+        let rejoin = (shape.rejoin_ms.0 * 1_000, shape.rejoin_ms.1 * 1_000);
+        let election = election::Settings { rejoin, ..election::Settings::default() };
         let replicator = Default::default();
         let mut world = Self {
             scenario: scenario.clone(),

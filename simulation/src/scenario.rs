@@ -135,8 +135,7 @@ impl Scenario {
         let mut scenario = Self::of_seed(seed, Profile::Calm);
         let mut choices = Rng::new(seed).fork("pair scenario");
         let rejoin = *choices.pick(&[200, 1_000, 5_000]);
-        scenario.pair =
-            Some(PairShape { rejoin_ms: (rejoin, 4 * rejoin), ..PairShape::default() });
+        scenario.pair = Some(PairShape { rejoin_ms: (rejoin, 4 * rejoin), ..PairShape::default() });
         scenario.profile = profile;
         if profile == Profile::Swarm {
             let duration = scenario.duration_ms * 1000;

@@ -211,12 +211,9 @@ impl Wire {
         let bytes = bytes_of(&request);
         let request = Request::clone(&request);
         let requests = vec![Incoming { id: number, deadline, bytes, request }];
-        match &mut self.lock().held {
-            Some(held) => {
-                held.push((requests, replies));
-                return Some(receiver);
-            }
-            None => {}
+        if let Some(held) = &mut self.lock().held {
+            held.push((requests, replies));
+            return Some(receiver);
         }
         node(requests, &replies);
         Some(receiver)

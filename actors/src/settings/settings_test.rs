@@ -66,22 +66,30 @@ fn all_problems_are_named_at_once_with_where_the_value_came_from() {
 
 #[test]
 fn what_this_version_lacks_is_refused_not_ignored() {
-    for line in [
-        "bucket = \"s3://b/p\"",
-        "bucket_endpoint = \"http://127.0.0.1:9000\"",
-        "tls_ca = \"ca.crt\"",
-        "tls_cert = \"node.crt\"",
-        "tls_key = \"node.key\"",
-        "tls_client_auth = \"required\"",
-        "http = \"127.0.0.1:7442\"",
-        "cluster_secret_file = \"secret\"",
-    ] {
+    for line in ["tls_client_auth = \"required\"", "http = \"127.0.0.1:7442\""] {
         let text = refused(&format!("data_dir = \"d\"\n{line}"));
         assert!(text.contains("not in this version yet"), "{line}: {text}");
     }
     let off = "data_dir = \"d\"\nhttp = \"\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
     let loaded = load(off).expect("switched off");
-    assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+    assert_eq!(loaded.notes.len(), 1, "without a bucket: {:?}", loaded.notes);
+}
+
+#[test]
+fn a_bucket_makes_it_one_of_a_pair_which_needs_certificates() {
+    let pair = "data_dir = \"d\"\nbucket = \"s3://b/p\"\n";
+    let text = refused(pair);
+    for missing in ["tls_ca", "tls_cert", "tls_key"] {
+        assert!(text.contains(&format!("{missing}: missing")), "{text}");
+    }
+    let tls = "tls_ca = \"ca.crt\"\ntls_cert = \"a.crt\"\ntls_key = \"a.key\"\n";
+    let loaded = load(&format!("{pair}{tls}")).expect("complete");
+    let known = loaded.settings.pair.expect("one of a pair");
+    assert_eq!(known.bucket.to_string(), "s3://b/p");
+    assert_eq!((known.replication.port(), known.heartbeat_ms), (7441, 100));
+    let any = format!("{pair}{tls}replication = \"0.0.0.0:7441\"");
+    assert!(refused(&any).contains("advertise_replication: missing"));
+    assert!(refused(&format!("data_dir = \"d\"\n{tls}bucket = \"b\"")).contains("bucket = "));
 }
 
 #[test]

@@ -183,7 +183,9 @@ impl<R> Core<R> {
         if closed > follower.closed.1 {
             follower.closed = (commit, closed);
         }
-        self.show(effects)
+        self.show(effects)?;
+        self.upkeep(effects);
+        Ok(())
     }
 
     /// Shows what is committed and durable here.
@@ -214,7 +216,7 @@ impl<R> Core<R> {
         let (Role::Following(follower), Some(next)) = (&mut self.role, self.tail.first()) else {
             return Ok(false);
         };
-        if next.last_lsn > follower.commit {
+        if next.last_lsn > follower.commit || self.directory.is_full() {
             return Ok(false);
         }
         for (txn, commit) in follower.applier.decided_by(next)? {

@@ -13,6 +13,7 @@ use super::core::{Core, Effect, Owed, Role};
 use super::search::Purpose;
 use crate::clock::Micros;
 use crate::replicator::orders::{Lead, Order, Report};
+use crate::work::Work;
 
 /// What only a shard that leads keeps.
 #[derive(Debug)]
@@ -68,6 +69,11 @@ impl<R> Core<R> {
     /// Orders that are not carried out, for the core that comes after this one.
     pub fn take_orders(&mut self) -> Vec<Order> {
         self.orders.drain(..).collect()
+    }
+
+    /// Work that is not done and can be, by the core that comes after this one.
+    pub fn take_carried(&mut self) -> Vec<Work<R>> {
+        std::mem::take(&mut self.carried)
     }
 
     /// Carries out what need not wait.

@@ -166,8 +166,8 @@ impl State {
         now: Micros,
         reached: &Reached,
     ) -> Option<Outcome> {
-        let unheard =
-            self.ailments.cut_from.contains(&flight.handle.0) && flight.course != Course::Unreachable;
+        let unheard = self.ailments.cut_from.contains(&flight.handle.0)
+            && flight.course != Course::Unreachable;
         if unheard && flight.answer.take().is_some() {
             reached.note("bucket-cut-from");
         }

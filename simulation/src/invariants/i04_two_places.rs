@@ -68,7 +68,8 @@ impl Places<'_> {
             Set::Pair(one, other) => self.on_disk(one, entry) && self.on_disk(other, entry),
             // Below the chain's base it is on the other store's disk.
             Set::Bucket(store) => {
-                let elsewhere = |(other, held): &(StoreId, &Held)| *other != store && has(held, entry);
+                let elsewhere =
+                    |(other, held): &(StoreId, &Held)| *other != store && has(held, entry);
                 self.on_disk(store, entry)
                     && (self.slots.holds(&config.active.chain, entry)
                         || self.disks.iter().any(elsewhere))

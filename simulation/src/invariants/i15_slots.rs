@@ -111,7 +111,10 @@ impl Log {
         let (shard, frames) = (part.shard, &part.frames);
         let before = self.ends.insert(shard, frames.end);
         violations.check(RULE, before.is_none_or(|before| before == frames.before), || {
-            format!("shard {shard}: slot {} continues {:?}, not {before:?}", self.next, frames.before)
+            format!(
+                "shard {shard}: slot {} continues {:?}, not {before:?}",
+                self.next, frames.before
+            )
         });
         let identity = Identity { cluster, shard };
         for frame in Walked::parse_all("slot", 0, &frames.bytes, &identity) {

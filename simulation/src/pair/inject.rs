@@ -182,7 +182,8 @@ impl World {
             Kind::BucketCutFrom => cloud.ail(|a| a.cut_from.extend([node])),
             Kind::BucketDenied => cloud.ail(|a| a.denied.extend([node])),
             Kind::BucketFlaky => cloud.ail(|a| {
-                a.per_mille = BucketAilment::ALL.into_iter().map(|one| (one, fault.amount)).collect();
+                a.per_mille =
+                    BucketAilment::ALL.into_iter().map(|one| (one, fault.amount)).collect();
             }),
             Kind::BucketConflict => once(BucketAilment::Conflict),
             Kind::BucketRefusedAfterSuccess => once(BucketAilment::RefusedAfterSuccess),
@@ -244,7 +245,8 @@ impl World {
 
     fn trouble_clients_or_clock(&mut self, node: usize, fault: &Fault) -> bool {
         let until = self.timeline.now() + fault.lasts;
-        let (wire, clock) = (self.sites[node].wire.clone(), Arc::clone(&self.sites[node].machine.clock));
+        let (wire, clock) =
+            (self.sites[node].wire.clone(), Arc::clone(&self.sites[node].machine.clock));
         match fault.kind {
             Kind::CutAll => wire.cut_all(),
             Kind::CutOne => return wire.cut_one(fault.amount),

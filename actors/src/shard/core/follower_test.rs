@@ -307,9 +307,9 @@ fn an_answer_that_needs_a_lease_waits_for_one_and_not_for_ever() {
     leader.core.order(1, vec![Order::Leased], &mut effects).expect("the disk works");
     assert!(matches!(effects[..], [super::Effect::Read(9, Response::Pong)]), "{effects:?}");
     assert!(leader.core.hold_unproven(0, 9, Response::Pong).is_none());
-    leader.core.tick(4_999_999, &mut effects);
+    leader.core.tick(4_999_999, &mut effects).expect("the disk works");
     effects.clear();
-    leader.core.tick(5_000_000, &mut effects);
+    leader.core.tick(5_000_000, &mut effects).expect("the disk works");
     let refused = |effect: &super::Effect<u32>| {
         matches!(effect, super::Effect::Reply(9, Response::Refused(Refusal::NoLeader)))
     };
