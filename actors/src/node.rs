@@ -384,7 +384,11 @@ impl Node {
             boot: ground.boot,
             counter: AtomicU64::new(1),
         });
-        let (stamps, joints) = (StampClock::new(ground.clock.as_ref(), floor), Joints::default());
+        let stamps = match self.cluster {
+            Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
+            None => StampClock::new(ground.clock.as_ref(), floor),
+        };
+        let joints = Joints::default();
         for (index, begin) in begins.into_iter().enumerate() {
             let clock = Arc::clone(&ground.clock);
             let router = Router::new(Arc::clone(&shared), clock, index, begin);

@@ -13,6 +13,7 @@ use crate::crash::{Thoroughness, crash_everywhere};
 use crate::fault::Reached;
 use crate::invariants::{Violation, Violations};
 use crate::model::command;
+use crate::pair::betrayal::Betrayal;
 use crate::sabotage::Sabotage;
 use crate::scenario::{Expectation, Profile, Scenario};
 use crate::shrink::shrink;
@@ -81,6 +82,9 @@ struct Run {
     /// Breaks the store on purpose: every seed is expected to fail.
     #[arg(long, value_parser = parse_sabotage)]
     sabotage: Option<Sabotage>,
+    /// Breaks a promise between the nodes of a pair on purpose: every seed is expected to fail.
+    #[arg(long, value_parser = parse_betrayal, requires = "pair")]
+    betrayal: Option<Betrayal>,
     #[command(flatten)]
     output: Output,
 }
@@ -167,6 +171,9 @@ fn run_seeds(options: &Run) -> ExitCode {
             false => Scenario::of_seed(seed, options.profile),
         };
         scenario.sabotage = options.sabotage;
+        if let Some(shape) = &mut scenario.pair {
+            shape.betrayal = options.betrayal;
+        }
         let (mut outcome, hash) = carry_out(&scenario, options.output);
         if options.twice {
             let (again, second) = carry_out(&scenario, options.output);
@@ -181,7 +188,7 @@ fn run_seeds(options: &Run) -> ExitCode {
         report_seed(seed, &scenario, &outcome, options.output);
     }
     totals.print(options.output, watch.elapsed());
-    match totals.failed.is_empty() == options.sabotage.is_none() {
+    match totals.failed.is_empty() == (options.sabotage.is_none() && options.betrayal.is_none()) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
@@ -216,7 +223,8 @@ fn report_seed(seed: u64, scenario: &Scenario, outcome: &Outcome, output: Output
         for violation in outcome.violations.iter().take(3) {
             complain(format_args!("  {}", clipped(&violation.to_string())));
         }
-        if scenario.sabotage.is_none() {
+        let is_planted = scenario.pair.as_ref().is_some_and(|shape| shape.betrayal.is_some());
+        if scenario.sabotage.is_none() && !is_planted {
             record(seed, scenario, outcome);
         }
     }
@@ -379,10 +387,16 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn parse_sabotage(text: &str) -> Result<Sabotage, String> {
-    #[derive(serde::Deserialize)]
-    struct Holder {
-        kind: Sabotage,
-    }
-    let holder: Result<Holder, _> = toml::from_str(&format!("kind = \"{text}\""));
-    holder.map(|holder| holder.kind).map_err(|error| error.to_string())
+    parse_kind(text)
+}
+
+fn parse_betrayal(text: &str) -> Result<Betrayal, String> {
+    parse_kind(text)
+}
+
+/// A kind by the name that it has in a scenario.
+fn parse_kind<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut holder: std::collections::BTreeMap<String, T> =
+        toml::from_str(&format!("kind = \"{text}\"")).map_err(|error| error.to_string())?;
+    holder.remove("kind").ok_or_else(|| "no kind".into())
 }

@@ -81,7 +81,7 @@ impl Evidence {
             Request::Read(query) => query.any,
             Request::Head(query) => query.any,
             Request::List(_) => true,
-            Request::Write(_) | Request::Ping | Request::Admin(_) => false,
+            Request::Write(_) | Request::Admin(_) | Request::Ping => false,
         };
         let is_behind = anybody && self.may_be_behind;
         When { sent: attempt.sent, answered, place: attempt.place, is_behind }

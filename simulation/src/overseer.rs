@@ -2,14 +2,17 @@
 //! then: durable writes, promises, what the nodes say to each other, every change of the bucket,
 //! every answer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use celeriant_actors::bucket_log::slot::PREFIX;
-use celeriant_actors::election::register::{CONFIG_KEY, Config, Phase, Process, Seal};
+use celeriant_actors::election::register::{CONFIG_KEY, Config, Phase, Process, Seal, Set};
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::peer::Message;
-use celeriant_schema::{BootId, ClusterId, Epoch, Request, Response, StoreId};
+use celeriant_schema::{
+    AggregateKey, BootId, ClusterId, Epoch, Hash, Request, Response, StoreId, Version,
+};
 use celeriant_storage::Identity;
 
 use crate::bucket::Change;
@@ -51,10 +54,28 @@ struct State {
     slots: Slots,
     exposed: Exposed,
     acknowledged: Acknowledged,
+    /// Acknowledged entries of which a place was lost.
+    lost: BTreeSet<(AggregateKey, Version, Hash)>,
     /// A node whose log is damaged or short: it must not claim.
     unfit: [bool; 2],
-    /// When a write was acknowledged for the first time, last.
-    newest_receipt: Option<Micros>,
+    receipts: Receipts,
+}
+
+/// When new writes were acknowledged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Receipts {
+    newest: Option<Micros>,
+    /// Since when pauses are measured, and the longest so far.
+    since: Micros,
+    longest_pause: Micros,
+}
+
+impl Receipts {
+    fn note(&mut self, now: Micros) {
+        let since = self.newest.unwrap_or_default().max(self.since);
+        self.longest_pause = self.longest_pause.max(now.saturating_sub(since));
+        self.newest = Some(now);
+    }
 }
 
 impl Overseer {
@@ -133,9 +154,13 @@ impl Overseer {
         disks[node] = left;
     }
 
-    /// The disks of a node are empty.
+    /// The disks of a node are empty: what was acknowledged so far is in one place less, until a
+    /// copy is made.
     pub fn wiped(&self, node: usize) {
-        self.lock().disks[node] = Held::default();
+        let state = &mut *self.lock();
+        state.disks[node] = Held::default();
+        let lost = state.acknowledged.entries();
+        state.lost.extend(lost.map(|(key, version, hash)| (key.clone(), version, hash)));
     }
 
     /// The log of a node is damaged or short, or whole again.
@@ -175,6 +200,12 @@ impl Overseer {
             format!("node {node} leads or claims epoch {} with a bad log", config.epoch)
         });
         self.reached.note(format!("register {:?} {}", config.phase, kind_of(config)));
+        let stores = [state.store(0), state.store(1)];
+        if config.active.set == Set::pair(stores[0], stores[1]) {
+            // The copy is made, or else.
+            state.lost.clear();
+        }
+        let Some(config) = state.register.current() else { return };
         if config.phase == Phase::Active {
             state.places().check_activation(state.acknowledged.entries(), config, &self.violations);
             state.slots.check_chain(config, &self.violations);
@@ -193,7 +224,19 @@ impl Overseer {
 
     /// When a new write was acknowledged last.
     pub fn newest_receipt(&self) -> Option<Micros> {
-        self.lock().newest_receipt
+        self.lock().receipts.newest
+    }
+
+    /// Clients write from here on.
+    pub fn measure_pauses(&self) {
+        self.lock().receipts.since = self.timeline.now();
+    }
+
+    /// The longest time so far in which no new write was acknowledged.
+    pub fn longest_pause(&self) -> Micros {
+        let mut receipts = self.lock().receipts;
+        receipts.note(self.timeline.now());
+        receipts.longest_pause
     }
 
     /// The end: everything that was seen is there.
@@ -215,7 +258,7 @@ impl Overseer {
 impl State {
     fn places(&self) -> Places<'_> {
         let disk = |node: usize| (self.store(node as u16), &self.disks[node]);
-        Places { disks: [disk(0), disk(1)], slots: &self.slots }
+        Places { disks: [disk(0), disk(1)], slots: &self.slots, lost: &self.lost }
     }
 
     fn store(&self, node: u16) -> StoreId {
@@ -229,11 +272,11 @@ impl Eyes for Overseer {
         let now = self.timeline.now();
         let state = &mut *self.lock();
         if let Some(receipt) = receipt_of(response) {
-            if let Some(config) = state.register.current() {
+            if let Some(config) = state.register.ruling() {
                 state.places().check_receipt(receipt, config, &self.violations);
             }
             if !receipt.already_applied {
-                state.newest_receipt = Some(now);
+                state.receipts.note(now);
             }
             state.acknowledged.note(receipt, &self.violations);
             state.exposed.receipt(receipt, &self.violations);
@@ -256,8 +299,8 @@ impl Eyes for Overseer {
 
 fn kind_of(config: &Config) -> &'static str {
     match config.active.set {
-        celeriant_actors::election::register::Set::Pair(..) => "pair",
-        celeriant_actors::election::register::Set::Bucket(_) => "bucket",
+        Set::Pair(..) => "pair",
+        Set::Bucket(_) => "bucket",
     }
 }
 

@@ -12,6 +12,7 @@
 //! writes must resume, every client must come to its end, and everything must be in two places;
 //! last, it is read back from both nodes, after a restart of each and a hand-over.
 
+pub mod betrayal;
 mod inject;
 mod rest;
 pub mod safe;
@@ -28,6 +29,7 @@ use celeriant_actors::election::vocabulary::May;
 use celeriant_schema::ClusterId;
 use tokio::task::JoinHandle;
 
+use self::betrayal::Betrayal;
 use self::inject::Heal;
 use self::safe::Safe;
 use self::site::{Grounds, Site, Stage};
@@ -35,7 +37,7 @@ use crate::bucket::Cloud;
 use crate::client::{Client, Surroundings};
 use crate::disk::Observer;
 use crate::fault::Reached;
-use crate::invariants::Violations;
+use crate::invariants::{Violations, i13_resumes};
 use crate::ledger::Ledger;
 use crate::link::{Behaviour, Cable};
 use crate::machine::{Machine, identity};
@@ -105,7 +107,14 @@ impl World {
             trace: trace.clone(),
             rng: rng.fork("world"),
             sites: Vec::new(),
-            grounds: Grounds { cable, cloud, overseer: overseer.clone(), election, replicator },
+            grounds: Grounds {
+                cable,
+                cloud,
+                overseer: overseer.clone(),
+                election,
+                replicator,
+                betrayal: shape.betrayal,
+            },
             ledger,
             overseer,
             violations,
@@ -119,6 +128,9 @@ impl World {
             faults_injected: 0,
             bursts: Vec::new(),
         };
+        if shape.betrayal == Some(Betrayal::ConditionsIgnored) {
+            world.grounds.cloud.ail(|ailments| ailments.heedless = true);
+        }
         world.sites = (0..2).map(|index| world.site(index, cluster, &rng)).collect();
         world
     }
@@ -136,6 +148,9 @@ impl World {
         let node = (index, &rng);
         let machine =
             Machine::of_node(shape, cluster, node, &self.timeline, &self.trace, &observer);
+        if self.shape.betrayal == Some(Betrayal::LyingDisks) {
+            machine.medias.iter().for_each(|media| media.ail(|ailments| ailments.lies = true));
+        }
         let safe = Safe::new(index, rng.fork("safe"), Arc::clone(&machine.power), overseer);
         let wire = Wire::new(
             index,
@@ -155,6 +170,7 @@ impl World {
             may: May::default(),
             seen_ailments: 0,
             starts_failed: 0,
+            stays_down: false,
             trips: Vec::new(),
             rng: rng.fork("site"),
         }
@@ -170,7 +186,11 @@ impl World {
                 spawn(Client::new(index, self.surroundings(until), rng).work())
             })
             .collect();
+        self.overseer.measure_pauses();
         self.work(begun, until).await;
+        if let Some(pause) = self.shape.pause_ms_max {
+            i13_resumes::check_pause(self.overseer.longest_pause(), pause * 1_000, &self.violations);
+        }
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));
         self.come_to_rest(clients).await;

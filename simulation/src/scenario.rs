@@ -110,11 +110,22 @@ pub struct PairShape {
     pub rejoin_ms: (u64, u64),
     /// Once nothing is wrong any more, a write must be acknowledged within so many ms.
     pub resumes_within_ms: u64,
+    /// While clients work, at most so long may no new write be acknowledged, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms_max: Option<u64>,
+    /// What is deliberately broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub betrayal: Option<crate::pair::betrayal::Betrayal>,
 }
 
 impl Default for PairShape {
     fn default() -> Self {
-        Self { rejoin_ms: (5_000, 20_000), resumes_within_ms: 30_000 }
+        Self {
+            rejoin_ms: (5_000, 20_000),
+            resumes_within_ms: 30_000,
+            pause_ms_max: None,
+            betrayal: None,
+        }
     }
 }
 

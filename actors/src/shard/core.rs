@@ -109,6 +109,10 @@ pub struct Core<R> {
     pub(super) role: Role,
     /// Another core comes after this one: nothing more is done.
     pub(super) is_closing: bool,
+    /// Up to which stamp it had told that everything is there, when it began to close.
+    pub(super) shown: Stamp,
+    /// What the core that comes after this one is to do.
+    pub(super) carried: Vec<Work<R>>,
     pub(super) orders: VecDeque<Order>,
     pub(super) log: Log,
     pub(super) directory: Directory,
@@ -228,12 +232,14 @@ impl<R> Core<R> {
         let committed = parts.log.committed();
         let accepted = AcceptedStates::new(parts.directory.memtable_bytes_max());
         let follower = Follower::new(parts.pending, committed);
-        parts.stamps.note(parts.log.last_stamp());
+        parts.stamps.avoid(parts.log.last_stamp());
         let mut core = Self {
             shard: parts.identity.shard,
             identity: parts.identity,
             role: Role::Following(follower),
             is_closing: false,
+            shown: Stamp::ZERO,
+            carried: Vec::new(),
             orders: VecDeque::new(),
             log: parts.log,
             directory: parts.directory,

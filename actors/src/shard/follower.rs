@@ -85,6 +85,19 @@ impl Follower {
 }
 
 impl<R> Core<R> {
+    /// Up to which stamp it had told that everything is there, when it began to close.
+    pub fn shown(&self) -> Stamp {
+        self.shown
+    }
+
+    /// What an earlier core of this process has told as complete stays complete: stamps never go
+    /// back for whoever reads here (I7).
+    pub fn keep_shown(&mut self, shown: Stamp) {
+        if let Role::Following(follower) = &mut self.role {
+            follower.shown = follower.shown.max(shown);
+        }
+    }
+
     /// Takes frames of the leader in, as many as it can; what it cannot take now stays in `order`.
     /// Whether that is nothing.
     pub(super) fn accept(&mut self, order: &mut Order, effects: &mut Vec<Effect<R>>) -> bool {

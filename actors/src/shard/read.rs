@@ -340,9 +340,19 @@ impl<R> Core<R> {
         effects.push(read_effect(any, route, Response::Page(page)));
     }
 
-    /// An answer that needs a lease waits for one.
-    pub fn hold_unproven(&mut self, now: Micros, route: R, response: Response) {
+    /// An answer that needs a lease waits for one. Given back, with what it is answered instead,
+    /// when nothing will come of that: the shard has just told everybody else that it leads no more.
+    pub fn hold_unproven(
+        &mut self,
+        now: Micros,
+        route: R,
+        response: Response,
+    ) -> Option<(R, Response)> {
+        if self.is_closing {
+            return Some((route, Response::Refused(self.refusal())));
+        }
         self.unproven.push((now + PROOF_WAIT_MAX, route, response));
+        None
     }
 
     /// There may be a lease again.

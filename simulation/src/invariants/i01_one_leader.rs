@@ -27,6 +27,11 @@ impl Register {
         self.current.as_ref()
     }
 
+    /// What rules: the newest that any node wrote, whatever an operator has made of it.
+    pub fn ruling(&self) -> Option<&Config> {
+        self.newest.as_ref()
+    }
+
     /// How many claims there were.
     pub fn claims(&self) -> u64 {
         self.claims

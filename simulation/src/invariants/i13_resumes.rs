@@ -8,6 +8,13 @@ const RULE: &str = "I13";
 /// Claims that one incident may cost.
 const CLAIMS_MAX: u64 = 3;
 
+/// While clients wrote and things went wrong, no write was acknowledged for so long.
+pub fn check_pause(pause: Micros, at_most: Micros, violations: &Violations) {
+    violations.check(RULE, pause <= at_most, || {
+        format!("no write was acknowledged for {pause} µs, at most {at_most} are allowed")
+    });
+}
+
 /// A stretch of time in which nothing goes wrong any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Calm {

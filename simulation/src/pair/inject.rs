@@ -8,6 +8,7 @@ use celeriant_actors::election::vocabulary::Command;
 use celeriant_schema::StoreId;
 
 use super::World;
+use super::betrayal::Betrayal;
 use super::site::{Stage, end_of};
 use crate::bucket::{Ailment as BucketAilment, Outage};
 use crate::client::Client;
@@ -122,7 +123,7 @@ impl World {
     }
 
     /// Tells the leader to hand over; what comes of it is its business.
-    fn order_hand_over(&mut self) -> bool {
+    pub(super) fn order_hand_over(&mut self) -> bool {
         let leader = self.leader().and_then(|leader| self.sites[leader].node());
         let Some(cluster) = leader.and_then(|node| node.cluster().cloned()) else { return false };
         let reached = self.reached.clone();
@@ -145,7 +146,8 @@ impl World {
         let at = self.timeline.now() + fault.lasts;
         self.down(node, &mut Crash::any(), at);
         let site = &mut self.sites[node];
-        let lost = site.safe.wipe();
+        let keeps_name = self.shape.betrayal == Some(Betrayal::WipedStoreKeepsItsName);
+        let lost = site.safe.wipe(keeps_name);
         site.machine.medias.iter().for_each(|media| media.wipe());
         self.overseer.wiped(node);
         self.heal_at(at, Heal::Replace { node, lost });
@@ -208,7 +210,9 @@ impl World {
             Kind::ConfigDeleted => cloud.lose(CONFIG_KEY),
             _ => cloud.restore(CONFIG_KEY, fault.amount as usize),
         };
-        self.heal_at(self.timeline.now() + fault.lasts, Heal::Register(body));
+        if changed {
+            self.heal_at(self.timeline.now() + fault.lasts, Heal::Register(body));
+        }
         changed
     }
 

@@ -1,7 +1,6 @@
 //! What must be once nothing is wrong any more: writes resume, clients come to their end,
 //! everything is in two places, and both nodes say the same.
 
-use celeriant_actors::election::vocabulary::Command;
 use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response, Stamp};
 use tokio::task::JoinHandle;
 
@@ -119,38 +118,32 @@ impl World {
         history
     }
 
+    /// A hand-over by command; refused while a follower that was away is being taken back.
     async fn hand_over(&mut self) {
-        let Some(leader) = self.leader() else { return };
-        let Some(cluster) = self.sites[leader].node().and_then(|node| node.cluster().cloned())
-        else {
-            return;
-        };
-        let order = spawn(async move { cluster.command(Command::HandOver).await });
-        self.wait_until("no hand-over", RESTART_MAX, |world| {
-            order.is_finished() && world.leader() == Some(1 - leader)
-        })
-        .await;
-        match order.await {
-            Ok(Ok(())) => self.reached.note("handed over"),
-            other => self.violations.add("hand-over", format_args!("{other:?}")),
+        let deadline = self.timeline.now() + 2 * self.grounds.election.rejoin.1 + RESTART_MAX;
+        let before = self.leader();
+        while self.leader() == before || !self.is_in_sync() {
+            if self.timeline.now() >= deadline {
+                return self.violations.add("hand-over", "refused again and again");
+            }
+            self.order_hand_over();
+            self.supervise(self.timeline.now() + 500_000).await;
         }
     }
 
     /// Stops a node in good order.
     async fn stop(&mut self, node: usize) {
+        self.sites[node].stays_down = true;
         self.sites[node].stop();
         self.wait_until("a clean stop does not end", RESTART_MAX, |world| {
             !matches!(world.sites[node].stage, Stage::Stopping(_))
         })
         .await;
-        let stopped = matches!(self.sites[node].stage, Stage::Down { .. });
-        if stopped {
-            self.sites[node].stage = Stage::Down { until: Micros::MAX };
-        }
     }
 
     async fn restart_cleanly(&mut self, node: usize) {
         self.stop(node).await;
+        self.sites[node].stays_down = false;
         if let Stage::Down { until } = &mut self.sites[node].stage {
             *until = self.timeline.now();
         }

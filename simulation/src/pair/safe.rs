@@ -45,9 +45,10 @@ impl Safe {
     }
 
     /// The disk is wiped: another store, which has promised nothing. Returns which it was.
-    pub fn wipe(&self) -> StoreId {
+    pub fn wipe(&self, keeps_name: bool) -> StoreId {
         let mut inner = self.lock();
-        let store = new_store(&mut inner.rng);
+        let fresh = new_store(&mut inner.rng);
+        let store = if keeps_name { inner.store } else { fresh };
         (inner.promised, inner.seen) = (Epoch::default(), Epoch::default());
         std::mem::replace(&mut inner.store, store)
     }
@@ -73,13 +74,13 @@ impl Safe {
         self.lock().failures
     }
 
-    /// A handle for a new process.
-    pub fn attach(&self) -> SimKeeper {
+    /// A handle for a new process. A forgetful one writes nothing down.
+    pub fn attach(&self, is_forgetful: bool) -> SimKeeper {
         let mut inner = self.lock();
         inner.generation += 1;
         let generation = inner.generation;
         drop(inner);
-        SimKeeper { safe: self.clone(), generation }
+        SimKeeper { safe: self.clone(), generation, is_forgetful }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -95,6 +96,7 @@ fn new_store(rng: &mut Rng) -> StoreId {
 pub struct SimKeeper {
     safe: Safe,
     generation: u64,
+    is_forgetful: bool,
 }
 
 impl Keeper for SimKeeper {
@@ -102,6 +104,9 @@ impl Keeper for SimKeeper {
         let mut inner = self.safe.lock();
         if inner.generation != self.generation || self.safe.power.is_off() {
             return Err(Error::Poisoned);
+        }
+        if self.is_forgetful {
+            return Ok(());
         }
         let goes = self.safe.power.count();
         let fails = std::mem::take(&mut inner.fails);

@@ -13,8 +13,10 @@ use celeriant_actors::election::{self};
 use celeriant_actors::node::pair::Pair;
 use celeriant_actors::node::{Components, Error, Membership, Node, Placement};
 use celeriant_actors::replicator::core::Settings as ReplicatorSettings;
+use celeriant_schema::BootId;
 use celeriant_schema::peer::{Features, Hello};
 
+use super::betrayal::{Betrayal, Betrayed};
 use super::safe::Safe;
 use super::seams::Seen;
 use crate::bucket::Cloud;
@@ -41,6 +43,8 @@ pub(super) struct Site {
     pub(super) seen_ailments: u64,
     /// Starts that failed in a row.
     pub(super) starts_failed: u32,
+    /// It stays down once it has stopped in good order.
+    pub(super) stays_down: bool,
     /// Operations with which power goes during the next starts.
     pub(super) trips: Vec<u64>,
     pub(super) rng: Rng,
@@ -74,6 +78,7 @@ pub(super) struct Grounds {
     pub(super) overseer: Overseer,
     pub(super) election: election::Settings,
     pub(super) replicator: ReplicatorSettings,
+    pub(super) betrayal: Option<Betrayal>,
 }
 
 /// Which end of the cable is node `index`'s.
@@ -111,7 +116,10 @@ impl Site {
         if let Some(operation) = self.trips.pop() {
             power.trip_at(power.operations() + operation);
         }
-        let boot = self.machine.next_boot();
+        let boot = match grounds.betrayal {
+            Some(Betrayal::BootsAlike) => BootId::new(1 + self.index as u64),
+            _ => self.machine.next_boot(),
+        };
         let (gate, member) = (self.machine.gate.clone(), self.member());
         let hello = Hello {
             cluster: self.machine.cluster,
@@ -122,22 +130,23 @@ impl Site {
             features: member.features,
             address: member.replication.clone(),
         };
-        let Grounds { cable, cloud, overseer, election, replicator } = grounds;
+        let Grounds { cable, cloud, overseer, election, replicator, betrayal } = grounds;
         overseer.begins(self.index, member.store, boot);
         let link = Gated::new(cable.attach(end_of(self.index), hello), &gate);
         let node = self.index as u16;
         // Two lanes of one process: handles of the same generation.
         let buckets = cloud.attach_two(node);
-        let buckets = (Gated::new(buckets.0, &gate), Gated::new(buckets.1, &gate));
+        let betrayed = |bucket| Betrayed::new(Gated::new(bucket, &gate), *betrayal);
+        let buckets = (betrayed(buckets.0), betrayed(buckets.1));
         let seed = u128::from(self.rng.number()) << 64 | u128::from(self.rng.number());
         let log = bucket_log::Settings::default();
         let log = BucketLogs::new(self.machine.cluster, bucket_log::Seal::new(None), log, seed);
         let pair = Pair {
             member,
-            link: Seen::new(link, self.index, overseer),
+            link: Betrayed::new(Seen::new(link, self.index, overseer), *betrayal),
             buckets,
             log: Box::new(log),
-            keeper: Box::new(self.safe.attach()),
+            keeper: Box::new(self.safe.attach(*betrayal == Some(Betrayal::PromisesForgotten))),
             epochs: self.safe.epochs(),
             may: self.may,
             seal: Seal::new(None),

@@ -70,10 +70,8 @@ impl World {
             }
             Turn::Stopped => {
                 self.reached.note("clean stop");
-                let until = match self.sites[node].stage {
-                    Stage::Stopping(_) => self.timeline.now() + 1_000,
-                    _ => Micros::MAX,
-                };
+                let stays = self.sites[node].stays_down;
+                let until = if stays { Micros::MAX } else { self.timeline.now() + 1_000 };
                 self.down(node, &mut Crash::any(), until);
             }
         }
