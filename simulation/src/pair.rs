@@ -189,7 +189,11 @@ impl World {
         self.overseer.measure_pauses();
         self.work(begun, until).await;
         if let Some(pause) = self.shape.pause_ms_max {
-            i13_resumes::check_pause(self.overseer.longest_pause(), pause * 1_000, &self.violations);
+            i13_resumes::check_pause(
+                self.overseer.longest_pause(),
+                pause * 1_000,
+                &self.violations,
+            );
         }
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));

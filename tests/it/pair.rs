@@ -164,7 +164,7 @@ impl World {
         self.pair.kill(leader);
         self.pair.kill(1 - leader);
         // Now the one that led, now the other.
-        let returns = if self.rounds % 2 == 0 { leader } else { 1 - leader };
+        let returns = if self.rounds.is_multiple_of(2) { leader } else { 1 - leader };
         self.pair.start(returns);
         self.writes_go_on("with one of them and the bucket", returns);
         let status = self.pair.status(returns).expect("it serves");

@@ -49,7 +49,12 @@ impl Progress {
     }
 
     /// Version of an aggregate that had been told before `before`: by `place`, or by anybody.
-    pub(super) fn version(&self, place: Option<Place>, key: &AggregateKey, before: Order) -> Version {
+    pub(super) fn version(
+        &self,
+        place: Option<Place>,
+        key: &AggregateKey,
+        before: Order,
+    ) -> Version {
         let steps = match place {
             Some(place) => self.at.get(&(place, key.clone())),
             None => self.anywhere.get(key),

@@ -91,7 +91,10 @@ impl<T> Betrayed<T> {
                 }
                 Message::Ack { epoch, durable }
             }
-            (Some(Betrayal::AcksAssumed), Message::Append { shard, epoch, before, commit, closed, frames }) => {
+            (
+                Some(Betrayal::AcksAssumed),
+                Message::Append { shard, epoch, before, commit, closed, frames },
+            ) => {
                 if let Some(position) = end_of(&frames) {
                     let durable = vec![Durable { shard, position }];
                     let forged = Message::Ack { epoch, durable }.encode();
@@ -103,11 +106,17 @@ impl<T> Betrayed<T> {
                 }
                 Message::Append { shard, epoch, before, commit, closed, frames }
             }
-            (Some(Betrayal::CommitsAhead), Message::Append { shard, epoch, before, closed, frames, commit }) => {
+            (
+                Some(Betrayal::CommitsAhead),
+                Message::Append { shard, epoch, before, closed, frames, commit },
+            ) => {
                 let commit = end_of(&frames).map_or(commit, |end| end.lsn);
                 Message::Append { shard, epoch, before, commit, closed, frames }
             }
-            (Some(Betrayal::StampsAhead), Message::Heartbeat { number, epoch, ver, mut shards }) => {
+            (
+                Some(Betrayal::StampsAhead),
+                Message::Heartbeat { number, epoch, ver, mut shards },
+            ) => {
                 for committed in &mut shards {
                     committed.closed = Stamp::new(committed.closed.value() + 8_000_000);
                 }
