@@ -76,23 +76,6 @@ fn what_this_version_lacks_is_refused_not_ignored() {
 }
 
 #[test]
-fn a_bucket_makes_it_one_of_a_pair_which_needs_certificates() {
-    let pair = "data_dir = \"d\"\nbucket = \"s3://b/p\"\n";
-    let text = refused(pair);
-    for missing in ["tls_ca", "tls_cert", "tls_key"] {
-        assert!(text.contains(&format!("{missing}: missing")), "{text}");
-    }
-    let tls = "tls_ca = \"ca.crt\"\ntls_cert = \"a.crt\"\ntls_key = \"a.key\"\n";
-    let loaded = load(&format!("{pair}{tls}")).expect("complete");
-    let known = loaded.settings.pair.expect("one of a pair");
-    assert_eq!(known.bucket.to_string(), "s3://b/p");
-    assert_eq!((known.replication.port(), known.heartbeat_ms), (7441, 100));
-    let any = format!("{pair}{tls}replication = \"0.0.0.0:7441\"");
-    assert!(refused(&any).contains("advertise_replication: missing"));
-    assert!(refused(&format!("data_dir = \"d\"\n{tls}bucket = \"b\"")).contains("bucket = "));
-}
-
-#[test]
 fn one_of_a_pair_needs_certificates_and_may_change_times() {
     let text = refused("data_dir = \"d\"\nbucket = \"s3://bucket/p\"");
     assert!(text.contains("tls_ca: missing") && text.contains("tls_key: missing"), "{text}");
