@@ -341,7 +341,8 @@ impl<R> Core<R> {
     }
 
     /// An answer that needs a lease waits for one. Given back, with what it is answered instead,
-    /// when nothing will come of that: the shard has just told everybody else that it leads no more.
+    /// when nothing will come of that: the shard has just told everybody else that it leads no
+    /// more.
     pub fn hold_unproven(
         &mut self,
         now: Micros,
