@@ -31,7 +31,7 @@ pub struct StampClock {
     /// Stamp of monotonic time 0.
     offset: u64,
     highest: Arc<AtomicU64>,
-    /// The highest in any local log that is durable: the floor of every later start.
+    /// The highest committed one in any local log: the floor of every later start.
     durable: Arc<AtomicU64>,
 }
 
@@ -42,6 +42,12 @@ impl StampClock {
         let offset = wall.saturating_sub(clock.now() * 8);
         let at_floor = || Arc::new(AtomicU64::new(floor.value()));
         Self { offset, highest: at_floor(), durable: at_floor() }
+    }
+
+    /// Starts above `floor`, the highest stamp in any local log of a node that is one of a pair:
+    /// what is in them may yet be cut, and nothing of it is told as passed.
+    pub fn of_member(clock: &dyn Clock, floor: Stamp) -> Self {
+        Self { durable: Arc::default(), ..Self::new(clock, floor) }
     }
 
     /// Takes `count` consecutive stamps (at least one) at monotonic time `now`, returns the first.
@@ -73,11 +79,17 @@ impl StampClock {
     /// A record with this stamp is committed in some shard's log that another node made: every
     /// later one is greater.
     pub fn note(&self, stamp: Stamp) {
-        self.highest.fetch_max(stamp.value(), Ordering::Relaxed);
+        self.avoid(stamp);
         self.note_durable(stamp);
     }
 
-    /// A record with this stamp is durable in some shard's log.
+    /// A record with this stamp is in some shard's log, and may yet be cut: every later one is
+    /// greater all the same.
+    pub fn avoid(&self, stamp: Stamp) {
+        self.highest.fetch_max(stamp.value(), Ordering::Relaxed);
+    }
+
+    /// A record with this stamp is committed in some shard's log.
     pub fn note_durable(&self, stamp: Stamp) {
         self.durable.fetch_max(stamp.value(), Ordering::Relaxed);
     }
@@ -119,6 +131,14 @@ mod tests {
         assert_eq!(stamps.durable(), Stamp::new(10_000));
         stamps.note_durable(first);
         assert_eq!(stamps.durable(), first);
+    }
+
+    #[test]
+    fn what_a_member_may_yet_cut_is_avoided_and_not_told_as_passed() {
+        let stamps = StampClock::of_member(&Fixed, Stamp::new(10_000));
+        stamps.avoid(Stamp::new(20_000));
+        assert_eq!(stamps.durable(), Stamp::ZERO);
+        assert_eq!(stamps.take(5, 1), Stamp::new(20_001));
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Keeper for DataDir {
 /// The data directory moves into the closure: it stays locked as long as the node lives.
 fn take_epoch(data: DataDir) -> TakeEpoch {
     let data = Mutex::new(data);
-    Box::new(move |found| {
+    Arc::new(move |found| {
         // Poisoned: a thread panicked while it wrote the superblock; what it holds is still
         // checked.
         let mut data = data.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -72,9 +72,10 @@ const POLLS_PER_LOOK: u32 = 8;
 /// How long a stop waits for the election to hand over: longer than that tries by itself.
 const HAND_OVER_MAX: Duration = Duration::from_secs(30);
 
-/// Takes an epoch above the one given, durably.
+/// Takes an epoch above the one given, durably. Owns the data directory: kept as long as anything
+/// of the node runs.
 pub type TakeEpoch =
-    Box<dyn Fn(Epoch) -> Result<Epoch, celeriant_storage::store::Error> + Send + Sync>;
+    Arc<dyn Fn(Epoch) -> Result<Epoch, celeriant_storage::store::Error> + Send + Sync>;
 
 /// What can be swapped.
 pub struct Components<D> {
@@ -193,8 +194,13 @@ impl Node {
         };
         let threads = settings.threads.clamp(1, usize::from(settings.shards.max(1)));
         let settings = Arc::new(Settings { threads, ..settings });
-        let is_member = !matches!(membership, Membership::Alone(_));
-        let common = Arc::new(Common { cluster, clock: Arc::clone(&clock), disks, is_member });
+        let owner = match &membership {
+            Membership::Alone(take_epoch) => Some(Arc::clone(take_epoch)),
+            Membership::Pair(_) => None,
+        };
+        let is_member = owner.is_none();
+        let common = Common { cluster, clock: Arc::clone(&clock), disks, is_member, _owner: owner };
+        let common = Arc::new(common);
         for index in 0..threads {
             let (orders, order_receiver) = mpsc::unbounded_channel();
             node.orders.push(orders);
@@ -378,7 +384,11 @@ impl Node {
             boot: ground.boot,
             counter: AtomicU64::new(1),
         });
-        let (stamps, joints) = (StampClock::new(ground.clock.as_ref(), floor), Joints::default());
+        let stamps = match self.cluster {
+            Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
+            None => StampClock::new(ground.clock.as_ref(), floor),
+        };
+        let joints = Joints::default();
         for (index, begin) in begins.into_iter().enumerate() {
             let clock = Arc::clone(&ground.clock);
             let router = Router::new(Arc::clone(&shared), clock, index, begin);

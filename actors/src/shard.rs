@@ -191,14 +191,12 @@ impl<D: Disk> Shard<D> {
                 Effect::Reply(route, response) => self.outbox.push(route, response),
                 Effect::Read(route, response) => {
                     let now = *now.get_or_insert_with(|| self.clock.now());
-                    match self.surroundings.standing.holds_lease(now) {
-                        true => self.outbox.push(route, response),
-                        false => {
-                            let refused = self.core.hold_unproven(now, route, response);
-                            refused
-                                .into_iter()
-                                .for_each(|(route, why)| self.outbox.push(route, why));
-                        }
+                    let answer = match self.surroundings.standing.holds_lease(now) {
+                        true => Some((route, response)),
+                        false => self.core.hold_unproven(now, route, response),
+                    };
+                    if let Some((route, response)) = answer {
+                        self.outbox.push(route, response);
                     }
                 }
                 Effect::Answer(coordinator, answer) => self.answers[coordinator].push(answer),
@@ -240,6 +238,7 @@ impl<D: Disk> Shard<D> {
             // Nobody knows what a failed write has left: nothing may be read back after it.
             completion.outcome.map_err(Error::Io)?;
         }
+        let shown = self.core.shown();
         let identity = self.surroundings.identity;
         self.disk = (self.disks)(identity.shard).map_err(Error::Io)?;
         let mut known =
@@ -253,10 +252,12 @@ impl<D: Disk> Shard<D> {
             self.disk = (self.disks)(identity.shard).map_err(Error::Io)?;
             recovered = recover_member(&mut self.disk, identity, &settings, known).await;
         }
-        let orders = self.core.take_orders();
+        let (orders, carried) = (self.core.take_orders(), self.core.take_carried());
         self.core = self.surroundings.core(recovered?, &mut self.effects);
+        self.core.keep_shown(shown);
         self.core.follow(reopen, refused, &mut self.effects);
         self.core.order(self.clock.now(), orders, &mut self.effects)?;
+        self.core.handle(self.clock.now(), carried, &mut self.effects)?;
         self.deliver();
         Ok(())
     }
@@ -272,7 +273,7 @@ impl<D: Disk> Shard<D> {
                 let _ = done.send(());
             }
             Some(Draining { done, noted: false }) => {
-                self.core.tick(self.clock.now(), &mut self.effects);
+                self.failure = self.core.tick(self.clock.now(), &mut self.effects).err();
                 if self.effects.is_empty() {
                     // Nothing to note: no completion will come back here.
                     let _ = done.send(());
@@ -354,7 +355,7 @@ impl<D: Disk> Message<Tick> for Shard<D> {
     type Reply = ();
 
     async fn handle(&mut self, _: Tick, _: &mut Context<Self, ()>) {
-        self.core.tick(self.clock.now(), &mut self.effects);
+        self.failure = self.core.tick(self.clock.now(), &mut self.effects).err();
         self.deliver();
     }
 }

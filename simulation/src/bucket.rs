@@ -59,7 +59,10 @@ struct State {
     objects: Objects,
     flights: BTreeMap<u64, Flight>,
     steps: BTreeMap<(Micros, u64), (u64, Step)>,
-    clients: BTreeMap<NodeId, Client>,
+    /// Handles that are alive.
+    clients: BTreeMap<Handle, Client>,
+    /// Numbers handles.
+    attached: u64,
     /// Numbers flights.
     started: u64,
     /// Numbers steps.
@@ -70,19 +73,17 @@ struct State {
     observer: Option<Observer>,
 }
 
-/// The process that a node runs now.
+/// What a handle waits for.
 struct Client {
-    /// Handles of earlier processes are dead.
-    generation: u64,
     in_flight: InFlight,
     ready: VecDeque<Completion>,
     waker: Option<Waker>,
 }
 
 impl Client {
-    fn of_generation(generation: u64) -> Self {
+    fn new() -> Self {
         let (in_flight, ready) = (InFlight::new(IN_FLIGHT_MAX), VecDeque::new());
-        Self { generation, in_flight, ready, waker: None }
+        Self { in_flight, ready, waker: None }
     }
 }
 
@@ -94,6 +95,7 @@ impl Cloud {
             flights: BTreeMap::new(),
             steps: BTreeMap::new(),
             clients: BTreeMap::new(),
+            attached: 0,
             started: 0,
             scheduled: 0,
             now: 0,
@@ -119,10 +121,21 @@ impl Cloud {
     /// A handle for a new process of `node`. Handles given out before to that node are dead from
     /// here on; their requests still travel.
     pub fn attach(&self, node: NodeId) -> SimBucket {
+        self.shared.lock().clients.retain(|(of, _), _| *of != node);
+        self.handle(node)
+    }
+
+    /// Two handles for a new process of `node`, as [`Cloud::attach`].
+    pub fn attach_two(&self, node: NodeId) -> (SimBucket, SimBucket) {
+        (self.attach(node), self.handle(node))
+    }
+
+    fn handle(&self, node: NodeId) -> SimBucket {
         let mut state = self.shared.lock();
-        let generation = state.clients.get(&node).map_or(0, |client| client.generation + 1);
-        state.clients.insert(node, Client::of_generation(generation));
-        SimBucket { shared: Arc::clone(&self.shared), node, generation }
+        let handle = (node, state.attached);
+        state.attached += 1;
+        state.clients.insert(handle, Client::new());
+        SimBucket { shared: Arc::clone(&self.shared), handle }
     }
 
     /// The process of `node` is gone. Of its requests that have not arrived, each is lost or
@@ -130,10 +143,10 @@ impl Cloud {
     pub fn crash(&self, node: NodeId) {
         let mut state = self.shared.lock();
         let State { clients, flights, rng, .. } = &mut *state;
-        if let Some(client) = clients.get_mut(&node) {
-            *client = Client::of_generation(client.generation + 1);
-        }
-        for flight in flights.values_mut().filter(|flight| flight.node == node && flight.travels) {
+        clients.retain(|(of, _), _| *of != node);
+        for flight in
+            flights.values_mut().filter(|flight| flight.handle.0 == node && flight.travels)
+        {
             if rng.chance(500) {
                 flight.travels = false;
             } else {
@@ -167,6 +180,11 @@ impl Cloud {
     /// Puts the version before the last `back` ones back. `false` when that changes nothing.
     pub fn restore(&self, key: &str, back: usize) -> bool {
         self.meddle(key, "bucket-version-restored", |objects| objects.restore(key, back))
+    }
+
+    /// Puts an object back to what it once was, as an operator does.
+    pub fn put_back(&self, key: &str, body: Bytes) {
+        self.meddle(key, "bucket-object-put-back", |objects| objects.put_back(key, body));
     }
 
     fn meddle(&self, key: &str, name: &str, act: impl FnOnce(&mut Objects) -> bool) -> bool {
@@ -204,28 +222,23 @@ impl Cloud {
 /// One process' way to a [`Cloud`].
 pub struct SimBucket {
     shared: Arc<Shared>,
-    node: NodeId,
-    generation: u64,
+    handle: Handle,
 }
 
 impl Bucket for SimBucket {
     fn start(&mut self, token: Token, request: Request) {
-        self.shared.start((self.node, self.generation), token, request);
+        self.shared.start(self.handle, token, request);
     }
 
     fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {
-        self.shared.poll_complete((self.node, self.generation), cx)
+        self.shared.poll_complete(self.handle, cx)
     }
 }
 
-/// Node and generation of a process.
-type Process = (NodeId, u64);
+/// Whose handle, and which.
+type Handle = (NodeId, u64);
 
 impl State {
-    fn client(&mut self, (node, generation): Process) -> Option<&mut Client> {
-        self.clients.get_mut(&node).filter(|client| client.generation == generation)
-    }
-
     fn schedule(&mut self, at: Micros, number: u64, step: Step) {
         self.steps.insert((at, self.scheduled), (number, step));
         self.scheduled += 1;
@@ -237,9 +250,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, process: Process, token: Token, request: Request) {
+    fn start(&self, handle: Handle, token: Token, request: Request) {
         let mut state = self.lock();
-        let Some(client) = state.client(process) else { return };
+        let Some(client) = state.clients.get_mut(&handle) else { return };
         if !client.in_flight.enter(request.lane) {
             let outcome = Err(BucketError::unsent(&request.op, Cause::Busy));
             client.ready.push_back(Completion { token, outcome });
@@ -250,14 +263,13 @@ impl Shared {
         let number = state.started;
         state.started += 1;
         let now = self.timeline.as_ref().map_or(state.now, Timeline::now);
-        let (node, generation) = process;
+        let (node, _) = handle;
         let course = state.course(node, &request.op);
         let times = state.times(now, &request, course);
         let Request { op, lane, .. } = request;
         let flight = Flight {
             number,
-            node,
-            generation,
+            handle,
             token,
             lane,
             op,
@@ -283,11 +295,11 @@ impl Shared {
         }
     }
 
-    fn poll_complete(&self, process: Process, cx: &mut Context<'_>) -> Poll<Completion> {
+    fn poll_complete(&self, handle: Handle, cx: &mut Context<'_>) -> Poll<Completion> {
         let mut state = self.lock();
         let mut wakers = Vec::new();
         loop {
-            let Some(client) = state.client(process) else { return Poll::Pending };
+            let Some(client) = state.clients.get_mut(&handle) else { return Poll::Pending };
             if let Some(completion) = client.ready.pop_front() {
                 drop(state);
                 wakers.into_iter().for_each(Waker::wake);
@@ -345,7 +357,7 @@ impl Shared {
         flight.open = false;
         let words = [flight.number, now, code(&outcome)];
         self.trace.note(&words, format_args!("{now} bucket answers {flight}: {outcome:?}"));
-        let client = state.client((flight.node, flight.generation))?;
+        let client = state.clients.get_mut(&flight.handle)?;
         client.in_flight.leave(flight.lane);
         client.ready.push_back(Completion { token: flight.token, outcome });
         client.waker.take()

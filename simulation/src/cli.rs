@@ -13,6 +13,7 @@ use crate::crash::{Thoroughness, crash_everywhere};
 use crate::fault::Reached;
 use crate::invariants::{Violation, Violations};
 use crate::model::command;
+use crate::pair::betrayal::Betrayal;
 use crate::sabotage::Sabotage;
 use crate::scenario::{Expectation, Profile, Scenario};
 use crate::shrink::shrink;
@@ -75,9 +76,15 @@ struct Run {
     /// Runs each seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
+    /// Two nodes and a bucket instead of one node.
+    #[arg(long)]
+    pair: bool,
     /// Breaks the store on purpose: every seed is expected to fail.
     #[arg(long, value_parser = parse_sabotage)]
     sabotage: Option<Sabotage>,
+    /// Breaks a promise between the nodes of a pair on purpose: every seed is expected to fail.
+    #[arg(long, value_parser = parse_betrayal, requires = "pair")]
+    betrayal: Option<Betrayal>,
     #[command(flatten)]
     output: Output,
 }
@@ -159,8 +166,14 @@ fn run_seeds(options: &Run) -> ExitCode {
         if limit.is_some_and(|limit| watch.elapsed() >= limit) {
             break;
         }
-        let mut scenario = Scenario::of_seed(seed, options.profile);
+        let mut scenario = match options.pair {
+            true => Scenario::of_pair_seed(seed, options.profile),
+            false => Scenario::of_seed(seed, options.profile),
+        };
         scenario.sabotage = options.sabotage;
+        if let Some(shape) = &mut scenario.pair {
+            shape.betrayal = options.betrayal;
+        }
         let (mut outcome, hash) = carry_out(&scenario, options.output);
         if options.twice {
             let (again, second) = carry_out(&scenario, options.output);
@@ -175,7 +188,7 @@ fn run_seeds(options: &Run) -> ExitCode {
         report_seed(seed, &scenario, &outcome, options.output);
     }
     totals.print(options.output, watch.elapsed());
-    match totals.failed.is_empty() == options.sabotage.is_none() {
+    match totals.failed.is_empty() == (options.sabotage.is_none() && options.betrayal.is_none()) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
@@ -184,6 +197,9 @@ fn run_seeds(options: &Run) -> ExitCode {
 fn carry_out(scenario: &Scenario, output: Output) -> (Outcome, u64) {
     let trace = Trace::default();
     if output.verbose {
+        // What the nodes themselves say, between what happens to them.
+        let format = tracing_subscriber::fmt().without_time().with_ansi(false);
+        let _ = format.with_writer(io::stderr).try_init();
         trace.echo();
     }
     let outcome = run(scenario, &trace);
@@ -207,7 +223,8 @@ fn report_seed(seed: u64, scenario: &Scenario, outcome: &Outcome, output: Output
         for violation in outcome.violations.iter().take(3) {
             complain(format_args!("  {}", clipped(&violation.to_string())));
         }
-        if scenario.sabotage.is_none() {
+        let is_planted = scenario.pair.as_ref().is_some_and(|shape| shape.betrayal.is_some());
+        if scenario.sabotage.is_none() && !is_planted {
             record(seed, scenario, outcome);
         }
     }
@@ -217,7 +234,8 @@ fn report_seed(seed: u64, scenario: &Scenario, outcome: &Outcome, output: Output
 fn record(seed: u64, scenario: &Scenario, outcome: &Outcome) {
     let mut scenario = scenario.clone();
     scenario.found = outcome.violations.iter().map(|v| clipped(&v.to_string())).collect();
-    let path = Path::new(FAILED_FOLDER).join(format!("{seed}.toml"));
+    let kind = if scenario.pair.is_some() { "pair-" } else { "" };
+    let path = Path::new(FAILED_FOLDER).join(format!("{kind}{seed}.toml"));
     let written = toml::to_string(&scenario)
         .map_err(io::Error::other)
         .and_then(|text| fs::create_dir_all(FAILED_FOLDER).and_then(|()| fs::write(&path, text)));
@@ -369,10 +387,16 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn parse_sabotage(text: &str) -> Result<Sabotage, String> {
-    #[derive(serde::Deserialize)]
-    struct Holder {
-        kind: Sabotage,
-    }
-    let holder: Result<Holder, _> = toml::from_str(&format!("kind = \"{text}\""));
-    holder.map(|holder| holder.kind).map_err(|error| error.to_string())
+    parse_kind(text)
+}
+
+fn parse_betrayal(text: &str) -> Result<Betrayal, String> {
+    parse_kind(text)
+}
+
+/// A kind by the name that it has in a scenario.
+fn parse_kind<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut holder: std::collections::BTreeMap<String, T> =
+        toml::from_str(&format!("kind = \"{text}\"")).map_err(|error| error.to_string())?;
+    holder.remove("kind").ok_or_else(|| "no kind".into())
 }

@@ -19,8 +19,8 @@ use crate::workload::{self, Workload};
 pub struct Surroundings {
     /// Virtual time.
     pub timeline: Timeline,
-    /// The way to the node.
-    pub wire: Wire,
+    /// The ways to the nodes, one each.
+    pub wires: Vec<Wire>,
     /// Where everything is written down.
     pub ledger: Ledger,
     /// Counters.
@@ -36,6 +36,8 @@ pub struct Client {
     index: usize,
     world: Surroundings,
     rng: Rng,
+    /// Which node it takes for the leader.
+    at: usize,
     client_id: ClientId,
     /// Newest version it was told, by aggregate.
     versions: BTreeMap<AggregateKey, Version>,
@@ -56,6 +58,7 @@ impl Client {
             index,
             world,
             rng,
+            at: 0,
             client_id,
             versions: BTreeMap::new(),
             sequences: BTreeMap::new(),
@@ -100,9 +103,21 @@ impl Client {
     pub async fn burst(mut self, count: u64) {
         let ids: Vec<OperationId> = (0..count).map(|_| self.new_append(false)).collect();
         let timeout = self.timeout();
-        let wire = self.world.wire.clone();
+        let wire = self.world.wires[self.at].clone();
         let sendings = ids.iter().map(|id| wire.send(self.index, *id, timeout, None));
         join(sendings.collect()).await;
+    }
+
+    /// Appends once, and does not give up.
+    pub async fn probe(mut self) {
+        let (key, client) = (Workload::key(0), ClientId::new(u128::MAX));
+        let (workload, rng) = (&self.world.workload, &mut self.rng);
+        let id = self.world.ledger.open(|id| {
+            let events = workload.events(id, 0, rng);
+            let sequence = Some(Sequence::new(1));
+            workload::write(client, vec![workload::member(key, Guard::Any, sequence, events)])
+        });
+        self.persist(id).await;
     }
 
     async fn append(&mut self) {
@@ -146,7 +161,7 @@ impl Client {
         let sequenced = self.rng.chance(700);
         let id = if self.rng.chance(500) { self.new_append(sequenced) } else { self.new_write() };
         let timeout = self.timeout();
-        let wire = self.world.wire.clone();
+        let wire = self.world.wires[self.at].clone();
         let times = self.rng.between(2, 4);
         // Through a second connection now and then: the order of arrival is anybody's.
         let other = self.index + if self.rng.chance(300) { 1_000 } else { 0 };
@@ -209,17 +224,43 @@ impl Client {
         self.once(id).await;
     }
 
-    /// Sends an operation once and takes what comes.
+    /// Sends an operation once, to the leader unless anybody will do, and takes what comes.
     async fn once(&mut self, id: OperationId) -> Sending {
         let timeout = self.timeout();
         let deadline = self.deadline();
-        let sending = self.world.wire.send(self.index, id, timeout, deadline).await;
+        let nodes = self.world.wires.len();
+        let anywhere = nodes > 1 && may_go_anywhere(&self.world.ledger.request(id));
+        let to = if anywhere { self.rng.below(nodes as u64) as usize } else { self.at };
+        let sending = self.world.wires[to].send(self.index, id, timeout, deadline).await;
         match &sending {
             Sending::Answered(response) => self.learn(id, response),
             Sending::NoNode => self.world.timeline.sleep(5_000).await,
             Sending::Lost => {}
         }
+        if nodes > 1 && !anywhere {
+            self.follow(&sending);
+        }
         sending
+    }
+
+    /// Goes where the leader is said to be; when nobody says, somewhere else now and then.
+    fn follow(&mut self, sending: &Sending) {
+        let other = (self.at + 1) % self.world.wires.len();
+        match sending {
+            Sending::Answered(Response::Refused(Refusal::NotLeader { leader })) => {
+                self.world.reached.note("client was sent to the leader");
+                let named = leader.as_deref().and_then(node_at);
+                self.at = named.filter(|node| *node < self.world.wires.len()).unwrap_or(other);
+            }
+            Sending::Answered(Response::Refused(Refusal::NoLeader | Refusal::UnknownOutcome))
+            | Sending::Lost
+            | Sending::NoNode
+                if self.rng.chance(500) =>
+            {
+                self.at = other;
+            }
+            _ => {}
+        }
     }
 
     /// Sends a write until its outcome is known, as a careful client does; without sequences it
@@ -233,8 +274,8 @@ impl Client {
         }
         for attempt in 0..ATTEMPTS_MAX {
             match self.once(id).await {
-                Sending::Answered(Response::Refused(refusal)) if refusal.retry() == Retry::Same => {
-                }
+                Sending::Answered(Response::Refused(refusal))
+                    if matches!(refusal.retry(), Retry::Same | Retry::OtherNode) => {}
                 Sending::Answered(_) => return,
                 Sending::Lost if !sequenced && self.rng.chance(700) => return,
                 Sending::Lost => self.world.reached.note("client sends again"),
@@ -352,6 +393,26 @@ impl Client {
     fn used(&mut self, key: &AggregateKey, sequence: Sequence) {
         let highest = self.sequences.entry(key.clone()).or_default();
         *highest = sequence.value().max(*highest);
+    }
+}
+
+/// Where clients find node `node`.
+pub fn address_of(node: usize) -> String {
+    format!("node{node}")
+}
+
+/// Which node is found there.
+fn node_at(address: &str) -> Option<usize> {
+    address.strip_prefix("node")?.parse().ok()
+}
+
+/// Whether any node may answer.
+fn may_go_anywhere(request: &Request) -> bool {
+    match request {
+        Request::Read(query) => query.any,
+        Request::Head(query) => query.any,
+        Request::List(_) | Request::Ping => true,
+        Request::Write(_) | Request::Admin(_) => false,
     }
 }
 

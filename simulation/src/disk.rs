@@ -86,7 +86,7 @@ impl Power {
     }
 
     /// Counts one operation and says whether power goes with it.
-    fn count(&self) -> bool {
+    pub(crate) fn count(&self) -> bool {
         let operation = self.operations.fetch_add(1, Ordering::Relaxed) + 1;
         operation == self.trip_at.load(Ordering::Relaxed)
     }
@@ -264,6 +264,11 @@ impl Media {
     /// Takes a file away, as an operator's mistake does. `false` when there is none.
     pub fn lose(&self, name: &str) -> bool {
         self.shared.lock().durable.remove(name)
+    }
+
+    /// All files are gone: another disk.
+    pub fn wipe(&self) {
+        self.shared.lock().durable = Files::default();
     }
 
     /// Calls `observer` with name, offset and content of every write that becomes durable.

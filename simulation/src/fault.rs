@@ -9,17 +9,20 @@ use crate::rng::Rng;
 use crate::timeline::Micros;
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[$doc:meta])* $name:ident,)* --- $($(#[$pair_doc:meta])* $pair:ident,)*) => {
         /// A kind of fault.
         #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub enum Kind {
             $($(#[$doc])* $name,)*
+            $($(#[$pair_doc])* $pair,)*
         }
 
         impl Kind {
-            /// Every kind.
+            /// Every kind that can befall a node on its own.
             pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
+            /// Every kind that needs a pair.
+            pub const OF_PAIR: [Self; [$(stringify!($pair)),*].len()] = [$(Self::$pair),*];
         }
     };
 }
@@ -99,6 +102,140 @@ kinds! {
     SlowRequests,
     /// Every client sends `amount` appends at once.
     Burst,
+    ---
+    /// Both machines lose power.
+    CrashBoth,
+    /// A machine loses power, for a while.
+    StayDown,
+    /// A process stands still, for a while: SIGSTOP, a stolen virtual processor.
+    Pause,
+    /// An operator orders a hand-over.
+    HandOver,
+    /// A follower's disks are replaced by empty ones; after a while an operator says so.
+    Wipe,
+    /// The next change of a superblock fails.
+    FailPromise,
+    /// No client reaches a node, for a while.
+    Isolate,
+    /// Nothing from its peer reaches a node, for a while.
+    LinkCut,
+    /// The nodes don't reach each other, for a while.
+    LinkPartition,
+    /// The nodes reach each other in turns of `amount` µs, for a while.
+    LinkFlap,
+    /// Messages between the nodes take `amount` µs longer, for a while.
+    LinkSlow,
+    /// Messages between the nodes take very different times, for a while.
+    LinkUneven,
+    /// Frames pass at `amount` bytes a ms, for a while.
+    LinkNarrow,
+    /// The session between the nodes is lost.
+    LinkReset,
+    /// Another session between the nodes comes about.
+    LinkDuplicate,
+    /// The bucket refuses connections, for a while.
+    BucketRefuses,
+    /// The bucket is silent, for a while.
+    BucketSilent,
+    /// The bucket answers 503, for a while.
+    BucketUnavailable,
+    /// The bucket takes `amount` times as long, for a while.
+    BucketSlow,
+    /// A node's requests don't reach the bucket, for a while.
+    BucketCutTo,
+    /// The bucket's answers don't reach a node, for a while.
+    BucketCutFrom,
+    /// A node's credentials are gone, for a while.
+    BucketDenied,
+    /// Everything that can befall a request befalls `amount` in a thousand, for a while.
+    BucketFlaky,
+    /// The next put is answered 409.
+    BucketConflict,
+    /// The next put wins and is answered 412.
+    BucketRefusedAfterSuccess,
+    /// The next request is answered 500.
+    BucketError,
+    /// The next put or delete is carried out and answered 500.
+    BucketErrorAfterSuccess,
+    /// The next put or delete is not answered and carried out up to a minute later.
+    BucketAppliedLater,
+    /// The next request is carried out, its answer is lost.
+    BucketLostReply,
+    /// The next request is lost.
+    BucketLostRequest,
+    /// The next request is answered 503 SlowDown.
+    BucketThrottled,
+    /// The register is deleted; after a while it is put back.
+    ConfigDeleted,
+    /// An older version of the register is restored; after a while the newest is put back.
+    ConfigRestored,
+}
+
+impl Kind {
+    /// What can be wrong with a disk.
+    pub const DISK: [Self; 9] = [
+        Self::FailWrite,
+        Self::FailRead,
+        Self::FailCreate,
+        Self::FailPut,
+        Self::FailRemove,
+        Self::DiskFull,
+        Self::DiskSlow,
+        Self::DiskStall,
+        Self::DiskUneven,
+    ];
+
+    /// What can be wrong between two nodes.
+    pub const LINK: [Self; 8] = [
+        Self::LinkCut,
+        Self::LinkPartition,
+        Self::LinkFlap,
+        Self::LinkSlow,
+        Self::LinkUneven,
+        Self::LinkNarrow,
+        Self::LinkReset,
+        Self::LinkDuplicate,
+    ];
+
+    /// What can be wrong with a bucket.
+    pub const BUCKET: [Self; 18] = [
+        Self::BucketRefuses,
+        Self::BucketSilent,
+        Self::BucketUnavailable,
+        Self::BucketSlow,
+        Self::BucketCutTo,
+        Self::BucketCutFrom,
+        Self::BucketDenied,
+        Self::BucketFlaky,
+        Self::BucketConflict,
+        Self::BucketRefusedAfterSuccess,
+        Self::BucketError,
+        Self::BucketErrorAfterSuccess,
+        Self::BucketAppliedLater,
+        Self::BucketLostReply,
+        Self::BucketLostRequest,
+        Self::BucketThrottled,
+        Self::ConfigDeleted,
+        Self::ConfigRestored,
+    ];
+
+    /// Every kind that can befall a pair: no damage of what is durable, no lost files.
+    pub fn all_of_pair() -> Vec<Self> {
+        let alone = Self::ALL.into_iter().filter(|kind| {
+            !matches!(
+                kind,
+                Self::RotFrame
+                    | Self::RotRun
+                    | Self::RotManifest
+                    | Self::RotWatermark
+                    | Self::RotSegmentHeader
+                    | Self::LoseRun
+                    | Self::LoseManifest
+                    | Self::ClockFrozen
+            )
+        });
+        alone.chain(Self::OF_PAIR).collect()
+    }
 }
 
 /// One thing to go wrong.
@@ -109,6 +246,9 @@ pub struct Fault {
     pub at: Micros,
     /// What.
     pub kind: Kind,
+    /// Which node, of a pair.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub node: u16,
     /// Which shard's disk, where it matters.
     #[serde(default)]
     pub shard: u16,
@@ -145,8 +285,48 @@ impl Fault {
             Kind::Burst => (rng.between(3, 40), 0),
             _ => (0, 0),
         };
-        Self { at, kind, shard, amount, lasts }
+        Self { at, kind, node: 0, shard, amount, lasts }
     }
+
+    /// A fault of `kind` of a pair, with amounts from `rng`.
+    pub fn of_pair(kind: Kind, at: Micros, shard: u16, rng: &mut Rng) -> Self {
+        let node = rng.below(2) as u16;
+        // Most incidents are short, some outlast every patience.
+        let lasts = match rng.chance(300) {
+            true => rng.between(2_000_000, 15_000_000),
+            false => rng.between(1_000, 2_000_000),
+        };
+        let (amount, lasts) = match kind {
+            Kind::LinkFlap => (rng.between(1_000, 2_000_000), lasts),
+            Kind::LinkSlow => (rng.between(1_000, 400_000), lasts),
+            Kind::LinkNarrow => (rng.between(1, 20_000), lasts),
+            Kind::BucketSlow => (rng.between(2, 60), lasts),
+            Kind::BucketFlaky => (rng.between(5, 150), lasts),
+            Kind::ConfigRestored => (rng.below(4), lasts),
+            // As far apart as two clocks may be, and a little less.
+            Kind::ClockFast | Kind::ClockSlow => (rng.below(24), lasts),
+            Kind::StayDown
+            | Kind::Pause
+            | Kind::Wipe
+            | Kind::Isolate
+            | Kind::ConfigDeleted
+            | Kind::LinkCut
+            | Kind::LinkPartition
+            | Kind::LinkUneven
+            | Kind::BucketRefuses
+            | Kind::BucketSilent
+            | Kind::BucketUnavailable
+            | Kind::BucketCutTo
+            | Kind::BucketCutFrom
+            | Kind::BucketDenied => (0, lasts),
+            kind => return Self { node, ..Self::of(kind, at, shard, rng) },
+        };
+        Self { at, kind, node, shard, amount, lasts }
+    }
+}
+
+fn is_first(node: &u16) -> bool {
+    *node == 0
 }
 
 /// How often each thing was really reached. Cheap to clone: all clones are one set of counters.

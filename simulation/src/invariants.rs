@@ -1,21 +1,28 @@
-//! The invariants of replication.md §7 that a single node has to keep, one file each.
+//! The invariants of replication.md §7, one file each.
 //!
 //! ```text
-//! at every completed write   i02                      (what became durable)
-//! at every answer            i06 i07 i08              (what clients are told)
-//! at every crash             i12 i17                  (what survived)
-//! at rest                    i08 i09 i10 and oracle   (what is there in the end)
-//! at every step              i22                      (counters and caps)
+//!                            a node on its own        one of a pair, besides
+//! at every completed write   i02                      i12
+//! at every answer            i06 i07 i08              i04
+//! at every crash             i12 i17
+//! at rest                    i08 i09 i10, oracle      i13 i18; oracle: i11
+//! at every step              i22                      i01 i03 i14 i15 i16 i19
 //! ```
 
+pub mod i01_one_leader;
 pub mod i02_log_matching;
+pub mod i03_promises;
+pub mod i04_two_places;
 pub mod i06_acknowledged_is_durable;
 pub mod i07_exposed_is_final;
 pub mod i08_one_entry_per_position;
 pub mod i09_exactly_once;
 pub mod i10_guards_and_atomicity;
 pub mod i12_no_cut;
+pub mod i13_resumes;
+pub mod i15_slots;
 pub mod i17_recovery_is_idempotent;
+pub mod i18_twice;
 pub mod i22_caps;
 
 use std::fmt;

@@ -5,7 +5,6 @@
 //! operation as event id, so that whatever is found in a log can be traced to the request that put
 //! it there.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriant_schema::{
@@ -27,11 +26,22 @@ pub struct Operation {
     pub attempts: Vec<Attempt>,
 }
 
+/// One process of one node.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// Which node.
+    pub node: usize,
+    /// Which of its processes, counted from its first.
+    pub life: u64,
+}
+
 /// One sending of a request.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// When it was sent.
     pub sent: Order,
+    /// To whom.
+    pub place: Place,
     /// When it was answered, and what; `None` when the answer never came.
     pub answer: Option<(Order, Response)>,
     /// It had a deadline.
@@ -107,7 +117,6 @@ pub struct Ledger {
 struct Inner {
     order: Order,
     operations: Vec<Operation>,
-    known: BTreeMap<AggregateKey, Vec<(Order, Version)>>,
     newest_stamp: Stamp,
 }
 
@@ -121,11 +130,11 @@ impl Ledger {
     }
 
     /// The request is being sent (again). Returns the attempt's number.
-    pub fn sent(&self, id: OperationId, deadline: bool) -> usize {
+    pub fn sent(&self, id: OperationId, place: Place, deadline: bool) -> usize {
         let mut inner = self.lock();
         let sent = inner.tick();
         let attempts = &mut inner.operations[id].attempts;
-        attempts.push(Attempt { sent, answer: None, deadline });
+        attempts.push(Attempt { sent, place, answer: None, deadline });
         attempts.len() - 1
     }
 
@@ -133,7 +142,9 @@ impl Ledger {
     pub fn answered(&self, id: OperationId, attempt: usize, response: Response) {
         let mut inner = self.lock();
         let order = inner.tick();
-        inner.learn(order, id, &response);
+        if let Some(receipt) = receipt_of(&response) {
+            inner.newest_stamp = inner.newest_stamp.max(receipt.stamp);
+        }
         let slot = &mut inner.operations[id].attempts[attempt].answer;
         assert!(slot.is_none(), "operation {id} attempt {attempt} is answered twice");
         *slot = Some((order, response));
@@ -161,11 +172,6 @@ impl Ledger {
         self.lock().newest_stamp
     }
 
-    /// For each aggregate, which version was known to be committed from when on.
-    pub fn known(&self) -> BTreeMap<AggregateKey, Vec<(Order, Version)>> {
-        self.lock().known.clone()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,41 +182,29 @@ impl Inner {
         self.order += 1;
         self.order
     }
+}
 
-    /// Notes which versions the answer proves to be committed.
-    fn learn(&mut self, order: Order, id: OperationId, response: &Response) {
-        if let Some(receipt) = receipt_of(response) {
-            self.newest_stamp = self.newest_stamp.max(receipt.stamp);
-            for write in &receipt.writes {
-                self.note(order, &write.key, write.last_version);
-            }
-        }
-        match response {
-            Response::Page(page) => {
-                let request = Arc::clone(&self.operations[id].request);
-                if let Request::Read(query) = &*request {
-                    self.note(order, &query.key, page.version);
-                }
-            }
-            Response::Head(head) => {
-                let request = Arc::clone(&self.operations[id].request);
-                if let Request::Head(query) = &*request {
-                    self.note(order, &query.key, head.version);
-                }
-            }
-            Response::Refused(Refusal::Conflict { conflicts, .. }) => {
-                for conflict in conflicts {
-                    self.note(order, &conflict.key, conflict.actual);
-                }
-            }
-            _ => {}
-        }
+/// Versions that an answer proves to be committed, and up to which stamp the node shows everything
+/// of the aggregate's shard, where it says so.
+pub fn proves(
+    request: &Request,
+    response: &Response,
+) -> Vec<(AggregateKey, Version, Option<Stamp>)> {
+    let mut proven = Vec::new();
+    if let Some(receipt) = receipt_of(response) {
+        proven.extend(receipt.writes.iter().map(|w| (w.key.clone(), w.last_version, None)));
     }
-
-    fn note(&mut self, order: Order, key: &AggregateKey, version: Version) {
-        let known = self.known.entry(key.clone()).or_default();
-        if known.last().is_none_or(|(_, highest)| *highest < version) {
-            known.push((order, version));
+    match (request, response) {
+        (Request::Read(query), Response::Page(page)) => {
+            proven.push((query.key.clone(), page.version, Some(page.stamp)));
         }
+        (Request::Head(query), Response::Head(head)) => {
+            proven.push((query.key.clone(), head.version, Some(head.read_stamp)));
+        }
+        (_, Response::Refused(Refusal::Conflict { conflicts, .. })) => {
+            proven.extend(conflicts.iter().map(|c| (c.key.clone(), c.actual, None)));
+        }
+        _ => {}
     }
+    proven
 }

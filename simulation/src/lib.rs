@@ -5,6 +5,7 @@
 //! scenario   a run as data: shape, workload, faults          cli     run, replay, shrink
 //! world      carries a scenario out ── machine (disks, power, clock) ── wire (network) ── client
 //! watcher    checks while it runs; oracle, invariants/ at rest; sabotage shows that they do
+//! pair       two such nodes, their link and their bucket ── overseer checks while it runs
 //! model      the rules of replication, every state of them
 //! crash      every I/O of a recorded workload is the last one, in every way; bytes flip one by one
 //! ```
@@ -24,6 +25,7 @@ pub mod client;
 pub mod crash;
 pub mod disk;
 pub mod fault;
+pub mod gate;
 pub mod history;
 pub mod invariants;
 pub mod ledger;
@@ -31,6 +33,9 @@ pub mod link;
 pub mod machine;
 pub mod model;
 pub mod oracle;
+pub mod overseer;
+pub mod pair;
+pub mod power_cut;
 pub mod reopen;
 pub mod rng;
 pub mod sabotage;

@@ -1,16 +1,22 @@
 //! The simulated machine: disks, power and clock that outlive every process of the node.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriant_actors::clock::Clock;
-use celeriant_actors::node::{Components, Error, Membership, Node, Placement, Settings};
+use celeriant_actors::node::{Components, Disks, Error, Membership, Node, Placement, Settings};
+use celeriant_net::Service;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::DirectoryBudget;
 use celeriant_storage::Identity;
 
-use crate::disk::{Media, Power, SimDisk};
+use crate::disk::{Media, Observer, Power, SimDisk};
+use crate::fault::Reached;
+use crate::gate::{Gate, Gated};
+use crate::power_cut::Crash;
 use crate::rng::Rng;
+use crate::sabotage::Submit;
 use crate::scenario::Shape;
 use crate::timeline::{Micros, Timeline};
 use crate::trace::Trace;
@@ -24,10 +30,13 @@ pub struct Machine {
     pub power: Arc<Power>,
     /// The node's time.
     pub clock: Arc<SimClock>,
+    /// Holds the process still.
+    pub gate: Gate,
     /// Of all logs.
     pub log: celeriant_storage::Settings,
     shape: Shape,
-    cluster: ClusterId,
+    /// Whose data is on it.
+    pub cluster: ClusterId,
     epoch: Arc<AtomicU64>,
     rng: Rng,
 }
@@ -41,18 +50,31 @@ impl Machine {
         trace: &Trace,
         watcher: &Watcher,
     ) -> Self {
-        let power = Arc::new(Power::default());
         let cluster = ClusterId::new(u128::from(rng.fork("cluster").number()));
+        let observer = |shard| -> Observer {
+            let (watcher, identity) = (watcher.clone(), identity(cluster, shard));
+            Arc::new(move |name, offset, bytes| watcher.durable(&identity, name, offset, bytes))
+        };
+        Self::of_node(shape, cluster, (0, rng), timeline, trace, &observer)
+    }
+
+    /// The machine of node `node` of a cluster, with empty disks; `observer` makes those that see
+    /// what becomes durable in a shard.
+    pub fn of_node(
+        shape: &Shape,
+        cluster: ClusterId,
+        (node, rng): (usize, &Rng),
+        timeline: &Timeline,
+        trace: &Trace,
+        observer: &dyn Fn(usize) -> Observer,
+    ) -> Self {
+        let power = Arc::new(Power::default());
         let medias = (0..usize::from(shape.shards))
             .map(|shard| {
                 let rng = rng.fork(&format!("disk {shard}"));
-                let timeline = Some(timeline.clone());
-                let media =
-                    Media::new(shard as u64, rng, Arc::clone(&power), timeline, trace.clone());
-                let (watcher, identity) = (watcher.clone(), identity(cluster, shard));
-                media.observe(Arc::new(move |name, offset, bytes| {
-                    watcher.durable(&identity, name, offset, bytes);
-                }));
+                let (id, timeline) = ((100 * node + shard) as u64, Some(timeline.clone()));
+                let media = Media::new(id, rng, Arc::clone(&power), timeline, trace.clone());
+                media.observe(observer(shard));
                 media
             })
             .collect();
@@ -63,6 +85,7 @@ impl Machine {
             medias,
             power,
             clock,
+            gate: Gate::default(),
             log,
             shape: shape.clone(),
             cluster,
@@ -76,33 +99,90 @@ impl Machine {
     /// # Errors
     /// As [`Node::start`].
     pub async fn start(&mut self) -> Result<Node, Error> {
-        let (medias, epoch) = (self.medias.clone(), Arc::clone(&self.epoch));
-        let components: Components<SimDisk> = Components {
+        let epoch = Arc::clone(&self.epoch);
+        let components: Components<Gated<SimDisk>> = Components {
             cluster: self.cluster,
             boot: BootId::new(self.rng.number()),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-            disks: Arc::new(move |shard: ShardId| Ok(medias[usize::from(shard.value())].attach())),
+            disks: self.disks(),
             placement: Placement::Here,
-            membership: Membership::Alone(Box::new(move |highest: Epoch| {
+            membership: Membership::Alone(Arc::new(move |highest: Epoch| {
                 let next = highest.value().max(epoch.load(Ordering::Relaxed)) + 1;
                 epoch.store(next, Ordering::Relaxed);
                 Ok(Epoch::new(next))
             })),
         };
-        let settings = Settings {
+        Node::start(self.settings(), components).await
+    }
+
+    /// What a process opens its shards' disks with.
+    pub fn disks(&self) -> Disks<Gated<SimDisk>> {
+        let (medias, gate) = (self.medias.clone(), self.gate.clone());
+        Arc::new(move |shard: ShardId| {
+            Ok(Gated::new(medias[usize::from(shard.value())].attach(), &gate))
+        })
+    }
+
+    /// Settings of every node that runs on it.
+    pub fn settings(&self) -> Settings {
+        Settings {
             shards: self.shape.shards,
             threads: self.shape.threads,
             admission_bytes: self.shape.admission_bytes,
             cache_bytes: self.shape.cache_bytes,
             log: self.log,
             net: Arc::new(celeriant_net::Settings::default()),
-        };
-        Node::start(settings, components).await
+        }
+    }
+
+    /// A number that no process of it has had.
+    pub fn next_boot(&mut self) -> BootId {
+        BootId::new(self.rng.number())
+    }
+
+    /// The process is gone: what its disks have in flight ends as `crash` says. Returns how much
+    /// that was.
+    pub fn lose_flights(&self, crash: &mut Crash, rng: &mut Rng) -> usize {
+        let in_flight: usize = self.medias.iter().map(|media| media.in_flight().len()).sum();
+        let chosen = rng.below(in_flight.max(1) as u64);
+        let mut index = 0;
+        for media in &self.medias {
+            media.crash(&mut |flight| {
+                index += 1;
+                crash.fate(flight, index - 1 == chosen, rng)
+            });
+        }
+        in_flight
     }
 
     /// Whose log shard `shard` is.
     pub fn identity(&self, shard: usize) -> Identity {
         identity(self.cluster, shard)
+    }
+}
+
+/// The way into a node: connections are dealt to threads in the order in which they show up; each
+/// stays on its own.
+pub fn way_into(node: &Node, threads: usize) -> Submit {
+    let routers: Vec<_> = (0..threads).map(|thread| node.router(thread).clone()).collect();
+    let dealt: Mutex<BTreeMap<u64, usize>> = Mutex::default();
+    Arc::new(move |requests, replies| {
+        let mut dealt = dealt.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = dealt.len();
+        let thread = *dealt.entry(replies.connection()).or_insert(next) % routers.len();
+        drop(dealt);
+        routers[thread].submit(requests, replies);
+    })
+}
+
+/// Counts what recovery found.
+pub fn note_recovery(node: &Node, reached: &Reached) {
+    for report in node.recovery_reports() {
+        reached.add("recovery cut frames", u64::from(report.cut_frames));
+        reached.add("recovery cut bytes", report.cut_bytes);
+        reached.add("recovery opened a run", u64::from(report.runs_opened));
+        reached.add("recovery rebuilt a directory", u64::from(report.rebuilt));
+        reached.add("recovery removed a file", report.removed.len() as u64);
     }
 }
 
@@ -122,7 +202,8 @@ pub fn log_settings(shape: &Shape) -> celeriant_storage::Settings {
     }
 }
 
-fn identity(cluster: ClusterId, shard: usize) -> Identity {
+/// Whose log shard `shard` of a cluster is.
+pub fn identity(cluster: ClusterId, shard: usize) -> Identity {
     Identity { cluster, shard: ShardId::new(shard as u16) }
 }
 
@@ -130,6 +211,8 @@ fn identity(cluster: ClusterId, shard: usize) -> Identity {
 pub struct SimClock {
     timeline: Timeline,
     pace: Mutex<Pace>,
+    /// What its process sees while that stands still.
+    stopped_at: Mutex<Option<Micros>>,
     wall: AtomicI64,
 }
 
@@ -145,7 +228,13 @@ impl SimClock {
         let pace = Mutex::new(Pace { from: (0, 0), per_mille: 1000 });
         // A while after stamp 0, so that a wall that jumps back still has somewhere to go.
         let wall = AtomicI64::new(Stamp::ORIGIN_UNIX_MICROS + 1_000_000_000_000);
-        Self { timeline, pace, wall }
+        Self { timeline, pace, stopped_at: Mutex::default(), wall }
+    }
+
+    /// The process stands still, and time with it, until it goes on; then it sees how late it is.
+    pub fn stand_still(&self, still: bool) {
+        let now = still.then(|| self.now());
+        *self.stopped_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// Monotonic time runs at this rate from here on.
@@ -166,6 +255,10 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Micros {
+        let stopped_at = *self.stopped_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = stopped_at {
+            return at;
+        }
         let Pace { from: (world, own), per_mille } = *self.lock();
         own + (self.timeline.now() - world) * per_mille / 1000
     }

@@ -11,18 +11,20 @@
 //! some such moment.
 
 mod lists;
+mod progress;
 mod reads;
 mod refusals;
 
 use std::collections::BTreeMap;
 
-use celeriant_schema::{AggregateKey, Refusal, Request, Response, Version};
+use celeriant_schema::{AggregateKey, Refusal, Request, Response, Stamp, Version};
 
+use self::progress::Progress;
 use crate::history::History;
 use crate::invariants::{
     Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity,
 };
-use crate::ledger::{Attempt, Ledger, Operation, Order};
+use crate::ledger::{Attempt, Ledger, Operation, Order, Place};
 
 /// What happened in a run that explains answers that need an explanation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,21 +47,59 @@ pub struct Evidence {
     pub excuses: Excuses,
     /// Shards of the node.
     pub shards: u16,
-    known: BTreeMap<AggregateKey, Vec<(Order, Version)>>,
+    progress: Progress,
+    /// Nodes may be behind.
+    may_be_behind: bool,
+}
+
+/// Between which moments an answer was computed.
+#[derive(Clone, Copy, Debug)]
+struct When {
+    sent: Order,
+    answered: Order,
+    place: Place,
+    /// The node that answered may be behind: what others had told says nothing.
+    is_behind: bool,
 }
 
 impl Evidence {
     /// Of a run that has come to rest.
     pub fn new(ledger: &Ledger, history: History, excuses: Excuses, shards: u16) -> Self {
-        let (operations, known) = (ledger.operations(), ledger.known());
-        Self { operations, history, excuses, shards, known }
+        let operations = ledger.operations();
+        let progress = Progress::of(&operations, &history, shards);
+        Self { operations, history, excuses, shards, progress, may_be_behind: false }
     }
 
-    /// Lowest version that the aggregate can have had for someone who asked at `sent`.
-    fn lowest(&self, key: &AggregateKey, sent: Order) -> Version {
-        let Some(known) = self.known.get(key) else { return Version::NONE };
-        let before = known.partition_point(|(order, _)| *order < sent);
-        before.checked_sub(1).map_or(Version::NONE, |at| known[at].1)
+    /// Of a pair, whose follower may be behind.
+    #[must_use]
+    pub fn of_pair(self) -> Self {
+        Self { may_be_behind: true, ..self }
+    }
+
+    fn when(&self, request: &Request, attempt: &Attempt, answered: Order) -> When {
+        let anybody = match request {
+            Request::Read(query) => query.any,
+            Request::Head(query) => query.any,
+            Request::List(_) => true,
+            Request::Write(_) | Request::Admin(_) | Request::Ping => false,
+        };
+        let is_behind = anybody && self.may_be_behind;
+        When { sent: attempt.sent, answered, place: attempt.place, is_behind }
+    }
+
+    /// Lowest version that the aggregate can have had for someone who asked then.
+    fn lowest(&self, key: &AggregateKey, when: When) -> Version {
+        let place = when.is_behind.then_some(when.place);
+        self.progress.version(place, key, when.sent)
+    }
+
+    /// A process never says a lower stamp than before.
+    fn check_stamp(&self, key: &AggregateKey, stamp: Stamp, when: When) -> Result<(), String> {
+        let lowest = self.progress.stamp(when.place, key.shard(self.shards), when.sent);
+        match stamp >= lowest {
+            true => Ok(()),
+            false => Err(format!("stamp {stamp}, but the same process had said {lowest}")),
+        }
     }
 
     /// Highest version that the aggregate can have had when something was answered at `answered`.
@@ -73,10 +113,9 @@ impl Evidence {
     }
 
     /// Whether `version` is one the aggregate can have had then.
-    fn possible(&self, key: &AggregateKey, version: Version, when: (Order, Order)) -> bool {
-        let (sent, answered) = when;
+    fn possible(&self, key: &AggregateKey, version: Version, when: When) -> bool {
         let whole = version == Version::NONE || self.history.ending_at(key, version).is_some();
-        whole && self.lowest(key, sent) <= version && version <= self.highest(key, answered)
+        whole && self.lowest(key, when) <= version && version <= self.highest(key, when.answered)
     }
 }
 
@@ -86,11 +125,11 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
     i08_one_entry_per_position::check_final(operations, history, violations);
     i09_exactly_once::check_final(operations, history, violations);
     i10_guards_and_atomicity::check_final(operations, history, violations);
-    let lists = lists::Names::new(evidence);
+    let mut lists = BTreeMap::new();
     for (id, operation) in operations.iter().enumerate() {
         for attempt in &operation.attempts {
             let Some((answered, response)) = &attempt.answer else { continue };
-            let when = (attempt.sent, *answered);
+            let when = evidence.when(&operation.request, attempt, *answered);
             let found = match (&*operation.request, response) {
                 (Request::Read(query), Response::Page(page)) => {
                     reads::check_page(evidence, query, page, when)
@@ -98,7 +137,11 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
                 (Request::Head(query), Response::Head(head)) => {
                     reads::check_head(evidence, query, head, when)
                 }
-                (Request::List(query), Response::List(page)) => lists.check(query, page, when),
+                (Request::List(query), Response::List(page)) => {
+                    let place = when.is_behind.then_some(when.place);
+                    let names = || lists::Names::new(evidence, place);
+                    lists.entry(place).or_insert_with(names).check(query, page, when)
+                }
                 (Request::Write(_), Response::Receipt(receipt)) => {
                     refusals::check_receipt(evidence, operation, receipt, attempt)
                 }
@@ -132,7 +175,7 @@ fn check_refusal(
     operation: &Operation,
     attempt: &Attempt,
     refusal: &Refusal,
-    when: (Order, Order),
+    when: When,
 ) -> Result<(), String> {
     let excuses = &evidence.excuses;
     let excused = match refusal {

@@ -57,6 +57,9 @@ pub struct Scenario {
     pub duration_ms: u64,
     /// The node.
     pub shape: Shape,
+    /// Two of them, a bucket and what is between them, instead of one on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<PairShape>,
     /// The clients.
     pub workload: Workload,
     /// What goes wrong, in order of time.
@@ -99,7 +102,48 @@ pub struct Shape {
     pub admission_bytes: usize,
 }
 
+/// A pair.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairShape {
+    /// Least and most of the pause between a follower's loss and its return, in ms.
+    pub rejoin_ms: (u64, u64),
+    /// Once nothing is wrong any more, a write must be acknowledged within so many ms.
+    pub resumes_within_ms: u64,
+    /// While clients work, at most so long may no new write be acknowledged, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms_max: Option<u64>,
+    /// What is deliberately broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub betrayal: Option<crate::pair::betrayal::Betrayal>,
+}
+
+impl Default for PairShape {
+    fn default() -> Self {
+        Self {
+            rejoin_ms: (5_000, 20_000),
+            resumes_within_ms: 30_000,
+            pause_ms_max: None,
+            betrayal: None,
+        }
+    }
+}
+
 impl Scenario {
+    /// The run of a pair that `seed` stands for.
+    pub fn of_pair_seed(seed: u64, profile: Profile) -> Self {
+        let mut scenario = Self::of_seed(seed, Profile::Calm);
+        let mut choices = Rng::new(seed).fork("pair scenario");
+        let rejoin = *choices.pick(&[200, 1_000, 5_000]);
+        scenario.pair = Some(PairShape { rejoin_ms: (rejoin, 4 * rejoin), ..PairShape::default() });
+        scenario.profile = profile;
+        if profile == Profile::Swarm {
+            let duration = scenario.duration_ms * 1000;
+            scenario.faults = pair_faults(&mut choices, duration, &scenario.shape);
+        }
+        scenario
+    }
+
     /// The run that `seed` stands for.
     pub fn of_seed(seed: u64, profile: Profile) -> Self {
         let rng = Rng::new(seed);
@@ -120,6 +164,7 @@ impl Scenario {
             sabotage: None,
             duration_ms,
             shape,
+            pair: None,
             workload,
             faults,
         }
@@ -179,5 +224,31 @@ fn faults(rng: &mut Rng, duration: Micros, shape: &Shape) -> Vec<Fault> {
         let kind = *rng.pick(&kinds);
         let shard = rng.below(u64::from(shape.shards)) as u16;
         faults.push(Fault::of(kind, at, shard, rng));
+    }
+}
+
+/// As [`faults`], of a pair.
+fn pair_faults(rng: &mut Rng, duration: Micros, shape: &Shape) -> Vec<Fault> {
+    let share = rng.between(50, 500);
+    let mut kinds: Vec<Kind> =
+        Kind::all_of_pair().into_iter().filter(|_| rng.chance(share)).collect();
+    if kinds.iter().any(|kind| matches!(kind, Kind::ConfigDeleted | Kind::ConfigRestored)) {
+        // A change that was meant for the older version would find it.
+        kinds.retain(|kind| !matches!(kind, Kind::BucketAppliedLater | Kind::BucketFlaky));
+    }
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let mean = *rng.pick(&[150_000, 700_000, 3_000_000]);
+    let mut faults = Vec::new();
+    let mut at = 0;
+    loop {
+        at += rng.between(1, 2 * mean);
+        if at >= duration {
+            return faults;
+        }
+        let kind = *rng.pick(&kinds);
+        let shard = rng.below(u64::from(shape.shards)) as u16;
+        faults.push(Fault::of_pair(kind, at, shard, rng));
     }
 }

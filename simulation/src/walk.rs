@@ -40,6 +40,19 @@ impl Walked {
         Some(Self { name: name.to_owned(), offset, header, records, blobs })
     }
 
+    /// The frames that lie one behind the other from the start of `bytes`.
+    pub fn parse_all(name: &str, offset: u64, bytes: &[u8], identity: &Identity) -> Vec<Self> {
+        let mut frames: Vec<Self> = Vec::new();
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..)
+            && let Some(frame) = Self::parse(name, offset + at as u64, rest, identity)
+        {
+            at += frame.header.frame_bytes();
+            frames.push(frame);
+        }
+        frames
+    }
+
     /// Every event of every write and leg in it: position and chain hash.
     pub fn events(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
         self.batches().flat_map(|batch| {

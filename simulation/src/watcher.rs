@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use celeriant_schema::{Request, Response, ShardId, limits::SECTOR_BYTES};
+use celeriant_schema::{Request, Response, limits::SECTOR_BYTES};
 use celeriant_storage::Identity;
 
 use crate::disk::Files;
@@ -13,8 +13,9 @@ use crate::invariants::i06_acknowledged_is_durable::Durable;
 use crate::invariants::i07_exposed_is_final::Exposed;
 use crate::invariants::i08_one_entry_per_position::Acknowledged;
 use crate::invariants::{Violations, i07_exposed_is_final, i12_no_cut, i22_caps};
-use crate::ledger::receipt_of;
+use crate::ledger::{Place, receipt_of};
 use crate::walk::{Walked, walk};
+use crate::wire::Eyes;
 
 /// The invariants that are checked while a run goes on. Cheap to clone: all clones are one.
 #[derive(Clone)]
@@ -73,8 +74,18 @@ impl Watcher {
         }
     }
 
-    /// The node gives an answer.
-    pub fn answer(&self, request: &Request, response: &Response) {
+    /// The end: everything that was seen is there.
+    pub fn check_final(&self, history: &History) {
+        i07_exposed_is_final::check_final(&self.lock().exposed, history, &self.violations);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Eyes for Watcher {
+    fn answer(&self, _: Place, request: &Request, response: &Response) {
         i22_caps::check_answer(response, &self.violations);
         let mut state = self.lock();
         let state = &mut *state;
@@ -94,22 +105,7 @@ impl Watcher {
         }
     }
 
-    /// An answer to a request that nobody waits for: answered twice, or never asked.
-    pub fn stray(&self, number: u64) {
+    fn stray(&self, number: u64) {
         self.violations.add("answers", format_args!("request {number} has a second answer"));
-    }
-
-    /// The end: everything that was seen is there.
-    pub fn check_final(&self, history: &History) {
-        i07_exposed_is_final::check_final(&self.lock().exposed, history, &self.violations);
-    }
-
-    /// For shards that are checked at other moments.
-    pub fn shard_identity(cluster: celeriant_schema::ClusterId, shard: usize) -> Identity {
-        Identity { cluster, shard: ShardId::new(shard as u16) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,4 @@
-//! The world's network: connections of clients to the one node, with delays, cuts, and eyes on
-//! every answer.
+//! The clients' network: connections to one node, with delays, cuts, and eyes on every answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +10,20 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::fault::Reached;
-use crate::ledger::{Ledger, OperationId};
+use crate::ledger::{Ledger, OperationId, Place};
 use crate::rng::Rng;
 use crate::sabotage::Submit;
 use crate::timeline::{Micros, Timeline};
 use crate::trace::{Trace, digest, fold};
-use crate::watcher::Watcher;
+
+/// Sees every answer at the moment when a node gives it.
+pub trait Eyes: Send + Sync {
+    /// A process gives an answer.
+    fn answer(&self, place: Place, request: &Request, response: &Response);
+
+    /// An answer to a request that nobody waits for: answered twice, or never asked.
+    fn stray(&self, number: u64);
+}
 
 /// What is wrong with the network.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +32,8 @@ pub struct Weather {
     pub slow_answers: (Micros, Micros),
     /// Requests take up to this much longer until then.
     pub slow_requests: (Micros, Micros),
+    /// No client reaches the node.
+    pub unreachable: bool,
 }
 
 /// The network. Cheap to clone: all clones are one network.
@@ -34,13 +43,16 @@ pub struct Wire {
     timeline: Timeline,
     trace: Trace,
     ledger: Ledger,
-    watcher: Watcher,
+    eyes: Arc<dyn Eyes>,
     reached: Reached,
 }
 
 struct Inner {
     rng: Rng,
     node: Option<Submit>,
+    place: Place,
+    /// The process takes nothing in: what reaches it waits here.
+    held: Option<Vec<(Vec<Incoming>, ReplySender)>>,
     weather: Weather,
     connections: BTreeMap<usize, Connection>,
     next: u64,
@@ -67,28 +79,49 @@ pub enum Sending {
 }
 
 impl Wire {
-    /// A network without a node.
+    /// A network without its node, which is number `node`.
     pub fn new(
+        node: usize,
         rng: Rng,
         timeline: Timeline,
         trace: Trace,
         ledger: Ledger,
-        watcher: Watcher,
+        eyes: Arc<dyn Eyes>,
         reached: Reached,
     ) -> Self {
         let (weather, connections) = (Weather::default(), BTreeMap::new());
-        let inner = Inner { rng, node: None, weather, connections, next: 0 };
-        Self { inner: Arc::new(Mutex::new(inner)), timeline, trace, ledger, watcher, reached }
+        let place = Place { node, life: 0 };
+        let inner = Inner { rng, node: None, place, held: None, weather, connections, next: 0 };
+        Self { inner: Arc::new(Mutex::new(inner)), timeline, trace, ledger, eyes, reached }
     }
 
     /// The node is there (again).
     pub fn plug(&self, node: Submit) {
-        self.lock().node = Some(node);
+        let mut inner = self.lock();
+        inner.node = Some(node);
+        inner.place.life += 1;
+    }
+
+    /// The process stands still: requests wait for it.
+    pub fn hold(&self) {
+        self.lock().held.get_or_insert_default();
+    }
+
+    /// The process goes on, with what has come in the meantime.
+    pub fn release(&self) {
+        let mut inner = self.lock();
+        let (held, node) = (inner.held.take(), inner.node.clone());
+        drop(inner);
+        for (requests, replies) in held.into_iter().flatten() {
+            node.iter().for_each(|node| node(requests.clone(), &replies));
+        }
     }
 
     /// The node is gone, and every connection with it.
     pub fn unplug(&self) {
-        self.lock().node = None;
+        let mut inner = self.lock();
+        (inner.node, inner.held) = (None, None);
+        drop(inner);
         self.cut_all();
     }
 
@@ -152,13 +185,16 @@ impl Wire {
         deadline: Option<Micros>,
     ) -> Option<oneshot::Receiver<Response>> {
         let mut inner = self.lock();
-        let node = inner.node.clone()?;
+        if inner.weather.unreachable {
+            return None;
+        }
+        let (node, place) = (inner.node.clone()?, inner.place);
         let number = inner.next;
         inner.next += 1;
-        let connection = inner.connections.entry(client).or_insert_with(|| self.connect());
+        let connection = inner.connections.entry(client).or_insert_with(|| self.connect(place));
         let (replies, waiting) = (connection.replies.clone(), Arc::clone(&connection.waiting));
         drop(inner);
-        let attempt = self.ledger.sent(id, deadline.is_some());
+        let attempt = self.ledger.sent(id, place, deadline.is_some());
         let (sender, receiver) = oneshot::channel();
         lock(&waiting).insert(number, (id, attempt, sender));
         let request = self.ledger.request(id);
@@ -174,23 +210,28 @@ impl Wire {
             deadline.map(|micros| tokio::time::Instant::now() + Duration::from_micros(micros));
         let bytes = bytes_of(&request);
         let request = Request::clone(&request);
-        node(vec![Incoming { id: number, deadline, bytes, request }], &replies);
+        let requests = vec![Incoming { id: number, deadline, bytes, request }];
+        if let Some(held) = &mut self.lock().held {
+            held.push((requests, replies));
+            return Some(receiver);
+        }
+        node(requests, &replies);
         Some(receiver)
     }
 
     /// A connection with its task: answers are looked at when the node gives them, and delivered
     /// later.
     #[allow(clippy::disallowed_methods)]
-    fn connect(&self) -> Connection {
+    fn connect(&self, place: Place) -> Connection {
         let (replies, mut receiver) = ReplySender::channel();
         let waiting = Waiting::default();
-        let (wire, waiters) = (self.clone(), Arc::clone(&waiting));
+        let (wire, waiters, place) = (self.clone(), Arc::clone(&waiting), place);
         let task = tokio::spawn(async move {
             while let Some(answers) = receiver.recv().await {
                 for reply in &answers {
                     let asked = lock(&waiters).get(&reply.id).map(|(id, ..)| *id);
                     if let Some(id) = asked {
-                        wire.watcher.answer(&wire.ledger.request(id), &reply.response);
+                        wire.eyes.answer(place, &wire.ledger.request(id), &reply.response);
                     }
                 }
                 wire.timeline.sleep(wire.answer_delay()).await;
@@ -204,7 +245,7 @@ impl Wire {
 
     fn deliver(&self, waiting: &Waiting, number: u64, response: Response) {
         let Some((id, attempt, sender)) = lock(waiting).remove(&number) else {
-            return self.watcher.stray(number);
+            return self.eyes.stray(number);
         };
         let now = self.timeline.now();
         self.trace.note(

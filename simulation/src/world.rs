@@ -15,6 +15,7 @@ mod readback;
 mod supervise;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use celeriant_actors::node::Node;
 use tokio::task::JoinHandle;
@@ -26,6 +27,7 @@ use crate::invariants::{Violation, Violations, i22_caps};
 use crate::ledger::Ledger;
 use crate::machine::Machine;
 use crate::oracle::{Evidence, Excuses, check_final};
+use crate::pair;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::scenario::Scenario;
@@ -65,8 +67,10 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Outcome {
     runtime.block_on(async {
         let driver = spawn(timeline.clone().drive());
         tokio::task::yield_now().await;
-        let world = World::new(scenario, &timeline, trace);
-        let outcome = world.run().await;
+        let outcome = match &scenario.pair {
+            Some(shape) => pair::World::new(scenario, shape, &timeline, trace).run().await,
+            None => World::new(scenario, &timeline, trace).run().await,
+        };
         driver.abort();
         outcome
     })
@@ -108,11 +112,12 @@ impl World {
         let machine = Machine::new(&scenario.shape, &rng, timeline, trace, &watcher);
         let (ledger, reached) = (Ledger::default(), Reached::default());
         let wire = Wire::new(
+            0,
             rng.fork("wire"),
             timeline.clone(),
             trace.clone(),
             ledger.clone(),
-            watcher.clone(),
+            Arc::new(watcher.clone()),
             reached.clone(),
         );
         if scenario.sabotage == Some(Sabotage::LyingDisks) {
@@ -162,7 +167,7 @@ impl World {
     fn surroundings(&self, until: Micros) -> Surroundings {
         Surroundings {
             timeline: self.timeline.clone(),
-            wire: self.wire.clone(),
+            wires: vec![self.wire.clone()],
             ledger: self.ledger.clone(),
             reached: self.reached.clone(),
             workload: self.scenario.workload.clone(),
@@ -238,7 +243,7 @@ impl World {
 
 /// Spawns onto the world's runtime.
 #[allow(clippy::disallowed_methods)]
-fn spawn<F>(future: F) -> JoinHandle<F::Output>
+pub(crate) fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,

@@ -40,9 +40,10 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Another epoch: nothing that was answered before counts. Numbers go on.
+    /// Another role: no heartbeat that was answered before counts. Numbers go on, and a promise
+    /// holds for its epoch, whatever becomes of it here: it is asked for once.
     pub(super) fn restart(&mut self) {
-        *self = Self { number: self.number, ..Self::default() };
+        *self = Self { number: self.number, promised: self.promised, ..Self::default() };
     }
 }
 

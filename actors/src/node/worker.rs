@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Error, Settings};
+use super::{Error, Settings, TakeEpoch};
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, Coordinator, ShardMail};
 use crate::replicator::orders::{OrderMail, ReportMail};
@@ -89,6 +89,8 @@ pub(super) struct Common<D> {
     pub(super) disks: Disks<D>,
     /// One of a pair: what is durable here is not committed for that.
     pub(super) is_member: bool,
+    /// Holds the data directory of a node on its own until the last thread ends.
+    pub(super) _owner: Option<TakeEpoch>,
 }
 
 /// One thread's work.

@@ -72,7 +72,7 @@ fn what_this_version_lacks_is_refused_not_ignored() {
     }
     let off = "data_dir = \"d\"\nhttp = \"\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
     let loaded = load(off).expect("switched off");
-    assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+    assert_eq!(loaded.notes.len(), 1, "without a bucket: {:?}", loaded.notes);
 }
 
 #[test]

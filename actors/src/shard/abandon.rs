@@ -6,7 +6,7 @@
 use celeriant_schema::{Refusal, Response};
 
 use super::core::{Core, Effect, Then};
-use crate::work::Work;
+use crate::work::{Step, Work};
 
 impl<R> Core<R> {
     /// Answers everything that waits here. Nothing may be asked of this core any more.
@@ -29,6 +29,11 @@ impl<R> Core<R> {
         let undone = Response::Refused(self.refusal());
         let tasks = waiting.into_iter().filter_map(|work| match work {
             Work::Task(task) => Some(task.route),
+            // Anybody may be asked for one: the core that comes after this one answers it.
+            Work::Step(Step::List { .. }) => {
+                self.carried.push(work);
+                None
+            }
             // Its coordinator is told below.
             Work::Step(_) => None,
         });

@@ -109,6 +109,10 @@ pub struct Core<R> {
     pub(super) role: Role,
     /// Another core comes after this one: nothing more is done.
     pub(super) is_closing: bool,
+    /// Up to which stamp it had told that everything is there, when it began to close.
+    pub(super) shown: Stamp,
+    /// What the core that comes after this one is to do.
+    pub(super) carried: Vec<Work<R>>,
     pub(super) orders: VecDeque<Order>,
     pub(super) log: Log,
     pub(super) directory: Directory,
@@ -228,12 +232,14 @@ impl<R> Core<R> {
         let committed = parts.log.committed();
         let accepted = AcceptedStates::new(parts.directory.memtable_bytes_max());
         let follower = Follower::new(parts.pending, committed);
-        parts.stamps.note(parts.log.last_stamp());
+        parts.stamps.avoid(parts.log.last_stamp());
         let mut core = Self {
             shard: parts.identity.shard,
             identity: parts.identity,
             role: Role::Following(follower),
             is_closing: false,
+            shown: Stamp::ZERO,
+            carried: Vec::new(),
             orders: VecDeque::new(),
             log: parts.log,
             directory: parts.directory,
@@ -354,7 +360,8 @@ impl<R> Core<R> {
         for (page, bytes) in pages {
             self.arrived(now, page, &bytes, effects);
         }
-        Ok(())
+        // What is to be shown may have waited for room in the directory.
+        self.show(effects)
     }
 
     /// Lets the directory flush and merge what is due.
@@ -371,7 +378,10 @@ impl<R> Core<R> {
 
     /// About once a second: records how far the log is durable, retries a full disk, ends reads
     /// whose deadline has passed.
-    pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+    ///
+    /// # Errors
+    /// As [`Core::complete`].
+    pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) -> Result<(), Error> {
         let mut ops = std::mem::take(&mut self.ops);
         self.log.note_watermark(&mut ops);
         self.log.retry_space(&mut ops);
@@ -381,6 +391,8 @@ impl<R> Core<R> {
         self.resume_backlog(now, effects);
         self.resume_all_reads(now, effects);
         self.refuse_unproven(now, effects);
+        // Frames of a leader may have waited for space.
+        self.carry_out(now, effects)
     }
 
     /// Nothing is in flight and nothing waits: a clean stop may follow.

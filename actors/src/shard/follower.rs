@@ -85,6 +85,19 @@ impl Follower {
 }
 
 impl<R> Core<R> {
+    /// Up to which stamp it had told that everything is there, when it began to close.
+    pub fn shown(&self) -> Stamp {
+        self.shown
+    }
+
+    /// What an earlier core of this process has told as complete stays complete: stamps never go
+    /// back for whoever reads here (I7).
+    pub fn keep_shown(&mut self, shown: Stamp) {
+        if let Role::Following(follower) = &mut self.role {
+            follower.shown = follower.shown.max(shown);
+        }
+    }
+
     /// Takes frames of the leader in, as many as it can; what it cannot take now stays in `order`.
     /// Whether that is nothing.
     pub(super) fn accept(&mut self, order: &mut Order, effects: &mut Vec<Effect<R>>) -> bool {
@@ -170,7 +183,9 @@ impl<R> Core<R> {
         if closed > follower.closed.1 {
             follower.closed = (commit, closed);
         }
-        self.show(effects)
+        self.show(effects)?;
+        self.upkeep(effects);
+        Ok(())
     }
 
     /// Shows what is committed and durable here.
@@ -201,7 +216,7 @@ impl<R> Core<R> {
         let (Role::Following(follower), Some(next)) = (&mut self.role, self.tail.first()) else {
             return Ok(false);
         };
-        if next.last_lsn > follower.commit {
+        if next.last_lsn > follower.commit || self.directory.is_full() {
             return Ok(false);
         }
         for (txn, commit) in follower.applier.decided_by(next)? {

@@ -13,6 +13,7 @@ use super::core::{Core, Effect, Owed, Role};
 use super::search::Purpose;
 use crate::clock::Micros;
 use crate::replicator::orders::{Lead, Order, Report};
+use crate::work::Work;
 
 /// What only a shard that leads keeps.
 #[derive(Debug)]
@@ -68,6 +69,11 @@ impl<R> Core<R> {
     /// Orders that are not carried out, for the core that comes after this one.
     pub fn take_orders(&mut self) -> Vec<Order> {
         self.orders.drain(..).collect()
+    }
+
+    /// Work that is not done and can be, by the core that comes after this one.
+    pub fn take_carried(&mut self) -> Vec<Work<R>> {
+        std::mem::take(&mut self.carried)
     }
 
     /// Carries out what need not wait.
@@ -199,6 +205,8 @@ impl<R> Core<R> {
     /// Leads a log that is committed to its end.
     fn lead(&mut self, now: Micros, lead: &Lead, effects: &mut Vec<Effect<R>>) {
         assert_eq!(self.committed, self.log.durable(), "surveyed before it leads");
+        // All of the log is committed (R11), and so is what was told as complete here.
+        self.stamps.note(self.closed_stamp().max(self.log.last_stamp()));
         let Lead { epoch, boot, decisions } = lead;
         let leading = Role::Leading(Leadership {
             epoch: *epoch,
@@ -228,6 +236,8 @@ impl<R> Core<R> {
 
     /// Nothing more happens here until the log is opened anew: everybody who waits is told.
     fn close(&mut self, reopen: Reopen, effects: &mut Vec<Effect<R>>) {
+        // Before what is not committed is forgotten: the next leader may commit it yet.
+        self.shown = self.closed_stamp();
         self.is_closing = true;
         self.abandon(effects);
         effects.push(Effect::Reopen(reopen));

@@ -340,9 +340,9 @@ impl<R> Core<R> {
         effects.push(read_effect(any, route, Response::Page(page)));
     }
 
-    /// An answer that needs a lease waits for one. Not here if this core is the last to be asked:
-    /// then comes back what is to be said instead.
-    #[must_use = "somebody waits for what comes back"]
+    /// An answer that needs a lease waits for one. Given back, with what it is answered instead,
+    /// when nothing will come of that: the shard has just told everybody else that it leads no
+    /// more.
     pub fn hold_unproven(
         &mut self,
         now: Micros,
@@ -350,7 +350,6 @@ impl<R> Core<R> {
         response: Response,
     ) -> Option<(R, Response)> {
         if self.is_closing {
-            // Everybody who waited was told already, and nobody looks after those who come later.
             return Some((route, Response::Refused(self.refusal())));
         }
         self.unproven.push((now + PROOF_WAIT_MAX, route, response));

@@ -16,8 +16,8 @@ use crate::trace::digest;
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) number: u64,
-    pub(super) node: NodeId,
-    pub(super) generation: u64,
+    /// Node and number of the handle that it came through.
+    pub(super) handle: (NodeId, u64),
     pub(super) token: Token,
     pub(super) lane: Lane,
     pub(super) op: Op,
@@ -77,7 +77,7 @@ impl Flight {
 
 impl fmt::Display for Flight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, node, course, op, .. } = self;
+        let Self { number, handle: (node, _), course, op, .. } = self;
         write!(f, "#{number} node {node} {} {}", op.name(), op.subject())?;
         if *course == Course::Plain { Ok(()) } else { write!(f, " ({course:?})") }
     }
@@ -87,7 +87,7 @@ impl State {
     /// The request is where it is carried out, unless something is in the way.
     pub(super) fn arrive(&mut self, flight: &mut Flight, reached: &Reached) {
         flight.travels = false;
-        if self.ailments.cut_to.contains(&flight.node) && flight.course != Course::Unreachable {
+        if self.ailments.cut_to.contains(&flight.handle.0) && flight.course != Course::Unreachable {
             reached.note("bucket-cut-to");
             return;
         }
@@ -150,7 +150,7 @@ impl State {
         {
             let after = self.objects.body(key);
             observer(&Change {
-                node: Some(flight.node),
+                node: Some(flight.handle.0),
                 key,
                 before: before.as_deref(),
                 after: after.map(|body| &body[..]),
@@ -166,8 +166,8 @@ impl State {
         now: Micros,
         reached: &Reached,
     ) -> Option<Outcome> {
-        let unheard =
-            self.ailments.cut_from.contains(&flight.node) && flight.course != Course::Unreachable;
+        let unheard = self.ailments.cut_from.contains(&flight.handle.0)
+            && flight.course != Course::Unreachable;
         if unheard && flight.answer.take().is_some() {
             reached.note("bucket-cut-from");
         }

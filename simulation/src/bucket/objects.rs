@@ -38,6 +38,11 @@ impl Objects {
         self.current.remove(key).is_some()
     }
 
+    /// Puts an object back to what it once was. `false` when that is what it is.
+    pub fn put_back(&mut self, key: &str, body: Bytes) -> bool {
+        self.current.insert(key.to_owned(), body.clone()) != Some(body)
+    }
+
     /// Puts the version before the last `back` ones back, as a restore from a backup does. `false`
     /// when there is no such version, or it is the one that is there.
     pub fn restore(&mut self, key: &str, back: usize) -> bool {

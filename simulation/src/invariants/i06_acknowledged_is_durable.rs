@@ -40,6 +40,13 @@ impl Durable {
         hashes.is_some_and(|hashes| hashes.contains(&hash))
     }
 
+    /// An event is gone.
+    pub fn forget(&mut self, key: &AggregateKey, version: Version, hash: Hash) {
+        if let Some(hashes) = self.events.get_mut(&(key.clone(), version)) {
+            hashes.retain(|other| *other != hash);
+        }
+    }
+
     /// A node gives a receipt.
     pub fn check(&self, receipt: &Receipt, violations: &Violations) {
         for part in &receipt.writes {

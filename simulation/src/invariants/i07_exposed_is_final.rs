@@ -59,6 +59,11 @@ impl Exposed {
         self.entries.iter().map(|((key, version), hash)| (key, *version, *hash))
     }
 
+    /// Whether anyone has seen that event.
+    pub fn has(&self, key: &AggregateKey, version: Version, hash: Hash) -> bool {
+        self.entries.get(&(key.clone(), version)) == Some(&hash)
+    }
+
     fn raise(&mut self, key: &AggregateKey, version: Version) {
         match self.highest.get_mut(key) {
             Some(highest) => *highest = version.max(*highest),

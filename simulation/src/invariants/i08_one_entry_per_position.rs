@@ -32,6 +32,11 @@ impl Acknowledged {
         }
     }
 
+    /// Whether a write that ends with that event was acknowledged.
+    pub fn has(&self, key: &AggregateKey, version: Version, hash: Hash) -> bool {
+        self.entries.get(&(key.clone(), version)) == Some(&hash)
+    }
+
     /// Positions and hashes of everything acknowledged.
     pub fn entries(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
         self.entries.iter().map(|((key, version), hash)| (key, *version, *hash))

@@ -1,10 +1,17 @@
 //! I12: no cut at or below what was exposed or acknowledged: after every recovery it is all on
-//! disk.
+//! disk, and nothing of it is ever overwritten.
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::{AggregateKey, Hash, ShardId, Version};
+use celeriant_storage::Identity;
 
 use super::Violations;
 use super::i06_acknowledged_is_durable::Durable;
 use super::i07_exposed_is_final::Exposed;
 use super::i08_one_entry_per_position::Acknowledged;
+use crate::disk::Files;
+use crate::walk::{Walked, walk};
 
 const RULE: &str = "I12";
 
@@ -20,6 +27,91 @@ pub fn check(
     for (how, (key, version, hash)) in told.chain(seen) {
         violations.check(RULE, left.has(key, version, hash), || {
             format!("{key} version {version} was {how} and recovery lost it")
+        });
+    }
+}
+
+/// What the disks of one node durably hold, as its writes become durable.
+#[derive(Debug, Default)]
+pub struct Held {
+    frames: BTreeMap<Spot, Frame>,
+    entries: Durable,
+}
+
+/// Shard, segment file, offset in it.
+type Spot = (ShardId, String, u64);
+
+#[derive(Debug)]
+struct Frame {
+    end: u64,
+    hash: Hash,
+    events: Vec<(AggregateKey, Version, Hash)>,
+}
+
+impl Held {
+    /// Every event that is there.
+    pub fn entries(&self) -> &Durable {
+        &self.entries
+    }
+
+    /// A write of a segment has become durable. Returns the events of frames that are gone by it.
+    pub fn written(
+        &mut self,
+        shard: ShardId,
+        (name, offset, len): (&str, u64, usize),
+        frames: &[Walked],
+    ) -> Vec<(AggregateKey, Version, Hash)> {
+        let end = offset + len as u64;
+        let spot = |offset: u64| (shard, name.to_owned(), offset);
+        let mut overwritten = Vec::new();
+        for (at, frame) in self.frames.range(spot(0)..spot(end)) {
+            let again = frames.iter().any(|new| new.header.hash == frame.hash);
+            if frame.end > offset && !again {
+                overwritten.push(at.clone());
+            }
+        }
+        // What follows in the log is gone with it.
+        if let Some(first) = overwritten.first().cloned() {
+            let behind = (ShardId::new(shard.value() + 1), String::new(), 0);
+            overwritten = self.frames.range(first..behind).map(|(at, _)| at.clone()).collect();
+        }
+        let gone = overwritten.iter().filter_map(|at| self.frames.remove(at));
+        let gone: Vec<_> = gone.flat_map(|frame| frame.events).collect();
+        gone.iter().for_each(|(key, version, hash)| self.entries.forget(key, *version, *hash));
+        frames.iter().for_each(|frame| self.note(shard, frame));
+        gone
+    }
+
+    /// Everything that an image holds, and nothing else.
+    pub fn of<'a>(images: impl Iterator<Item = (Identity, &'a Files)>) -> Self {
+        let mut held = Self::default();
+        for (identity, files) in images {
+            walk(files, &identity).iter().for_each(|frame| held.note(identity.shard, frame));
+        }
+        held
+    }
+
+    fn note(&mut self, shard: ShardId, frame: &Walked) {
+        let events = frame.events().map(|(key, version, hash)| (key.clone(), version, hash));
+        let end = frame.offset + frame.header.frame_bytes() as u64;
+        let place = Frame { end, hash: frame.header.hash, events: events.collect() };
+        self.frames.insert((shard, frame.name.clone(), frame.offset), place);
+        self.entries.note(frame);
+    }
+}
+
+/// Events are gone from a node's disk: nobody may have been told of them.
+pub fn check_gone(
+    node: usize,
+    gone: &[(AggregateKey, Version, Hash)],
+    acknowledged: &Acknowledged,
+    exposed: &Exposed,
+    violations: &Violations,
+) {
+    for (key, version, hash) in gone {
+        let told = acknowledged.has(key, *version, *hash) || exposed.has(key, *version, *hash);
+        violations.check(RULE, !told, || {
+            format!("node {node} cut {key} version {version}, which somebody was told of")
         });
     }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use celeriant_schema::{ListPage, ListQuery, Version, limits::LIST_PAGE_MAX};
+use celeriant_schema::{ListPage, ListQuery, limits::LIST_PAGE_MAX};
 
-use super::Evidence;
-use crate::ledger::Order;
+use super::{Evidence, When};
+use crate::ledger::{Order, Place};
 
 /// When each name came into being: not before the first, known from the second.
 pub(super) struct Names {
@@ -16,15 +16,13 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(evidence: &Evidence) -> Self {
+    /// As anybody, or as that process had told.
+    pub(super) fn new(evidence: &Evidence, place: Option<Place>) -> Self {
         let (mut orgs, mut kinds, mut ids) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (key, batches) in &evidence.history.aggregates {
             let Some(origin) = batches.first().and_then(|batch| batch.origin) else { continue };
             let Some(operation) = evidence.operations.get(origin.0) else { continue };
-            let known = evidence.known.get(key).and_then(|known| {
-                known.iter().find(|(_, version)| *version > Version::NONE).map(|(order, _)| *order)
-            });
-            let life = (operation.first_sent(), known.unwrap_or(Order::MAX));
+            let life = (operation.first_sent(), evidence.progress.born(place, key));
             let (org, kind, id) =
                 (key.org().to_owned(), key.kind().to_owned(), key.id().to_owned());
             merge(orgs.entry(org.clone()).or_insert(life), life);
@@ -38,7 +36,7 @@ impl Names {
         &self,
         query: &ListQuery,
         page: &ListPage,
-        (sent, answered): (Order, Order),
+        When { sent, answered, .. }: When,
     ) -> Result<(), String> {
         let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
         if page.names.len() > limit || !page.names.is_sorted() {

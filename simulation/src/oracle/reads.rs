@@ -5,21 +5,21 @@ use celeriant_schema::{
     HeadInfo, HeadQuery, Page, ReadBatch, ReadEvent, ReadQuery, Sequence, Version,
 };
 
-use super::Evidence;
+use super::{Evidence, When};
 use crate::history::Batch;
-use crate::ledger::Order;
 
 /// A page holds all that was asked for, up to where it says it goes on, and nothing else.
 pub(super) fn check_page(
     evidence: &Evidence,
     query: &ReadQuery,
     page: &Page,
-    when: (Order, Order),
+    when: When,
 ) -> Result<(), String> {
     let key = &query.key;
     if !evidence.possible(key, page.version, when) {
         return Err(impossible(evidence, "page", query.key.as_str(), page.version, key, when));
     }
+    evidence.check_stamp(key, page.stamp, when)?;
     if page.version < evidence.history.version_at(key, page.stamp) {
         return Err(format!("page says stamp {} and lacks events before it", page.stamp));
     }
@@ -91,12 +91,13 @@ pub(super) fn check_head(
     evidence: &Evidence,
     query: &HeadQuery,
     head: &HeadInfo,
-    when: (Order, Order),
+    when: When,
 ) -> Result<(), String> {
     let key = &query.key;
     if !evidence.possible(key, head.version, when) {
         return Err(impossible(evidence, "head", key.as_str(), head.version, key, when));
     }
+    evidence.check_stamp(key, head.read_stamp, when)?;
     if head.version < evidence.history.version_at(key, head.read_stamp) {
         return Err(format!("head says stamp {} and lacks events before it", head.read_stamp));
     }
@@ -133,8 +134,8 @@ fn impossible(
     name: &str,
     version: Version,
     key: &celeriant_schema::AggregateKey,
-    (sent, answered): (Order, Order),
+    when: When,
 ) -> String {
-    let (lowest, highest) = (evidence.lowest(key, sent), evidence.highest(key, answered));
+    let (lowest, highest) = (evidence.lowest(key, when), evidence.highest(key, when.answered));
     format!("{what} of {name} at version {version}, possible are {lowest}..={highest}")
 }

@@ -6,7 +6,7 @@ use celeriant_schema::{
     Write,
 };
 
-use super::Evidence;
+use super::{Evidence, When};
 use crate::history::passes;
 use crate::ledger::{Attempt, Operation, Order, receipt_of};
 
@@ -25,7 +25,7 @@ pub(super) fn check_receipt(
     }
     let sent = if is_sequenced(operation) { operation.first_sent() } else { attempt.sent };
     for part in &receipt.writes {
-        let lowest = evidence.lowest(&part.key, sent);
+        let lowest = evidence.progress.version(None, &part.key, sent);
         if part.first_version <= lowest {
             return Err(format!("{part:?}, but version {lowest} was known before"));
         }
@@ -39,7 +39,7 @@ pub(super) fn check(
     operation: &Operation,
     attempt: &Attempt,
     refusal: &Refusal,
-    when: (Order, Order),
+    when: When,
 ) -> Result<(), String> {
     let Some(write) = operation.write() else {
         return Err(format!("{refusal:?} for something that is no write"));
@@ -110,10 +110,10 @@ fn sequences(
     evidence: &Evidence,
     write: &Write,
     key: &AggregateKey,
-    (sent, answered): (Order, Order),
+    when: When,
 ) -> (Sequence, Sequence) {
     let at = |version| evidence.history.highest_sequence(key, write.client_id, version);
-    (at(evidence.lowest(key, sent)), at(evidence.highest(key, answered)))
+    (at(evidence.lowest(key, when)), at(evidence.highest(key, when.answered)))
 }
 
 fn check_conflict(
@@ -121,7 +121,7 @@ fn check_conflict(
     write: &Write,
     conflicts: &[Conflict],
     already_applied: &AlreadyApplied,
-    when: (Order, Order),
+    when: When,
 ) -> Result<(), String> {
     if conflicts.is_empty() {
         return Err("a conflict without an aggregate".into());
@@ -162,7 +162,7 @@ fn some_moment(
     evidence: &Evidence,
     members: &[&Member],
     conflicts: &[Conflict],
-    (sent, answered): (Order, Order),
+    when: When,
 ) -> bool {
     let history = &evidence.history;
     let stamp_of = |key: &AggregateKey, version: Version| {
@@ -170,12 +170,12 @@ fn some_moment(
     };
     let from = members
         .iter()
-        .map(|member| stamp_of(&member.key, evidence.lowest(&member.key, sent)))
+        .map(|member| stamp_of(&member.key, evidence.lowest(&member.key, when)))
         .max()
         .unwrap_or_default();
     let later = members.iter().flat_map(|member| {
         let batches = history.batches(&member.key);
-        let highest = evidence.highest(&member.key, answered);
+        let highest = evidence.highest(&member.key, when.answered);
         let after = batches.partition_point(|batch| batch.header.stamp <= from);
         let until = batches.partition_point(|batch| batch.header.last_version <= highest);
         batches[after.min(until)..until].iter().map(|batch| batch.header.stamp)
@@ -188,7 +188,7 @@ fn some_moment(
                 Some(conflict) => conflict.actual == version,
                 None => passes(member.guard, version),
             };
-            right && version <= evidence.highest(&member.key, answered)
+            right && version <= evidence.highest(&member.key, when.answered)
         })
     })
 }

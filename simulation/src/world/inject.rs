@@ -4,11 +4,11 @@ use celeriant_storage::manifest::MANIFEST_NAME;
 use celeriant_storage::segment::FIRST_FRAME_OFFSET;
 use celeriant_storage::watermark::WATERMARK_NAME;
 
-use super::supervise::{Crash, How};
 use super::{World, spawn};
 use crate::client::Client;
 use crate::disk::{Ailment, Ailments, Latency};
 use crate::fault::{Fault, Kind};
+use crate::power_cut::{Crash, How};
 use crate::rng::Rng;
 use crate::timeline::Micros;
 use crate::walk::walk;

@@ -1,16 +1,15 @@
 //! Keeps the node running: starts it, notices that it is gone, starts it again.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use celeriant_actors::node::{Error, Node};
-use celeriant_net::Service;
 
 use super::World;
-use crate::disk::{Fate, Flight};
-use crate::invariants::i17_recovery_is_idempotent::{self as i17, any_fate};
-use crate::sabotage::{Sabotage, Saboteur, Submit};
+use crate::invariants::i17_recovery_is_idempotent as i17;
+use crate::machine::{note_recovery, way_into};
+use crate::power_cut::Crash;
+use crate::sabotage::{Sabotage, Saboteur};
 use crate::timeline::Micros;
 
 /// Starts that fail in a row before the world gives up on the node.
@@ -80,17 +79,8 @@ impl World {
         if let Some(node) = self.node.take() {
             node.kill();
         }
-        let in_flight: usize = self.machine.medias.iter().map(|m| m.in_flight().len()).sum();
+        let in_flight = self.machine.lose_flights(crash, &mut self.rng);
         self.reached.add("operations in flight at a crash", in_flight as u64);
-        let chosen = self.rng.below(in_flight.max(1) as u64);
-        let mut index = 0;
-        for media in &self.machine.medias {
-            let rng = &mut self.rng;
-            media.crash(&mut |flight| {
-                index += 1;
-                crash.fate(flight, index - 1 == chosen, rng)
-            });
-        }
         let now = self.timeline.now();
         self.trace.note(&[1, in_flight as u64], format_args!("{now} crash, {in_flight} in flight"));
         for shard in 0..self.machine.medias.len() {
@@ -157,31 +147,11 @@ impl World {
 
     fn up(&mut self, node: Node) {
         self.forget_overwritten_rot();
-        let reports = node.recovery_reports();
-        self.reached
-            .add("recovery cut frames", reports.iter().map(|r| u64::from(r.cut_frames)).sum());
-        self.reached.add("recovery cut bytes", reports.iter().map(|r| r.cut_bytes).sum());
-        self.reached
-            .add("recovery opened a run", reports.iter().map(|r| u64::from(r.runs_opened)).sum());
-        let rebuilt = reports.iter().map(|r| u64::from(r.rebuilt)).sum();
-        self.reached.add("recovery rebuilt a directory", rebuilt);
-        self.reached
-            .add("recovery removed a file", reports.iter().map(|r| r.removed.len() as u64).sum());
-        let routers: Vec<_> =
-            (0..self.scenario.shape.threads).map(|thread| node.router(thread).clone()).collect();
+        note_recovery(&node, &self.reached);
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
         self.watcher.recovered(identities.zip(&images), !self.rotten());
-        // Connections are dealt to threads in the order in which they show up; each stays on its
-        // own.
-        let dealt: Mutex<BTreeMap<u64, usize>> = Mutex::default();
-        let submit: Submit = Arc::new(move |requests, replies| {
-            let mut dealt = dealt.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = dealt.len();
-            let thread = *dealt.entry(replies.connection()).or_insert(next) % routers.len();
-            drop(dealt);
-            routers[thread].submit(requests, replies);
-        });
+        let submit = way_into(&node, self.scenario.shape.threads);
         let submit = match self.scenario.sabotage {
             None | Some(Sabotage::LyingDisks) => submit,
             Some(kind) => Saboteur::before(kind, submit),
@@ -248,49 +218,5 @@ impl World {
             media.ail(|ailments| full |= ailments.full);
         }
         full
-    }
-}
-
-/// What a crash does to operations in flight.
-pub(super) struct Crash {
-    how: How,
-    /// Longest pause before the next start, in µs.
-    pub(super) pause_max: Micros,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum How {
-    /// By chance.
-    Any,
-    /// Nothing survives.
-    Drop,
-    /// Everything survives.
-    Keep,
-    /// Everything is torn.
-    Tear,
-    /// One is lost.
-    DropOne,
-    /// One is torn.
-    TearOne,
-}
-
-impl Crash {
-    pub(super) fn any() -> Self {
-        Self::of(How::Any)
-    }
-
-    pub(super) fn of(how: How) -> Self {
-        Self { how, pause_max: 200_000 }
-    }
-
-    fn fate(&mut self, flight: &Flight, chosen: bool, rng: &mut crate::rng::Rng) -> Fate {
-        match self.how {
-            How::Any => any_fate(flight, rng),
-            How::Drop => Fate::Drop,
-            How::DropOne if chosen => Fate::Drop,
-            How::Tear => Fate::Tear(rng.number()),
-            How::TearOne if chosen => Fate::Tear(rng.number()),
-            How::Keep | How::DropOne | How::TearOne => Fate::Keep,
-        }
     }
 }

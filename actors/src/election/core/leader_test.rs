@@ -764,6 +764,23 @@ fn a_leader_asks_for_the_promise_until_it_is_given_and_then_sends_heartbeats() {
 }
 
 #[test]
+fn a_promise_that_was_given_to_a_claim_is_not_asked_for_again_once_it_leads() {
+    let mut rig = Rig::new(Some(&pair(me())));
+    rig.obey();
+    rig.event(Event::PeerUp(peer()));
+    rig.message(Message::Promised { epoch: epoch(3), tips: vec![] });
+    rig.messages();
+    // As when the claim is activated: another role, the same epoch. Whoever carries messages to the
+    // peer asks once a session and epoch, so that a second question is never answered.
+    let leading = crate::election::reconfigure::Leading::new(epoch(3), rig.now);
+    rig.core.change_role(crate::election::core::Role::Leading(leading), Reason::Activated);
+    rig.wait(300);
+    let messages = rig.messages();
+    assert!(messages.iter().all(|message| matches!(message, Message::Heartbeat { .. })));
+    assert!(!messages.is_empty());
+}
+
+#[test]
 fn nobody_but_a_member_is_asked_for_a_promise() {
     let mut rig = Rig::new(Some(&pair(me())));
     rig.obey();

@@ -184,6 +184,7 @@ impl Rig {
         let (budget, elsewhere) = (DirectoryBudget::default(), Elsewhere::Upto(Lsn::ZERO));
         let mut rig = Self::of_shard(shard, self.disk, known, budget, elsewhere, joints.clone());
         let mut effects = Vec::new();
+        rig.core.keep_shown(self.core.shown());
         rig.core.follow(reopen, None, &mut effects);
         rig.core.order(0, orders, &mut effects).expect("the disk works");
         rig.deliver(effects);

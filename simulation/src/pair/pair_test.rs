@@ -1,0 +1,36 @@
+//! Whole runs of a pair: they hold, and they repeat.
+
+use crate::scenario::{Profile, Scenario};
+use crate::trace::Trace;
+use crate::world::{Outcome, run};
+
+/// A seed, cut to a length that an unoptimised build can afford.
+fn short(seed: u64, profile: Profile) -> Scenario {
+    let mut scenario = Scenario::of_pair_seed(seed, profile);
+    scenario.duration_ms = 1_500;
+    scenario.workload.think_us = 20_000;
+    scenario.faults.retain(|fault| fault.at < 1_500_000);
+    scenario
+}
+
+fn assert_holds(scenario: &Scenario) -> Outcome {
+    let outcome = run(scenario, &Trace::default());
+    let list: Vec<String> = outcome.violations.iter().map(ToString::to_string).collect();
+    assert!(list.is_empty(), "seed {}: {}", scenario.seed, list.join("\n"));
+    outcome
+}
+
+#[test]
+fn calm_pairs_hold() {
+    for seed in 1..4 {
+        assert!(assert_holds(&short(seed, Profile::Calm)).events > 0);
+    }
+}
+
+#[test]
+fn a_seed_of_a_pair_gives_the_same_trace_every_time() {
+    let scenario = short(5, Profile::Swarm);
+    let traces = [(); 2].map(|()| run(&scenario, &Trace::default()));
+    assert_eq!(traces[0].trace_hash, traces[1].trace_hash);
+    assert_eq!(traces[0].trace_entries, traces[1].trace_entries);
+}
