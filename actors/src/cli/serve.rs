@@ -320,7 +320,7 @@ fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Fa
 }
 
 /// How this program can be called from where we are, quoted for a shell.
-pub(super) fn program() -> String {
+fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let by_name = called.components().count() == 1;
     let path = match std::env::current_exe() {
@@ -329,6 +329,11 @@ pub(super) fn program() -> String {
     };
     let here = std::env::current_dir().unwrap_or_default();
     let path = path.strip_prefix(&here).map(Path::to_path_buf).unwrap_or(path);
+    shell_word(&path)
+}
+
+/// A path as a shell takes it.
+pub(super) fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

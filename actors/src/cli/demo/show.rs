@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::failure::Failure;
 use super::super::output::Output;
-use super::super::serve::program;
+use super::super::serve::shell_word;
 use super::failed;
 use super::proof::Found;
 use super::stage::Stage;
@@ -91,23 +91,30 @@ impl<'a> Show<'a> {
 
     /// It goes on running: how to reach it, and how to end it.
     pub(super) fn how_to_go_on(&self, stage: &Stage) -> Result<(), Failure> {
-        let (dir, url) = (stage.dir().display().to_string(), stage.url());
-        let (program, endpoint) = (program(), stage.bucket_endpoint());
+        let (dir, url, endpoint) = (stage.dir(), stage.url(), stage.bucket_endpoint());
         if self.output.is_json() {
             return self.output.json(&json!({"running": true, "url": url, "dir": dir,
                 "bucket_endpoint": endpoint, "pid": std::process::id()}));
         }
-        let bucket = endpoint.trim_start_matches("http://");
+        let program = shell_word(&std::env::current_exe()?);
+        let file = |name: &str| shell_word(&dir.join(name));
+        let node = |config: &str| {
+            let (env, config) = (stage.credentials(), file(config));
+            format!("{env} {program} server --allow-buffered --config {config}")
+        };
         self.output.line(&format!(
             "\nIt goes on running until Ctrl-C (or kill {pid}). In another terminal:\n\
-             \n  export CELERIANT_URL={url}\n  {program} cluster status\
-             \n  {program} ls demo/account\n  {program} read demo/account/0\n  {program} cluster handover\n\
-             \nFiles: {dir}/a.toml, a.log, a/ (data), the same of b; bucket/ and certs/.\n\
+             \n  export CELERIANT_URL={url}\n  {program} cluster status\n  {program} ls demo/account\
+             \n  {program} read demo/account/0\n  {program} cluster handover\n\
+             \nFiles: {dir}: a.toml, a.log, a/ (data), the same of b; bucket/ and certs/.\n\
              Afterwards it can be started again, each in a terminal of its own:\n\
-             \n  {program} bucket --dir {dir}/bucket --listen {bucket}\n  {env} {program} server \
-             --config {dir}/a.toml\n  {env} {program} server --config {dir}/b.toml",
+             \n  {program} bucket --dir {bucket} --listen {listen}\n  {a}\n  {b}",
             pid = std::process::id(),
-            env = stage.credentials(),
+            dir = dir.display(),
+            bucket = file("bucket"),
+            listen = endpoint.trim_start_matches("http://"),
+            a = node("a.toml"),
+            b = node("b.toml"),
         ))
     }
 
