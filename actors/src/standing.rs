@@ -3,10 +3,11 @@
 //! The election writes it; shards and routers look at it. Nothing that decides what is committed
 //! rests on it: a lease only lets a leader answer a linearizable read without asking (R5).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use celeriant_schema::{Epoch, Lsn, Refusal};
+use celeriant_schema::{Epoch, Lsn, Refusal, ShardId};
 
 use crate::clock::Micros;
 
@@ -17,6 +18,10 @@ pub struct Standing {
     lease_until: AtomicU64,
     /// By shard, for people.
     positions: Box<[Position]>,
+    /// Shards that may have shown more, before this start, than they know to be committed.
+    unsettled: Mutex<BTreeSet<ShardId>>,
+    /// How many those are.
+    unsettled_count: AtomicUsize,
     /// Where clients find the leader, as far as it is known: another node's address.
     leader: Mutex<Option<String>>,
 }
@@ -51,6 +56,33 @@ impl Standing {
     pub fn new(shards: u16) -> Self {
         let positions = (0..shards).map(|_| Position::default()).collect();
         Self { positions, ..Self::default() }
+    }
+
+    /// The shard's log goes on behind what it noted as committed: an earlier process may have shown
+    /// that, and the rest of a write over several shards with it.
+    pub fn unsettle(&self, shard: ShardId) {
+        let mut unsettled = self.unsettled();
+        unsettled.insert(shard);
+        self.unsettled_count.store(unsettled.len(), Ordering::Release);
+    }
+
+    /// The shard shows everything that was committed when it was last told.
+    pub fn settle(&self, shard: ShardId) {
+        if !self.is_settled() {
+            let mut unsettled = self.unsettled();
+            unsettled.remove(&shard);
+            self.unsettled_count.store(unsettled.len(), Ordering::Release);
+        }
+    }
+
+    /// Whether whoever reads here without asking the leader sees all of a write or nothing of it.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled_count.load(Ordering::Acquire) == 0
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<ShardId>> {
+        // Poisoned: whoever panicked put in or took out one as a whole, or did not.
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the shards' logs are, in their order.

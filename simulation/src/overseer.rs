@@ -156,8 +156,9 @@ impl Overseer {
 
     /// The disks of a node are empty: what was acknowledged so far is in one place less, until a
     /// copy is made.
-    pub fn wiped(&self, node: usize) {
+    pub fn wiped(&self, node: usize, store: StoreId) {
         let state = &mut *self.lock();
+        state.promises[node].begins(Process { store, boot: BootId::default() });
         state.disks[node] = Held::default();
         let lost = state.acknowledged.entries();
         state.lost.extend(lost.map(|(key, version, hash)| (key.clone(), version, hash)));

@@ -268,6 +268,9 @@ impl<D: Disk> Worker<D> {
                 true => Elsewhere::Upto(Lsn::ZERO),
                 false => Elsewhere::Alone,
             };
+            if self.common.is_member && recovered.log.committed() < recovered.log.durable() {
+                run.standing.unsettle(identity.shard);
+            }
             let surroundings = Surroundings {
                 identity,
                 settings: self.settings.log,

@@ -49,6 +49,8 @@ pub(super) struct Follower {
     shown: Stamp,
     /// A write that must be decided before more can be shown.
     stalled: Option<TxnId>,
+    /// A leader has said what is committed.
+    has_heard: bool,
 }
 
 impl Follower {
@@ -61,7 +63,7 @@ impl Follower {
         let applier = Applier::new(pending);
         let (closed, shown, stalled) = ((commit, Stamp::ZERO), Stamp::ZERO, None);
         let epoch = Epoch::default();
-        Self { applier, held, epoch, commit, closed, shown, stalled }
+        Self { applier, held, epoch, commit, closed, shown, stalled, has_heard: false }
     }
 
     /// Legs that nobody decided yet.
@@ -180,6 +182,7 @@ impl<R> Core<R> {
     ) -> Result<(), Error> {
         let Role::Following(follower) = &mut self.role else { return Ok(()) };
         follower.commit = commit.max(follower.commit);
+        follower.has_heard = true;
         if closed > follower.closed.1 {
             follower.closed = (commit, closed);
         }
@@ -201,6 +204,9 @@ impl<R> Core<R> {
         let (commit, closed) = follower.closed;
         if self.committed >= commit {
             follower.shown = follower.shown.max(closed);
+        }
+        if follower.has_heard && self.committed >= follower.commit {
+            self.standing.settle(self.shard);
         }
         let wanted = follower.commit.min(self.log.durable());
         if self.tail.is_empty() && self.committed < wanted && !self.tail.is_loading {

@@ -207,6 +207,7 @@ impl<R> Core<R> {
         assert_eq!(self.committed, self.log.durable(), "surveyed before it leads");
         // All of the log is committed (R11), and so is what was told as complete here.
         self.stamps.note(self.closed_stamp().max(self.log.last_stamp()));
+        self.standing.settle(self.shard);
         let Lead { epoch, boot, decisions } = lead;
         let leading = Role::Leading(Leadership {
             epoch: *epoch,

@@ -130,7 +130,9 @@ impl<R> Core<R> {
         };
         match &self.role {
             Role::Leading(_) => self.show_if_decided(key),
-            Role::Following(_) if any => self.show_if_joined(key),
+            Role::Following(_) if any && self.standing.is_settled() => self.show_if_joined(key),
+            // Not before all shards show what was committed when this process began: one alone may
+            // show its part of a write whose other parts the others don't know to be committed.
             Role::Following(_) => {
                 let refused = Response::Refused(self.refusal());
                 return effects.push(Effect::Reply(task.route, refused));

@@ -38,6 +38,12 @@ impl Objects {
         self.current.remove(key).is_some()
     }
 
+    /// What an object was before its last `back` versions.
+    pub fn older(&self, key: &str, back: usize) -> Option<&Bytes> {
+        let history = self.history.get(key)?;
+        history.get(history.len().checked_sub(1 + back)?)
+    }
+
     /// Puts an object back to what it once was. `false` when that is what it is.
     pub fn put_back(&mut self, key: &str, body: Bytes) -> bool {
         self.current.insert(key.to_owned(), body.clone()) != Some(body)

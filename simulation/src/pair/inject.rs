@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use celeriant_actors::election::register::CONFIG_KEY;
+use celeriant_actors::election::register::{CONFIG_KEY, Config, Seal};
 use celeriant_actors::election::vocabulary::Command;
 use celeriant_schema::StoreId;
 
@@ -149,7 +149,7 @@ impl World {
         let keeps_name = self.shape.betrayal == Some(Betrayal::WipedStoreKeepsItsName);
         let lost = site.safe.wipe(keeps_name);
         site.machine.medias.iter().for_each(|media| media.wipe());
-        self.overseer.wiped(node);
+        self.overseer.wiped(node, site.safe.store());
         self.heal_at(at, Heal::Replace { node, lost });
         true
     }
@@ -208,12 +208,23 @@ impl World {
         let Some(body) = cloud.body(CONFIG_KEY).filter(|_| !pending) else { return false };
         let changed = match fault.kind {
             Kind::ConfigDeleted => cloud.lose(CONFIG_KEY),
+            _ if !self.would_notice(fault.amount as usize) => return false,
             _ => cloud.restore(CONFIG_KEY, fault.amount as usize),
         };
         if changed {
             self.heal_at(self.timeline.now() + fault.lasts, Heal::Register(body));
         }
         changed
+    }
+
+    /// Whether both nodes can know that the register before the last `back` ones is an old one: all
+    /// that a process knows of those before it is the highest epoch. (An operator who restores one
+    /// of the same epoch, or one that a node was not there to see, is on his own.)
+    fn would_notice(&self, back: usize) -> bool {
+        let older = self.grounds.cloud.image().older(CONFIG_KEY, back).cloned();
+        let older = older.and_then(|body| Config::decode(&body, &Seal::new(None)).ok());
+        let seen = self.sites.iter().map(|site| site.safe.epochs().1).min();
+        older.is_some_and(|older| Some(older.epoch) < seen)
     }
 
     /// What is wrong with one node's disks.
