@@ -6,6 +6,7 @@ pub mod core;
 
 use std::sync::Arc;
 
+use celeriant_schema::{Refusal, Response};
 use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient};
 use kameo::error::Infallible;
@@ -14,6 +15,7 @@ use kameo::message::{Context, Message};
 use self::core::{Begin, Core, Effect};
 use crate::clock::Clock;
 use crate::route::{Outbox, Route};
+use crate::standing::Standing;
 use crate::work::{Answer, Work};
 
 /// Mail of a shard: what arrived together.
@@ -29,6 +31,7 @@ pub struct AnswerMail(pub Vec<Answer>);
 pub struct Coordinator {
     core: Core<Route>,
     clock: Arc<dyn Clock>,
+    standing: Arc<Standing>,
     shards: Arc<[Recipient<ShardMail>]>,
     effects: Vec<Effect<Route>>,
     outbox: Outbox,
@@ -38,11 +41,17 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Coordinator number `index` of the node.
-    pub fn new(index: usize, clock: Arc<dyn Clock>, shards: Arc<[Recipient<ShardMail>]>) -> Self {
+    pub fn new(
+        index: usize,
+        clock: Arc<dyn Clock>,
+        standing: Arc<Standing>,
+        shards: Arc<[Recipient<ShardMail>]>,
+    ) -> Self {
         let mail = shards.iter().map(|_| Vec::new()).collect();
         Self {
             core: Core::new(index),
             clock,
+            standing,
             shards,
             effects: Vec::new(),
             outbox: Outbox::default(),
@@ -57,6 +66,12 @@ impl Coordinator {
                     self.mail[usize::from(shard.value())].push(Work::Step(step));
                 }
                 Effect::Reply(route, response) => self.outbox.push(route, response),
+                Effect::Refuse(route, refusal) => {
+                    // Taken after the shards have looked, as with a read.
+                    let is_proven = self.standing.holds_lease(self.clock.now());
+                    let refusal = if is_proven { refusal } else { Refusal::NoLeader };
+                    self.outbox.push(route, Response::Refused(refusal));
+                }
             }
         }
         for (shard, mail) in self.mail.iter_mut().enumerate() {

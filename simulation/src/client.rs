@@ -47,6 +47,8 @@ pub struct Client {
     past: Vec<OperationId>,
 }
 
+/// Requests of a thousand that go to any node of several.
+const STRAYS_PER_MILLE: u64 = 70;
 /// A sequenced write is sent this often before its client gives up.
 const ATTEMPTS_MAX: u64 = 400;
 
@@ -229,7 +231,9 @@ impl Client {
         let timeout = self.timeout();
         let deadline = self.deadline();
         let nodes = self.world.wires.len();
-        let anywhere = nodes > 1 && may_go_anywhere(&self.world.ledger.request(id));
+        // Now and then it asks one that it has long left: that may lead no more and not know it.
+        let anywhere = nodes > 1
+            && (may_go_anywhere(&self.world.ledger.request(id)) || self.rng.chance(STRAYS_PER_MILLE));
         let to = if anywhere { self.rng.below(nodes as u64) as usize } else { self.at };
         let sending = self.world.wires[to].send(self.index, id, timeout, deadline).await;
         match &sending {

@@ -183,6 +183,7 @@ impl Media {
         let mut state = self.shared.lock();
         state.generation += 1;
         state.ready.clear();
+        state.end_late_writes();
         state.durable.close_all();
         SimDisk { shared: Arc::clone(&self.shared), generation: state.generation }
     }

@@ -22,7 +22,7 @@ use crate::history::History;
 use crate::invariants::i01_one_leader::Register;
 use crate::invariants::i02_log_matching::Logs;
 use crate::invariants::i03_promises::Promises;
-use crate::invariants::i04_two_places::Places;
+use crate::invariants::i04_two_places::{Entry, Places};
 use crate::invariants::i07_exposed_is_final::Exposed;
 use crate::invariants::i08_one_entry_per_position::Acknowledged;
 use crate::invariants::i12_no_cut::Held;
@@ -54,7 +54,7 @@ struct State {
     slots: Slots,
     exposed: Exposed,
     acknowledged: Acknowledged,
-    /// Acknowledged entries of which a place was lost.
+    /// Entries of which a place was lost.
     lost: BTreeSet<(AggregateKey, Version, Hash)>,
     /// A node whose log is damaged or short: it must not claim.
     unfit: [bool; 2],
@@ -159,9 +159,10 @@ impl Overseer {
     pub fn wiped(&self, node: usize, store: StoreId) {
         let state = &mut *self.lock();
         state.promises[node].begins(Process { store, boot: BootId::default() });
-        state.disks[node] = Held::default();
-        let lost = state.acknowledged.entries();
-        state.lost.extend(lost.map(|(key, version, hash)| (key.clone(), version, hash)));
+        // Also what it has acknowledged to the leader and no client knows yet.
+        let lost = std::mem::take(&mut state.disks[node]);
+        let lost = lost.entries().iter().map(|(key, version, hash)| (key.clone(), version, hash));
+        state.lost.extend(lost);
     }
 
     /// The log of a node is damaged or short, or whole again.
@@ -223,11 +224,6 @@ impl Overseer {
         self.lock().register.claims()
     }
 
-    /// When a new write was acknowledged last.
-    pub fn newest_receipt(&self) -> Option<Micros> {
-        self.lock().receipts.newest
-    }
-
     /// Clients write from here on.
     pub fn measure_pauses(&self) {
         self.lock().receipts.since = self.timeline.now();
@@ -262,6 +258,13 @@ impl State {
         Places { disks: [disk(0), disk(1)], slots: &self.slots, lost: &self.lost }
     }
 
+    /// R4: nobody is shown what is not committed.
+    fn check_shown(&self, entry: Entry<'_>, violations: &Violations) {
+        if let Some(config) = self.register.ruling() {
+            self.places().check_shown(entry, config, violations);
+        }
+    }
+
     fn store(&self, node: u16) -> StoreId {
         self.promises[usize::from(node)].process().store
     }
@@ -284,9 +287,14 @@ impl Eyes for Overseer {
         }
         match (request, response) {
             (Request::Read(query), Response::Page(page)) => {
+                let newest = page.batches.iter().flat_map(|batch| batch.events.last());
+                if let Some(event) = newest.max_by_key(|event| event.version) {
+                    state.check_shown((&query.key, event.version, event.hash), &self.violations);
+                }
                 state.exposed.page(&query.key, page, &self.violations);
             }
             (Request::Head(query), Response::Head(head)) => {
+                state.check_shown((&query.key, head.version, head.hash), &self.violations);
                 state.exposed.entry(&query.key, head.version, head.hash, &self.violations);
             }
             _ => {}

@@ -13,10 +13,13 @@
 //! that a `GET` finds decides, compared as a whole.
 
 use bytes::Bytes;
-use celeriant_storage::bucket::{Done, Effect as Left, Key, Op, Outcome, Request, Token};
+use celeriant_storage::bucket::{Cause, Done, Effect as Left, Key, Op, Outcome, Request, Token};
 
 use super::Settings;
 use crate::clock::Micros;
+
+/// A body that a slow line may need more than one deadline for.
+const LARGE_BYTES: usize = 256 << 10;
 
 /// An object that is to exist.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) struct Creation {
     maybe: bool,
     /// In a row.
     failures: u32,
+    /// Those of them that were not answered in time.
+    timeouts: u32,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,7 +62,7 @@ pub(super) enum News {
 impl Creation {
     pub(super) fn new(key: Key, body: Bytes) -> Self {
         let step = Step::Due { at: 0, ask: false };
-        Self { key, body, step, maybe: false, failures: 0 }
+        Self { key, body, step, maybe: false, failures: 0, timeouts: 0 }
     }
 
     pub(super) fn body(&self) -> &Bytes {
@@ -101,7 +106,10 @@ impl Creation {
         settings: &Settings,
         how: fn(Op, std::time::Duration) -> Request,
     ) -> Request {
-        let deadline = settings.deadline(self.failures);
+        // Only what is large can need longer: whoever waits long for a bucket that is silent learns
+        // late that it is back.
+        let is_large = self.body.len() > LARGE_BYTES;
+        let deadline = settings.deadline(if is_large { self.timeouts } else { 0 });
         how(self.next(token), deadline)
     }
 
@@ -126,7 +134,10 @@ impl Creation {
             }
             outcome => {
                 // An answer that fits no question leaves everything open.
-                let left = outcome.err().map_or(Left::Unknown, |error| error.effect);
+                let error = outcome.err();
+                let left = error.as_ref().map_or(Left::Unknown, |error| error.effect);
+                let is_late = error.is_some_and(|error| error.cause == Cause::Deadline);
+                self.timeouts = if is_late { self.timeouts + 1 } else { 0 };
                 self.maybe |= puts && left == Left::Unknown;
                 self.again(now, self.maybe, settings)
             }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use celeriant_schema::{ClusterId, Epoch};
-use celeriant_storage::bucket::{Done, Op, Outcome, Request, Token};
+use celeriant_storage::bucket::{Cause, Done, Op, Outcome, Request, Token};
 
 use super::Settings;
 use super::slot::Name;
@@ -32,6 +32,8 @@ struct Fetch {
     /// Not before, after a failure.
     at: Micros,
     failures: u32,
+    /// Those of them, in a row, that were not answered in time.
+    timeouts: u32,
 }
 
 /// Reads of one log, from a slot on.
@@ -74,7 +76,7 @@ impl Fetches {
         let ends = |queue: &VecDeque<Fetch>| queue.iter().any(|fetch| fetch.seen == Seen::Absent);
         while self.queue.len() < room && !ends(&self.queue) {
             let (seen, token) = (Seen::Unknown, None);
-            self.queue.push_back(Fetch { seen, token, at: 0, failures: 0 });
+            self.queue.push_back(Fetch { seen, token, at: 0, failures: 0, timeouts: 0 });
         }
     }
 
@@ -91,7 +93,7 @@ impl Fetches {
                 let number = token();
                 fetch.token = Some(number);
                 let key = Name { slot: self.first.slot + ahead as u64, ..self.first }.key();
-                let deadline = settings.deadline(fetch.failures);
+                let deadline = settings.deadline(fetch.timeouts);
                 send(number, Request::data(Op::Get { key }, deadline));
             }
         }
@@ -117,7 +119,9 @@ impl Fetches {
         match outcome {
             Ok(Done::Found { body, .. }) => fetch.seen = Seen::Found(body),
             Ok(Done::Absent) => fetch.seen = Seen::Absent,
-            _ => {
+            outcome => {
+                let is_late = outcome.is_err_and(|error| error.cause == Cause::Deadline);
+                fetch.timeouts = if is_late { fetch.timeouts + 1 } else { 0 };
                 fetch.failures += 1;
                 fetch.at = now.saturating_add(settings.pause(fetch.failures));
             }

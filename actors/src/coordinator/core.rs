@@ -62,6 +62,9 @@ pub enum Effect<R> {
     Step(ShardId, Step),
     /// Answer a client.
     Reply(R, Response),
+    /// Refuse a client because of what the shards found, if a lease proves that they are the
+    /// leader's and nothing is newer (R5); else nothing is known, and the leader is to be asked.
+    Refuse(R, Refusal),
 }
 
 /// One coordinator.
@@ -243,7 +246,11 @@ impl<R> Core<R> {
         let Some(write) = self.writes.get_mut(&txn) else { return };
         let findings = std::mem::take(&mut write.findings);
         match judge(findings, write.order.iter()) {
-            Verdict::Refuse(refusal) => self.refuse(txn, refusal, effects),
+            Verdict::Refuse(refusal) => {
+                let Some(mut write) = self.writes.remove(&txn) else { return };
+                write.release_held(txn, effects);
+                effects.push(Effect::Refuse(write.route, refusal));
+            }
             Verdict::Landed(receipt) => self.end(txn, Response::Receipt(receipt), effects),
             Verdict::Accept => unreachable!("{txn}: a shard that does not hold has findings"),
         }

@@ -254,8 +254,9 @@ impl<D: Disk> Worker<D> {
     fn start(&mut self, run: Run) {
         let clock = &self.common.clock;
         if let Some(prepared) = self.coordinator.take() {
+            let (clock, standing) = (Arc::clone(clock), Arc::clone(&run.standing));
             let coordinator =
-                Coordinator::new(self.index, Arc::clone(clock), Arc::clone(&run.shards));
+                Coordinator::new(self.index, clock, standing, Arc::clone(&run.shards));
             let task =
                 watch(&self.news, format!("coordinator {}", self.index), prepared, coordinator);
             self.tasks.push(task);

@@ -170,8 +170,10 @@ impl<R> Core<R> {
         let below = |stamp: Stamp| Stamp::new(stamp.value() - 1);
         let appended = self.pending.iter().find_map(|pending| pending.stamp).map(below);
         let undecided = self.first_undecided().map(below);
+        // Also while a write is on its way: no log may keep its stamp, and the next leader's clock
+        // may be behind.
         let open = self.stamps.durable();
-        appended.unwrap_or(open).min(undecided.unwrap_or(open))
+        open.min(appended.unwrap_or(open)).min(undecided.unwrap_or(open))
     }
 
     /// Takes the end of a frame's read.

@@ -65,7 +65,12 @@ impl<R> Core<R> {
             let then = Then::Reply { route: task.route, response };
             self.pending.push_back(Pending { lsn, stamp: None, then });
         } else {
-            effects.push(Effect::Reply(task.route, response));
+            // What it says of the aggregates is a read of them: a leader that was deposed and does
+            // not know it must not refuse what its successor would take (R5). A receipt stays true.
+            effects.push(match response {
+                Response::Refused(_) => Effect::Read(task.route, response),
+                landed => Effect::Reply(task.route, landed),
+            });
         }
     }
 

@@ -1,5 +1,5 @@
 //! I4: every place of the active set durably holds every acknowledged entry; I5: so does whoever is
-//! activated; I6: what is acknowledged is in two places at that moment.
+//! activated; I6: what is acknowledged, or shown (R4), is in two places at that moment.
 
 use std::collections::BTreeSet;
 
@@ -51,6 +51,13 @@ impl Places<'_> {
             });
             self.check_entry("I4", entry, config, violations);
         }
+    }
+
+    /// A reader is shown an entry.
+    pub fn check_shown(&self, entry: Entry<'_>, config: &Config, violations: &Violations) {
+        let wanted = 2 - usize::from(!self.lost.is_empty());
+        let places = self.count(entry, config);
+        violations.check("R4", places >= wanted, || format!("shown and in {places} places: {entry:?}"));
     }
 
     fn check_entry(

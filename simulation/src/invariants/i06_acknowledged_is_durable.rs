@@ -27,6 +27,13 @@ impl Durable {
         }
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
+        self.events.iter().flat_map(|((key, version), hashes)| {
+            hashes.iter().map(move |hash| (key, *version, *hash))
+        })
+    }
+
     /// Adds what another one knows.
     pub fn merge(&mut self, other: Self) {
         for (position, hashes) in other.events {

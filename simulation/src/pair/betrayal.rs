@@ -40,13 +40,11 @@ pub enum Betrayal {
     LeasesThatNeverEnd,
     /// A wiped store says that it is the one that was lost.
     WipedStoreKeepsItsName,
-    /// Every process of a node says that it is the one before.
-    BootsAlike,
 }
 
 impl Betrayal {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::LyingDisks,
         Self::AcksAhead,
         Self::AcksAssumed,
@@ -58,7 +56,6 @@ impl Betrayal {
         Self::StampsAhead,
         Self::LeasesThatNeverEnd,
         Self::WipedStoreKeepsItsName,
-        Self::BootsAlike,
     ];
 }
 

@@ -32,11 +32,13 @@ impl World {
         let calm = Calm { since: self.timeline.now(), claims: self.overseer.claims() };
         let within = self.shape.resumes_within_ms * 1_000;
         let prober = Client::new(PROBER, self.surroundings(0), Rng::new(self.rng.number()));
-        self.wait_for(vec![spawn(prober.probe())], within, "no write comes through").await;
-        let resumed = self.overseer.newest_receipt().filter(|at| *at >= calm.since);
+        let came_through = self.wait_for(vec![spawn(prober.probe())], within).await;
+        let resumed = came_through.then(|| self.timeline.now());
         calm.check_resumed(resumed, within, &self.violations);
         let all = clients.into_iter().chain(std::mem::take(&mut self.bursts)).collect();
-        self.wait_for(all, QUIET_MAX, "clients do not come to their end").await;
+        if !self.wait_for(all, QUIET_MAX).await {
+            self.violations.add("liveness", "clients do not come to their end");
+        }
         let rejoin = self.grounds.election.rejoin.1;
         self.wait_until("the pair is not in sync again", 2 * rejoin + 60_000_000, |world| {
             world.is_in_sync()
@@ -53,8 +55,8 @@ impl World {
         }
     }
 
-    /// Waits until all tasks have ended, while nodes are kept running.
-    async fn wait_for(&mut self, tasks: Vec<JoinHandle<()>>, within: Micros, otherwise: &str) {
+    /// Waits until all tasks have ended, while nodes are kept running. Whether they have.
+    async fn wait_for(&mut self, tasks: Vec<JoinHandle<()>>, within: Micros) -> bool {
         let deadline = self.timeline.now() + within;
         let mut all = std::pin::pin!(async {
             for task in tasks {
@@ -65,8 +67,8 @@ impl World {
         });
         tokio::select! {
             biased;
-            () = &mut all => {}
-            () = self.supervise(deadline) => self.violations.add("liveness", otherwise),
+            () = &mut all => true,
+            () = self.supervise(deadline) => false,
         }
     }
 

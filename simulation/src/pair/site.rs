@@ -13,7 +13,6 @@ use celeriant_actors::election::{self};
 use celeriant_actors::node::pair::Pair;
 use celeriant_actors::node::{Components, Error, Membership, Node, Placement};
 use celeriant_actors::replicator::core::Settings as ReplicatorSettings;
-use celeriant_schema::BootId;
 use celeriant_schema::peer::{Features, Hello};
 
 use super::betrayal::{Betrayal, Betrayed};
@@ -116,10 +115,7 @@ impl Site {
         if let Some(operation) = self.trips.pop() {
             power.trip_at(power.operations() + operation);
         }
-        let boot = match grounds.betrayal {
-            Some(Betrayal::BootsAlike) => BootId::new(1 + self.index as u64),
-            _ => self.machine.next_boot(),
-        };
+        let boot = self.machine.next_boot();
         let (gate, member) = (self.machine.gate.clone(), self.member());
         let hello = Hello {
             cluster: self.machine.cluster,

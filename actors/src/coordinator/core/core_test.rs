@@ -63,7 +63,7 @@ fn steps(effects: &[Effect<&'static str>]) -> Vec<String> {
         Effect::Step(shard, Step::Release { .. }) => format!("release {shard}"),
         Effect::Step(shard, Step::Settle { .. }) => format!("settle {shard}"),
         Effect::Step(shard, step) => format!("{step:?} {shard}"),
-        Effect::Reply(..) => "reply".into(),
+        Effect::Reply(..) | Effect::Refuse(..) => "reply".into(),
     };
     effects.iter().map(name).collect()
 }
@@ -92,9 +92,7 @@ fn a_refusal_releases_what_is_held_and_appends_nothing() {
     assert!(say(&mut core, 0, conflict("a")).is_empty());
     let end = say(&mut core, 1, AnswerKind::Held { txn: TXN });
     assert_eq!(steps(&end), ["release 1", "reply"]);
-    let Effect::Reply(_, Response::Refused(Refusal::Conflict { conflicts, already_applied })) =
-        &end[1]
-    else {
+    let Effect::Refuse(_, Refusal::Conflict { conflicts, already_applied }) = &end[1] else {
         panic!("{end:?}")
     };
     assert_eq!((conflicts.len(), already_applied), (1, &AlreadyApplied::None));
@@ -125,7 +123,7 @@ fn a_refusal_under_contention_still_names_every_conflict() {
     assert_eq!(steps(&checks), ["release 0", "reserve 0 Check", "reserve 2 Check"]);
     say(&mut core, 2, conflict("b"));
     let end = say(&mut core, 0, AnswerKind::Found { txn: TXN, findings: Findings::default() });
-    let Effect::Reply(_, Response::Refused(Refusal::Conflict { conflicts, .. })) = &end[0] else {
+    let Effect::Refuse(_, Refusal::Conflict { conflicts, .. }) = &end[0] else {
         panic!("{end:?}")
     };
     let keys: Vec<_> = conflicts.iter().map(|conflict| conflict.key.clone()).collect();
