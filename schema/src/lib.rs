@@ -5,8 +5,9 @@
 //! ids      numbers with a meaning: Lsn, Version, Stamp, ClientId …
 //! key      org / type / id
 //! event    what a writer gives: an Event, and its canonical bytes (EncodedEvents)
-//! request  Write, Read, Head, List — what a client may ask
+//! request  Write, Read, Head, List, Feed — what a client may ask
 //! response Receipt, Page, HeadInfo … — what it may be answered
+//! feed     events of many aggregates in stamp order: which, and a page of them
 //! refusal  every error a client can see, with number, advice and fields
 //! hash     event chain, record hash, frame hash, write hash
 //! record   what one entry of a shard's log is, in bytes
@@ -23,6 +24,7 @@
 
 mod codec;
 pub mod event;
+pub mod feed;
 pub mod fuzzing;
 pub mod hash;
 pub mod ids;
@@ -40,6 +42,7 @@ mod samples;
 
 pub use codec::DecodeError;
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
+pub use feed::{FeedBatch, FeedPage, FeedQuery, Selector};
 pub use hash::Hash;
 pub use ids::{
     BootId, ClientId, ClusterId, Epoch, EventId, Lsn, Sequence, ShardId, Stamp, StoreId, TxnId,

@@ -24,7 +24,9 @@ use crate::request::Guard;
 
 pub mod view;
 
-pub use view::{BatchView, Record, WriteRecord, batch_at, decode_records};
+pub use view::{
+    BatchView, FrameBatch, Record, WriteRecord, batch_at, decode_batches, decode_records,
+};
 
 pub(crate) const KIND_WRITE: u8 = 1;
 pub(crate) const KIND_LEG: u8 = 2;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::codec::DecodeError;
 use crate::event::EncodedEvents;
+use crate::feed::FeedQuery;
 use crate::ids::{ClientId, Sequence, Stamp, Version};
 use crate::key::AggregateKey;
 use crate::limits::{NUMBER_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX};
@@ -166,6 +167,8 @@ pub enum Request {
     Head(HeadQuery),
     /// Names.
     List(ListQuery),
+    /// Events of many aggregates.
+    Feed(FeedQuery),
     /// Answered at once: is the connection alive?
     Ping,
     /// An operator's order to this node, as JSON: at most [`crate::limits::ADMIN_BYTES_MAX`] bytes.

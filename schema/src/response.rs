@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::feed::FeedPage;
 use crate::hash::Hash;
 use crate::ids::{ClientId, Sequence, Stamp, Version, WriteId};
 use crate::key::AggregateKey;
@@ -128,6 +129,8 @@ pub enum Response {
     Head(HeadInfo),
     /// Names.
     List(ListPage),
+    /// A page of a feed.
+    Feed(FeedPage),
     /// Alive.
     Pong,
     /// What an operator's order came to, as JSON.

@@ -6,10 +6,11 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::event::{ContentType, EncodedEvents, Envelope, Event, SchemaVersion};
+use crate::feed::{FeedBatch, FeedPage, FeedQuery, Selector};
 use crate::hash::Hash;
 use crate::ids::{BootId, ClientId, Epoch, EventId, Sequence, Stamp, Version, WriteId};
 use crate::key::AggregateKey;
-use crate::limits::{FILTER_TYPES_MAX, NUMBER_MAX};
+use crate::limits::{FEED_WAIT_MS_MAX, FILTER_TYPES_MAX, NUMBER_MAX};
 use crate::refusal::{AlreadyApplied, Conflict, Refusal};
 use crate::request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Write};
 use crate::response::{
@@ -156,6 +157,18 @@ fn list_query() -> impl Strategy<Value = ListQuery> {
     )
 }
 
+fn feed_query() -> impl Strategy<Value = FeedQuery> {
+    let selector = prop_oneof![
+        Just(Selector::All),
+        name().prop_map(Selector::Org),
+        (name(), name()).prop_map(|(org, kind)| Selector::Type { org, kind }),
+        key().prop_map(Selector::Aggregate),
+    ];
+    let types = vec("[A-Za-z]{1,64}".prop_map(Bytes::from), 0..=FILTER_TYPES_MAX.min(5));
+    (selector, types, option::of(stamp()), 0..=FEED_WAIT_MS_MAX)
+        .prop_map(|(selector, types, after, wait_ms)| FeedQuery { selector, types, after, wait_ms })
+}
+
 pub(crate) fn request() -> impl Strategy<Value = Request> {
     let head = (key(), option::of(client_id()), option::of(stamp()), any::<bool>())
         .prop_map(|(key, client, min_stamp, any)| HeadQuery { key, client, min_stamp, any });
@@ -164,6 +177,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         2 => read_query().prop_map(Request::Read),
         1 => head.prop_map(Request::Head),
         1 => list_query().prop_map(Request::List),
+        1 => feed_query().prop_map(Request::Feed).boxed(),
         1 => Just(Request::Ping),
         1 => ".{0,40}".prop_map(|text| Request::Admin(text.into())),
     ]
@@ -177,7 +191,7 @@ pub(crate) fn receipt() -> impl Strategy<Value = Receipt> {
         .prop_map(|(stamp, already_applied, writes)| Receipt { stamp, already_applied, writes })
 }
 
-fn page() -> impl Strategy<Value = Page> {
+fn batch() -> impl Strategy<Value = ReadBatch> {
     let header = (
         (version(), version(), client_id(), option::of(sequence())),
         (any::<i64>(), stamp(), write_id()),
@@ -196,9 +210,20 @@ fn page() -> impl Strategy<Value = Page> {
         event.encode_into(&mut body).expect("valid event");
         ReadEvent { version, hash, body: body.into() }
     });
-    let batch =
-        (header, vec(event, 0..4)).prop_map(|(header, events)| ReadBatch { header, events });
-    (version(), stamp(), vec(batch, 0..4), option::of(version()))
+    (header, vec(event, 0..4)).prop_map(|(header, events)| ReadBatch { header, events })
+}
+
+fn feed_page() -> impl Strategy<Value = FeedPage> {
+    let batch = (key(), batch()).prop_map(|(key, batch)| FeedBatch { key, batch });
+    (vec(batch, 0..4), stamp(), stamp()).prop_map(|(batches, upto, head)| FeedPage {
+        batches,
+        upto,
+        head,
+    })
+}
+
+fn page() -> impl Strategy<Value = Page> {
+    (version(), stamp(), vec(batch(), 0..4), option::of(version()))
         .prop_map(|(version, stamp, batches, next)| Page { version, stamp, batches, next })
 }
 
@@ -267,9 +292,10 @@ pub(crate) fn response() -> impl Strategy<Value = Response> {
         .prop_map(|(names, more)| Response::List(ListPage { names, more }));
     prop_oneof![
         receipt().prop_map(Response::Receipt),
-        page().prop_map(Response::Page),
+        page().prop_map(Response::Page).boxed(),
         head_info().prop_map(Response::Head),
         list,
+        feed_page().prop_map(Response::Feed).boxed(),
         Just(Response::Pong),
         ".{0,40}".prop_map(|text| Response::Admin(text.into())),
         refusal().prop_map(Response::Refused),

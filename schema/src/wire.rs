@@ -15,6 +15,7 @@
 //! members. A frame whose body makes no sense is answered with a refusal for its id, and the
 //! connection lives; a broken frame ends it. Deliberately absent: sockets, buffers' growth, JSON.
 
+mod feed;
 mod refusal;
 mod request;
 mod response;
@@ -57,6 +58,7 @@ mod kind {
     pub(super) const HEAD: u8 = 0x12;
     pub(super) const LIST: u8 = 0x13;
     pub(super) const ADMIN: u8 = 0x14;
+    pub(super) const FEED: u8 = 0x15;
     pub(super) const WELCOME: u8 = 0x81;
     pub(super) const PONG: u8 = 0x83;
     pub(super) const RECEIPT: u8 = 0x90;
@@ -64,6 +66,7 @@ mod kind {
     pub(super) const HEAD_INFO: u8 = 0x92;
     pub(super) const NAMES: u8 = 0x93;
     pub(super) const ADMIN_REPORT: u8 = 0x94;
+    pub(super) const FEED_PAGE: u8 = 0x95;
     pub(super) const REFUSED: u8 = 0xff;
 }
 

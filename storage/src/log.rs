@@ -423,7 +423,7 @@ impl Log {
         self.commits.durable(self.durable_end);
         self.notes.durable(self.durable, header.hash);
         self.legs.placed(&header, segment, offset);
-        self.landmarks.pass(header.first_lsn, segment, offset);
+        self.landmarks.pass(header.first_lsn, header.first_stamp, segment, offset);
         DurableFrame::of(&header, segment, offset, bytes)
     }
 

@@ -391,7 +391,8 @@ impl<D: Disk> Recovery<'_, D> {
             true => self.committed = self.position,
             false => self.uncommitted.push(self.position, &header, frame.clone()),
         }
-        self.landmarks.pass(header.first_lsn, segment.number, offset);
+        let (lsn, first) = (header.first_lsn, header.first_stamp);
+        self.landmarks.pass(lsn, first, segment.number, offset);
         self.replayed_bytes += header.frame_bytes() as u64;
         if let Some(current) = &mut self.current {
             current.extend(&header);

@@ -358,7 +358,7 @@ fn lane(request: &Request, lanes: usize) -> usize {
         Request::Write(write) => write.members.first().map(|member| &member.key),
         Request::Read(query) => Some(&query.key),
         Request::Head(query) => Some(&query.key),
-        Request::List(_) | Request::Ping | Request::Admin(_) => None,
+        Request::List(_) | Request::Feed(_) | Request::Ping | Request::Admin(_) => None,
     };
     let lanes = u16::try_from(lanes).unwrap_or(u16::MAX);
     key.map_or(0, |key| usize::from(key.shard(lanes).value()))
@@ -370,6 +370,7 @@ pub(crate) fn unexpected(response: &Response) -> Error {
         Response::Page(_) => "a page",
         Response::Head(_) => "a head",
         Response::List(_) => "a list",
+        Response::Feed(_) => "a page of a feed",
         Response::Pong => "a pong",
         Response::Admin(_) => "a report",
         Response::Refused(_) => "a refusal",

@@ -82,7 +82,8 @@ impl InFlight {
 pub(super) fn charge(request: &Request, wire_bytes: usize) -> usize {
     let answer = match request {
         Request::Read(_) => PAGE_BYTES_TARGET,
-        Request::List(_) => 64 << 10,
+        // A page of a feed mostly waits, and is small when there is something.
+        Request::List(_) | Request::Feed(_) => 64 << 10,
         Request::Write(write) => 128 * write.members.len(),
         Request::Head(_) | Request::Ping => 256,
         Request::Admin(_) => 16 << 10,

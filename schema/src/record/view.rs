@@ -146,23 +146,63 @@ pub fn batch_at(
         return Err(DecodeError::new("no batch at this place"));
     }
     let batch = BatchView::read(&bytes, start, header.stamp)?.0;
-    let mut version = batch.first_version;
-    let mut events = Vec::with_capacity(batch.count.min(4096) as usize);
-    for event in batch.events(blobs) {
-        let event = event?;
-        events.push(ReadEvent { version, hash: event.hash, body: event.body() });
-        version = version.next();
+    let found = FrameBatch { header: header.batch(&batch), is_leg: false, view: batch };
+    let events = found.events(blobs)?;
+    Ok((found.header, found.view.key, events))
+}
+
+/// One batch of a frame, before its events are looked at.
+#[derive(Clone, Debug)]
+pub struct FrameBatch {
+    /// What its events share.
+    pub header: BatchHeader,
+    /// Of a write over several shards, which may have been given up.
+    pub is_leg: bool,
+    /// The batch.
+    pub view: BatchView,
+}
+
+impl FrameBatch {
+    /// Its events, in order.
+    ///
+    /// # Errors
+    /// At the first that is malformed.
+    pub fn events(&self, blobs: &Bytes) -> Result<Vec<ReadEvent>, DecodeError> {
+        let mut version = self.view.first_version;
+        let mut events = Vec::with_capacity(self.view.count.min(4096) as usize);
+        for event in self.view.events(blobs) {
+            let event = event?;
+            events.push(ReadEvent { version, hash: event.hash, body: event.body() });
+            version = version.next();
+        }
+        Ok(events)
     }
-    let header = BatchHeader {
-        first_version: batch.first_version,
-        last_version: batch.last_version,
-        client_id: header.client_id,
-        sequence: batch.sequence,
-        server_time: header.server_time,
-        stamp: batch.stamp,
-        write_id: header.write_id,
-    };
-    Ok((header, batch.key, events))
+}
+
+/// The batches of a frame's writes and legs, in order, for whoever reads along: without the hashes
+/// that [`decode_records`] computes.
+///
+/// # Errors
+/// At the first record that is malformed.
+pub fn decode_batches(meta: &Bytes, count: u32) -> Result<Vec<FrameBatch>, DecodeError> {
+    let mut found = Vec::with_capacity(count.min(4096) as usize);
+    let mut at = 0;
+    for _ in 0..count {
+        let bytes = record_bytes(meta, at)?;
+        at += bytes.len();
+        if bytes[4] != 0 || !matches!(bytes[HASHED_FROM], KIND_WRITE | KIND_LEG) {
+            continue;
+        }
+        let write = WriteHeader::read(&bytes)?;
+        let mut start = write.end;
+        for _ in 0..write.batches {
+            let (view, end) = BatchView::read(&bytes, start, write.stamp)?;
+            start = end;
+            let (header, is_leg) = (write.batch(&view), bytes[HASHED_FROM] == KIND_LEG);
+            found.push(FrameBatch { header, is_leg, view });
+        }
+    }
+    Ok(found)
 }
 
 fn record_bytes(meta: &Bytes, at: usize) -> Result<Bytes, DecodeError> {
@@ -286,6 +326,21 @@ impl WriteHeader {
             batches,
             end,
         })
+    }
+}
+
+impl WriteHeader {
+    /// What a reader is told of one of its batches.
+    fn batch(&self, view: &BatchView) -> BatchHeader {
+        BatchHeader {
+            first_version: view.first_version,
+            last_version: view.last_version,
+            client_id: self.client_id,
+            sequence: view.sequence,
+            server_time: self.server_time,
+            stamp: view.stamp,
+            write_id: self.write_id,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::feed::{feed, put_feed};
 use super::{Input, kind, put_frame, put_key, put_text};
 use crate::codec::DecodeError;
 use crate::event::{EncodedEvents, check_event_type};
@@ -65,6 +66,10 @@ pub fn encode_request(
             check_list(query)?;
             put_request(out, kind::LIST, id, deadline_ms, |out| put_list(out, query))
         }
+        Request::Feed(query) => {
+            query.check()?;
+            put_request(out, kind::FEED, id, deadline_ms, |out| put_feed(out, query))
+        }
         Request::Ping => put_request(out, kind::PING, id, deadline_ms, |_| {}),
         Request::Admin(order) => {
             check_admin(order)?;
@@ -85,6 +90,7 @@ pub(super) fn decode(kind: u8, input: &mut Input<'_>) -> Result<Request, Refusal
         kind::READ => Request::Read(read(input)?),
         kind::HEAD => Request::Head(head(input)?),
         kind::LIST => Request::List(list(input)?),
+        kind::FEED => Request::Feed(feed(input)?),
         kind::PING => Request::Ping,
         kind::ADMIN => Request::Admin(input.remainder()?),
         _ => return Err(DecodeError::invalid("kind", "of request is not known").into()),
@@ -94,6 +100,7 @@ pub(super) fn decode(kind: u8, input: &mut Input<'_>) -> Result<Request, Refusal
         Request::Write(write) => write.check()?,
         Request::Read(query) => check_read(query)?,
         Request::List(query) => check_list(query)?,
+        Request::Feed(query) => query.check()?,
         Request::Admin(order) => check_admin(order)?,
         Request::Head(_) | Request::Ping => {}
     }

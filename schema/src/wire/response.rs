@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::feed::{feed_page, put_feed_page};
 use super::refusal::{put_refusal, refusal};
 use super::{Header, Input, Outbound, decode_welcome, kind, put_frame, put_key, put_text};
 use crate::codec::DecodeError;
@@ -17,8 +18,8 @@ use crate::response::{
 
 /// Smallest sizes of things that come in numbers, in bytes: bounds what is allocated for a claim.
 const RECEIPT_ENTRY_BYTES: usize = 50;
-const BATCH_BYTES: usize = 84;
-const EVENT_BYTES: usize = 40 + crate::event::EVENT_HEADER_BYTES;
+pub(super) const BATCH_BYTES: usize = 84;
+pub(super) const EVENT_BYTES: usize = 40 + crate::event::EVENT_HEADER_BYTES;
 
 const FLAG_NEXT: u8 = 1;
 const FLAG_ALREADY_APPLIED: u8 = 1;
@@ -36,6 +37,7 @@ pub fn encode_response(id: u64, response: &Response, out: &mut BytesMut) {
         Response::Page(page) => put_frame(out, kind::PAGE, id, |out| put_page(out, page)),
         Response::Head(head) => put_frame(out, kind::HEAD_INFO, id, |out| put_head(out, head)),
         Response::List(list) => put_frame(out, kind::NAMES, id, |out| put_list(out, list)),
+        Response::Feed(page) => put_frame(out, kind::FEED_PAGE, id, |out| put_feed_page(out, page)),
         Response::Pong => put_frame(out, kind::PONG, id, |_| {}),
         Response::Admin(report) => {
             put_frame(out, kind::ADMIN_REPORT, id, |out| out.put_slice(report))
@@ -75,6 +77,7 @@ pub fn decode_outbound(frame: Bytes) -> Result<Outbound, DecodeError> {
         (kind::PAGE, _) => Response::Page(page(&mut input)?),
         (kind::HEAD_INFO, _) => Response::Head(head(&mut input)?),
         (kind::NAMES, _) => Response::List(list(&mut input)?),
+        (kind::FEED_PAGE, _) => Response::Feed(feed_page(&mut input)?),
         (kind::PONG, _) => Response::Pong,
         (kind::ADMIN_REPORT, _) => Response::Admin(input.remainder()?),
         (kind::REFUSED, _) => Response::Refused(refusal(&mut input)?),
@@ -127,7 +130,7 @@ fn put_page(out: &mut BytesMut, page: &Page) {
     }
 }
 
-fn put_batch(out: &mut BytesMut, batch: &ReadBatch) {
+pub(super) fn put_batch(out: &mut BytesMut, batch: &ReadBatch) {
     let header = &batch.header;
     out.put_u64_le(header.first_version.value());
     out.put_u64_le(header.last_version.value());
@@ -163,7 +166,7 @@ fn page(input: &mut Input<'_>) -> Result<Page, DecodeError> {
     Ok(Page { version, stamp, batches, next })
 }
 
-fn batch(input: &mut Input<'_>) -> Result<ReadBatch, DecodeError> {
+pub(super) fn batch(input: &mut Input<'_>) -> Result<ReadBatch, DecodeError> {
     let header = BatchHeader {
         first_version: Version::new(input.u64()?),
         last_version: Version::new(input.u64()?),

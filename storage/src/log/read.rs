@@ -1,7 +1,7 @@
 //! Reading whole frames back by their place in the log: for catching up, reconciling, repairing.
 //!
 //! ```text
-//! lsn ─► a landmark shortly before it? ──yes──► hop from header to header ─► its frame
+//! lsn or stamp ─► a landmark shortly before it? ──yes──► hop from header to header ─► its frame
 //!              └──no──► halve the segments by their first frames ──┘            │
 //!                                                   place, or whole frames from there on
 //! ```
@@ -14,12 +14,12 @@
 //! records: whoever takes frames in checks them.
 
 use bytes::Bytes;
-use celeriant_schema::Lsn;
 use celeriant_schema::limits::{FRAME_BYTES_MAX, SECTOR_BYTES};
 use celeriant_schema::peer::{FramePlace, Position};
+use celeriant_schema::{Lsn, Stamp};
 
 use super::Log;
-use super::landmarks::Landmark;
+use super::landmarks::{Landmark, Sought, below};
 use crate::buffer::AlignedBuffer;
 use crate::disk::Op;
 use crate::error::{Damage, Flaw};
@@ -34,8 +34,7 @@ const HOP_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Search {
     goal: Goal,
-    /// Record whose frame is looked for.
-    lsn: Lsn,
+    sought: Sought,
     at: At,
 }
 
@@ -81,7 +80,7 @@ pub enum Step {
 impl Log {
     /// Looks for the durable frame that contains `lsn`, or is the last before it.
     pub fn locate(&self, lsn: Lsn) -> Step {
-        self.search(Goal::Place, lsn.min(self.durable))
+        self.search(Goal::Place, Sought::Lsn(lsn.min(self.durable)))
     }
 
     /// Looks for the durable frames behind `after`, up to the one that contains `upto`: about
@@ -91,20 +90,31 @@ impl Log {
         if after >= self.durable.min(upto) {
             return Step::Nothing;
         }
-        self.search(Goal::Frames { upto, bytes_max }, after.next())
+        self.search(Goal::Frames { upto, bytes_max }, Sought::Lsn(after.next()))
     }
 
-    fn search(&self, goal: Goal, lsn: Lsn) -> Step {
-        if lsn == Lsn::ZERO {
+    /// Looks for the first durable frame with a stamp greater than `after`, and those behind it, up
+    /// to the one that contains `upto`: about `bytes_max` bytes, at least one frame.
+    pub fn read_behind(&self, after: Stamp, upto: Lsn, bytes_max: usize) -> Step {
+        let bytes_max = bytes_max.clamp(SECTOR_BYTES, FRAME_BYTES_MAX);
+        if upto.min(self.durable) == Lsn::ZERO {
             return Step::Nothing;
         }
-        if let Some(near) = self.landmarks.near(lsn) {
-            return self.hop(goal, lsn, near, 0);
+        self.search(Goal::Frames { upto, bytes_max }, Sought::Behind(after))
+    }
+
+    fn search(&self, goal: Goal, sought: Sought) -> Step {
+        if sought == Sought::Lsn(Lsn::ZERO) {
+            return Step::Nothing;
         }
-        let start = Landmark { lsn: Lsn::new(1), segment: 1, offset: FIRST_FRAME_OFFSET };
-        let low = self.landmarks.before(lsn).unwrap_or(start);
+        if let Some(near) = self.landmarks.near(sought) {
+            return self.hop(goal, sought, near, 0);
+        }
+        let (segment, offset) = (1, FIRST_FRAME_OFFSET);
+        let start = Landmark { lsn: Lsn::new(1), after: Stamp::ZERO, segment, offset };
+        let low = self.landmarks.before(sought).unwrap_or(start);
         let last = self.landmarks.oldest().map_or(self.durable_end.segment, |it| it.segment);
-        self.halve(goal, lsn, low, last + 1)
+        self.halve(goal, sought, low, last + 1)
     }
 
     /// Goes on with what a search has read.
@@ -112,34 +122,35 @@ impl Log {
     /// # Errors
     /// When something that was durable is not what was written.
     pub fn found(&mut self, search: Search, read: AlignedBuffer) -> Result<Step, Damage> {
-        let Search { goal, lsn, at } = search;
+        let Search { goal, sought, at } = search;
         match at {
             At::Halving { low, high } => {
                 let segment = halfway(low, high);
-                let first = self.header(&read, lsn, segment, FIRST_FRAME_OFFSET)?;
+                let first = self.header(&read, low.lsn, segment, FIRST_FRAME_OFFSET)?;
                 let offset = FIRST_FRAME_OFFSET;
-                Ok(match first.first_lsn <= lsn {
+                Ok(match sought.is_from_header(&first) {
                     true => {
-                        let low = Landmark { lsn: first.first_lsn, segment, offset };
-                        self.halve(goal, lsn, low, high)
+                        let after = below(first.first_stamp);
+                        let low = Landmark { lsn: first.first_lsn, after, segment, offset };
+                        self.halve(goal, sought, low, high)
                     }
-                    false => self.halve(goal, lsn, low, segment),
+                    false => self.halve(goal, sought, low, segment),
                 })
             }
-            At::Hopping(from) => self.look_through(goal, lsn, from, &read.into_bytes()),
+            At::Hopping(from) => self.look_through(goal, sought, from, &read.into_bytes()),
         }
     }
 
-    fn halve(&self, goal: Goal, lsn: Lsn, low: Landmark, high: u32) -> Step {
+    fn halve(&self, goal: Goal, sought: Sought, low: Landmark, high: u32) -> Step {
         if high <= low.segment + 1 {
-            return self.hop(goal, lsn, low, 0);
+            return self.hop(goal, sought, low, 0);
         }
-        let search = Search { goal, lsn, at: At::Halving { low, high } };
+        let search = Search { goal, sought, at: At::Halving { low, high } };
         self.read(search, halfway(low, high), FIRST_FRAME_OFFSET, SECTOR_BYTES)
     }
 
     /// Reads on from `from`, at least `bytes`.
-    fn hop(&self, goal: Goal, lsn: Lsn, from: Landmark, bytes: usize) -> Step {
+    fn hop(&self, goal: Goal, sought: Sought, from: Landmark, bytes: usize) -> Step {
         let wanted = match goal {
             Goal::Place => HOP_BYTES,
             Goal::Frames { bytes_max, .. } => bytes_max.max(HOP_BYTES),
@@ -154,7 +165,7 @@ impl Log {
             return Step::Nothing;
         }
         let (segment, offset) = (from.segment, from.offset);
-        self.read(Search { goal, lsn, at: At::Hopping(from) }, segment, offset, len)
+        self.read(Search { goal, sought, at: At::Hopping(from) }, segment, offset, len)
     }
 
     fn read(&self, search: Search, segment: u32, offset: u64, len: usize) -> Step {
@@ -162,47 +173,47 @@ impl Log {
         Step::Read(search, Op::Read { file, offset, len: len as u32 })
     }
 
-    /// Looks for the frame of `lsn` in what was read at `from`.
+    /// Looks for what is sought in what was read at `from`.
     fn look_through(
         &mut self,
         goal: Goal,
-        lsn: Lsn,
+        sought: Sought,
         from: Landmark,
         window: &Bytes,
     ) -> Result<Step, Damage> {
-        let Landmark { lsn: mut next, segment, .. } = from;
+        let Landmark { lsn: mut next, mut after, segment, .. } = from;
         let mut at = 0;
         while at < window.len() {
             let (page, offset) = (&window[at..], from.offset + at as u64);
             if is_end(page) && segment < self.durable_end.segment {
-                return Ok(self.hop(goal, lsn, next_segment(next, segment), 0));
+                return Ok(self.hop(goal, sought, next_segment(next, after, segment), 0));
             }
             let header = self.header(page, next, segment, offset)?;
             if header.first_lsn != next {
                 return Err(damage(Flaw::Chain("lsn"), segment, offset, next));
             }
-            if header.last_lsn() >= lsn {
-                let here = Landmark { lsn: next, segment, offset };
+            if sought.is_upto(&header) {
+                let here = Landmark { lsn: next, after, segment, offset };
                 return match goal {
                     Goal::Place => Ok(Step::Place(header.place())),
                     Goal::Frames { upto, bytes_max } if header.frame_bytes() <= page.len() => {
                         self.collect(here, upto, bytes_max, &window.slice(at..))
                     }
-                    Goal::Frames { .. } => Ok(self.hop(goal, lsn, here, header.frame_bytes())),
+                    Goal::Frames { .. } => Ok(self.hop(goal, sought, here, header.frame_bytes())),
                 };
             }
-            next = header.last_lsn().next();
+            (next, after) = (header.last_lsn().next(), header.last_stamp);
             at += header.frame_bytes();
         }
         if window.is_empty() {
             // The last frame reaches to the end of the file.
             return match segment < self.durable_end.segment {
-                true => Ok(self.hop(goal, lsn, next_segment(next, segment), 0)),
+                true => Ok(self.hop(goal, sought, next_segment(next, after, segment), 0)),
                 false => Err(damage(Flaw::Missing, segment, from.offset, next)),
             };
         }
-        let on = Landmark { lsn: next, segment, offset: from.offset + at as u64 };
-        Ok(self.hop(goal, lsn, on, 0))
+        let on = Landmark { lsn: next, after, segment, offset: from.offset + at as u64 };
+        Ok(self.hop(goal, sought, on, 0))
     }
 
     /// Takes whole frames from the front of `window`, which begins with one.
@@ -213,7 +224,7 @@ impl Log {
         bytes_max: usize,
         window: &Bytes,
     ) -> Result<Step, Damage> {
-        let Landmark { lsn: mut next, segment, offset } = first;
+        let Landmark { lsn: mut next, mut after, segment, offset } = first;
         let mut end = 0;
         let mut before = None;
         let mut last = Position::default();
@@ -231,10 +242,11 @@ impl Log {
                 return Err(damage(Flaw::Chain("hash of the frame before"), segment, at, next));
             }
             before.get_or_insert(place.before);
-            (last, next) = (place.end, place.end.lsn.next());
+            (last, next, after) = (place.end, place.end.lsn.next(), header.last_stamp);
             end += bytes;
         }
-        self.landmarks.learn(Landmark { lsn: next, segment, offset: offset + end as u64 });
+        let offset_behind = offset + end as u64;
+        self.landmarks.learn(Landmark { lsn: next, after, segment, offset: offset_behind });
         let (before, frames) = (before.unwrap_or_default(), window.slice(..end));
         Ok(Step::Frames { before, end: last, segment, offset, frames })
     }
@@ -256,8 +268,8 @@ fn halfway(low: Landmark, high: u32) -> u32 {
     low.segment + (high - low.segment) / 2
 }
 
-fn next_segment(lsn: Lsn, segment: u32) -> Landmark {
-    Landmark { lsn, segment: segment + 1, offset: FIRST_FRAME_OFFSET }
+fn next_segment(lsn: Lsn, after: Stamp, segment: u32) -> Landmark {
+    Landmark { lsn, after, segment: segment + 1, offset: FIRST_FRAME_OFFSET }
 }
 
 /// No frame begins there.

@@ -75,6 +75,33 @@ fn every_record_is_found_in_its_frame() {
 }
 
 #[test]
+fn what_is_behind_a_stamp_is_found_wherever_that_is() {
+    let (rig, feed) = long();
+    let stamps = |frame: &crate::log::SealedFrame| {
+        let header = FrameHeader::decode(&frame.bytes).expect("a frame");
+        (header.first_stamp.value(), header.last_stamp.value())
+    };
+    let end = feed.end();
+    for mut rig in [reopened(&rig), rig] {
+        let mut before = 0;
+        for frame in &feed.frames {
+            let (first, last) = stamps(frame);
+            for after in [before, first - 1, last - 1] {
+                let step = rig.log.read_behind(Stamp::new(after), end.lsn, 1);
+                let Ok(Step::Frames { end, .. }) = carry_out(&mut rig, step).0 else {
+                    panic!("nothing behind {after}")
+                };
+                assert_eq!(end, frame.place.end, "behind {after}");
+            }
+            before = last;
+        }
+        let step = rig.log.read_behind(Stamp::new(1 << 50), end.lsn, 1);
+        let found = carry_out(&mut rig, step).0;
+        assert!(matches!(found, Ok(Step::Nothing)), "{found:?}");
+    }
+}
+
+#[test]
 fn frames_come_back_whole_in_order_and_about_as_many_as_wanted() {
     let (rig, feed) = long();
     let all = feed.behind(Position::default(), usize::MAX);

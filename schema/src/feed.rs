@@ -1,0 +1,175 @@
+//! Feeds: the events of many aggregates in the order of their stamps (semantics.md §6).
+//!
+//! A feed is asked for page by page, each behind the stamp at which the last one ended: a stamp is
+//! the whole cursor, and it is good on every node. A page that would be empty may wait for
+//! something to be there. So a reader that is slow costs the server nothing, and one that is gone
+//! leaves nothing behind.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::codec::DecodeError;
+use crate::event::check_event_type;
+use crate::ids::Stamp;
+use crate::key::{AggregateKey, KeyError, NamePart, check_name};
+use crate::limits::{FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
+use crate::response::ReadBatch;
+
+/// Which aggregates a feed is about. Written `org/type/id`, `org/type`, `org` or `*`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Selector {
+    /// Everything but the store's own org.
+    #[default]
+    All,
+    /// One org.
+    Org(String),
+    /// One type of aggregates of an org.
+    Type {
+        /// The org.
+        org: String,
+        /// The type.
+        kind: String,
+    },
+    /// One aggregate.
+    Aggregate(AggregateKey),
+}
+
+impl Selector {
+    /// All of `kind` in `org`.
+    ///
+    /// # Errors
+    /// When one of them is no name.
+    pub fn of_type(org: &str, kind: &str) -> Result<Self, KeyError> {
+        check(NamePart::Org, org)?;
+        check(NamePart::Type, kind)?;
+        Ok(Self::Type { org: org.to_owned(), kind: kind.to_owned() })
+    }
+
+    /// All of `org`.
+    ///
+    /// # Errors
+    /// When it is no name.
+    pub fn org(org: &str) -> Result<Self, KeyError> {
+        check(NamePart::Org, org)?;
+        Ok(Self::Org(org.to_owned()))
+    }
+
+    /// Whether events of `key` belong to it.
+    pub fn matches(&self, key: &AggregateKey) -> bool {
+        match self {
+            Self::All => !key.org().starts_with('$'),
+            Self::Org(org) => key.org() == org,
+            Self::Type { org, kind } => key.org() == org && key.kind() == kind,
+            Self::Aggregate(wanted) => key == wanted,
+        }
+    }
+}
+
+fn check(part: NamePart, name: &str) -> Result<(), KeyError> {
+    let label = if part == NamePart::Org { "org" } else { "type" };
+    check_name(part, name.as_bytes()).map_err(|reason| KeyError::Name { part: label, reason })
+}
+
+impl FromStr for Selector {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        match (text, text.split_once('/')) {
+            ("*", _) => Ok(Self::All),
+            (org, None) => Self::org(org),
+            (_, Some((org, kind))) if !kind.contains('/') => Self::of_type(org, kind),
+            (key, _) => key.parse().map(Self::Aggregate),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Org(org) => f.write_str(org),
+            Self::Type { org, kind } => write!(f, "{org}/{kind}"),
+            Self::Aggregate(key) => f.write_str(key.as_str()),
+        }
+    }
+}
+
+/// One page of a feed. Any node answers, with what is committed as far as it knows.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FeedQuery {
+    /// Whose events.
+    pub selector: Selector,
+    /// Only these event types; empty = all.
+    pub types: Vec<Bytes>,
+    /// Only events with a greater stamp. `None`: only what comes from now on; the answer is empty
+    /// and says where that begins.
+    pub after: Option<Stamp>,
+    /// How long the answer may wait for something to be in it, in ms; 0 = not at all. At most
+    /// [`FEED_WAIT_MS_MAX`].
+    pub wait_ms: u32,
+}
+
+impl FeedQuery {
+    /// Checks what can be checked without any state.
+    ///
+    /// # Errors
+    /// Which field is wrong.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        if self.types.len() > FILTER_TYPES_MAX {
+            return Err(DecodeError::Limit { what: "types", limit: FILTER_TYPES_MAX as u64 });
+        }
+        self.types.iter().try_for_each(|name: &Bytes| check_event_type(name))?;
+        if self.wait_ms > FEED_WAIT_MS_MAX {
+            return Err(DecodeError::Limit { what: "wait_ms", limit: FEED_WAIT_MS_MAX.into() });
+        }
+        Ok(())
+    }
+}
+
+/// A batch of a feed, or the part of it that was asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FeedBatch {
+    /// Whose events these are.
+    pub key: AggregateKey,
+    /// The events.
+    pub batch: ReadBatch,
+}
+
+/// One page of a feed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FeedPage {
+    /// In the order of their stamps.
+    pub batches: Vec<FeedBatch>,
+    /// The checkpoint: everything that was asked for and has a stamp up to here is in this page or
+    /// before it, for ever. Where to go on.
+    pub upto: Stamp,
+    /// How far the node could have answered when it made the page: the reader has caught up when
+    /// `upto` has got here.
+    pub head: Stamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_is_a_key_cut_short() {
+        for text in ["*", "acme", "acme/order", "acme/order/1:2"] {
+            let selector: Selector = text.parse().expect("valid");
+            assert_eq!(selector.to_string(), text);
+        }
+        for bad in ["", "a//", "a/", "/b", "a/b/c/d", "**", "$x", "a/*"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_selector_takes_whole_names_only() {
+        let key: AggregateKey = "acme/order/1".parse().expect("valid");
+        let takes = |text: &str| text.parse::<Selector>().expect("valid").matches(&key);
+        assert!(takes("*") && takes("acme") && takes("acme/order") && takes("acme/order/1"));
+        assert!(!takes("acm") && !takes("acme/orde") && !takes("acme/order/11") && !takes("b"));
+    }
+}

@@ -1,0 +1,70 @@
+//! Feeds in bytes.
+
+use bytes::{BufMut, BytesMut};
+
+use super::response::{BATCH_BYTES, EVENT_BYTES, batch, put_batch};
+use super::{Input, put_key, put_text};
+use crate::codec::DecodeError;
+use crate::feed::{FeedBatch, FeedPage, FeedQuery, Selector};
+use crate::ids::Stamp;
+use crate::limits::{FILTER_TYPES_MAX, KEY_BYTES_MAX};
+
+const FLAG_AFTER: u8 = 1;
+
+pub(super) fn put_feed(out: &mut BytesMut, query: &FeedQuery) {
+    out.put_u8(if query.after.is_some() { FLAG_AFTER } else { 0 });
+    out.put_u32_le(query.wait_ms);
+    out.put_u64_le(query.after.map_or(0, Stamp::value));
+    put_text(out, &query.selector.to_string(), KEY_BYTES_MAX);
+    out.put_u8(query.types.len() as u8);
+    for name in &query.types {
+        out.put_u8(name.len() as u8);
+        out.put_slice(name);
+    }
+}
+
+pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
+    let follows = input.flags(FLAG_AFTER)? != 0;
+    let wait_ms = input.u32()?;
+    let after = match (follows, input.u64()?) {
+        (true, stamp) => Some(Stamp::new(stamp)),
+        (false, 0) => None,
+        (false, _) => return Err(DecodeError::invalid("after", "is there without its flag")),
+    };
+    let selector: Selector = input.text("selector", KEY_BYTES_MAX)?.parse()?;
+    let count = usize::from(input.u8()?);
+    if count > FILTER_TYPES_MAX {
+        return Err(DecodeError::Limit { what: "types", limit: FILTER_TYPES_MAX as u64 });
+    }
+    let mut types = Vec::with_capacity(input.capacity(count, 2));
+    for _ in 0..count {
+        let len = input.u8()?;
+        types.push(input.bytes(len.into())?);
+    }
+    Ok(FeedQuery { selector, types, after, wait_ms })
+}
+
+pub(super) fn put_feed_page(out: &mut BytesMut, page: &FeedPage) {
+    let events = page.batches.iter().flat_map(|batch| &batch.batch.events);
+    let bytes: usize = events.map(|event| EVENT_BYTES + event.body.len()).sum();
+    let keys: usize = page.batches.iter().map(|batch| batch.key.as_bytes().len()).sum();
+    out.reserve(20 + keys + page.batches.len() * (BATCH_BYTES + 2) + bytes);
+    out.put_u64_le(page.upto.value());
+    out.put_u64_le(page.head.value());
+    out.put_u32_le(page.batches.len() as u32);
+    for FeedBatch { key, batch } in &page.batches {
+        put_key(out, key);
+        put_batch(out, batch);
+    }
+}
+
+pub(super) fn feed_page(input: &mut Input<'_>) -> Result<FeedPage, DecodeError> {
+    let (upto, head) = (Stamp::new(input.u64()?), Stamp::new(input.u64()?));
+    let count = input.u32()? as usize;
+    let mut batches = Vec::with_capacity(input.capacity(count, BATCH_BYTES));
+    for _ in 0..count {
+        let key = input.key()?;
+        batches.push(FeedBatch { key, batch: batch(input)? });
+    }
+    Ok(FeedPage { batches, upto, head })
+}
