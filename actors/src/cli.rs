@@ -25,6 +25,7 @@ mod output;
 mod query;
 mod serve;
 mod shapes;
+mod watch;
 mod write;
 
 use std::process::ExitCode;
@@ -78,6 +79,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Write(write) => block_on(write::run(write, &global, output)),
         Command::Read(read) => block_on(query::read(read, &global, output)),
         Command::Head(head) => block_on(query::head(head, &global, output)),
+        Command::Watch(watch) => block_on(watch::run(watch, &global, output)),
         Command::Ls(ls) => block_on(query::ls(ls, &global, output)),
     }
 }

@@ -7,6 +7,8 @@
 //!  └──────────── answers of one commit, one message a connection ──────┘
 //! ```
 //!
+//! [`watch`]: live subscriptions, one actor a thread, fed by the shards.
+//!
 //! Read a write forwards: [`router`] (admit, send to its shard), `shard/write.rs` (guards,
 //! sequences, append), `shard/commit.rs` (make visible, release the receipt), [`route`] (back to
 //! the connection). Over several shards: [`coordinator`] and `shard/leg.rs`. Reads:
@@ -48,4 +50,5 @@ pub mod settlement;
 pub mod shard;
 pub mod standing;
 pub mod verdict;
+pub mod watch;
 pub mod work;

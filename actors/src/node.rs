@@ -46,6 +46,7 @@ use crate::settlement::Contradiction;
 pub use crate::shard::Disks;
 use crate::shard::Joints;
 use crate::standing::Standing;
+use crate::watch::{NewsMail, WatchMail};
 
 /// Plain numbers of a node; validated where they are read.
 #[derive(Clone, Debug)]
@@ -349,7 +350,7 @@ impl Node {
         ground: Ground,
         membership: Membership,
     ) -> Result<(), Error> {
-        let Surveys { shards: surveys, coordinators } = self.survey(settings).await?;
+        let Surveys { shards: surveys, coordinators, watches } = self.survey(settings).await?;
         let floor = surveys.iter().map(|s| s.max_stamp).max().unwrap_or(Stamp::ZERO);
         let shards: Arc<[Recipient<ShardMail>]> =
             surveys.iter().map(|shard| shard.mail.clone()).collect();
@@ -359,6 +360,9 @@ impl Node {
         let (begins, answers): (Vec<Recipient<BeginMail>>, Vec<Recipient<AnswerMail>>) =
             coordinators.into_values().unzip();
         let coordinators: Arc<[Recipient<AnswerMail>]> = answers.into();
+        let (polls, news): (Vec<Recipient<WatchMail>>, Vec<Recipient<NewsMail>>) =
+            watches.into_values().unzip();
+        let watches: Arc<[Recipient<NewsMail>]> = news.into();
         self.surveyed = surveys.into_iter().map(|shard| shard.report).collect();
         let (orderer, standing) = match membership {
             Membership::Alone(take_epoch) => {
@@ -389,9 +393,9 @@ impl Node {
             None => StampClock::new(ground.clock.as_ref(), floor),
         };
         let joints = Joints::default();
-        for (index, begin) in begins.into_iter().enumerate() {
+        for (index, (begin, poll)) in begins.into_iter().zip(polls).enumerate() {
             let clock = Arc::clone(&ground.clock);
-            let router = Router::new(Arc::clone(&shared), clock, index, begin);
+            let router = Router::new(Arc::clone(&shared), clock, index, begin, poll);
             self.routers.push(router.clone());
             let run = Run {
                 stamps: stamps.clone(),
@@ -399,6 +403,7 @@ impl Node {
                 standing: Arc::clone(&standing),
                 shards: Arc::clone(&shards),
                 coordinators: Arc::clone(&coordinators),
+                watches: Arc::clone(&watches),
                 orderer: orderer.clone(),
                 router,
             };
@@ -438,11 +443,13 @@ impl Node {
     }
 
     async fn survey(&mut self, settings: &Settings) -> Result<Surveys, Error> {
-        let mut surveys = Surveys { shards: Vec::new(), coordinators: BTreeMap::new() };
+        let mut surveys =
+            Surveys { shards: Vec::new(), coordinators: BTreeMap::new(), watches: BTreeMap::new() };
         for _ in 0..settings.threads {
             match self.next_news().await? {
-                News::Surveyed { index, shards, begin, answers } => {
+                News::Surveyed { index, shards, begin, answers, watch } => {
                     surveys.shards.extend(shards);
+                    surveys.watches.insert(index, watch);
                     surveys.coordinators.insert(index, (begin, answers));
                 }
                 other => unreachable!("{other:?} while waiting for surveys"),
@@ -475,6 +482,7 @@ struct Ground {
 struct Surveys {
     shards: Vec<Survey>,
     coordinators: BTreeMap<usize, (Recipient<BeginMail>, Recipient<AnswerMail>)>,
+    watches: BTreeMap<usize, (Recipient<WatchMail>, Recipient<NewsMail>)>,
 }
 
 #[cfg(all(test, feature = "server"))]

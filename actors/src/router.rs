@@ -22,6 +22,7 @@ use crate::coordinator::{BeginMail, ShardMail};
 use crate::route::Route;
 use crate::shard::read::key_of;
 use crate::standing::Standing;
+use crate::watch::WatchMail;
 use crate::work::{Mode, Part, Step, Task, Work};
 
 /// Attempts of writes over several shards are numbered apart from those of single shards.
@@ -52,6 +53,7 @@ pub struct Router {
     clock: Arc<dyn Clock>,
     index: usize,
     coordinator: Recipient<BeginMail>,
+    watch: Recipient<WatchMail>,
 }
 
 /// What goes out after one read.
@@ -59,18 +61,20 @@ pub struct Router {
 struct Outgoing {
     mail: Vec<(ShardId, Vec<Work<Route>>)>,
     begins: Vec<Begin<Route>>,
+    feeds: Vec<Task<Route>>,
     refused: Vec<Reply>,
 }
 
 impl Router {
-    /// The router next to coordinator `index`.
+    /// The router next to coordinator and watch number `index`.
     pub fn new(
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
         index: usize,
         coordinator: Recipient<BeginMail>,
+        watch: Recipient<WatchMail>,
     ) -> Self {
-        Self { shared, clock, index, coordinator }
+        Self { shared, clock, index, coordinator, watch }
     }
 
     fn route(
@@ -109,6 +113,7 @@ impl Router {
                 let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
                 out.begins.push(Begin::List { gather, route, limit, shards: shards.into() });
             }
+            request @ Request::Feed(_) => out.feeds.push(Task { route, deadline, request }),
             request => {
                 let shard = key_of(&request).map_or(ShardId::new(0), |key| key.shard(shards));
                 out.work(shard, Work::Task(Task { route, deadline, request }));
@@ -157,6 +162,9 @@ impl Router {
         if !out.begins.is_empty() {
             // Before the shards can answer, the coordinator must know what they answer.
             let _ = self.coordinator.tell(BeginMail(out.begins)).try_send();
+        }
+        if !out.feeds.is_empty() {
+            let _ = self.watch.tell(WatchMail(out.feeds)).try_send();
         }
         let mut answered = out.refused;
         for (shard, work) in out.mail {

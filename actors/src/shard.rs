@@ -11,6 +11,7 @@ mod cold;
 mod commit;
 pub mod core;
 mod dispatch;
+pub(crate) mod feed;
 mod follower;
 mod joints;
 mod leg;
@@ -46,7 +47,8 @@ use crate::coordinator::{AnswerMail, ShardMail};
 use crate::replicator::orders::{OrderMail, Report, ReportMail};
 use crate::route::{Outbox, Route};
 use crate::standing::Standing;
-use crate::work::{Answer, AnswerKind, Work};
+use crate::watch::NewsMail;
+use crate::work::{Answer, AnswerKind, FeedNews, Work};
 
 /// Mail of a shard about once a second.
 pub struct Tick;
@@ -91,6 +93,8 @@ pub struct Args<D> {
     /// All of the node, by number.
     pub coordinators: Arc<[Recipient<AnswerMail>]>,
     /// All of the node, by number.
+    pub watches: Arc<[Recipient<NewsMail>]>,
+    /// All of the node, by number.
     pub shards: Arc<[Recipient<ShardMail>]>,
     /// Who gives the orders.
     pub orderer: Recipient<ReportMail>,
@@ -112,6 +116,9 @@ pub struct Shard<D: Disk> {
     outbox: Outbox,
     /// What goes to each coordinator after this event, in order.
     answers: Vec<Vec<Answer>>,
+    watches: Arc<[Recipient<NewsMail>]>,
+    /// What goes to each watch after this event, in order.
+    news: Vec<Vec<FeedNews>>,
     reports: Vec<Report>,
     reopen: Option<Reopen>,
     failure: Option<Error>,
@@ -200,6 +207,7 @@ impl<D: Disk> Shard<D> {
                     }
                 }
                 Effect::Answer(coordinator, answer) => self.answers[coordinator].push(answer),
+                Effect::Feed(watch, news) => self.news[watch].push(news),
                 Effect::StoppedLeading => {
                     let shard = self.surroundings.identity.shard;
                     for answers in &mut self.answers {
@@ -219,6 +227,13 @@ impl<D: Disk> Shard<D> {
                 let mail = AnswerMail(std::mem::take(answers));
                 // A coordinator whose mailbox is closed has stopped, and the node stops with it.
                 let _ = self.coordinators[coordinator].tell(mail).try_send();
+            }
+        }
+        for (watch, news) in self.news.iter_mut().enumerate() {
+            if !news.is_empty() {
+                let shard = self.surroundings.identity.shard;
+                let mail = NewsMail(shard, std::mem::take(news));
+                let _ = self.watches[watch].tell(mail).try_send();
             }
         }
         if !self.reports.is_empty() {
@@ -293,6 +308,7 @@ impl<D: Disk> Actor for Shard<D> {
         let mut effects = Vec::new();
         let core = args.surroundings.core(args.recovered, &mut effects);
         let answers = args.coordinators.iter().map(|_| Vec::new()).collect();
+        let news = args.watches.iter().map(|_| Vec::new()).collect();
         let mut shard = Self {
             core,
             surroundings: args.surroundings,
@@ -306,6 +322,8 @@ impl<D: Disk> Actor for Shard<D> {
             effects,
             outbox: Outbox::default(),
             answers,
+            watches: args.watches,
+            news,
             reports: Vec::new(),
             reopen: None,
             failure: None,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use celeriant_schema::{
-    AggregateReceipt, ClientId, Hash, ListPage, ListQuery, Member, Refusal, Request, ShardId,
-    Stamp, TxnId,
+    AggregateReceipt, ClientId, FeedBatch, Hash, ListPage, ListQuery, Member, Refusal, Request,
+    Selector, ShardId, Stamp, TxnId,
 };
 
 use crate::clock::Micros;
@@ -104,6 +105,25 @@ pub enum Step {
         /// Which write.
         txn: TxnId,
     },
+    /// A watch wants what is behind a stamp.
+    Feed {
+        /// What exactly.
+        ask: FeedAsk,
+        /// The first frames behind it, if they were read already.
+        frames: Option<Bytes>,
+    },
+    /// A watch wants to be told everything from now on.
+    Listen {
+        /// Which one.
+        watch: usize,
+    },
+    /// A watch needs no more.
+    Unlisten {
+        /// Which one.
+        watch: usize,
+    },
+    /// A watch that is told everything cannot go on before it knows up to where it was told.
+    Nudge,
     /// This shard's share of a listing.
     List {
         /// Which listing of that coordinator.
@@ -112,6 +132,60 @@ pub enum Step {
         coordinator: usize,
         /// What is asked.
         query: ListQuery,
+    },
+}
+
+/// What a watch wants of a shard.
+#[derive(Debug)]
+pub struct FeedAsk {
+    /// The watch's number for it.
+    pub number: u64,
+    /// Which watch.
+    pub watch: usize,
+    /// Whose events.
+    pub selector: Selector,
+    /// Only these types; empty = all.
+    pub types: Arc<[Bytes]>,
+    /// Only events with a greater stamp.
+    pub after: Stamp,
+    /// Bytes of log to look at, about.
+    pub bytes: usize,
+}
+
+/// A shard's part of a page.
+#[derive(Clone, Debug)]
+pub struct FeedPart {
+    /// In the order of their stamps.
+    pub batches: Vec<FeedBatch>,
+    /// Complete up to here.
+    pub upto: Stamp,
+    /// Up to where the shard could go on.
+    pub head: Stamp,
+}
+
+/// What a shard tells a watch.
+#[derive(Clone, Debug)]
+pub enum FeedNews {
+    /// Everything behind this stamp will be told.
+    Listening {
+        /// The stamp.
+        upto: Stamp,
+    },
+    /// What is new, in the order of stamps.
+    Told {
+        /// All batches behind what was told before.
+        batches: Arc<[FeedBatch]>,
+        /// Up to here.
+        upto: Stamp,
+    },
+    /// Not everything was told and nothing more will be: begin again.
+    Lost,
+    /// The answer to an ask.
+    Part {
+        /// Of the ask.
+        number: u64,
+        /// The answer.
+        part: FeedPart,
     },
 }
 

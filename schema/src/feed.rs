@@ -37,23 +37,28 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// All of `kind` in `org`.
-    ///
-    /// # Errors
-    /// When one of them is no name.
-    pub fn of_type(org: &str, kind: &str) -> Result<Self, KeyError> {
-        check(NamePart::Org, org)?;
-        check(NamePart::Type, kind)?;
-        Ok(Self::Type { org: org.to_owned(), kind: kind.to_owned() })
+    /// All of `org`. Names are checked when it is used.
+    pub fn org(org: impl Into<String>) -> Self {
+        Self::Org(org.into())
     }
 
-    /// All of `org`.
+    /// All of `kind` in `org`. Names are checked when it is used.
+    pub fn of_type(org: impl Into<String>, kind: impl Into<String>) -> Self {
+        Self::Type { org: org.into(), kind: kind.into() }
+    }
+
+    /// Checks the names.
     ///
     /// # Errors
-    /// When it is no name.
-    pub fn org(org: &str) -> Result<Self, KeyError> {
-        check(NamePart::Org, org)?;
-        Ok(Self::Org(org.to_owned()))
+    /// Which one is none.
+    pub fn check(&self) -> Result<(), KeyError> {
+        match self {
+            Self::All | Self::Aggregate(_) => Ok(()),
+            Self::Org(org) => check(NamePart::Org, org),
+            Self::Type { org, kind } => {
+                check(NamePart::Org, org).and_then(|()| check(NamePart::Type, kind))
+            }
+        }
     }
 
     /// Whether events of `key` belong to it.
@@ -76,12 +81,13 @@ impl FromStr for Selector {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        match (text, text.split_once('/')) {
-            ("*", _) => Ok(Self::All),
+        let selector = match (text, text.split_once('/')) {
+            ("*", _) => Self::All,
             (org, None) => Self::org(org),
             (_, Some((org, kind))) if !kind.contains('/') => Self::of_type(org, kind),
-            (key, _) => key.parse().map(Self::Aggregate),
-        }
+            (key, _) => Self::Aggregate(key.parse()?),
+        };
+        selector.check().map(|()| selector)
     }
 }
 
@@ -117,6 +123,7 @@ impl FeedQuery {
     /// # Errors
     /// Which field is wrong.
     pub fn check(&self) -> Result<(), DecodeError> {
+        self.selector.check().map_err(DecodeError::Key)?;
         if self.types.len() > FILTER_TYPES_MAX {
             return Err(DecodeError::Limit { what: "types", limit: FILTER_TYPES_MAX as u64 });
         }

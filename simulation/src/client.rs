@@ -49,6 +49,10 @@ pub struct Client {
 
 /// Requests of a thousand that go to any node of several.
 const STRAYS_PER_MILLE: u64 = 70;
+/// Watchers are numbered from here.
+pub const WATCHERS: usize = 3_000;
+/// Pages of a thousand after which a watcher begins anew.
+const BEGINS_AGAIN_PER_MILLE: u64 = 30;
 /// A sequenced write is sent this often before its client gives up.
 const ATTEMPTS_MAX: u64 = 400;
 
@@ -97,6 +101,25 @@ impl Client {
                 6 => self.head().await,
                 7 => self.list().await,
                 _ => self.ping().await,
+            }
+        }
+    }
+
+    /// Follows a feed until its world says that it is enough, page after page on whatever node; now
+    /// and then it begins again, or elsewhere.
+    pub async fn watch(mut self) {
+        let mut query = workload::feed(self.world.ledger.newest_stamp(), &mut self.rng);
+        while self.world.timeline.now() < self.world.until {
+            let pause = self.rng.below(2 * self.world.workload.think_us);
+            self.world.timeline.sleep(pause).await;
+            let request = Request::Feed(query.clone());
+            let id = self.world.ledger.open(|_| request);
+            self.world.reached.note("client feed");
+            if let Sending::Answered(Response::Feed(page)) = self.once(id).await {
+                query.after = Some(page.upto);
+            }
+            if self.rng.chance(BEGINS_AGAIN_PER_MILLE) {
+                query = workload::feed(self.world.ledger.newest_stamp(), &mut self.rng);
             }
         }
     }
@@ -416,7 +439,7 @@ fn may_go_anywhere(request: &Request) -> bool {
     match request {
         Request::Read(query) => query.any,
         Request::Head(query) => query.any,
-        Request::List(_) | Request::Ping => true,
+        Request::List(_) | Request::Feed(_) | Request::Ping => true,
         Request::Write(_) | Request::Admin(_) => false,
     }
 }

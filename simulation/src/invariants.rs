@@ -23,6 +23,7 @@ pub mod i13_resumes;
 pub mod i15_slots;
 pub mod i17_recovery_is_idempotent;
 pub mod i18_twice;
+pub mod i20_feeds;
 pub mod i22_caps;
 
 use std::fmt;

@@ -22,7 +22,7 @@ use celeriant_schema::{AggregateKey, Refusal, Request, Response, Stamp, Version}
 use self::progress::Progress;
 use crate::history::History;
 use crate::invariants::{
-    Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity,
+    Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity, i20_feeds,
 };
 use crate::ledger::{Attempt, Ledger, Operation, Order, Place};
 
@@ -80,7 +80,7 @@ impl Evidence {
         let anybody = match request {
             Request::Read(query) => query.any,
             Request::Head(query) => query.any,
-            Request::List(_) => true,
+            Request::List(_) | Request::Feed(_) => true,
             Request::Write(_) | Request::Admin(_) | Request::Ping => false,
         };
         let is_behind = anybody && self.may_be_behind;
@@ -142,6 +142,9 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
                     let names = || lists::Names::new(evidence, place);
                     lists.entry(place).or_insert_with(names).check(query, page, when)
                 }
+                (Request::Feed(query), Response::Feed(page)) => {
+                    i20_feeds::check_page(history, query, page)
+                }
                 (Request::Write(_), Response::Receipt(receipt)) => {
                     refusals::check_receipt(evidence, operation, receipt, attempt)
                 }
@@ -164,6 +167,7 @@ fn rule_of(response: &Response) -> &'static str {
         Response::Page(_) => "reads",
         Response::Head(_) => "heads",
         Response::List(_) => "lists",
+        Response::Feed(_) => i20_feeds::RULE,
         Response::Receipt(_) => "receipts",
         Response::Refused(_) => "refusals",
         Response::Pong | Response::Admin(_) => "answers",

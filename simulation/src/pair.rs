@@ -34,7 +34,7 @@ use self::inject::Heal;
 use self::safe::Safe;
 use self::site::{Grounds, Site, Stage};
 use crate::bucket::Cloud;
-use crate::client::{Client, Surroundings};
+use crate::client::{Client, Surroundings, WATCHERS};
 use crate::disk::Observer;
 use crate::fault::Reached;
 use crate::invariants::{Violations, i13_resumes};
@@ -180,12 +180,16 @@ impl World {
         self.found().await;
         let begun = self.timeline.now();
         let until = begun + self.scenario.duration_ms * 1000;
-        let clients: Vec<JoinHandle<()>> = (0..self.scenario.workload.clients)
+        let mut clients: Vec<JoinHandle<()>> = (0..self.scenario.workload.clients)
             .map(|index| {
                 let rng = Rng::new(self.scenario.seed).fork(&format!("client {index}"));
                 spawn(Client::new(index, self.surroundings(until), rng).work())
             })
             .collect();
+        clients.extend((0..self.scenario.workload.watchers).map(|index| {
+            let rng = Rng::new(self.scenario.seed).fork(&format!("watcher {index}"));
+            spawn(Client::new(WATCHERS + index, self.surroundings(until), rng).watch())
+        }));
         self.overseer.measure_pauses();
         self.work(begun, until).await;
         if let Some(pause) = self.shape.pause_ms_max {

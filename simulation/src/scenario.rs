@@ -150,7 +150,8 @@ impl Scenario {
         let mut choices = rng.fork("scenario");
         let duration_ms = choices.between(8_000, 25_000);
         let shape = Shape::of(&mut choices);
-        let workload = Workload::of(&mut choices);
+        let mut workload = Workload::of(&mut choices);
+        workload.watchers = rng.fork("watchers").below(4) as usize;
         let faults = match profile {
             Profile::Calm => Vec::new(),
             Profile::Swarm => faults(&mut rng.fork("faults"), duration_ms * 1000, &shape),

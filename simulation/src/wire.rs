@@ -314,6 +314,10 @@ fn summary(response: &Response) -> u64 {
         Response::List(page) => {
             page.names.iter().fold(u64::from(page.more), |sum, n| fold(sum, digest(n.as_bytes())))
         }
+        Response::Feed(page) => {
+            let events = page.batches.iter().flat_map(|batch| &batch.batch.events);
+            events.fold(page.upto.value(), |sum, event| fold(sum, digest(&event.hash.0)))
+        }
         Response::Pong | Response::Admin(_) => 1,
         Response::Refused(refusal) => digest(refusal.to_string().as_bytes()),
     }
@@ -327,6 +331,8 @@ pub fn name_of(response: &Response) -> String {
         Response::Page(_) => "page".into(),
         Response::Head(_) => "head".into(),
         Response::List(_) => "list".into(),
+        Response::Feed(page) if page.batches.is_empty() => "checkpoint".into(),
+        Response::Feed(_) => "feed".into(),
         Response::Pong | Response::Admin(_) => "pong".into(),
         Response::Refused(celeriant_schema::Refusal::Conflict { already_applied, .. }) => {
             use celeriant_schema::AlreadyApplied::{None, Receipt, Unknown};

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use celeriant_schema::{
-    AggregateKey, ClientId, ContentType, EncodedEvents, Event, Guard, HeadQuery, ListQuery, Member,
-    ReadQuery, Request, SchemaVersion, Sequence, Stamp, Version, Write,
+    AggregateKey, ClientId, ContentType, EncodedEvents, Event, FeedQuery, Guard, HeadQuery,
+    ListQuery, Member, ReadQuery, Request, SchemaVersion, Selector, Sequence, Stamp, Version,
+    Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,9 @@ pub struct Workload {
     pub deadline_per_mille: u64,
     /// Writes of a thousand that carry large payloads.
     pub large_per_mille: u64,
+    /// Clients that only follow feeds.
+    #[serde(default)]
+    pub watchers: usize,
     /// How often each action is chosen.
     pub weights: Weights,
 }
@@ -83,6 +87,7 @@ impl Workload {
             sequenced_per_mille: *rng.pick(&[300, 700, 1000]),
             deadline_per_mille: *rng.pick(&[0, 100, 300]),
             large_per_mille: *rng.pick(&[0, 20, 100]),
+            watchers: 0,
             weights,
         }
     }
@@ -206,6 +211,27 @@ pub fn head(key: AggregateKey, newest: Stamp, rng: &mut Rng) -> HeadQuery {
         min_stamp: rng.chance(200).then_some(newest),
         any: rng.chance(100),
     }
+}
+
+/// A feed by chance.
+pub fn feed(newest: Stamp, rng: &mut Rng) -> FeedQuery {
+    let selector = match rng.below(4) {
+        0 => Selector::All,
+        1 => Selector::org(format!("org{}", rng.below(2))),
+        2 => Selector::of_type(format!("org{}", rng.below(2)), format!("kind{}", rng.below(2))),
+        _ => Selector::Aggregate(Workload::key(rng.below(3))),
+    };
+    let types = match rng.chance(300) {
+        true => vec![Bytes::from(format!("T{}", rng.below(3)))],
+        false => Vec::new(),
+    };
+    let after = match rng.below(4) {
+        0 => None,
+        1 => Some(newest),
+        2 => Some(Stamp::new(newest.value().saturating_sub(rng.below(20_000_000)))),
+        _ => Some(Stamp::ZERO),
+    };
+    FeedQuery { selector, types, after, wait_ms: *rng.pick(&[0, 300, 3_000]) }
 }
 
 /// A listing by chance.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use celeriant_actors::node::Node;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, Surroundings};
+use crate::client::{Client, Surroundings, WATCHERS};
 use crate::fault::Reached;
 use crate::history::History;
 use crate::invariants::{Violation, Violations, i22_caps};
@@ -148,12 +148,16 @@ impl World {
     async fn run(mut self) -> Outcome {
         let until = self.scenario.duration_ms * 1000;
         self.start_node().await;
-        let clients: Vec<JoinHandle<()>> = (0..self.scenario.workload.clients)
+        let mut clients: Vec<JoinHandle<()>> = (0..self.scenario.workload.clients)
             .map(|index| {
                 let rng = Rng::new(self.scenario.seed).fork(&format!("client {index}"));
                 spawn(Client::new(index, self.surroundings(until), rng).work())
             })
             .collect();
+        clients.extend((0..self.scenario.workload.watchers).map(|index| {
+            let rng = Rng::new(self.scenario.seed).fork(&format!("watcher {index}"));
+            spawn(Client::new(WATCHERS + index, self.surroundings(until), rng).watch())
+        }));
         self.work(until).await;
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use celeriant_actors::settings::KEYS;
-use celeriant_client::{AggregateKey, ClientId, EventId, Expect};
+use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Stamp};
 use celeriant_schema::ClusterId;
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -100,6 +100,8 @@ pub(super) enum Command {
     Head(Head),
     /// List orgs, an org's types, or a type's aggregates
     Ls(Ls),
+    /// Print events as they happen
+    Watch(Watch),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
     /// See and order about the nodes of a pair
@@ -371,6 +373,52 @@ pub(super) struct Ls {
     /// Only names that start with this
     #[arg(long, default_value = "")]
     pub(super) prefix: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Watch {
+    /// org/type/id, org/type, org, or '*'
+    pub(super) selector: Selector,
+    /// Where to begin: start, now, a stamp, or a time (RFC 3339)
+    #[arg(long, default_value = "now", value_parser = begin, value_name = "start|now|STAMP|TIME")]
+    pub(super) from: Begin,
+    /// Where to end: with what is there when it begins [default: never]
+    #[arg(long, value_parser = ["now"], value_name = "now")]
+    pub(super) until: Option<String>,
+    /// Only these event types
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub(super) types: Vec<String>,
+    /// A follower may answer
+    #[arg(long)]
+    pub(super) any: bool,
+    /// Also print how far it has got: where to go on (JSON only)
+    #[arg(long)]
+    pub(super) checkpoints: bool,
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Begin {
+    Now,
+    /// Behind this stamp.
+    After(Stamp),
+}
+
+fn begin(text: &str) -> Result<Begin, String> {
+    match text {
+        "start" => Ok(Begin::After(Stamp::ZERO)),
+        "now" => Ok(Begin::Now),
+        stamp if stamp.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let stamp: u64 = stamp.parse().map_err(|_| "is too large for a stamp".to_owned())?;
+            Ok(Begin::After(Stamp::new(stamp)))
+        }
+        time => {
+            let time: jiff::Timestamp =
+                time.parse().map_err(|error| format!("is no stamp, and no time: {error}"))?;
+            let first = Stamp::from_unix_micros(time.as_microsecond()).value();
+            Ok(Begin::After(Stamp::new(first.saturating_sub(1))))
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -78,6 +78,20 @@ fn print(
     Ok(())
 }
 
+/// One event of a feed, which needs its key.
+pub(super) fn print_with_key(
+    lines: &mut impl Write,
+    key: &AggregateKey,
+    batch: &Batch,
+    event: &Recorded,
+    output: &Output,
+) -> Result<(), Failure> {
+    if !output.is_json() {
+        write!(lines, "{key:<32}  ")?;
+    }
+    print(lines, key, batch, event, output)
+}
+
 /// Prints an aggregate's state.
 pub(super) async fn head(head: Head, global: &Global, output: &Output) -> Result<(), Failure> {
     let client = connect(global).await?;

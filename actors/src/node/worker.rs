@@ -24,6 +24,7 @@ use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::Router;
 use crate::shard::{Args, Disks, Drain, Elsewhere, Joints, Shard, Surroundings, Tick};
 use crate::standing::Standing;
+use crate::watch::{NewsMail, Release, Watch, WatchMail};
 
 /// How often shards note what is durable and look at deadlines.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,6 +53,7 @@ pub(super) struct Run {
     pub(super) standing: Arc<Standing>,
     pub(super) shards: Arc<[Recipient<ShardMail>]>,
     pub(super) coordinators: Arc<[Recipient<AnswerMail>]>,
+    pub(super) watches: Arc<[Recipient<NewsMail>]>,
     pub(super) orderer: Recipient<ReportMail>,
     pub(super) router: Router,
 }
@@ -64,6 +66,7 @@ pub(super) enum News {
         shards: Vec<Survey>,
         begin: Recipient<BeginMail>,
         answers: Recipient<AnswerMail>,
+        watch: (Recipient<WatchMail>, Recipient<NewsMail>),
     },
     Leading,
     Failed(Error),
@@ -102,6 +105,8 @@ pub(super) struct Worker<D: Disk> {
     news: mpsc::UnboundedSender<News>,
     recovered: Vec<RecoveredShard<D>>,
     coordinator: Option<PreparedActor<Coordinator>>,
+    watch: Option<PreparedActor<Watch>>,
+    watching: Option<ActorRef<Watch>>,
     running: Vec<ActorRef<Shard<D>>>,
     /// Everything spawned; dropped with the worker, which ends it.
     tasks: Vec<AbortOnDrop>,
@@ -161,6 +166,8 @@ impl<D: Disk> Worker<D> {
             news,
             recovered: Vec::new(),
             coordinator: None,
+            watch: None,
+            watching: None,
             running: Vec::new(),
             tasks: Vec::new(),
             shutdown: Shutdown::new(),
@@ -246,7 +253,12 @@ impl<D: Disk> Worker<D> {
         let begin = coordinator.actor_ref().clone().recipient();
         let answers = coordinator.actor_ref().clone().recipient();
         self.coordinator = Some(coordinator);
-        self.tell(News::Surveyed { index: self.index, shards: surveys, begin, answers });
+        let prepared = Watch::prepare_with_mailbox(mailbox::unbounded());
+        let mail = prepared.actor_ref().clone();
+        let watch = (mail.clone().recipient(), mail.recipient());
+        self.watch = Some(prepared);
+        let index = self.index;
+        self.tell(News::Surveyed { index, shards: surveys, begin, answers, watch });
         Ok(())
     }
 
@@ -260,6 +272,11 @@ impl<D: Disk> Worker<D> {
             let task =
                 watch(&self.news, format!("coordinator {}", self.index), prepared, coordinator);
             self.tasks.push(task);
+        }
+        if let Some(prepared) = self.watch.take() {
+            self.watching = Some(prepared.actor_ref().clone());
+            let actor = Watch::new(self.index, Arc::clone(clock), Arc::clone(&run.shards));
+            self.tasks.push(watch(&self.news, format!("watch {}", self.index), prepared, actor));
         }
         let cache_bytes = self.settings.cache_bytes / usize::from(self.settings.shards.max(1));
         for RecoveredShard { identity, disk, recovered, actor } in
@@ -288,6 +305,7 @@ impl<D: Disk> Worker<D> {
                 disks: Arc::clone(&self.common.disks),
                 clock: Arc::clone(&self.common.clock),
                 coordinators: Arc::clone(&run.coordinators),
+                watches: Arc::clone(&run.watches),
                 shards: Arc::clone(&run.shards),
                 orderer: run.orderer.clone(),
             };
@@ -301,6 +319,9 @@ impl<D: Disk> Worker<D> {
     fn tick(&self) {
         for shard in &self.running {
             let _ = shard.tell(Tick).try_send();
+        }
+        if let Some(watch) = &self.watching {
+            let _ = watch.tell(crate::watch::Tick).try_send();
         }
     }
 
@@ -324,6 +345,9 @@ impl<D: Disk> Worker<D> {
 
     /// Lets connections answer what they were asked. Shards of all threads still run.
     async fn quiesce(&mut self) {
+        if let Some(watch) = &self.watching {
+            let _ = watch.tell(Release).try_send();
+        }
         self.shutdown.trigger();
         let mut listening = std::mem::take(&mut self.listening);
         let answered = async move {

@@ -26,11 +26,13 @@ impl<R> Core<R> {
         let mut waiting: Vec<Work<R>> = std::mem::take(&mut self.backlog).into();
         waiting.extend(self.accepted.take_waiting());
         waiting.extend(self.cold.take_all());
+        let asks = self.take_asks();
+        self.carried.extend(asks);
         let undone = Response::Refused(self.refusal());
         let tasks = waiting.into_iter().filter_map(|work| match work {
             Work::Task(task) => Some(task.route),
             // Anybody may be asked for one: the core that comes after this one answers it.
-            Work::Step(Step::List { .. }) => {
+            Work::Step(Step::List { .. } | Step::Feed { .. }) => {
                 self.carried.push(work);
                 None
             }

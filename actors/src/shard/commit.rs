@@ -82,6 +82,7 @@ impl<R> Core<R> {
         }
         self.committed = self.committed.max(frame.last_lsn);
         self.log.commit(frame.last_lsn);
+        self.feed(&frame);
         self.cache.insert(frame.segment, frame.frame_offset, frame.bytes);
     }
 

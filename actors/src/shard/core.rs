@@ -36,6 +36,7 @@ use hashbrown::HashMap;
 use super::accepted::AcceptedStates;
 use super::cold::Cold;
 use super::commit::Elsewhere;
+use super::feed::Feed;
 use super::follower::Follower;
 use super::joints::Joints;
 use super::leg::Leg;
@@ -46,7 +47,7 @@ use super::tail::Tail;
 use crate::clock::{Micros, StampClock};
 use crate::replicator::orders::{Order, Report};
 use crate::standing::Standing;
-use crate::work::{Answer, AnswerKind, Decision, Step, Work};
+use crate::work::{Answer, AnswerKind, Decision, FeedNews, Step, Work};
 
 /// What the shell must do, in order.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub enum Effect<R> {
     Read(R, Response),
     /// Tell a coordinator.
     Answer(usize, Answer),
+    /// Tell a watch.
+    Feed(usize, FeedNews),
     /// Tell every coordinator that all parts of writes that this shard had are gone.
     StoppedLeading,
     /// Tell another shard of this node.
@@ -144,6 +147,7 @@ pub struct Core<R> {
     /// Answers of linearizable reads that wait for a lease, and until when.
     pub(super) unproven: Vec<(Micros, R, Response)>,
     pub(super) searches: Searches,
+    pub(super) feed: Feed,
     /// What was met where nobody could be told.
     pub(super) failure: Option<Error>,
     pub(super) joints: Joints,
@@ -260,6 +264,7 @@ impl<R> Core<R> {
             elsewhere: parts.elsewhere,
             unproven: Vec::new(),
             searches: HashMap::with_hasher(FixedState::default()),
+            feed: Feed::default(),
             failure: None,
             joints: parts.joints,
             standing: parts.standing,
@@ -548,6 +553,8 @@ impl<R> Core<R> {
 
 #[cfg(test)]
 mod core_test;
+#[cfg(test)]
+mod feed_test;
 #[cfg(test)]
 mod follower_test;
 #[cfg(test)]

@@ -43,6 +43,11 @@ impl<R> Core<R> {
                 Ok(trace) => effects.push(Effect::Report(Report::Traced { txn, trace })),
                 Err(fault) => self.park(Work::Step(step), fault.into(), effects),
             },
+            Step::Feed { ask, frames: None } => self.ask_feed(ask, effects),
+            Step::Feed { ask, frames: Some(frames) } => self.answer_feed(ask, frames, effects),
+            Step::Listen { watch } => self.listen(watch, effects),
+            Step::Unlisten { watch } => self.unlisten(watch),
+            Step::Nudge => self.nudged(),
             Step::List { gather, coordinator, query } => {
                 let page = match self.list(&query) {
                     Ok(page) => page,
@@ -85,7 +90,9 @@ impl<R> Core<R> {
                 Err(fault) => self.park(Work::Task(task), fault.into(), effects),
             },
             Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
-            Request::Admin(_) => unreachable!("orders of operators are not a shard's"),
+            Request::Feed(_) | Request::Admin(_) => {
+                unreachable!("feeds and orders of operators are not a shard's")
+            }
         }
     }
 

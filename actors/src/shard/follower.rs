@@ -186,6 +186,7 @@ impl<R> Core<R> {
         if closed > follower.closed.1 {
             follower.closed = (commit, closed);
         }
+        self.nudged();
         self.show(effects)?;
         self.upkeep(effects);
         Ok(())
@@ -264,6 +265,7 @@ impl<R> Core<R> {
             self.joints.resolved(txn, self.shard);
         }
         self.join_opened(before, effects);
+        self.feed(&frame);
         self.cache.insert(frame.segment, frame.frame_offset, frame.bytes);
         Ok(())
     }

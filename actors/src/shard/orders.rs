@@ -240,12 +240,14 @@ impl<R> Core<R> {
         // Before what is not committed is forgotten: the next leader may commit it yet.
         self.shown = self.closed_stamp();
         self.is_closing = true;
+        self.lose_listeners(effects);
         self.abandon(effects);
         effects.push(Effect::Reopen(reopen));
     }
 
     /// Tells what is sealed and committed since the last time.
     pub fn report(&mut self, effects: &mut Vec<Effect<R>>) {
+        self.tell_listeners(effects);
         if let Some(position) = self.standing.positions().get(usize::from(self.shard.value())) {
             let elsewhere = match (self.elsewhere, &self.role) {
                 (Elsewhere::Upto(held), Role::Leading(_)) => Some(held),

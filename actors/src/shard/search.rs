@@ -1,5 +1,5 @@
 //! Frames of this shard's own log, looked up by their place: for the peer, for this node's
-//! replicator, and for what a follower is to show.
+//! replicator, for feeds, and for what a follower is to show.
 //!
 //! One read of the disk at a time for each search; the log says what to read next.
 
@@ -19,6 +19,10 @@ use crate::replicator::orders::{Frames, Report};
 pub(super) enum Purpose {
     /// Frames that are to be shown here.
     Tail,
+    /// What is committed when watches begin to listen.
+    Listen,
+    /// What a watch wants to catch up with.
+    Feed { ask: u64 },
     /// `Order::Read`.
     Read,
     /// `Order::Find`.
@@ -91,12 +95,20 @@ impl<R> Core<R> {
                 self.searches.insert(token, (purpose, search));
                 effects.push(Effect::Disk(token, op));
             }
+            Step::Frames { frames, .. } if matches!(purpose, Purpose::Listen) => {
+                self.listeners_found(Some(&frames), effects);
+            }
             Step::Frames { before, end, frames: bytes, .. } => {
+                if let Purpose::Feed { ask } = purpose {
+                    return self.ask_found(ask, Some(bytes), effects);
+                }
                 effects.push(Effect::Report(Report::Read(Frames { before, end, bytes })));
             }
             Step::Place(place) => self.tell_place(purpose, Some(place), effects),
             Step::Nothing => match purpose {
                 Purpose::Tail => self.tail.is_loading = false,
+                Purpose::Listen => self.listeners_found(None, effects),
+                Purpose::Feed { ask } => self.ask_found(ask, None, effects),
                 // Nobody asks for frames that were never sealed.
                 Purpose::Read => {}
                 Purpose::Find { .. } | Purpose::Locate { .. } => {
@@ -115,7 +127,7 @@ impl<R> Core<R> {
         let report = match purpose {
             Purpose::Find { request } => Report::Found { request, frame },
             Purpose::Locate { request } => Report::Located { request, frame },
-            Purpose::Tail | Purpose::Read => unreachable!("{purpose:?} wants frames"),
+            _ => unreachable!("{purpose:?} wants frames"),
         };
         effects.push(Effect::Report(report));
     }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use celeriant_schema::{AggregateKey, Refusal, Request, Response};
+use celeriant_schema::{AggregateKey, Refusal, Request, Response, Selector};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::{self, Backoff};
@@ -28,7 +28,7 @@ use crate::link::{Attempt, Dial, Link, Shared, Tcp};
 use crate::nodes::{Choice, NodeId, Nodes, Place};
 use crate::queries::{Head, List};
 use crate::resend::{Course, Next, Resend};
-use crate::{ClientId, Error, Event, Once, Read, Write, Writer, url};
+use crate::{ClientId, Error, Event, Once, Read, Watch, Write, Writer, url};
 
 /// Longest timeout: longer ones are as good as none.
 const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -162,6 +162,12 @@ impl Client {
         List::new(self.clone(), Some(org), Some(aggregate_type))
     }
 
+    /// Watches what happens to many aggregates, from the first event ever on if nothing else is
+    /// said.
+    pub fn watch(&self, selector: Selector) -> Watch {
+        Watch::new(self.clone(), selector)
+    }
+
     /// Decides and appends exactly once, under a client id that is stable for a service.
     pub fn writer(&self, client_id: impl IntoId<ClientId>) -> Writer {
         Writer::new(self.clone(), client_id.into_id())
@@ -222,11 +228,27 @@ impl Client {
         resend: Resend,
         timeout: Duration,
     ) -> Result<Response, Error> {
+        let any = match request {
+            Request::Read(query) => query.any,
+            Request::Head(query) => query.any,
+            _ => false,
+        };
+        self.call_to(any, request, resend, timeout).await
+    }
+
+    /// The same, also to nodes that do not lead, if `any` will do.
+    pub(crate) async fn call_to(
+        &self,
+        any: bool,
+        request: &Request,
+        resend: Resend,
+        timeout: Duration,
+    ) -> Result<Response, Error> {
         let inner = &*self.inner;
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
         let mut course = Course::new(resend, inner.next_seed());
         loop {
-            let place = place(request, course.attempts());
+            let place = if any { Place::Any(course.attempts()) } else { Place::Leader };
             let Some(choice) = inner.choose(place, deadline).await else {
                 return Err(course.out_of_time(inner.shared.failure()));
             };
@@ -276,7 +298,9 @@ impl Inner {
     ) -> Result<Attempt, Error> {
         let begin = Instant::now();
         let patience = (deadline.saturating_duration_since(begin) / 2).min(FOLLOWER_PATIENCE);
-        let until = if choice.spread { begin + patience } else { deadline };
+        // A page of a feed takes its time wherever it is asked for.
+        let is_hurried = choice.spread && !matches!(request, Request::Feed(_));
+        let until = if is_hurried { begin + patience } else { deadline };
         let attempt = self.send(choice.node, request, until).await?;
         let now = Instant::now();
         self.shared.nodes(|nodes| match &attempt {
@@ -333,19 +357,10 @@ impl Inner {
     }
 }
 
-/// Who may answer this attempt.
-fn place(request: &Request, attempt: u32) -> Place {
-    match request {
-        Request::Read(query) if query.any => Place::Any(attempt),
-        Request::Head(query) if query.any => Place::Any(attempt),
-        _ => Place::Leader,
-    }
-}
-
 /// Whether a node that does not lead cannot have given this answer.
 fn only_a_leader_says(answer: &Response) -> bool {
     match answer {
-        Response::Pong | Response::Admin(_) => false,
+        Response::Pong | Response::Admin(_) | Response::Feed(_) => false,
         // The state of aggregates; others are about the request, or the node.
         Response::Refused(refusal) => (2000..3000).contains(&refusal.code()),
         _ => true,

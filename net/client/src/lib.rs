@@ -25,6 +25,7 @@
 //!  ├ append, write   Write: guards, sequences, many aggregates at once
 //!  ├ read            Read: a stream of batches, asked for page by page
 //!  ├ head, list      state and names
+//!  ├ watch           Watch: a stream of what happens, that resumes by itself
 //!  ├ writer          Writer: read, decide, append, on conflict again: exactly once, as one call
 //!  └ once            Once: the same, at most once per request id, across processes
 //! Aggregate    how an application's events make state
@@ -62,6 +63,7 @@ mod read;
 mod resend;
 mod typed;
 mod url;
+mod watch;
 mod write;
 mod writer;
 
@@ -70,13 +72,14 @@ pub use celeriant_schema::event::Envelope;
 pub use celeriant_schema::key::KeyError;
 pub use celeriant_schema::{
     AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, ContentType, EventId,
-    Guard, Hash, HeadInfo, ListPage, Receipt, Refusal, Retry, SchemaVersion, Sequence, Stamp,
-    Version, WriteId,
+    Guard, Hash, HeadInfo, ListPage, Receipt, Refusal, Retry, SchemaVersion, Selector, Sequence,
+    Stamp, Version, WriteId,
 };
 pub use client::{Client, Options};
 pub use error::Error;
 pub use event::{Batch, Event, IntoId, Recorded};
 pub use queries::{Head, List, Names};
 pub use read::{Batches, Page, Read};
+pub use watch::{Feed, Watch, Watched};
 pub use write::{Expect, Write};
 pub use writer::{Once, Writer};

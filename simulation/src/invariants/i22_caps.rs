@@ -17,6 +17,7 @@ pub fn check_answer(response: &Response, violations: &Violations) {
         Response::Page(page) => return check_page(page, violations),
         Response::Head(head) => ("version", head.version.value(), NUMBER_MAX - 1),
         Response::List(page) => ("names", page.names.len() as u64, u64::from(LIST_PAGE_MAX)),
+        Response::Feed(page) => ("stamp", page.upto.value(), NUMBER_MAX - 1),
         Response::Refused(Refusal::Conflict { conflicts, .. }) => {
             ("conflicts", conflicts.len() as u64, WRITE_MEMBERS_MAX as u64)
         }

@@ -20,7 +20,7 @@ use crate::clock::{Clock, Micros, StampClock};
 use crate::replicator::orders::{Lead, Order, Report};
 use crate::shard::{Joints, Reopen};
 use crate::standing::Standing;
-use crate::work::{Answer, Step, Task, Work};
+use crate::work::{Answer, FeedNews, Step, Task, Work};
 
 /// Files in memory; operations complete in order when polled.
 #[derive(Debug, Default)]
@@ -125,6 +125,8 @@ pub(crate) struct Rig {
     /// What was answered, by route, since last asked.
     replies: Vec<(u32, Response)>,
     answers: Vec<Answer>,
+    /// What watches were told since last asked.
+    pub(crate) news: Vec<FeedNews>,
     reports: Vec<Report>,
     /// What other shards of the node were told since last asked.
     pub(crate) told: Vec<(ShardId, Step)>,
@@ -232,7 +234,8 @@ impl Rig {
         let core = Core::new(parts, &mut effects);
         let (replies, answers, reports) = (Vec::new(), Vec::new(), Vec::new());
         let (told, reopen) = (Vec::new(), None);
-        let mut rig = Self { core, disk, replies, answers, reports, told, reopen, now: 0 };
+        let news = Vec::new();
+        let mut rig = Self { core, disk, replies, answers, news, reports, told, reopen, now: 0 };
         rig.deliver(effects);
         rig
     }
@@ -323,6 +326,7 @@ impl Rig {
                     self.replies.push((route, response));
                 }
                 Effect::Answer(_, answer) => self.answers.push(answer),
+                Effect::Feed(_, news) => self.news.push(news),
                 Effect::Report(report) => self.reports.push(report),
                 Effect::Tell(shard, step) => self.told.push((shard, step)),
                 Effect::Reopen(reopen) => self.reopen = Some(reopen),

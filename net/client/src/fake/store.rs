@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use celeriant_schema::hash::write_hash;
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, AlreadyApplied, BatchHeader, ClientId, Conflict, Guard, Hash,
-    HeadInfo, ListPage, Page, ReadBatch, ReadEvent, ReadQuery, Receipt, Refusal, Request, Response,
-    Sequence, Stamp, Version, Write, WriteId,
+    AggregateKey, AggregateReceipt, AlreadyApplied, BatchHeader, ClientId, Conflict, FeedBatch,
+    FeedPage, FeedQuery, Guard, Hash, HeadInfo, ListPage, Page, ReadBatch, ReadEvent, ReadQuery,
+    Receipt, Refusal, Request, Response, Sequence, Stamp, Version, Write, WriteId,
 };
 
 /// Batches on one page: few, so that reading takes several.
@@ -69,6 +69,7 @@ impl Store {
                 rest.truncate(3);
                 Response::List(ListPage { names: rest, more })
             }
+            Request::Feed(query) => Response::Feed(self.feed(&query)),
             Request::Ping => Response::Pong,
             Request::Admin(order) => Response::Admin(order.clone()),
         }
@@ -80,6 +81,24 @@ impl Store {
 
     pub(crate) fn batches(&self, key: &AggregateKey) -> &[ReadBatch] {
         self.aggregates.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Two batches at a time, so that there is something to go on with.
+    fn feed(&self, query: &FeedQuery) -> FeedPage {
+        let after = query.after.unwrap_or(Stamp::ZERO);
+        let last = |batch: &FeedBatch| {
+            batch.batch.header.stamp.value() + batch.batch.events.len() as u64 - 1
+        };
+        let all = self.aggregates.iter().filter(|(key, _)| query.selector.matches(key));
+        let all = all.flat_map(|(key, batches)| {
+            batches.iter().map(|batch| FeedBatch { key: key.clone(), batch: batch.clone() })
+        });
+        let mut batches: Vec<FeedBatch> = all.filter(|batch| last(batch) > after.value()).collect();
+        batches.sort_by_key(last);
+        let head = batches.last().map_or(after, |batch| Stamp::new(last(batch)));
+        batches.truncate(2);
+        let upto = batches.last().map_or(after, |batch| Stamp::new(last(batch)));
+        FeedPage { batches, upto, head }
     }
 
     fn visible(&self, key: &AggregateKey, until: Stamp) -> &[ReadBatch] {

@@ -1,0 +1,51 @@
+//! `watch`: what happens, as it happens.
+
+use std::io::Write;
+
+use celeriant_client::Watched;
+use serde_json::json;
+
+use super::args::{Begin, Global, Watch};
+use super::failure::Failure;
+use super::output::Output;
+use super::{connect, query};
+
+/// Prints events until it is stopped, or, with an end, until that.
+pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Result<(), Failure> {
+    let client = connect(global).await?;
+    let mut request = client.watch(watch.selector.clone());
+    request = match watch.from {
+        Begin::Now => request.now(),
+        Begin::After(stamp) => request.after(stamp),
+    };
+    if !watch.types.is_empty() {
+        request = request.types(watch.types.iter().map(String::as_str));
+    }
+    if watch.until.is_some() {
+        request = request.until_now();
+    }
+    if watch.any {
+        request = request.any();
+    }
+    let mut feed = request.stream();
+    let mut lines = output.lines();
+    while let Some(told) = feed.next().await {
+        match told? {
+            Watched::Batch { key, batch } => {
+                for event in &batch.events {
+                    query::print_with_key(&mut lines, &key, &batch, event, output)?;
+                }
+            }
+            Watched::Checkpoint { stamp, caught_up } => {
+                if watch.checkpoints && output.is_json() {
+                    let line = json!({ "checkpoint": stamp.value(), "caught_up": caught_up });
+                    writeln!(lines, "{line}")?;
+                }
+                // Behind every page is one: what is known is shown.
+                lines.flush()?;
+            }
+        }
+    }
+    lines.flush()?;
+    Ok(())
+}

@@ -1,0 +1,383 @@
+//! Feeds, as one shard serves them to the watches of its node (semantics.md §6).
+//!
+//! ```text
+//! live:      committed frames ─► held ──closed stamp──► decoded once ─► every watch that listens
+//! catching up:      ask ─► log, behind a stamp ─► frames ─► decoded, filtered ─► that watch
+//! ```
+//! Both give batches in the order of their stamps and say up to which stamp they are complete.
+//! Neither passes the closed stamp: behind it lies what may yet become visible in the past of a
+//! cursor (F3). Which legs count is what the directory says.
+//!
+//! Live is cheap and gives up easily: too much held back, a page that is not in memory, another
+//! core in this one's place, and the watches are told that they have lost the thread. They catch up
+//! and listen again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use celeriant_schema::event::EventBody;
+use celeriant_schema::record::{FrameBatch, decode_batches};
+use celeriant_schema::{FeedBatch, Lsn, ReadBatch, Selector, Stamp};
+use celeriant_storage::directory::Fault;
+use celeriant_storage::frame::FrameHeader;
+use celeriant_storage::log::DurableFrame;
+
+use super::core::{Core, Effect};
+use super::search::Purpose;
+use crate::work::{FeedAsk, FeedNews, FeedPart, Step, Work};
+
+/// Frames that wait for a decision, in bytes: more, and live gives up.
+const HELD_BYTES_MAX: usize = 32 << 20;
+/// What is read at a time when a watch begins to listen, in bytes.
+const LISTEN_BYTES: usize = 1 << 20;
+
+/// What a shard keeps for the watches of its node.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    /// Watches that are told everything.
+    listeners: Vec<usize>,
+    /// Watches that will be, once what is committed and not closed has been read.
+    joining: Vec<usize>,
+    /// Committed frames, in log order, that were not told.
+    held: VecDeque<Held>,
+    held_bytes: usize,
+    /// Everything up to here was told.
+    told: Stamp,
+    /// Something was committed since, or somebody asks.
+    is_news: bool,
+    /// Asks that wait for the disk, and the closed stamp when each began: behind it may be more by
+    /// now than was looked for.
+    asks: BTreeMap<u64, (FeedAsk, Stamp)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    first_lsn: Lsn,
+    first_stamp: Stamp,
+    last_stamp: Stamp,
+    bytes: Bytes,
+}
+
+/// What the batches of one frame come to.
+struct Found {
+    batches: Vec<FeedBatch>,
+    /// Complete up to here, if that is before the frame's end.
+    stopped: Option<Stamp>,
+}
+
+impl Feed {
+    fn is_on(&self) -> bool {
+        !self.listeners.is_empty() || !self.joining.is_empty()
+    }
+}
+
+impl Held {
+    fn of(bytes: Bytes) -> Option<Self> {
+        let header = FrameHeader::decode(&bytes).ok()?;
+        let FrameHeader { first_lsn, first_stamp, last_stamp, .. } = header;
+        Some(Self { first_lsn, first_stamp, last_stamp, bytes })
+    }
+}
+
+impl<R> Core<R> {
+    /// A frame is committed and shown.
+    pub(super) fn feed(&mut self, frame: &DurableFrame) {
+        let feed = &mut self.feed;
+        if !feed.is_on() {
+            return;
+        }
+        feed.is_news = true;
+        feed.held_bytes += frame.bytes.len();
+        feed.held.extend(Held::of(frame.bytes.clone()));
+    }
+
+    /// A watch wants to be told everything from now on.
+    pub(super) fn listen(&mut self, watch: usize, effects: &mut Vec<Effect<R>>) {
+        if self.feed.joining.contains(&watch) {
+            return;
+        }
+        self.feed.listeners.retain(|listener| *listener != watch);
+        let is_first = !self.feed.is_on();
+        self.feed.joining.push(watch);
+        if is_first {
+            // Of a write that waits for its decision, the frame is committed already.
+            self.read_for_listeners(self.closed_stamp(), effects);
+        } else if self.feed.joining.len() == 1 {
+            self.join_listeners(effects);
+        }
+    }
+
+    /// A watch needs no more.
+    pub(super) fn unlisten(&mut self, watch: usize) {
+        let feed = &mut self.feed;
+        feed.listeners.retain(|listener| *listener != watch);
+        feed.joining.retain(|listener| *listener != watch);
+        if !feed.is_on() {
+            feed.held.clear();
+            feed.held_bytes = 0;
+        }
+    }
+
+    /// A watch cannot go on before it knows more: it is told the closed stamp.
+    pub(super) fn nudged(&mut self) {
+        self.feed.is_news = true;
+    }
+
+    fn read_for_listeners(&mut self, behind: Stamp, effects: &mut Vec<Effect<R>>) {
+        let step = self.log.read_behind(behind, self.committed, LISTEN_BYTES);
+        self.found(Purpose::Listen, step, effects);
+    }
+
+    /// Takes what was read for those who begin to listen; `None`: there was nothing.
+    pub(super) fn listeners_found(&mut self, frames: Option<&Bytes>, effects: &mut Vec<Effect<R>>) {
+        if self.feed.joining.is_empty() {
+            return;
+        }
+        // Frames that were committed meanwhile are held already.
+        let known = self.feed.held.front().map(|held| held.first_lsn);
+        let is_new = |lsn: Lsn| lsn <= self.committed && known.is_none_or(|known| lsn < known);
+        let mut read = Vec::new();
+        let mut last = None;
+        for frame in frames.into_iter().flat_map(split) {
+            let Some(held) = Held::of(frame) else { break };
+            if !is_new(held.first_lsn) {
+                last = None;
+                break;
+            }
+            last = Some(held.last_stamp);
+            read.push(held);
+        }
+        for held in read.into_iter().rev() {
+            self.feed.held_bytes += held.bytes.len();
+            self.feed.held.push_front(held);
+        }
+        match last {
+            Some(_) if self.feed.held_bytes > HELD_BYTES_MAX => self.lose_listeners(effects),
+            // Perhaps that was not all.
+            Some(last) => self.read_for_listeners(last, effects),
+            None => self.join_listeners(effects),
+        }
+    }
+
+    fn join_listeners(&mut self, effects: &mut Vec<Effect<R>>) {
+        self.feed.told = self.tellable();
+        let joining = std::mem::take(&mut self.feed.joining);
+        let upto = self.feed.told;
+        effects
+            .extend(joining.iter().map(|watch| Effect::Feed(*watch, FeedNews::Listening { upto })));
+        self.feed.listeners.extend(joining);
+    }
+
+    /// Up to which stamp nothing is held back.
+    fn tellable(&self) -> Stamp {
+        let closed = self.closed_stamp();
+        let held = self.feed.held.front().filter(|held| held.last_stamp > closed);
+        held.map_or(closed, |held| closed.min(below(held.first_stamp)))
+    }
+
+    /// Tells those who listen what is new. Called after everything that happens.
+    pub(super) fn tell_listeners(&mut self, effects: &mut Vec<Effect<R>>) {
+        let feed = &self.feed;
+        if feed.listeners.is_empty() || (!feed.is_news && feed.held.is_empty()) {
+            return;
+        }
+        let closed = self.closed_stamp();
+        let mut told = Vec::new();
+        while let Some(held) = self.feed.held.pop_front_if(|held| held.last_stamp <= closed) {
+            self.feed.held_bytes -= held.bytes.len();
+            match self.batches_of(&held.bytes, closed, |_| true) {
+                Ok(Some(Found { batches, stopped: None })) => told.extend(batches),
+                _ => return self.lose_listeners(effects),
+            }
+        }
+        if self.feed.held_bytes > HELD_BYTES_MAX {
+            return self.lose_listeners(effects);
+        }
+        let upto = self.tellable();
+        let was_asked = std::mem::take(&mut self.feed.is_news);
+        if !was_asked && told.is_empty() && upto == self.feed.told {
+            return;
+        }
+        self.feed.told = upto;
+        let batches: Arc<[FeedBatch]> = told.into();
+        for watch in &self.feed.listeners {
+            let batches = Arc::clone(&batches);
+            effects.push(Effect::Feed(*watch, FeedNews::Told { batches, upto }));
+        }
+    }
+
+    /// Those who listen have lost the thread.
+    pub(super) fn lose_listeners(&mut self, effects: &mut Vec<Effect<R>>) {
+        let feed = &mut self.feed;
+        let all = feed.listeners.drain(..).chain(feed.joining.drain(..));
+        effects.extend(all.map(|watch| Effect::Feed(watch, FeedNews::Lost)));
+        feed.held.clear();
+        feed.held_bytes = 0;
+    }
+
+    /// A watch wants what is behind a stamp.
+    pub(super) fn ask_feed(&mut self, ask: FeedAsk, effects: &mut Vec<Effect<R>>) {
+        let step = self.log.read_behind(ask.after, self.committed, ask.bytes);
+        let number = self.reads.next_token();
+        self.feed.asks.insert(number, (ask, self.closed_stamp()));
+        self.found(Purpose::Feed { ask: number }, step, effects);
+    }
+
+    /// Asks that wait for the disk, for the core that comes after this one.
+    pub(super) fn take_asks(&mut self) -> Vec<Work<R>> {
+        let asks = std::mem::take(&mut self.feed.asks).into_values();
+        asks.map(|(ask, _)| Work::Step(Step::Feed { ask, frames: None })).collect()
+    }
+
+    /// Takes what an ask has read; `None`: there was nothing.
+    pub(super) fn ask_found(
+        &mut self,
+        number: u64,
+        frames: Option<Bytes>,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let Some((ask, closed)) = self.feed.asks.remove(&number) else { return };
+        match frames {
+            Some(frames) => self.answer_feed(ask, frames, effects),
+            None => {
+                let part = FeedPart { batches: Vec::new(), upto: closed, head: closed };
+                let news = FeedNews::Part { number: ask.number, part };
+                effects.push(Effect::Feed(ask.watch, news));
+            }
+        }
+    }
+
+    /// Answers with what `frames`, the first ones behind the ask's stamp, have for it.
+    pub(super) fn answer_feed(
+        &mut self,
+        ask: FeedAsk,
+        frames: Bytes,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        match self.part_of(&ask, &frames) {
+            Ok(part) => {
+                let news = FeedNews::Part { number: ask.number, part };
+                effects.push(Effect::Feed(ask.watch, news));
+            }
+            Err(fault) => {
+                let again = Step::Feed { ask, frames: Some(frames) };
+                self.park(Work::Step(again), fault.into(), effects);
+            }
+        }
+    }
+
+    fn part_of(&self, ask: &FeedAsk, frames: &Bytes) -> Result<FeedPart, Fault> {
+        let closed = self.closed_stamp();
+        let mut part = FeedPart { batches: Vec::new(), upto: closed, head: closed };
+        let mut end = Lsn::ZERO;
+        let mut last = Stamp::ZERO;
+        for frame in split(frames) {
+            let Ok(header) = FrameHeader::decode(&frame) else { break };
+            if header.last_lsn() > self.committed {
+                return Ok(part);
+            }
+            (end, last) = (header.last_lsn(), header.last_stamp);
+            let wanted = |batch: &FrameBatch| {
+                batch.view.last_stamp > ask.after && ask.selector.matches(&batch.view.key)
+            };
+            let Some(found) = self.batches_of(&frame, closed, wanted)? else {
+                unreachable!("frames are checked when they are read")
+            };
+            part.batches.extend(found.batches.into_iter().filter_map(|batch| ask.narrow(batch)));
+            if let Some(stopped) = found.stopped {
+                part.upto = stopped;
+                return Ok(part);
+            }
+        }
+        if end < self.committed {
+            part.upto = closed.min(last);
+        }
+        Ok(part)
+    }
+
+    /// The batches of a committed frame that count, up to `closed`. `None`: it is no frame.
+    fn batches_of(
+        &self,
+        frame: &Bytes,
+        closed: Stamp,
+        wanted: impl Fn(&FrameBatch) -> bool,
+    ) -> Result<Option<Found>, Fault> {
+        let Ok(header) = FrameHeader::decode(frame) else { return Ok(None) };
+        let (meta, blobs) = (header.meta(frame), header.blobs(frame));
+        let Ok(batches) = decode_batches(&meta, header.count) else { return Ok(None) };
+        let mut found = Found { batches: Vec::new(), stopped: None };
+        for batch in batches {
+            if batch.view.last_stamp > closed {
+                found.stopped = Some(closed.min(below(batch.view.stamp)));
+                break;
+            }
+            if !wanted(&batch) {
+                continue;
+            }
+            let counts = match batch.is_leg {
+                true => self.directory.outcome(batch.header.write_id, &self.pins)?,
+                false => Some(true),
+            };
+            match counts {
+                Some(true) => {}
+                Some(false) => continue,
+                None => {
+                    found.stopped = Some(below(batch.view.stamp));
+                    break;
+                }
+            }
+            let Ok(events) = batch.events(&blobs) else { return Ok(None) };
+            let FrameBatch { header, view, .. } = batch;
+            let batch = ReadBatch { header, events };
+            found.batches.push(FeedBatch { key: view.key, batch });
+        }
+        Ok(Some(found))
+    }
+}
+
+impl FeedAsk {
+    /// What of a batch is wanted; `None`: nothing.
+    fn narrow(&self, batch: FeedBatch) -> Option<FeedBatch> {
+        narrow(batch, &self.selector, &self.types, self.after)
+    }
+}
+
+/// What of a batch somebody wants; `None`: nothing.
+pub(crate) fn narrow(
+    mut batch: FeedBatch,
+    selector: &Selector,
+    types: &[Bytes],
+    after: Stamp,
+) -> Option<FeedBatch> {
+    if !selector.matches(&batch.key) {
+        return None;
+    }
+    let ReadBatch { header, events } = &mut batch.batch;
+    let (first, stamp) = (header.first_version.value(), header.stamp.value());
+    if stamp <= after.value() {
+        // A cursor in the middle of a batch.
+        events.retain(|event| stamp + (event.version.value() - first) > after.value());
+    }
+    if !types.is_empty() {
+        let is_wanted = |kind: &[u8]| types.iter().any(|wanted| wanted == kind);
+        events.retain(|event| {
+            EventBody::new(&event.body).is_ok_and(|body| is_wanted(body.event_type().as_bytes()))
+        });
+    }
+    (!batch.batch.events.is_empty()).then_some(batch)
+}
+
+/// Whole frames that lie one behind the other.
+fn split(frames: &Bytes) -> impl Iterator<Item = Bytes> {
+    let mut rest = frames.clone();
+    std::iter::from_fn(move || {
+        let bytes = FrameHeader::decode(&rest).ok()?.frame_bytes();
+        (bytes <= rest.len()).then(|| rest.split_to(bytes))
+    })
+}
+
+/// The greatest stamp before `stamp`.
+fn below(stamp: Stamp) -> Stamp {
+    Stamp::new(stamp.value().saturating_sub(1))
+}

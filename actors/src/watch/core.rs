@@ -1,0 +1,378 @@
+//! The decisions of a watch: a state machine without I/O, clock or randomness.
+//!
+//! A poll is answered from the ring when it starts there, else from the shards. When there is
+//! nothing for it, it waits, and is answered with a bare checkpoint when its time is over: so a
+//! reader of a rare thing gets on, and whoever is gone is forgotten.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use celeriant_schema::limits::PAGE_BYTES_TARGET;
+use celeriant_schema::{
+    FeedBatch, FeedPage, FeedQuery, Refusal, Request, Selector, ShardId, Stamp,
+};
+
+use super::ring::{Ring, last_stamp, page_bytes};
+use super::waiting::Waiting;
+use crate::clock::Micros;
+use crate::shard::feed::narrow;
+use crate::work::{FeedAsk, FeedNews, FeedPart, Step, Task};
+
+/// Polls that may wait; more are refused.
+const WAITING_MAX: usize = 50_000;
+/// Polls that read the log at a time; the others take turns.
+const CATCHING_UP_MAX: usize = 8;
+/// Least log that a shard looks at for one page, in bytes.
+const LOOK_BYTES_MIN: usize = 64 << 10;
+/// After so many ticks without anybody, the shards are told to be silent.
+const IDLE_TICKS: u32 = 30;
+/// When a watch is full.
+const OVERLOAD_RETRY_MS: u32 = 1_000;
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Effect<R> {
+    /// Tell a shard.
+    Step(ShardId, Step),
+    /// Answer a client.
+    Reply(R, FeedPage),
+    /// Refuse a client.
+    Refuse(R, Refusal),
+}
+
+/// A page that somebody wants.
+#[derive(Debug)]
+pub(super) struct Poll<R> {
+    pub(super) route: R,
+    pub(super) query: FeedQuery,
+    /// Shared with the shards that are asked.
+    types: Arc<[Bytes]>,
+    /// Answered then, whatever there is.
+    until: Micros,
+}
+
+/// A poll that reads the log.
+#[derive(Debug)]
+struct CatchingUp<R> {
+    poll: Poll<R>,
+    parts: Vec<FeedPart>,
+    missing: usize,
+}
+
+/// One watch.
+#[derive(Debug)]
+pub struct Core<R> {
+    index: usize,
+    shards: u16,
+    ring: Ring,
+    /// Shards that were told to tell, or would be told again.
+    is_on: bool,
+    idle_ticks: u32,
+    /// Shards that were asked how far they are.
+    nudged: Vec<bool>,
+    /// Want to begin at what comes next, before anybody knows where that is.
+    beginning: Vec<Poll<R>>,
+    waiting: Waiting<R>,
+    next_ask: u64,
+    catching_up: BTreeMap<u64, CatchingUp<R>>,
+    /// Wait for their turn to read the log.
+    queued: VecDeque<Poll<R>>,
+    /// Have read the log to its end, which is before the ring begins.
+    stalled: Vec<Poll<R>>,
+    /// Nobody may wait any more.
+    is_released: bool,
+}
+
+impl<R> Poll<R> {
+    fn after(&self) -> Stamp {
+        self.query.after.unwrap_or_default()
+    }
+}
+
+impl<R> Core<R> {
+    /// Number `index` of a node with so many shards.
+    pub fn new(index: usize, shards: u16) -> Self {
+        Self {
+            index,
+            shards,
+            ring: Ring::new(shards),
+            is_on: false,
+            idle_ticks: 0,
+            nudged: vec![false; shards.into()],
+            beginning: Vec::new(),
+            waiting: Waiting::default(),
+            next_ask: 0,
+            catching_up: BTreeMap::new(),
+            queued: VecDeque::new(),
+            stalled: Vec::new(),
+            is_released: false,
+        }
+    }
+
+    /// Somebody wants a page.
+    pub fn take(&mut self, now: Micros, task: Task<R>, effects: &mut Vec<Effect<R>>) {
+        let Request::Feed(query) = task.request else {
+            unreachable!("only pages of feeds are asked of a watch");
+        };
+        let wait = Micros::from(if self.is_released { 0 } else { query.wait_ms }) * 1_000;
+        let until = task.deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
+        let types = query.types.iter().cloned().collect();
+        let poll = Poll { route: task.route, query, types, until };
+        if self.held() >= WAITING_MAX {
+            let what = "watchers of this thread".into();
+            let refusal = Refusal::Overloaded { what, retry_after_ms: OVERLOAD_RETRY_MS };
+            return effects.push(Effect::Refuse(poll.route, refusal));
+        }
+        self.switch_on(effects);
+        match poll.query.after {
+            None if self.ring.is_live() => self.answer_head(poll, effects),
+            None => self.beginning.push(poll),
+            Some(_) => self.serve(now, poll, effects),
+        }
+    }
+
+    /// Polls that are not answered.
+    fn held(&self) -> usize {
+        let at_rest = self.beginning.len() + self.waiting.len() + self.stalled.len();
+        at_rest + self.queued.len() + self.catching_up.len()
+    }
+
+    fn switch_on(&mut self, effects: &mut Vec<Effect<R>>) {
+        self.idle_ticks = 0;
+        if !self.is_on {
+            self.is_on = true;
+            self.tell_all(effects, |watch| Step::Listen { watch });
+        }
+    }
+
+    fn tell_all(&self, effects: &mut Vec<Effect<R>>, step: impl Fn(usize) -> Step) {
+        let all = (0..self.shards).map(ShardId::new);
+        effects.extend(all.map(|shard| Effect::Step(shard, step(self.index))));
+    }
+
+    fn answer_head(&self, poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
+        let head = self.ring.complete();
+        let page = FeedPage { batches: Vec::new(), upto: head, head };
+        effects.push(Effect::Reply(poll.route, page));
+    }
+
+    /// Answers now or later.
+    fn serve(&mut self, now: Micros, mut poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
+        let (floor, head) = self.ring.range();
+        if !self.ring.is_live() || poll.after() < floor {
+            return self.catch_up(poll, effects);
+        }
+        let page = page_of(&poll, &self.ring);
+        if !page.batches.is_empty() || self.is_over(now, &poll) {
+            return effects.push(Effect::Reply(poll.route, page));
+        }
+        poll.query.after = Some(poll.after().max(head));
+        self.waiting.add(poll);
+    }
+
+    fn is_over(&self, now: Micros, poll: &Poll<R>) -> bool {
+        self.is_released || poll.until <= now
+    }
+
+    fn catch_up(&mut self, poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
+        if self.catching_up.len() >= CATCHING_UP_MAX {
+            return self.queued.push_back(poll);
+        }
+        let after = poll.after();
+        self.next_ask += 1;
+        let number = self.next_ask;
+        let asked: Vec<ShardId> = match &poll.query.selector {
+            Selector::Aggregate(key) => vec![key.shard(self.shards)],
+            _ => (0..self.shards).map(ShardId::new).collect(),
+        };
+        let bytes = (PAGE_BYTES_TARGET / asked.len()).max(LOOK_BYTES_MIN);
+        for shard in &asked {
+            let ask = FeedAsk {
+                number,
+                watch: self.index,
+                selector: poll.query.selector.clone(),
+                types: Arc::clone(&poll.types),
+                after,
+                bytes,
+            };
+            effects.push(Effect::Step(*shard, Step::Feed { ask, frames: None }));
+        }
+        let (missing, parts) = (asked.len(), Vec::new());
+        self.catching_up.insert(number, CatchingUp { poll, parts, missing });
+    }
+
+    /// A shard tells something.
+    pub fn hear(
+        &mut self,
+        now: Micros,
+        shard: ShardId,
+        news: FeedNews,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let at = usize::from(shard.value());
+        match news {
+            FeedNews::Listening { upto } if self.is_on => {
+                if self.ring.listening(at, upto) {
+                    for poll in std::mem::take(&mut self.beginning) {
+                        self.answer_head(poll, effects);
+                    }
+                    self.serve_stalled(now, effects);
+                }
+            }
+            FeedNews::Told { batches, upto } if self.is_on => {
+                self.nudged[at] = false;
+                self.ring.told(at, &batches, upto);
+            }
+            FeedNews::Lost if self.is_on => {
+                self.nudged[at] = false;
+                self.ring.lost(at);
+                effects.push(Effect::Step(shard, Step::Listen { watch: self.index }));
+                // What they wait for may be in none of the news.
+                for poll in self.waiting.take_if(|_| true) {
+                    self.serve(now, poll, effects);
+                }
+            }
+            FeedNews::Part { number, part } => self.part(now, number, part, effects),
+            // Said before it heard that nobody listens any more.
+            FeedNews::Listening { .. } | FeedNews::Told { .. } | FeedNews::Lost => {}
+        }
+    }
+
+    /// Everything that arrived together was heard: answers whom it concerns.
+    pub fn settle(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        let before = self.ring.range().1;
+        let added = self.ring.merge();
+        let mut concerned = Vec::new();
+        for entry in self.ring.newest(added) {
+            self.waiting.concerned(&entry.batch().key, &mut concerned);
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+        for number in concerned {
+            if let Some(poll) = self.waiting.take(number) {
+                self.serve(now, poll, effects);
+            }
+        }
+        self.ring.trim();
+        if self.ring.range().1 > before {
+            self.serve_stalled(now, effects);
+        }
+        let behind: Vec<usize> = self.ring.holding_back().filter(|at| !self.nudged[*at]).collect();
+        for at in behind {
+            self.nudged[at] = true;
+            effects.push(Effect::Step(ShardId::new(at as u16), Step::Nudge));
+        }
+    }
+
+    fn serve_stalled(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        for poll in std::mem::take(&mut self.stalled) {
+            self.serve(now, poll, effects);
+        }
+    }
+
+    fn part(&mut self, now: Micros, number: u64, part: FeedPart, effects: &mut Vec<Effect<R>>) {
+        let Some(catching_up) = self.catching_up.get_mut(&number) else { return };
+        catching_up.parts.push(part);
+        catching_up.missing -= 1;
+        if catching_up.missing > 0 {
+            return;
+        }
+        let Some(done) = self.catching_up.remove(&number) else { return };
+        let CatchingUp { mut poll, parts, .. } = done;
+        let after = poll.after();
+        let page = joined(parts, after);
+        if !page.batches.is_empty() || self.is_over(now, &poll) {
+            effects.push(Effect::Reply(poll.route, page));
+        } else if page.upto > after {
+            // Goes on behind what concerns nobody, without troubling the client.
+            poll.query.after = Some(page.upto);
+            self.serve(now, poll, effects);
+        } else {
+            self.stalled.push(poll);
+        }
+        if let Some(poll) = self.queued.pop_front() {
+            self.serve(now, poll, effects);
+        }
+    }
+
+    /// Time has passed: answers those who have waited long enough.
+    pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+        let head = self.ring.range().1;
+        for poll in self.waiting.take_if(|poll| poll.until <= now) {
+            let upto = poll.query.after.unwrap_or_default().max(head);
+            let page = FeedPage { batches: Vec::new(), upto, head };
+            effects.push(Effect::Reply(poll.route, page));
+        }
+        self.serve_stalled(now, effects);
+        if !self.is_on || self.held() > 0 {
+            self.idle_ticks = 0;
+            return;
+        }
+        self.idle_ticks += 1;
+        if self.idle_ticks >= IDLE_TICKS {
+            self.is_on = false;
+            self.ring = Ring::new(self.shards);
+            self.nudged.fill(false);
+            self.tell_all(effects, |watch| Step::Unlisten { watch });
+        }
+    }
+
+    /// Answers all who wait, and from now on at once.
+    pub fn release(&mut self, effects: &mut Vec<Effect<R>>) {
+        self.is_released = true;
+        let head = self.ring.range().1;
+        let waiting = self.waiting.take_if(|_| true);
+        let at_rest = waiting.into_iter().chain(std::mem::take(&mut self.beginning));
+        for poll in at_rest.chain(std::mem::take(&mut self.stalled)) {
+            let upto = poll.query.after.unwrap_or(head);
+            let page = FeedPage { batches: Vec::new(), upto, head: head.max(upto) };
+            effects.push(Effect::Reply(poll.route, page));
+        }
+    }
+}
+
+/// What the ring has for a poll, as much as a page takes.
+fn page_of<R>(poll: &Poll<R>, ring: &Ring) -> FeedPage {
+    let (after, head) = (poll.after(), ring.range().1);
+    let (mut batches, mut bytes, mut last): (Vec<FeedBatch>, _, _) = (Vec::new(), 0, after);
+    for entry in ring.behind(after) {
+        if !poll.query.selector.matches(&entry.batch().key) {
+            continue;
+        }
+        let narrowed = narrow(entry.batch().clone(), &poll.query.selector, &poll.types, after);
+        let Some(batch) = narrowed else { continue };
+        bytes += page_bytes(&batch);
+        if bytes > PAGE_BYTES_TARGET && !batches.is_empty() {
+            return FeedPage { batches, upto: last, head };
+        }
+        last = entry.last();
+        batches.push(batch);
+    }
+    FeedPage { batches, upto: head.max(after), head }
+}
+
+/// What all shards have up to where the first of them ends, as much as a page takes.
+fn joined(parts: Vec<FeedPart>, after: Stamp) -> FeedPage {
+    let upto = parts.iter().map(|part| part.upto).min().unwrap_or(after).max(after);
+    let head = parts.iter().map(|part| part.head).min().unwrap_or(after);
+    let mut batches: Vec<FeedBatch> = parts.into_iter().flat_map(|part| part.batches).collect();
+    batches.retain(|batch| last_stamp(batch) <= upto);
+    batches.sort_by_key(|batch| batch.batch.header.stamp);
+    let mut page = FeedPage { batches, upto, head: head.max(upto) };
+    let mut bytes = 0;
+    let is_beyond = |(at, batch): (usize, &FeedBatch)| {
+        bytes += page_bytes(batch);
+        bytes > PAGE_BYTES_TARGET && at > 0
+    };
+    let beyond = page.batches.iter().enumerate().position(is_beyond);
+    if let Some(beyond) = beyond {
+        page.batches.truncate(beyond);
+        page.upto = page.batches.last().map_or(after, last_stamp);
+    }
+    page
+}
+
+#[cfg(test)]
+#[path = "core/core_test.rs"]
+mod tests;

@@ -1,0 +1,189 @@
+//! The newest batches of all shards, in the order of their stamps.
+//!
+//! ```text
+//! shard 0: … ─► queue ─┐   up to the lowest closed stamp
+//! shard 1: … ─► queue ─┴──────────► entries │ floor < stamp <= head
+//! ```
+//! A batch enters when no shard can come up with an earlier one. Bounded by bytes: the oldest leave,
+//! and the floor rises; whoever is below it reads the log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use celeriant_schema::{FeedBatch, Stamp};
+
+/// Bytes of batches kept.
+const BYTES_MAX: usize = 8 << 20;
+/// What a batch costs besides its events' bytes.
+const BATCH_BYTES: usize = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ring {
+    shards: Vec<Stream>,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    /// Everything behind this is here.
+    floor: Stamp,
+    /// Up to here.
+    head: Stamp,
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// Complete up to here; `None`: it does not tell yet.
+    closed: Option<Stamp>,
+    queue: VecDeque<Entry>,
+}
+
+/// One batch of those that a shard told together.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    told: Arc<[FeedBatch]>,
+    at: usize,
+}
+
+impl Entry {
+    pub(super) fn batch(&self) -> &FeedBatch {
+        &self.told[self.at]
+    }
+
+    fn first(&self) -> Stamp {
+        self.batch().batch.header.stamp
+    }
+
+    /// Stamp of its last event.
+    pub(super) fn last(&self) -> Stamp {
+        last_stamp(self.batch())
+    }
+
+    fn bytes(&self) -> usize {
+        BATCH_BYTES + self.batch().batch.events.iter().map(|event| event.body.len()).sum::<usize>()
+    }
+}
+
+/// Stamp of the last event of a batch, also when a filter left events out.
+pub(super) fn last_stamp(batch: &FeedBatch) -> Stamp {
+    let header = &batch.batch.header;
+    let more = header.last_version.value() - header.first_version.value();
+    Stamp::new(header.stamp.value() + more)
+}
+
+impl Ring {
+    /// Of a node with so many shards; empty, and nobody tells it anything yet.
+    pub(super) fn new(shards: u16) -> Self {
+        let stream = || Stream { closed: None, queue: VecDeque::new() };
+        Self {
+            shards: (0..shards).map(|_| stream()).collect(),
+            entries: VecDeque::new(),
+            bytes: 0,
+            floor: Stamp::ZERO,
+            head: Stamp::ZERO,
+        }
+    }
+
+    /// Every shard tells it what is new.
+    pub(super) fn is_live(&self) -> bool {
+        self.shards.iter().all(|shard| shard.closed.is_some())
+    }
+
+    /// A shard tells everything behind `upto` from now on. Whether that makes it live.
+    pub(super) fn listening(&mut self, shard: usize, upto: Stamp) -> bool {
+        self.shards[shard].closed = Some(upto);
+        if !self.is_live() {
+            return false;
+        }
+        let floor = self.shards.iter().filter_map(|shard| shard.closed).max();
+        self.floor = floor.unwrap_or_default().max(self.head);
+        self.head = self.floor;
+        true
+    }
+
+    /// A shard tells nothing more: what is here stays, but nothing can be added.
+    pub(super) fn lost(&mut self, shard: usize) {
+        let Stream { closed, queue } = &mut self.shards[shard];
+        (*closed, self.bytes) = (None, 0);
+        queue.clear();
+        self.entries.clear();
+        self.floor = self.head;
+    }
+
+    /// A shard tells what is new, up to `upto`.
+    pub(super) fn told(&mut self, shard: usize, batches: &Arc<[FeedBatch]>, upto: Stamp) {
+        let Stream { closed, queue } = &mut self.shards[shard];
+        let Some(known) = closed else { return };
+        let entries = (0..batches.len()).map(|at| Entry { told: Arc::clone(batches), at });
+        queue.extend(entries.filter(|entry| entry.last() > *known));
+        *known = upto.max(*known);
+    }
+
+    /// Merges what can be. Returns how many entries at the end are new.
+    pub(super) fn merge(&mut self) -> usize {
+        if !self.is_live() {
+            return 0;
+        }
+        let complete = self.complete();
+        let mut added = 0;
+        loop {
+            let next = self.shards.iter_mut().filter(|shard| !shard.queue.is_empty());
+            let next = next.min_by_key(|shard| shard.queue.front().map(Entry::first));
+            let entry = next.and_then(|shard| shard.queue.pop_front_if(|it| it.last() <= complete));
+            let Some(entry) = entry else { break };
+            if entry.last() > self.head {
+                self.bytes += entry.bytes();
+                self.entries.push_back(entry);
+                added += 1;
+            }
+        }
+        self.head = complete.max(self.head);
+        added
+    }
+
+    /// Lets the oldest go until what is left is within bounds.
+    pub(super) fn trim(&mut self) {
+        while self.bytes > BYTES_MAX
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+            self.floor = oldest.last();
+        }
+    }
+
+    /// No shard can come up with anything up to here.
+    pub(super) fn complete(&self) -> Stamp {
+        self.shards.iter().filter_map(|shard| shard.closed).min().unwrap_or_default()
+    }
+
+    /// Shards without which the next batch cannot enter.
+    pub(super) fn holding_back(&self) -> impl Iterator<Item = usize> {
+        let first = self.shards.iter().filter_map(|shard| shard.queue.front().map(Entry::last));
+        let next = first.min();
+        let is_behind = move |closed: Stamp| next.is_some_and(|next| closed < next);
+        let shards = self.shards.iter().enumerate();
+        let behind = shards.filter(move |(_, shard)| shard.closed.is_some_and(is_behind));
+        behind.map(|(at, _)| at)
+    }
+
+    /// Where what is kept begins and ends.
+    pub(super) fn range(&self) -> (Stamp, Stamp) {
+        (self.floor, self.head)
+    }
+
+    /// The entries behind `after`, which is not below the floor.
+    pub(super) fn behind(&self, after: Stamp) -> impl Iterator<Item = &Entry> {
+        let from = self.entries.partition_point(|entry| entry.last() <= after);
+        self.entries.range(from..)
+    }
+
+    /// The newest `count` entries.
+    pub(super) fn newest(&self, count: usize) -> impl Iterator<Item = &Entry> {
+        self.entries.range(self.entries.len() - count..)
+    }
+}
+
+/// Bytes that a batch takes on a page.
+pub(super) fn page_bytes(batch: &FeedBatch) -> usize {
+    let body = |body: &Bytes| body.len() + 48;
+    BATCH_BYTES + batch.batch.events.iter().map(|event| body(&event.body)).sum::<usize>()
+}

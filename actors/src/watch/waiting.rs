@@ -1,0 +1,75 @@
+//! Who waits for something to happen, found by what happened: the cost of an event does not grow
+//! with the watchers that it does not concern.
+
+use std::collections::BTreeMap;
+
+use celeriant_schema::AggregateKey;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+use super::core::Poll;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Waiting<R> {
+    next: u64,
+    polls: BTreeMap<u64, Poll<R>>,
+    /// By selector, as text.
+    by_selector: HashMap<String, Vec<u64>, FixedState>,
+}
+
+impl<R> Default for Waiting<R> {
+    fn default() -> Self {
+        let by_selector = HashMap::with_hasher(FixedState::default());
+        Self { next: 0, polls: BTreeMap::new(), by_selector }
+    }
+}
+
+impl<R> Waiting<R> {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.polls.len()
+    }
+
+    /// One more.
+    pub(super) fn add(&mut self, poll: Poll<R>) {
+        self.next += 1;
+        let waiting = self.by_selector.entry(poll.query.selector.to_string()).or_default();
+        waiting.push(self.next);
+        self.polls.insert(self.next, poll);
+    }
+
+    /// Those whom an event of `key` may concern.
+    pub(super) fn concerned(&self, key: &AggregateKey, found: &mut Vec<u64>) {
+        if self.by_selector.is_empty() {
+            return;
+        }
+        let text = key.as_str();
+        let [org, kind] = key.separators();
+        for selector in ["*", &text[..org], &text[..kind], text] {
+            if let Some(waiting) = self.by_selector.get(selector) {
+                found.extend_from_slice(waiting);
+            }
+        }
+    }
+
+    /// Takes one out.
+    pub(super) fn take(&mut self, number: u64) -> Option<Poll<R>> {
+        let poll = self.polls.remove(&number)?;
+        let selector = poll.query.selector.to_string();
+        if let Some(waiting) = self.by_selector.get_mut(&selector) {
+            waiting.retain(|waiting| *waiting != number);
+            if waiting.is_empty() {
+                self.by_selector.remove(&selector);
+            }
+        }
+        Some(poll)
+    }
+
+    /// Takes those out that are.
+    pub(super) fn take_if(&mut self, is_due: impl Fn(&Poll<R>) -> bool) -> Vec<Poll<R>> {
+        let due = self.polls.iter().filter(|(_, poll)| is_due(poll)).map(|(number, _)| *number);
+        let due: Vec<u64> = due.collect();
+        due.into_iter().filter_map(|number| self.take(number)).collect()
+    }
+}

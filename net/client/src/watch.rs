@@ -1,0 +1,248 @@
+//! Watching: the events of many aggregates in one order, first those that are there, then those
+//! that come.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use celeriant_schema::{
+    AggregateKey, FeedBatch, FeedQuery, Request, Response, Retry, Selector, Stamp,
+};
+use futures_core::Stream;
+use tokio::time::sleep;
+
+use crate::client::unexpected;
+use crate::resend::Resend;
+use crate::{Batch, Client, Error};
+
+/// An answer without events is asked for so often, if nothing else is said.
+const CHECKPOINTS: Duration = Duration::from_secs(5);
+/// Before a page is asked for again, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// A watch, being put together: end it with [`Watch::stream`].
+///
+/// It begins at the first event ever, unless [`Watch::after`] or [`Watch::now`] says otherwise.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is watched before stream()"]
+pub struct Watch {
+    client: Client,
+    query: FeedQuery,
+    any: bool,
+    until_now: bool,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Watched {
+    /// Events of one aggregate that one write appended. Batches come in the order of their stamps,
+    /// each exactly once.
+    Batch {
+        /// Whose events.
+        key: AggregateKey,
+        /// The events.
+        batch: Batch,
+    },
+    /// Everything up to this stamp has been told: the place to go on after a restart
+    /// ([`Watch::after`]).
+    Checkpoint {
+        /// The cursor.
+        stamp: Stamp,
+        /// Nothing more was there when the node said so. Later checkpoints may say otherwise.
+        caught_up: bool,
+    },
+}
+
+impl Watch {
+    pub(crate) fn new(client: Client, selector: Selector) -> Self {
+        let wait_ms = CHECKPOINTS.as_millis() as u32;
+        let query = FeedQuery { selector, types: Vec::new(), after: Some(Stamp::ZERO), wait_ms };
+        Self { client, query, any: false, until_now: false }
+    }
+
+    /// Only events with a greater stamp: where an earlier watch left off.
+    pub fn after(mut self, stamp: impl Into<Stamp>) -> Self {
+        self.query.after = Some(stamp.into());
+        self
+    }
+
+    /// Only events that the store accepts from this time on, µs since 1970.
+    pub fn since(self, unix_micros: i64) -> Self {
+        let first = Stamp::from_unix_micros(unix_micros).value();
+        self.after(Stamp::new(first.saturating_sub(1)))
+    }
+
+    /// Only events that come from now on. The first thing told is a checkpoint, which says where
+    /// that is.
+    pub fn now(mut self) -> Self {
+        self.query.after = None;
+        self
+    }
+
+    /// Ends with the checkpoint at which it has caught up with what was there when it began.
+    pub fn until_now(mut self) -> Self {
+        (self.until_now, self.query.wait_ms) = (true, 0);
+        self
+    }
+
+    /// Only events of these types.
+    pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        self.query.types = types.into_iter().map(|name| Bytes::from(name.into())).collect();
+        self
+    }
+
+    /// Any node may answer: a little later, and without troubling the leader.
+    pub fn any(mut self) -> Self {
+        self.any = true;
+        self
+    }
+
+    /// A checkpoint at least so often while nothing happens; to the second, a minute at most.
+    pub fn checkpoints(mut self, every: Duration) -> Self {
+        let most = celeriant_schema::limits::FEED_WAIT_MS_MAX;
+        self.query.wait_ms = u32::try_from(every.as_millis()).unwrap_or(most).min(most);
+        self
+    }
+
+    /// What happens, as it happens: the next page is asked for when one begins to be taken, so at
+    /// most two are held. Goes on by itself whatever becomes of nodes and connections, where it left
+    /// off; an error is told only when going on cannot help.
+    pub fn stream(self) -> Feed {
+        let mut feed = Feed { watch: Some(self), page: None, end: None, ready: VecDeque::new() };
+        feed.ask();
+        feed
+    }
+
+    /// One page: what is there, and the checkpoint behind it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn page(self) -> Result<Vec<Watched>, Error> {
+        let page = self.ask().await?;
+        Ok(page.told)
+    }
+
+    async fn ask(self) -> Result<Told, Error> {
+        let wait = Duration::from_millis(self.query.wait_ms.into());
+        let timeout = self.client.timeout() + wait;
+        let request = Request::Feed(self.query);
+        match self.client.call_to(self.any, &request, Resend::Read, timeout).await? {
+            Response::Feed(page) => {
+                let caught_up = page.upto >= page.head;
+                let checkpoint = Watched::Checkpoint { stamp: page.upto, caught_up };
+                let batch = |FeedBatch { key, batch }: FeedBatch| {
+                    let batch = Batch::from_read(batch)?;
+                    Ok(Watched::Batch { key, batch })
+                };
+                let batches = page.batches.into_iter().map(batch);
+                let told = batches.chain([Ok(checkpoint)]).collect::<Result<_, Error>>()?;
+                Ok(Told { told, upto: page.upto, head: page.head })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks until there is an answer, or there will be none.
+    async fn ask_patiently(self) -> Result<Told, Error> {
+        let mut pauses = self.client.backoff(PAUSES.0, PAUSES.1);
+        loop {
+            match self.clone().ask().await {
+                Err(error) if error.retry() != Retry::Never => sleep(pauses.wait()).await,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// One page, taken in.
+struct Told {
+    told: Vec<Watched>,
+    upto: Stamp,
+    head: Stamp,
+}
+
+type Page = Pin<Box<dyn Future<Output = Result<Told, Error>> + Send>>;
+
+/// What a watch tells, as a `Stream`, or by [`Feed::next`].
+#[must_use = "streams do nothing unless polled"]
+pub struct Feed {
+    /// What is asked for next; `None` = nothing.
+    watch: Option<Watch>,
+    page: Option<Page>,
+    /// Where it ends, if it does.
+    end: Option<Stamp>,
+    ready: VecDeque<Watched>,
+}
+
+impl Feed {
+    /// What comes next; `None` at the end of a finite watch, or after an error.
+    pub async fn next(&mut self) -> Option<Result<Watched, Error>> {
+        std::future::poll_fn(|cx| self.poll_told(cx)).await
+    }
+
+    fn ask(&mut self) {
+        let page = |watch: &Watch| Box::pin(watch.clone().ask_patiently()) as Page;
+        self.page = self.watch.as_ref().map(page);
+    }
+
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Watched, Error>>> {
+        loop {
+            if let Some(told) = self.ready.pop_front() {
+                self.prefetch(cx);
+                return Poll::Ready(Some(Ok(told)));
+            }
+            let Some(page) = &mut self.page else { return Poll::Ready(None) };
+            let answer = ready!(page.as_mut().poll(cx));
+            self.page = None;
+            match answer {
+                Ok(page) => self.take(page),
+                Err(error) => {
+                    self.watch = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    /// Polling once sends the question; the answer waits until what is at hand is taken.
+    fn prefetch(&mut self, cx: &mut Context<'_>) {
+        let Some(page) = &mut self.page else { return };
+        if let Poll::Ready(answer) = page.as_mut().poll(cx) {
+            self.page = Some(Box::pin(std::future::ready(answer)));
+        }
+    }
+
+    fn take(&mut self, page: Told) {
+        self.ready.extend(page.told);
+        let Some(watch) = &mut self.watch else { return };
+        watch.query.after = Some(page.upto);
+        if watch.until_now {
+            let end = *self.end.get_or_insert(page.head);
+            if page.upto >= end {
+                self.watch = None;
+                return;
+            }
+        }
+        self.ask();
+    }
+}
+
+impl Stream for Feed {
+    type Item = Result<Watched, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_told(cx)
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed")
+            .field("watch", &self.watch)
+            .field("ready", &self.ready.len())
+            .finish_non_exhaustive()
+    }
+}
