@@ -39,6 +39,9 @@ pub struct Workload {
     pub weights: Weights,
 }
 
+/// How long pages of feeds wait.
+const FEED_WAITS_MS: [u32; 3] = [0, 300, 3_000];
+
 /// How often each action is chosen, against the others.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +93,12 @@ impl Workload {
             watchers: 0,
             weights,
         }
+    }
+
+    /// How long an answer may take when nothing is wrong, in µs: a page of a feed waits for events.
+    pub fn patience(&self) -> Micros {
+        let longest = FEED_WAITS_MS.iter().max().copied().unwrap_or_default();
+        2_000_000 + if self.watchers > 0 { Micros::from(longest) * 1_000 } else { 0 }
     }
 
     /// Aggregate number `number`.
@@ -231,7 +240,7 @@ pub fn feed(newest: Stamp, rng: &mut Rng) -> FeedQuery {
         2 => Some(Stamp::new(newest.value().saturating_sub(rng.below(20_000_000)))),
         _ => Some(Stamp::ZERO),
     };
-    FeedQuery { selector, types, after, wait_ms: *rng.pick(&[0, 300, 3_000]) }
+    FeedQuery { selector, types, after, wait_ms: *rng.pick(&FEED_WAITS_MS) }
 }
 
 /// A listing by chance.

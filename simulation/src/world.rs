@@ -198,7 +198,7 @@ impl World {
             }
         }
         // Answers that are under way arrive; then nothing may be owed.
-        self.timeline.sleep(2_000_000).await;
+        self.timeline.sleep(self.scenario.workload.patience()).await;
         let owed = self.wire.unanswered();
         self.violations.check("answers", owed.is_empty(), || {
             format!("{} requests were never answered: {owed:?}", owed.len())

@@ -46,7 +46,8 @@ impl World {
         .await;
         calm.check_claims(self.overseer.claims(), &self.violations);
         // Answers that are under way arrive; then nothing may be owed.
-        self.supervise(self.timeline.now() + 2_000_000).await;
+        let patience = self.scenario.workload.patience();
+        self.supervise(self.timeline.now() + patience).await;
         for site in &self.sites {
             let owed = site.wire.unanswered();
             self.violations.check("answers", owed.is_empty(), || {
