@@ -11,6 +11,7 @@
 //! hash     event chain, record hash, frame hash, write hash
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
+//! system   what the store writes down about itself: schemas and policies
 //! peer     what the two nodes of a pair say to each other, in bytes
 //! fuzzing  what must hold for any bytes, as functions that tests and fuzzers call
 //! ```
@@ -33,6 +34,7 @@ pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod system;
 pub mod wire;
 
 #[cfg(test)]
