@@ -12,6 +12,7 @@
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
 //! system   what the store writes down about itself: schemas and policies
+//! payload  schemas compiled, checked, compared (feature `payloads`)
 //! peer     what the two nodes of a pair say to each other, in bytes
 //! fuzzing  what must hold for any bytes, as functions that tests and fuzzers call
 //! ```
@@ -29,6 +30,8 @@ pub mod hash;
 pub mod ids;
 pub mod key;
 pub mod limits;
+#[cfg(feature = "payloads")]
+pub mod payload;
 pub mod peer;
 pub mod record;
 pub mod refusal;
