@@ -13,6 +13,7 @@
 //! wire     what travels between client and server, in bytes
 //! system   what the store writes down about itself: schemas and policies
 //! payload  schemas compiled, checked, compared (feature `payloads`)
+//! registry which schemas and policies there are, and whether a write conforms (`payloads`)
 //! peer     what the two nodes of a pair say to each other, in bytes
 //! fuzzing  what must hold for any bytes, as functions that tests and fuzzers call
 //! ```
@@ -35,6 +36,8 @@ pub mod payload;
 pub mod peer;
 pub mod record;
 pub mod refusal;
+#[cfg(feature = "payloads")]
+pub mod registry;
 pub mod request;
 pub mod response;
 pub mod system;
