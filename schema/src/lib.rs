@@ -9,6 +9,8 @@
 //! response Receipt, Page, HeadInfo … — what it may be answered
 //! refusal  every error a client can see, with number, advice and fields
 //! hash     event chain, record hash, frame hash, write hash
+//! audit    checking what was read: event chains, Merkle mountain ranges
+//! encryption  the envelope around payloads that clients encrypt (feature `encryption`)
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
 //! system   what the store writes down about itself: schemas and policies
@@ -24,7 +26,10 @@
 //! To change an encoding: change the byte tables in `docs/wire.md` or `docs/record.md`, the code,
 //! and the golden vectors, in one commit, and raise the version that the frame carries.
 
+pub mod audit;
 mod codec;
+#[cfg(feature = "encryption")]
+pub mod encryption;
 pub mod event;
 pub mod fuzzing;
 pub mod hash;

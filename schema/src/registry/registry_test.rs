@@ -90,7 +90,11 @@ fn event(event_type: &str, minor: u16, payload: &str) -> Event {
 fn a_write_conforms_or_its_event_place_and_reason_are_named() {
     let mut world = World::default();
     let (good, bad) = (event("Placed", 0, r#"{"n":1}"#), event("Placed", 0, r#"{"n":"x"}"#));
-    assert_eq!(world.check("acme/order/1", std::slice::from_ref(&bad)), Ok(()), "nothing is registered");
+    assert_eq!(
+        world.check("acme/order/1", std::slice::from_ref(&bad)),
+        Ok(()),
+        "nothing is registered"
+    );
     world.register("acme/order/Placed@1.0", CLOSED).expect("valid");
     assert_eq!(world.check("acme/order/1", std::slice::from_ref(&good)), Ok(()));
     world.refuses("acme/order/1", &[good.clone(), bad.clone()], (1, "/n"), "integer");
