@@ -217,6 +217,10 @@ fn every_registry_that_took_the_same_events_says_the_same_whatever_came_twice() 
     }
     assert_eq!(other.version("acme"), world.registry.version("acme"));
     assert_eq!(other.policy("acme", "order"), world.registry.policy("acme", "order"));
+    world.set_policy(None, false, false);
+    let stale = events[1].clone();
+    world.registry.apply(stale, Version::new(2), &world.validators);
+    assert!(!world.registry.policy("acme", "order").closed, "what came later holds");
     let names = |registry: &Registry| -> Vec<String> {
         registry.schemas("acme").map(|(name, _)| name.to_string()).collect()
     };
