@@ -7,8 +7,8 @@
 //! ```
 //! Every shard has a registry of its own, so checking a write takes no lock; all of them are made
 //! from the same events in the same order, so all of them say the same. Compiled schemas are shared
-//! ([`Validators`]): compiling takes milliseconds, and is done once, by whoever comes first, off the
-//! data path.
+//! ([`Validators`]): compiling takes milliseconds, and is done once, by whoever comes first, off
+//! the data path.
 //!
 //! A write to a type that nobody registered a schema for costs one look-up of its org.
 

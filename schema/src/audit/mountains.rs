@@ -311,7 +311,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_proof_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_a_proof_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             if let Ok(proof) = Proof::decode(&bytes) {
                 prop_assert_eq!(proof.encode(), bytes);
             }

@@ -297,7 +297,8 @@ fn descriptor_sets_cannot_claim_memory_or_stack() {
 #[test]
 fn protobuf_payloads_cannot_claim_memory_time_or_stack() {
     let text = "syntax = \"proto2\"; message M { optional M next = 1; repeated int32 n = 2 \
-                [packed = true]; optional group G = 3 { optional G g = 3; } optional bytes b = 4; }";
+                [packed = true]; optional group G = 3 { optional G g = 3; } \
+                optional bytes b = 4; }";
     let validator = compile(Format::Protobuf, text).expect("valid");
     let mut deep = Vec::new();
     for _ in 0..2000 {
@@ -327,13 +328,15 @@ const SAMPLES: [(Format, &str); 3] = [
     (
         Format::JsonSchema,
         r##"{"type":"object","properties":{"a":{"$ref":"#/$defs/x"},"b":{"pattern":"^[a-z]+$"}},
-            "required":["a"],"$defs":{"x":{"anyOf":[{"type":"integer","minimum":0},{"enum":[1]}]}}}"##,
+            "required":["a"],
+            "$defs":{"x":{"anyOf":[{"type":"integer","minimum":0},{"enum":[1]}]}}}"##,
     ),
     (
         Format::Avro,
         r#"{"type":"record","name":"R","fields":[{"name":"a","type":["null","R"],"default":null},
             {"name":"b","type":{"type":"map","values":{"type":"fixed","name":"F","size":2}}},
-            {"name":"c","type":{"type":"bytes","logicalType":"decimal","precision":4,"scale":2}}]}"#,
+            {"name":"c","type":{"type":"bytes","logicalType":"decimal",
+                "precision":4,"scale":2}}]}"#,
     ),
     (
         Format::Protobuf,

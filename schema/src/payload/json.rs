@@ -1,8 +1,8 @@
 //! JSON Schema: crate `jsonschema`, offline, with the regular expressions that run in linear time.
 //!
-//! The library checks; what it may be asked to do is decided here: [`work`] looks at a schema before
-//! the library does, and says what checking a payload can cost at most, so that one that would cost
-//! too much is refused instead of started.
+//! The library checks; what it may be asked to do is decided here: [`work`] looks at a schema
+//! before the library does, and says what checking a payload can cost at most, so that one that
+//! would cost too much is refused instead of started.
 
 mod compare;
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Protobuf: protox and prost-reflect compile; checking walks the payload's bytes beside the result.
+//! Protobuf: protox and prost-reflect compile; checking walks the bytes beside it.
 //!
 //! The walk builds no message and allocates nothing, so that a payload of packed numbers cannot
-//! become ten times its size in memory. Fields that the schema does not know are refused, and so are
-//! extensions: a schema describes all that a payload may hold.
+//! become ten times its size in memory. Fields that the schema does not know are refused, and so
+//! are extensions: a schema describes all that a payload may hold.
 //!
 //! Deliberately absent: imports, except Google's well-known types (`google/protobuf/*.proto`). A
 //! descriptor set brings along everything that it imports.

@@ -242,9 +242,14 @@ impl Ring {
 
     fn shred(&mut self, shredded: &str) -> usize {
         self.current.remove(shredded);
-        let of_subject = |entry: &&mut (usize, Entry)| matches!(&entry.1, Entry::Key { subject, .. } if subject == shredded);
-        let keys = self.keys.values_mut().filter(of_subject);
-        keys.map(|entry| entry.1 = Entry::Shredded).count()
+        let mut count = 0;
+        for (_, entry) in self.keys.values_mut() {
+            if matches!(entry, Entry::Key { subject, .. } if subject == shredded) {
+                *entry = Entry::Shredded;
+                count += 1;
+            }
+        }
+        count
     }
 
     /// # Errors

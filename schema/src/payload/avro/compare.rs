@@ -2,7 +2,8 @@
 //! reading with another schema than the one that wrote, in both directions.
 //!
 //! A reader of the new version reads what the old one wrote (what was accepted stays acceptable),
-//! and a reader of the old version reads what the new one writes (what was readable stays readable).
+//! and a reader of the old version reads what the new one writes (what was readable stays
+//! readable).
 
 use std::collections::BTreeSet;
 

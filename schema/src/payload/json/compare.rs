@@ -2,8 +2,8 @@
 //!
 //! Two promises (semantics.md §8). What the old schema accepted, the new one accepts. And what
 //! readers could rely on, they still can: which members are there, their types, and the values that
-//! are enumerated; not how long or large something is. Members that a reader does not know it has to
-//! skip, so new optional members are fine.
+//! are enumerated; not how long or large something is. Members that a reader does not know it has
+//! to skip, so new optional members are fine.
 //!
 //! Deciding this for all schemas is hard. Here a small part of the language is compared keyword by
 //! keyword; everything else must stay as it is, or is *undecided*, which an operator may force.

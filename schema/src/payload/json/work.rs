@@ -2,8 +2,8 @@
 //!
 //! Every subschema is a node. Some of its keywords apply others to the *same* value (`allOf`,
 //! `$ref`, …), some to its *children*: to all of them (`items`), or each to its own (`properties`).
-//! So the number of evaluations along one path from a payload's root down to a leaf, with `d` levels
-//! to go, is at most
+//! So the number of evaluations along one path from a payload's root down to a leaf, with `d`
+//! levels to go, is at most
 //!
 //! ```text
 //! W(node, d) = own + Σ W(same, d) + Σ W(every child's, d−1) + max W(one child's, d−1)
