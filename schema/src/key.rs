@@ -12,6 +12,9 @@ use bytes::Bytes;
 use crate::ids::ShardId;
 use crate::limits::NAME_BYTES_MAX;
 
+/// The store's own org: schemas, policies, keys. Only the store itself writes there.
+pub const SYSTEM_ORG: &str = "$system";
+
 /// `org / type / id`, validated. Cheap to clone. Ordered by org, then type, then id, each as bytes.
 #[derive(Clone, Eq, PartialEq)]
 pub struct AggregateKey {
@@ -92,7 +95,7 @@ impl NamePart {
 /// # Errors
 /// What is wrong with it; see [`NameError`].
 pub fn check_name(part: NamePart, name: &[u8]) -> Result<(), NameError> {
-    check_start(name)?;
+    check_start(part, name)?;
     if is_plain(name) && !name.contains(&b'/') {
         return Ok(());
     }
@@ -105,8 +108,9 @@ pub fn check_name(part: NamePart, name: &[u8]) -> Result<(), NameError> {
 }
 
 /// What is wrong with a name whatever its characters are.
-fn check_start(name: &[u8]) -> Result<(), NameError> {
+fn check_start(part: NamePart, name: &[u8]) -> Result<(), NameError> {
     match name {
+        _ if part == NamePart::Org && name == SYSTEM_ORG.as_bytes() => Ok(()),
         [] => Err(NameError::Empty),
         _ if name.len() > NAME_BYTES_MAX => Err(NameError::TooLong),
         b"." | b".." => Err(NameError::Dots),
@@ -140,7 +144,7 @@ impl AggregateKey {
         ];
         let plain = is_plain(&text);
         for (part, name) in parts {
-            let checked = if plain { check_start(name) } else { check_name(part, name) };
+            let checked = if plain { check_start(part, name) } else { check_name(part, name) };
             checked.map_err(|reason| KeyError::Name { part: part.label(), reason })?;
         }
         let (org_len, type_len) = (first as u8, (second - first - 1) as u8);
@@ -158,6 +162,11 @@ impl AggregateKey {
     /// The organisation.
     pub fn org(&self) -> &str {
         self.part(0, self.org_len as usize)
+    }
+
+    /// Of the store itself: no client writes it.
+    pub fn is_system(&self) -> bool {
+        self.text.starts_with(b"$")
     }
 
     /// The aggregate type.
@@ -276,10 +285,19 @@ mod tests {
     #[test]
     fn names_that_could_confuse_a_path_a_selector_or_a_terminal_are_refused() {
         let long = "x".repeat(129);
-        for bad in ["", ".", "..", "$system", "*", "a\nb", "a\u{7f}", "a:b", long.as_str()] {
+        for bad in ["", ".", "..", "$other", "*", "a\nb", "a\u{7f}", "a:b", long.as_str()] {
             assert!(AggregateKey::new(bad, "t", "i").is_err(), "{bad:?} as org");
         }
         assert!(AggregateKey::new("o", "t", "a:b").is_ok(), "':' is allowed in an id");
+    }
+
+    #[test]
+    fn the_stores_own_org_is_a_name_for_orgs_only() {
+        let key: AggregateKey = "$system/schemas/acme".parse().expect("valid");
+        assert!(key.is_system());
+        assert!("acme/$system/x".parse::<AggregateKey>().is_err());
+        assert!("acme/t/$system".parse::<AggregateKey>().is_err());
+        assert!("$systems/t/x".parse::<AggregateKey>().is_err());
     }
 
     #[test]

@@ -10,8 +10,13 @@
 //! feed     events of many aggregates in stamp order: which, and a page of them
 //! refusal  every error a client can see, with number, advice and fields
 //! hash     event chain, record hash, frame hash, write hash
+//! audit    checking what was read: event chains, Merkle mountain ranges
+//! encryption  the envelope around payloads that clients encrypt (feature `encryption`)
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
+//! system   what the store writes down about itself: schemas and policies
+//! payload  schemas compiled, checked, compared (feature `payloads`)
+//! registry which schemas and policies there are, and whether a write conforms (`payloads`)
 //! peer     what the two nodes of a pair say to each other, in bytes
 //! fuzzing  what must hold for any bytes, as functions that tests and fuzzers call
 //! ```
@@ -22,7 +27,10 @@
 //! To change an encoding: change the byte tables in `docs/wire.md` or `docs/record.md`, the code,
 //! and the golden vectors, in one commit, and raise the version that the frame carries.
 
+pub mod audit;
 mod codec;
+#[cfg(feature = "encryption")]
+pub mod encryption;
 pub mod event;
 pub mod feed;
 pub mod fuzzing;
@@ -30,11 +38,16 @@ pub mod hash;
 pub mod ids;
 pub mod key;
 pub mod limits;
+#[cfg(feature = "payloads")]
+pub mod payload;
 pub mod peer;
 pub mod record;
 pub mod refusal;
+#[cfg(feature = "payloads")]
+pub mod registry;
 pub mod request;
 pub mod response;
+pub mod system;
 pub mod wire;
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ pub const WRITE_EVENTS_MAX: usize = 16_384;
 pub const REQUEST_BYTES_MAX: usize = 12 << 20;
 /// Largest order of an operator, in bytes.
 pub const ADMIN_BYTES_MAX: usize = 4 << 10;
+/// Largest text of a payload schema, in bytes.
+pub const SCHEMA_BYTES_MAX: usize = 256 << 10;
+/// Longest name of a Protobuf message, with its package, in bytes.
+pub const SCHEMA_MESSAGE_BYTES_MAX: usize = 256;
+/// Most reasons that a refused schema is told.
+pub const SCHEMA_REASONS_MAX: usize = 32;
 /// Largest response frame, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Largest frame of a shard's log, in bytes, header and padding included.
@@ -77,6 +83,8 @@ const _: () = {
     // What a page adds to the largest batch: 40 bytes an event and a few words.
     assert!(REQUEST_BYTES_MAX + BATCH_EVENTS_MAX * 40 + SECTOR_BYTES <= RESPONSE_BYTES_MAX);
     assert!(FRAME_BYTES_SOFT < FRAME_BYTES_MAX);
+    // A registered schema is the payload of an event, beside its names.
+    assert!(SCHEMA_BYTES_MAX + SECTOR_BYTES < PAYLOAD_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX <= CONNECTION_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX < RESPONSE_BYTES_MAX);
     assert!(INLINE_PAYLOAD_BYTES_MAX < PAGE_BYTES_TARGET);

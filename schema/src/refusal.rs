@@ -100,6 +100,41 @@ pub enum Refusal {
         /// Lowest version that can be read.
         first_available: Version,
     },
+    /// An event does not conform to its schema; nothing was appended.
+    #[error("event {event} of {key} does not conform to its schema: {path}: {reason}")]
+    SchemaViolation {
+        /// Which aggregate's batch.
+        key: AggregateKey,
+        /// Which event of the batch, from 0.
+        event: u32,
+        /// Where in the payload, as a JSON pointer; empty for the whole of it.
+        path: String,
+        /// What is wrong there. Never quotes the payload.
+        reason: String,
+    },
+    /// Another schema is registered under this name, and a registered schema never changes.
+    #[error("schema {schema} is registered already, with another text")]
+    SchemaExists {
+        /// Its name, `org/type/event_type@major.minor`.
+        schema: String,
+    },
+    /// The text is no schema, or one that this store does not take.
+    #[error("schema {schema} is not usable: {reason}")]
+    SchemaInvalid {
+        /// Its name.
+        schema: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A minor version that does not fit to the one before it.
+    #[error("schema {schema} is not compatible with the version before it: {}", reasons.join("; "))]
+    SchemaIncompatible {
+        /// Its name.
+        schema: String,
+        /// What does not fit, each with its place; at most
+        /// [`crate::limits::SCHEMA_REASONS_MAX`].
+        reasons: Vec<String>,
+    },
     /// This node does not lead.
     #[error("not the leader{}", leader.as_ref().map(|l| format!("; {l} is")).unwrap_or_default())]
     NotLeader {
@@ -167,8 +202,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Stable number: 1xxx the request, 2xxx the state of aggregates, 3xxx the node, 9xxx the
-    /// store.
+    /// Stable number: 1xxx the request, 2xxx the state of aggregates, 3xxx the node, 4xxx
+    /// schemas, 9xxx the store.
     pub const fn code(&self) -> u16 {
         match self {
             Self::InvalidArgument { .. } => 1001,
@@ -181,6 +216,10 @@ impl Refusal {
             Self::SequenceStale { .. } => 2005,
             Self::SequenceGap { .. } => 2006,
             Self::Trimmed { .. } => 2007,
+            Self::SchemaViolation { .. } => 4001,
+            Self::SchemaExists { .. } => 4002,
+            Self::SchemaInvalid { .. } => 4003,
+            Self::SchemaIncompatible { .. } => 4004,
             Self::NotLeader { .. } => 3001,
             Self::NoLeader => 3002,
             Self::NotYet { .. } => 3003,
@@ -204,6 +243,10 @@ impl Refusal {
             Self::SequenceStale { .. } => "SequenceStale",
             Self::SequenceGap { .. } => "SequenceGap",
             Self::Trimmed { .. } => "Trimmed",
+            Self::SchemaViolation { .. } => "SchemaViolation",
+            Self::SchemaExists { .. } => "SchemaExists",
+            Self::SchemaInvalid { .. } => "SchemaInvalid",
+            Self::SchemaIncompatible { .. } => "SchemaIncompatible",
             Self::NotLeader { .. } => "NotLeader",
             Self::NoLeader => "NoLeader",
             Self::NotYet { .. } => "NotYet",

@@ -201,6 +201,11 @@ impl Write {
             return Err(limit("events", WRITE_EVENTS_MAX).into());
         }
         self.check_sequences()?;
+        if let Some(index) = self.members.iter().position(|member| member.key.is_system()) {
+            let field = format!("members[{index}].key");
+            let reason = "the org $system belongs to the store itself".into();
+            return Err(Refusal::InvalidArgument { field, reason });
+        }
         let beyond = |m: &Member| matches!(m.guard, Guard::Exact(v) if v.value() >= NUMBER_MAX);
         if let Some(index) = self.members.iter().position(beyond) {
             let field = format!("members[{index}].guard");

@@ -284,7 +284,17 @@ pub(crate) fn refusal() -> impl Strategy<Value = Refusal> {
         (any::<u16>(), any::<u16>())
             .prop_map(|(min, max)| Refusal::UnsupportedProtocol { min, max }),
     ];
-    prop_oneof![of_state, of_node, of_request]
+    let of_schemas = prop_oneof![
+        (key(), any::<u32>(), text(), text()).prop_map(|(key, event, path, reason)| {
+            Refusal::SchemaViolation { key, event, path, reason }
+        }),
+        text().prop_map(|schema| Refusal::SchemaExists { schema }),
+        (text(), text()).prop_map(|(schema, reason)| Refusal::SchemaInvalid { schema, reason }),
+        (text(), vec(text(), 0..4))
+            .prop_map(|(schema, reasons)| Refusal::SchemaIncompatible { schema, reasons }),
+    ];
+    // Boxed: together they are larger than a test's stack.
+    prop_oneof![of_state.boxed(), of_node.boxed(), of_request.boxed(), of_schemas.boxed()]
 }
 
 pub(crate) fn response() -> impl Strategy<Value = Response> {

@@ -59,6 +59,10 @@ pub trait Aggregate: Default + Send + 'static {
     /// Takes in one event. Must not fail, ask a clock, or depend on anything but state and event.
     fn apply(&mut self, event: Self::Event);
 
+    /// Takes in that there was an event of this type that nobody can read any more, because its key
+    /// was destroyed. Nothing, unless this says otherwise.
+    fn apply_shredded(&mut self, _event_type: &str) {}
+
     /// An event as it is written.
     ///
     /// # Errors

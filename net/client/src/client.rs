@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::{self, Backoff};
 use crate::event::IntoId;
+use crate::keys::KeyRing;
 use crate::link::{Attempt, Dial, Link, Shared, Tcp};
 use crate::nodes::{Choice, NodeId, Nodes, Place};
 use crate::queries::{Head, List};
@@ -58,6 +59,8 @@ pub struct Options {
     pub connections: usize,
     /// Told to the node, for its logs.
     pub name: String,
+    /// Keys for payloads that are encrypted; see [`Event::encrypt_for`].
+    pub keys: Option<Arc<dyn KeyRing>>,
 }
 
 impl Default for Options {
@@ -68,6 +71,7 @@ impl Default for Options {
             silence_timeout: Duration::from_secs(3),
             connections: 1,
             name: String::from(concat!("celeriant-client ", env!("CARGO_PKG_VERSION"))),
+            keys: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Events as an application writes and reads them.
 
+use std::fmt;
 use std::ops::Deref;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,9 +16,36 @@ use crate::{Error, typed};
 
 /// An immutable typed fact. Its fields are those of [`celeriant_schema::Event`], to which it
 /// derefs.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 pub struct Event {
     inner: celeriant_schema::Event,
+    secrecy: Secrecy,
+}
+
+/// Whether a payload is, was or will be encrypted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Secrecy {
+    /// Never.
+    None,
+    /// It will be, for this subject.
+    For(String),
+    /// It was, and is readable now.
+    Opened,
+    /// Nobody can read it any more.
+    Shredded,
+    /// It is: this client has no key for it.
+    Sealed,
+}
+
+/// A payload as far as this client can read it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Payload<'a> {
+    /// It was not encrypted, or has been decrypted.
+    Clear(&'a Bytes),
+    /// The key was destroyed: nobody can read it any more.
+    Shredded,
+    /// It is encrypted, and the client has no key ring, or not with this key.
+    Sealed(&'a Bytes),
 }
 
 impl Event {
@@ -81,7 +109,15 @@ impl Event {
             envelope: None,
             client_time: unix_micros(),
         };
-        Self { inner }
+        Self::from(inner)
+    }
+
+    /// The same event with its payload encrypted on the way to the store, with the key that the
+    /// client's key ring ([`crate::Options::keys`]) has for `subject`: whom or what it is about.
+    #[must_use]
+    pub fn encrypt_for(mut self, subject: impl Into<String>) -> Self {
+        self.secrecy = Secrecy::For(subject.into());
+        self
     }
 
     /// The same event with an identity of the caller's. It is part of what tells one write from
@@ -129,9 +165,21 @@ impl Event {
         typed::from_event(&self.event_type, &self.payload).map_err(|error| self.undecodable(&error))
     }
 
-    /// In the vocabulary of the wire.
+    /// In the vocabulary of the wire. What was to be encrypted is not.
     pub fn into_inner(self) -> celeriant_schema::Event {
         self.inner
+    }
+
+    /// With the subject that its payload is to be encrypted for.
+    pub(crate) fn into_parts(self) -> (celeriant_schema::Event, Option<String>) {
+        match self.secrecy {
+            Secrecy::For(subject) => (self.inner, Some(subject)),
+            _ => (self.inner, None),
+        }
+    }
+
+    pub(crate) fn set_payload(&mut self, payload: Bytes, secrecy: Secrecy) {
+        (self.inner.payload, self.secrecy) = (payload, secrecy);
     }
 
     fn undecodable(&self, error: &dyn std::fmt::Display) -> Error {
@@ -149,7 +197,22 @@ impl Deref for Event {
 
 impl From<celeriant_schema::Event> for Event {
     fn from(inner: celeriant_schema::Event) -> Self {
-        Self { inner }
+        let sealed = inner.envelope.is_some();
+        Self { inner, secrecy: if sealed { Secrecy::Sealed } else { Secrecy::None } }
+    }
+}
+
+/// Shows the payload only if it is no secret.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.secrecy {
+            Secrecy::For(_) | Secrecy::Opened => {
+                let payload = Bytes::from_static(b"(secret)");
+                let inner = celeriant_schema::Event { payload, ..self.inner.clone() };
+                fmt::Debug::fmt(&inner, f)
+            }
+            _ => fmt::Debug::fmt(&self.inner, f),
+        }
     }
 }
 
@@ -196,6 +259,42 @@ pub struct Recorded {
     pub body: Bytes,
 }
 
+impl Recorded {
+    /// The payload, as far as this client can read it.
+    pub fn payload(&self) -> Payload<'_> {
+        match self.event.secrecy {
+            Secrecy::Shredded => Payload::Shredded,
+            Secrecy::Sealed => Payload::Sealed(&self.event.inner.payload),
+            _ => Payload::Clear(&self.event.inner.payload),
+        }
+    }
+
+    /// The payload, read as JSON.
+    ///
+    /// # Errors
+    /// `Error::Decode` when it is not JSON of that shape, or cannot be decrypted.
+    pub fn to_json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.readable()?.to_json()
+    }
+
+    /// The whole event as a variant of an enum: the reverse of [`Event::typed`].
+    ///
+    /// # Errors
+    /// `Error::Decode` when the enum has no such variant, its content has another shape, or it
+    /// cannot be decrypted.
+    pub fn to_typed<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        self.readable()?.to_typed()
+    }
+
+    fn readable(&self) -> Result<&Event, Error> {
+        match self.payload() {
+            Payload::Clear(_) => Ok(&self.event),
+            Payload::Shredded => Err(self.event.undecodable(&"its key was destroyed")),
+            Payload::Sealed(_) => Err(self.event.undecodable(&"there is no key for it")),
+        }
+    }
+}
+
 impl Deref for Recorded {
     type Target = Event;
 
@@ -236,7 +335,7 @@ impl Batch {
                 version: event.version,
                 stamp: Stamp::new(first.stamp.value().saturating_add(ahead)),
                 hash: event.hash,
-                event: Event { inner },
+                event: Event::from(inner),
                 body: event.body,
             })
         };

@@ -28,6 +28,7 @@
 //!  ├ watch           Watch: a stream of what happens, that resumes by itself
 //!  ├ writer          Writer: read, decide, append, on conflict again: exactly once, as one call
 //!  └ once            Once: the same, at most once per request id, across processes
+//! keys         payloads that only those read who have the key, until it is destroyed
 //! Aggregate    how an application's events make state
 //! Error        what went wrong, whether trying again helps, whether it is certain
 //! ```
@@ -56,11 +57,13 @@ mod error;
 mod event;
 #[cfg(test)]
 mod fake;
+pub mod keys;
 mod link;
 mod nodes;
 mod queries;
 mod read;
 mod resend;
+mod sealing;
 mod typed;
 mod url;
 mod watch;
@@ -77,7 +80,7 @@ pub use celeriant_schema::{
 };
 pub use client::{Client, Options};
 pub use error::Error;
-pub use event::{Batch, Event, IntoId, Recorded};
+pub use event::{Batch, Event, IntoId, Payload, Recorded};
 pub use queries::{Head, List, Names};
 pub use read::{Batches, Page, Read};
 pub use watch::{Feed, Watch, Watched};

@@ -13,7 +13,7 @@ use futures_core::Stream;
 use crate::client::unexpected;
 use crate::event::{IntoId, batches};
 use crate::resend::Resend;
-use crate::{Batch, Client, ClientId, Error};
+use crate::{Batch, Client, ClientId, Error, sealing};
 
 /// A read, being put together: end it with [`Read::stream`], [`Read::collect`] or [`Read::page`].
 #[derive(Clone, Debug)]
@@ -120,10 +120,20 @@ impl Read {
     /// `Error::NotFound` and others; see [`Error`].
     pub async fn page(self) -> Result<Page, Error> {
         let timeout = self.timeout.unwrap_or(self.client.timeout());
+        let keys = self.client.options().keys.clone();
+        let key = self.query.key.clone();
         let request = Request::Read(self.query);
         match self.client.call(&request, Resend::Read, timeout).await? {
             Response::Page(mut page) => Ok(Page {
-                batches: batches(&mut page)?,
+                batches: {
+                    let mut batches = batches(&mut page)?;
+                    if let Some(keys) = keys {
+                        for batch in &mut batches {
+                            sealing::open(&*keys, &key, batch).await?;
+                        }
+                    }
+                    batches
+                },
                 version: page.version,
                 stamp: page.stamp,
                 next: page.next,

@@ -4,6 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
+use celeriant_schema::encryption::Place;
 use celeriant_schema::{
     AggregateKey, EncodedEvents, Guard, Member, Receipt, Request, Response, Sequence, Version,
 };
@@ -11,7 +12,7 @@ use celeriant_schema::{
 use crate::client::unexpected;
 use crate::event::IntoId;
 use crate::resend::Resend;
-use crate::{Client, ClientId, Error, Event};
+use crate::{Client, ClientId, Error, Event, sealing};
 
 /// What must hold for an aggregate when the write is accepted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -145,7 +146,7 @@ impl Write {
     pub async fn send(self) -> Result<Receipt, Error> {
         let timeout = self.timeout.unwrap_or(self.client.timeout());
         let client = self.client.clone();
-        let write = self.encode()?;
+        let write = self.encode().await?;
         let resend = resend(&write);
         match client.call(&Request::Write(write), resend, timeout).await? {
             Response::Receipt(receipt) => Ok(receipt),
@@ -153,7 +154,7 @@ impl Write {
         }
     }
 
-    fn encode(self) -> Result<celeriant_schema::Write, Error> {
+    async fn encode(self) -> Result<celeriant_schema::Write, Error> {
         let sequenced = self.members.iter().any(|member| member.sequence.is_some());
         if sequenced && self.client_id == ClientId::NONE {
             return Err(Error::InvalidArgument {
@@ -161,16 +162,14 @@ impl Write {
                 reason: String::from("a sequence counts under a client id: say whose it is"),
             });
         }
-        let encode = |draft: Draft| {
-            let events: Vec<_> = draft.events.into_iter().map(Event::into_inner).collect();
-            Ok(Member {
-                key: draft.key,
-                guard: draft.expect.into(),
-                sequence: draft.sequence,
-                events: EncodedEvents::encode(&events)?,
-            })
-        };
-        let members = self.members.into_iter().map(encode).collect::<Result<_, Error>>()?;
+        let keys = self.client.options().keys.clone();
+        let mut members = Vec::with_capacity(self.members.len());
+        for Draft { key, expect, sequence, events } in self.members {
+            let place = Place { key: &key, client_id: self.client_id, sequence };
+            let events = sealing::seal(keys.as_deref(), &place, events).await?;
+            let events = EncodedEvents::encode(&events)?;
+            members.push(Member { key, guard: expect.into(), sequence, events });
+        }
         Ok(celeriant_schema::Write { client_id: self.client_id, members })
     }
 }

@@ -39,7 +39,7 @@ proptest! {
             prop_assert_eq!(body.event_id(), event.event_id);
             prop_assert_eq!([body.head(), body.payload()].concat(), body.whole());
         }
-        let large = events.iter().map(|e| e.payload.len()).filter(|len| *len > 2048).sum();
+        let large = events.iter().map(|e| e.payload.len()).filter(|len| *len > 2048).sum::<usize>();
         prop_assert_eq!(batch.large_bytes(), large);
         let again = EncodedEvents::decode(batch.as_bytes().clone(), batch.len() as u32);
         prop_assert_eq!(again, Ok(batch));

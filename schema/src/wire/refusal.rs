@@ -6,6 +6,7 @@ use super::response::{put_receipt, receipt};
 use super::{Input, TEXT_BYTES_MAX, put_key, put_text};
 use crate::codec::DecodeError;
 use crate::ids::{Sequence, Stamp, Version};
+use crate::limits::SCHEMA_REASONS_MAX;
 use crate::refusal::{AlreadyApplied, Conflict, Refusal};
 use crate::request::Guard;
 
@@ -31,6 +32,23 @@ pub(super) fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::Trimmed { key, first_available } => {
             put_key(out, key);
             out.put_u64_le(first_available.value());
+        }
+        Refusal::SchemaViolation { key, event, path, reason } => {
+            put_key(out, key);
+            out.put_u32_le(*event);
+            put_text(out, path, TEXT_BYTES_MAX);
+            put_text(out, reason, TEXT_BYTES_MAX);
+        }
+        Refusal::SchemaExists { schema } => put_text(out, schema, TEXT_BYTES_MAX),
+        Refusal::SchemaInvalid { schema, reason } => {
+            put_text(out, schema, TEXT_BYTES_MAX);
+            put_text(out, reason, TEXT_BYTES_MAX);
+        }
+        Refusal::SchemaIncompatible { schema, reasons } => {
+            put_text(out, schema, TEXT_BYTES_MAX);
+            let reasons = &reasons[..reasons.len().min(SCHEMA_REASONS_MAX)];
+            out.put_u8(reasons.len() as u8);
+            reasons.iter().for_each(|reason| put_text(out, reason, TEXT_BYTES_MAX));
         }
         Refusal::NotLeader { leader } => {
             out.put_u8(u8::from(leader.is_some()));
@@ -92,6 +110,15 @@ pub(super) fn refusal(input: &mut Input<'_>) -> Result<Refusal, DecodeError> {
         3004 => Refusal::Overloaded { what: text(input)?, retry_after_ms: input.u32()? },
         3005 => Refusal::DeadlineExceeded { definite: flag(input)? },
         3006 => Refusal::UnknownOutcome,
+        4001 => Refusal::SchemaViolation {
+            key: input.key()?,
+            event: input.u32()?,
+            path: text(input)?,
+            reason: text(input)?,
+        },
+        4002 => Refusal::SchemaExists { schema: text(input)? },
+        4003 => Refusal::SchemaInvalid { schema: text(input)?, reason: text(input)? },
+        4004 => Refusal::SchemaIncompatible { schema: text(input)?, reasons: reasons(input)? },
         9001 => Refusal::Internal { id: input.u64()? },
         _ => return Err(DecodeError::invalid("code", "of refusal is not known")),
     })
@@ -138,6 +165,14 @@ fn conflicts(input: &mut Input<'_>) -> Result<Vec<Conflict>, DecodeError> {
         conflicts.push(Conflict { key, expected, actual: version(input)? });
     }
     Ok(conflicts)
+}
+
+fn reasons(input: &mut Input<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = usize::from(input.u8()?);
+    if count > SCHEMA_REASONS_MAX {
+        return Err(DecodeError::Limit { what: "reasons", limit: SCHEMA_REASONS_MAX as u64 });
+    }
+    (0..count).map(|_| text(input)).collect()
 }
 
 fn text(input: &mut Input<'_>) -> Result<String, DecodeError> {

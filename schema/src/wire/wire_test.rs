@@ -204,7 +204,7 @@ fn a_refusal_names_the_member_and_the_event() {
 
 #[test]
 fn a_write_that_makes_no_sense_is_refused_on_both_sides() {
-    let breaks: [fn(&mut Write); 10] = [
+    let breaks: [fn(&mut Write); 11] = [
         |write| write.members.clear(),
         |write| write.members.iter_mut().for_each(|m| m.events = EncodedEvents::default()),
         |write| write.members[1].key = write.members[0].key.clone(),
@@ -215,6 +215,7 @@ fn a_write_that_makes_no_sense_is_refused_on_both_sides() {
         |write| write.members[0].sequence = Some(Sequence::new(1 << 53)),
         |write| write.members[0].guard = Guard::Exact(Version::new(1 << 53)),
         |write| write.client_id = ClientId::NONE,
+        |write| write.members[1].key = "$system/schemas/acme".parse().expect("a key"),
     ];
     for (index, break_it) in breaks.into_iter().enumerate() {
         let mut write = sample_write();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::Decided;
 use super::memory::{Guard, Known, Memory, recall, remember};
 use crate::aggregate::{Aggregate, ExecuteError, Outcome};
-use crate::{Batch, Client, ClientId, Error, Event, Expect, Write};
+use crate::{Batch, Client, ClientId, Error, Event, Expect, Payload, Write};
 
 /// The parts of a writer that an execution needs.
 pub(super) struct Execution<'a> {
@@ -167,7 +167,10 @@ impl Execution<'_> {
             known.own = Some(receipt_of(key, &batch));
         }
         for recorded in &batch.events {
-            known.state.apply(A::decode(recorded)?);
+            match recorded.payload() {
+                Payload::Shredded => known.state.apply_shredded(&recorded.event_type),
+                _ => known.state.apply(A::decode(recorded)?),
+            }
             known.version = recorded.version;
         }
         Ok(())
