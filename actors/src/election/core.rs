@@ -94,6 +94,8 @@ pub struct Core {
     /// may land late, and is then no hand-over.
     pub(super) proposed: Epoch,
     pub(super) peer: Option<Process>,
+    /// Who was the peer last.
+    pub(super) met: Option<Process>,
     pub(super) pulse: Pulse,
     /// When a leader or claimant was last heard. Off at most: a claim too early or too late.
     pub(super) heard_at: Micros,
@@ -113,6 +115,8 @@ pub struct Core {
     pub(super) unhealthy: bool,
     /// The process is about to end, then at the latest. Off at most: no hand-over, a take-over.
     pub(super) stop_by: Option<Micros>,
+    /// The epoch that this process, which ends, has handed over: its heir must have heard of it.
+    pub(super) given: Option<Epoch>,
     saw: Epoch,
     aimed: Option<Option<Member>>,
     reason: Reason,
@@ -150,6 +154,7 @@ impl Core {
             promising: (local.promised, None),
             proposed: Epoch::default(),
             peer: None,
+            met: None,
             pulse: Pulse::default(),
             heard_at: now,
             granted_until: now.saturating_add(super::settings::longer(settings.grant)),
@@ -160,9 +165,10 @@ impl Core {
             checking: false,
             rule: Rule { number: 0, rule: AckRule::Nobody, in_force: None },
             hand_over: None,
-            flapping: Flapping::new(&settings),
+            flapping: Flapping::default(),
             unhealthy,
             stop_by: None,
+            given: None,
             saw: seen,
             aimed: None,
             reason: Reason::Started,
@@ -211,6 +217,7 @@ impl Core {
             Event::FollowerHolds { store, epoch, upto } => self.take_holding(store, epoch, upto),
             Event::FollowerCaughtUp { store } => self.take_caught_up(store),
             Event::FollowerSilent { store } => self.take_silence(store),
+            Event::FollowerPace { store, fastest } => self.take_pace(store, fastest),
             Event::TipHeldByPeer { epoch, store, tips } => self.take_tip_held(epoch, store, tips),
             Event::Fenced { epoch } => {
                 if self.own_epoch() == Some(epoch) {
@@ -243,8 +250,9 @@ impl Core {
                 self.take_grant(peer.store, number, epoch, lasts_ms);
             }
             Message::LeaseReturn { epoch } => self.take_lease_back(peer, epoch),
-            // The register says whether it is true.
-            Message::HandOver { epoch, .. } => self.note_epoch(epoch),
+            Message::HandOver { epoch, register, etag } => {
+                self.take_hand_over(epoch, &register, etag);
+            }
             _ => {}
         }
     }
@@ -294,7 +302,7 @@ impl Core {
     }
 
     /// Whatever was read last says whether this node still is what it is (R9).
-    fn note_register(&mut self) {
+    pub(super) fn note_register(&mut self) {
         let Some(config) = self.access.config() else { return };
         let (epoch, leader, phase) = (config.epoch, config.leader, config.phase);
         self.note_lease();
@@ -343,7 +351,7 @@ impl Core {
     fn ask_bucket(&mut self) {
         let due = self.want_read || self.access.swap().is_some();
         if due && self.access.is_idle() && self.due(self.access.retry_at) {
-            let (token, request) = self.access.next();
+            let (token, request) = self.access.next(self.now);
             self.out.push(Effect::Bucket(token, request));
         }
     }
@@ -415,6 +423,7 @@ impl Core {
     pub(super) fn stop(&mut self) {
         self.step_down(Reason::ShuttingDown);
         self.access.forget();
+        self.out.push(Effect::Leave);
         self.change_role(Role::Stopped, Reason::ShuttingDown);
     }
 

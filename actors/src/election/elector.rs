@@ -198,6 +198,7 @@ impl<B: Bucket> Elector<B> {
                 Effect::Quiesce { epoch } => Order::Quiesce { epoch },
                 Effect::Resume => Order::Resume,
                 Effect::Aim(member) => Order::Aim(member),
+                Effect::Leave => Order::Leave,
             });
         }
         if !orders.is_empty() {

@@ -43,6 +43,7 @@ impl Core {
         self.peer = peer;
         self.pulse.promised = None;
         if let Some(peer) = peer {
+            self.met = Some(peer);
             self.hear_follower(peer.store);
         }
     }
@@ -158,7 +159,10 @@ impl Core {
     /// What is due while it follows.
     pub(super) fn follow(&mut self) {
         if self.stop_by.is_some() {
-            return self.stop();
+            if !self.waits_for_heir() {
+                self.stop();
+            }
+            return;
         }
         if let Some(swap) = self.access.swap() {
             // The leader is back, or this node must not lead: find out, and try no more.

@@ -131,11 +131,17 @@ pub enum Event {
         /// Which store.
         store: StoreId,
     },
-    /// That store has acknowledged nothing for too long, or is slower than the bucket, or is
-    /// quarantined. Ends with the next [`Event::FollowerHolds`].
+    /// That store has acknowledged nothing for too long, has left, or is quarantined. Ends with the next [`Event::FollowerHolds`].
     FollowerSilent {
         /// Which store.
         store: StoreId,
+    },
+    /// Over a while that was long enough to judge by, no acknowledgement of that store took less.
+    FollowerPace {
+        /// Which store.
+        store: StoreId,
+        /// In µs.
+        fastest: Micros,
     },
     /// Answers [`Effect::Quiesce`]: the leader's log is durable and that store holds all of it;
     /// nothing is appended and no read is answered by a lease any more.
@@ -287,6 +293,8 @@ pub enum Effect {
     Resume,
     /// Connect to this member; `None` = there is no other.
     Aim(Option<Member>),
+    /// This process takes no further part: end the session with the peer in good order.
+    Leave,
     /// Answers [`Event::Command`].
     Answer {
         /// The command's.
@@ -401,6 +409,8 @@ pub enum Reason {
     HandedToUs,
     /// The follower was silent: on with the bucket.
     FollowerLost,
+    /// The follower was slower than the bucket: on with the bucket.
+    FollowerSlow,
     /// The follower is back.
     FollowerBack,
     /// It follows what somebody leads.
@@ -436,6 +446,9 @@ impl fmt::Display for Reason {
             Self::Activated => f.write_str("took over"),
             Self::HandedToUs => f.write_str("was handed the lead"),
             Self::FollowerLost => f.write_str("lost the follower: goes on with the bucket"),
+            Self::FollowerSlow => {
+                f.write_str("the follower is slower than the bucket: goes on with the bucket")
+            }
             Self::FollowerBack => f.write_str("the follower is back"),
             Self::Promised { epoch } => write!(f, "follows epoch {epoch}"),
             Self::Deposed { epoch } => write!(f, "deposed: epoch {epoch} is known"),

@@ -115,15 +115,15 @@ impl Leading {
         self.ask(effects);
     }
 
-    pub(super) fn down(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn down(&mut self, in_order: bool, effects: &mut Vec<Effect>) {
         self.streams.values_mut().for_each(Stream::reset);
         (self.is_up, self.asked, self.promised) = (false, false, false);
-        // A pair's follower may be back at once; elsewhere it has to catch up anew before anything
-        // waits for it.
-        if let (true, Some(store), true) =
-            (self.watch.is_caught_up(), self.holder, self.rule.bucket)
-        {
-            effects.push(Effect::Election(Fact::FollowerSilent { store }));
+        // A pair's follower may be back at once, unless it has said goodbye; elsewhere it has to
+        // catch up anew before anything waits for it. No proof of anything: the register decides.
+        let has_to_catch_up = self.watch.is_caught_up() && self.rule.bucket;
+        if in_order || has_to_catch_up {
+            let silent = |store| Effect::Election(Fact::FollowerSilent { store });
+            effects.extend(self.holder.map(silent));
         }
         self.watch.restart();
     }
@@ -487,6 +487,26 @@ impl Leading {
             let streams = &self.streams;
             let upto = || streams.values().map(|stream| stream.held().lsn).collect();
             self.watch.look(now, look, upto, settings, effects);
+            self.time_follower(now, store, settings, effects);
+        }
+    }
+
+    /// Only where acknowledgements wait for nothing else.
+    fn time_follower(
+        &mut self,
+        now: Micros,
+        store: StoreId,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.rule.bucket || self.rule.follower.is_none() {
+            return;
+        }
+        let streams = &self.streams;
+        let held = |shard| streams.get(&shard).map_or(Lsn::ZERO, |stream| stream.held().lsn);
+        let sent = || streams.iter().find_map(|(shard, stream)| Some((*shard, stream.sent()?)));
+        if let Some(fastest) = self.watch.time(now, held, sent, settings) {
+            effects.push(Effect::Election(Fact::FollowerPace { store, fastest }));
         }
     }
 

@@ -143,6 +143,11 @@ impl Stream {
         self.held
     }
 
+    /// The end of what was sent last and is not acknowledged.
+    pub(super) fn sent(&self) -> Option<Lsn> {
+        self.in_flight.back().map(|(end, _)| end.lsn)
+    }
+
     /// The follower holds all that is sealed.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.stage, Stage::Level | Stage::Behind { .. }) && self.held == self.sealed

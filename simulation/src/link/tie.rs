@@ -224,6 +224,16 @@ impl State {
         }
     }
 
+    /// The process leaves in good order, and is as good as gone.
+    pub(super) fn close(&mut self, end: End, now: Micros) {
+        if let Some(id) = self.sides[end.index()].tie {
+            self.reached.note("link left in good order");
+            self.fall(id, end, Reason::Dropped, now);
+            self.tell_closed(id, end, now);
+        }
+        self.crash(end, now);
+    }
+
     /// The next event of an end; what is taken makes room at the sender, later.
     pub(super) fn take_event(&mut self, end: End, now: Micros) -> Option<Event> {
         let event = self.sides[end.index()].ready.pop_front()?;

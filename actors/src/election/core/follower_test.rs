@@ -576,11 +576,43 @@ fn the_process_that_the_register_names_promises_and_leads_at_once() {
     let mut config = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
     config.nonce = 99;
     rig.write(&config);
-    rig.message(Message::HandOver { epoch: epoch(4), ver: 6, tips: vec![] });
+    let (register, etag) = (Default::default(), String::new());
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
     rig.serve();
     assert!(rig.lead().is_none(), "leads before it promised");
     rig.obey();
     assert_eq!(rig.lead(), Some(config));
+}
+
+#[test]
+fn a_register_that_the_peer_tells_is_believed_only_if_it_is_the_next() {
+    let handed = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    let seal = Seal::new(Some(b"a secret of somebody else"));
+    let old = pair(me());
+    for register in [old.encode(&Seal::new(None)), handed.encode(&seal)] {
+        let mut rig = Rig::following(&pair(peer()));
+        rig.message(Message::HandOver { epoch: epoch(4), register, etag: "\"9\"".into() });
+        assert!(!rig.has(|effect| matches!(effect, Effect::Promise(_))));
+        rig.obey();
+        assert_eq!((rig.core.status().distrust, rig.role()), (None, RoleName::Following));
+    }
+}
+
+#[test]
+fn a_read_that_was_sent_before_the_peer_told_the_register_says_nothing() {
+    let mut rig = Rig::following(&pair(peer()));
+    rig.message(Message::Deposed { epoch: epoch(3), ver: 6 });
+    let (token, op) = rig.request().expect("a read");
+    let before = rig.apply(op);
+    let handed = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    rig.write(&handed);
+    let (register, etag) = rig.register.clone().expect("a register");
+    let etag = etag.as_str().to_owned();
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.complete(token, Ok(before));
+    assert_eq!(rig.core.status().distrust, None, "an older one than was told");
+    rig.obey();
+    assert_eq!(rig.lead(), Some(handed));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Leaders: losing the follower, taking it back, leases, hand-over, operators.
 
-use celeriant_schema::peer::{Features, Message};
+use celeriant_schema::peer::{Features, Message, Tip};
 use celeriant_schema::{Lsn, StoreId};
 use celeriant_storage::bucket::{Effect as Left, Op};
 
 use super::rig::*;
-use crate::election::register::{Link, Member, Phase, Set};
+use crate::election::register::{Active, Config, Link, Member, Phase, Seal, Set};
 use crate::election::vocabulary::*;
 
 const PAIR: Set = Set::Pair(ME, PEER);
@@ -310,21 +310,69 @@ fn the_lease_is_given_up_before_the_follower_returns() {
     assert!(!rig.has(|effect| matches!(effect, Effect::Lease { until } if *until > 0)));
 }
 
+/// The follower is no place any more, and has caught up again at once.
+fn lose_and_catch_up(rig: &mut Rig, loss: Event) {
+    rig.event(loss);
+    rig.obey();
+    assert_eq!(rig.config().active.set, Set::Bucket(ME));
+    let of = rig.config().epoch.value();
+    rig.alive();
+    rig.event(Event::FollowerCaughtUp { store: PEER });
+    rig.event(holds(PEER, of, 4));
+}
+
+fn waits(rig: &mut Rig, ms: u64) {
+    if ms > 200 {
+        rig.run_with_follower(ms - 200);
+        assert_eq!(rig.config().active.set, Set::Bucket(ME), "{ms} ms");
+    }
+    rig.run_with_follower(400);
+    assert_eq!(rig.config().active.set, PAIR, "{ms} ms");
+}
+
 #[test]
-fn a_follower_that_flaps_waits_longer_each_time() {
+fn a_follower_that_is_lost_again_soon_waits_longer_each_time() {
     let mut rig = Rig::leading(&pair(me()));
-    for wait in [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000] {
+    for wait in [0, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000] {
+        lose_and_catch_up(&mut rig, Event::FollowerSilent { store: PEER });
+        waits(&mut rig, wait);
+    }
+    // It held for the longest wait.
+    rig.run_with_follower(300_000);
+    lose_and_catch_up(&mut rig, Event::FollowerSilent { store: PEER });
+    waits(&mut rig, 0);
+}
+
+#[test]
+fn a_follower_that_was_started_anew_is_no_flapping_one() {
+    let mut rig = Rig::leading(&pair(me()));
+    for boot in 21..25 {
         rig.event(Event::FollowerSilent { store: PEER });
         rig.obey();
-        assert_eq!(rig.config().active.set, Set::Bucket(ME));
+        rig.event(Event::PeerDown);
+        rig.event(Event::PeerUp(process(PEER, boot)));
         let of = rig.config().epoch.value();
-        rig.alive();
         rig.event(Event::FollowerCaughtUp { store: PEER });
         rig.event(holds(PEER, of, 4));
-        rig.run_with_follower(wait - 200);
-        assert_eq!(rig.config().active.set, Set::Bucket(ME), "{wait} ms");
-        rig.run_with_follower(400);
-        assert_eq!(rig.config().active.set, PAIR, "{wait} ms");
+        waits(&mut rig, 0);
+    }
+}
+
+#[test]
+fn a_follower_that_is_slower_than_the_bucket_is_ejected_and_waits() {
+    let mut rig = Rig::leading(&pair(me()));
+    // The bucket answers at once here, and waits 50 ms for its round.
+    let pace = |ms: u64| Event::FollowerPace { store: PEER, fastest: ms * MS };
+    rig.event(pace(50));
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config().active.set, PAIR);
+    rig.event(Event::FollowerPace { store: StoreId::new(9), fastest: 60 * MS });
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config().active.set, PAIR, "of another store");
+    for wait in [5_000, 10_000, 20_000] {
+        lose_and_catch_up(&mut rig, pace(51));
+        assert_eq!(rig.core.status().reason, Reason::FollowerSlow);
+        waits(&mut rig, wait);
     }
 }
 
@@ -557,7 +605,8 @@ fn handing_over() -> Rig {
 }
 
 fn tip_held(store: StoreId) -> Event {
-    Event::TipHeldByPeer { epoch: epoch(3), store, tips: vec![] }
+    let tips = vec![Tip { durable: at(4)[0], ..Tip::default() }];
+    Event::TipHeldByPeer { epoch: epoch(3), store, tips }
 }
 
 #[test]
@@ -577,6 +626,50 @@ fn a_hand_over_names_the_process_of_the_store_that_holds_the_tip() {
     assert_eq!(rig.step_down(), Some(Reason::HandedOver));
     assert_eq!(rig.answer(), Some(Ok(())));
     assert!(rig.messages().iter().any(|m| matches!(m, Message::HandOver { .. })));
+}
+
+#[test]
+fn writes_pause_for_one_request_to_the_bucket() {
+    let mut rig = Rig::leading(&pair(me()));
+    // What is known of the register is too old for a change.
+    rig.run_with_follower(2_000);
+    rig.event(Event::Command { id: 1, command: Command::HandOver });
+    let is_quiet = |rig: &Rig| rig.has(|effect| matches!(effect, Effect::Quiesce { .. }));
+    assert!(!is_quiet(&rig), "writes go on while the register is read");
+    rig.get();
+    assert!(is_quiet(&rig));
+    rig.event(tip_held(PEER));
+    let (token, op) = rig.request().expect("a request");
+    assert!(op.mutates(), "{op:?}: the register was read before");
+    let done = rig.apply(op);
+    rig.complete(token, Ok(done));
+    let told = rig.messages().into_iter().find(|m| matches!(m, Message::HandOver { .. }));
+    // The heir asks nobody.
+    let mut heir = Rig::following(&pair(peer()));
+    let Some(Message::HandOver { epoch: of, etag, .. }) = told else { panic!("{told:?}") };
+    let config = Config { leader: me(), ..rig.config() };
+    let active = Active { leader: me(), ..config.active.clone() };
+    let register = Config { active, ..config }.encode(&Seal::new(None));
+    heir.message(Message::HandOver { epoch: of, register, etag });
+    assert!(heir.has(|effect| matches!(effect, Effect::Promise(epoch) if *epoch == of)));
+    heir.event(Event::PromiseDurable { epoch: of, tips: vec![Tip::default()] });
+    assert_eq!(
+        (heir.role(), heir.lead().map(|config| config.epoch)),
+        (RoleName::Leading, Some(of))
+    );
+}
+
+#[test]
+fn a_hand_over_waits_for_a_bucket_that_does_not_answer_while_writes_go_on() {
+    let mut rig = Rig::leading(&pair(me()));
+    rig.run_with_follower(2_000);
+    rig.event(Event::Command { id: 1, command: Command::HandOver });
+    for _ in 0..60 {
+        rig.wait(100);
+        rig.alive();
+    }
+    assert!(!rig.has(|effect| matches!(effect, Effect::Quiesce { .. } | Effect::Resume)));
+    assert!(matches!(rig.answer(), Some(Err(Refused::CalledOff(_)))));
 }
 
 #[test]
@@ -678,8 +771,31 @@ fn a_leader_that_shuts_down_hands_over_and_stops() {
     assert!(rig.has(|effect| matches!(effect, Effect::Quiesce { .. })));
     rig.event(tip_held(PEER));
     rig.run(10);
-    assert_eq!((rig.config().leader, rig.role()), (peer(), RoleName::Stopped));
+    // The heir leads with the bucket: this process is as good as gone.
+    let config = rig.config();
+    assert_eq!((config.leader, config.active.set), (peer(), Set::Bucket(PEER)));
+    assert_eq!(config.active.chain, [Link { epoch: epoch(4), base: at(4) }]);
+    assert_eq!(rig.role(), RoleName::Following, "the heir may not have heard of it");
+    rig.message(Message::Promise { epoch: epoch(4), ver: 6 });
+    assert_eq!(rig.role(), RoleName::Stopped);
+    assert!(rig.has(|effect| matches!(effect, Effect::Leave)));
     assert_eq!(rig.core.next_deadline(), None);
+}
+
+#[test]
+fn whoever_has_handed_over_and_ends_waits_for_a_silent_heir_for_a_while() {
+    for lost in [true, false] {
+        let mut rig = Rig::leading(&pair(me()));
+        rig.event(Event::ShuttingDown);
+        rig.event(tip_held(PEER));
+        rig.run(10);
+        if lost {
+            rig.event(Event::PeerDown);
+            assert_eq!(rig.role(), RoleName::Stopped);
+        }
+        rig.run(5_000);
+        assert_eq!((rig.role(), rig.config().leader), (RoleName::Stopped, peer()));
+    }
 }
 
 #[test]

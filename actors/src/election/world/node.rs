@@ -306,6 +306,7 @@ impl World {
             Effect::Quiesce { epoch } => self.nodes[at].shell().quiesced = Some(epoch),
             Effect::Resume => self.nodes[at].shell().quiesced = None,
             Effect::Follow { .. }
+            | Effect::Leave
             | Effect::Aim(_)
             | Effect::Answer { .. }
             | Effect::Announce(_) => {}
