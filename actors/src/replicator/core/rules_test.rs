@@ -352,7 +352,7 @@ fn a_follower_is_judged_by_the_fastest_of_many_acknowledgements() {
     let append = |rig: &mut Rig, lsn: u64, took: u64| {
         rig.report(Report::Sealed(frames(lsn - 1, lsn)));
         rig.flush();
-        rig.now += took;
+        rig.now += took * 1_000;
         rig.ack(2, lsn);
         rig.flush();
         rig.fact(pace)
@@ -361,13 +361,13 @@ fn a_follower_is_judged_by_the_fastest_of_many_acknowledgements() {
     for lsn in 6..15 {
         assert_eq!(append(&mut rig, lsn, 2_000), None);
     }
-    assert_eq!(append(&mut rig, 15, 1_500), Some(1_500));
+    assert_eq!(append(&mut rig, 15, 1_500), Some(1_500_000));
     // Many, but not for long enough; and one hiccup among them.
     for lsn in 16..66 {
         assert_eq!(append(&mut rig, lsn, if lsn == 40 { 900 } else { 10 }), None);
     }
-    rig.now += 10_000;
-    assert_eq!(append(&mut rig, 66, 7_000), Some(10));
+    rig.now += 10_000_000;
+    assert_eq!(append(&mut rig, 66, 7_000), Some(10_000));
 }
 
 #[test]
