@@ -217,6 +217,7 @@ impl Core {
             Event::FollowerHolds { store, epoch, upto } => self.take_holding(store, epoch, upto),
             Event::FollowerCaughtUp { store } => self.take_caught_up(store),
             Event::FollowerSilent { store } => self.take_silence(store),
+            Event::ProofWanted => self.hurry_proof(),
             Event::FollowerPace { store, fastest } => self.take_pace(store, fastest),
             Event::TipHeldByPeer { epoch, store, tips } => self.take_tip_held(epoch, store, tips),
             Event::Fenced { epoch } => {

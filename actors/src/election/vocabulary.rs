@@ -153,6 +153,8 @@ pub enum Event {
         /// All shards in ascending order.
         tips: Vec<Tip>,
     },
+    /// Linearizable reads wait for a proof that this node still leads (R5): it comes as a lease.
+    ProofWanted,
     /// The leader's bucket log is fenced: somebody takes over.
     Fenced {
         /// Which epoch's.

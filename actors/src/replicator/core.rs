@@ -296,6 +296,7 @@ impl Core {
                 }
             }
             Report::Quiesced { epoch, tip } => self.rounds.quiesced(epoch, tip),
+            Report::Unproven => effects.push(Effect::Election(Fact::ProofWanted)),
             report => self.role_report(shard, report, effects),
         }
     }

@@ -880,6 +880,37 @@ fn a_leader_asks_for_the_promise_until_it_is_given_and_then_sends_heartbeats() {
 }
 
 #[test]
+fn reads_that_wait_for_a_proof_get_one_at_once() {
+    let mut rig = Rig::leading(&pair(me()));
+    let beats = |rig: &mut Rig| {
+        let is_beat = |message: &Message| matches!(message, Message::Heartbeat { .. });
+        rig.messages().into_iter().filter(is_beat).count()
+    };
+    rig.wait(150);
+    beats(&mut rig);
+    rig.event(Event::ProofWanted);
+    assert_eq!(beats(&mut rig), 1, "one ping for all that wait");
+    for _ in 0..9 {
+        rig.wait(1);
+        rig.event(Event::ProofWanted);
+    }
+    assert_eq!(beats(&mut rig), 0);
+    rig.wait(1);
+    assert_eq!(beats(&mut rig), 1);
+
+    let mut rig = Rig::leading(&in_bucket(me()));
+    rig.run(100);
+    rig.out.clear();
+    rig.event(Event::ProofWanted);
+    let (token, op, config) = rig.swap();
+    assert_eq!(config.lease.map(|lease| lease.seq), rig.config().lease.map(|l| l.seq + 1));
+    rig.lease();
+    let done = rig.apply(op);
+    rig.complete(token, Ok(done));
+    assert!(rig.lease() > Some(rig.now));
+}
+
+#[test]
 fn a_promise_that_was_given_to_a_claim_is_not_asked_for_again_once_it_leads() {
     let mut rig = Rig::new(Some(&pair(me())));
     rig.obey();
