@@ -142,6 +142,7 @@ fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, SocketAddr), Failure> {
+    let settings = &with_ports(settings)?;
     let launch = Launch {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id.clone(),
@@ -159,6 +160,20 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
             Err(why_not(error))
         }
     }
+}
+
+/// A pair's register says where its nodes are found, before they listen: where any port will do,
+/// it is one that is free now.
+fn with_ports(settings: &Settings) -> Result<Settings, Failure> {
+    let mut settings = settings.clone();
+    let Some(pair) = &mut settings.pair else { return Ok(settings) };
+    if settings.listen.port() == 0 {
+        settings.listen = std::net::TcpListener::bind(settings.listen)?.local_addr()?;
+    }
+    if pair.replication.port() == 0 {
+        pair.replication = std::net::UdpSocket::bind(pair.replication)?.local_addr()?;
+    }
+    Ok(settings)
 }
 
 /// What makes the node one of a pair, from its settings.

@@ -106,7 +106,8 @@ impl Core {
 
     /// Planned hand-over, or a register that it just made: nothing to recover or place.
     pub(super) fn take_named(&mut self, epoch: Epoch) {
-        self.take_over(epoch, Reason::HandedToUs);
+        let created = self.access.config().is_some_and(|config| config.ver == 1);
+        self.take_over(epoch, if created { Reason::Created } else { Reason::HandedToUs });
     }
 
     fn take_over(&mut self, epoch: Epoch, reason: Reason) {
@@ -208,7 +209,11 @@ impl Core {
         let Some(config) = self.access.config() else { return };
         assert!(config.epoch == epoch && config.phase == Phase::Active, "{config:?}");
         self.out.push(Effect::Lead { config: Box::new(config.clone()) });
-        self.change_role(Role::Leading(Leading::new(epoch, self.now)), Reason::Activated);
+        let reason = match self.reason() {
+            named @ (Reason::Created | Reason::HandedToUs) => named.clone(),
+            _ => Reason::Activated,
+        };
+        self.change_role(Role::Leading(Leading::new(epoch, self.now)), reason);
     }
 }
 

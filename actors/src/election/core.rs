@@ -389,6 +389,11 @@ impl Core {
         self.pulse.restart();
     }
 
+    /// Why its role is what it is.
+    pub(super) fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
     /// The role stays, but the last transition was another.
     pub(super) fn explain(&mut self, reason: Reason) {
         self.reason = reason;

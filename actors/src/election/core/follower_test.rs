@@ -571,6 +571,19 @@ fn an_epoch_that_the_peer_has_this_nodes_word_for_is_not_taken_over() {
 // ---- handed over -----------------------------------------------------------------------------
 
 #[test]
+fn a_status_says_how_its_node_came_to_lead() {
+    let mut rig = Rig::new(None);
+    rig.obey();
+    assert_eq!((rig.role(), rig.core.status().reason), (RoleName::Leading, Reason::Created));
+    let mut rig = Rig::following(&pair(peer()));
+    rig.write(&pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]));
+    let (register, etag) = (Default::default(), String::new());
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.obey();
+    assert_eq!((rig.role(), rig.core.status().reason), (RoleName::Leading, Reason::HandedToUs));
+}
+
+#[test]
 fn the_process_that_the_register_names_promises_and_leads_at_once() {
     let mut rig = Rig::following(&pair(peer()));
     let mut config = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
