@@ -58,7 +58,7 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         return print_config(&loaded, output);
     }
     if let Some(ServerAction::Check) = server.action {
-        return check::run(&loaded, output);
+        return check::run(&loaded, output).await;
     }
     log_to_stderr(&loaded.settings)?;
     if server.while_stdin {

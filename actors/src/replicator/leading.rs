@@ -21,6 +21,7 @@ use super::orders::{Order, Report};
 use super::rounds::Rounds;
 use super::stream::{READ_BYTES, Stream};
 use super::watch::{Look, Watch};
+use crate::bucket_log::gc::Facts;
 use crate::clock::Micros;
 use crate::election::register::Link;
 use crate::election::vocabulary::{Event as Fact, Place};
@@ -55,6 +56,10 @@ pub(super) struct Leading {
     /// Which stream reads next, so that none waits for ever.
     turn: usize,
     watch: Watch,
+    /// Ends of what was sealed when the term began.
+    begins: BTreeMap<ShardId, Lsn>,
+    /// The rounds of earlier epochs are not needed any more, and it was told.
+    is_cleaned: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl Leading {
         peer: Option<StoreId>,
         effects: &mut Vec<Effect>,
     ) -> Self {
+        let begins = tips.iter().map(|tip| (tip.shard, tip.durable.lsn)).collect();
         let stream = |tip: Tip| (tip.shard, Stream::new(tip.shard, term.epoch, tip.durable));
         let mut leading = Self {
             streams: tips.into_iter().map(stream).collect(),
@@ -94,6 +100,8 @@ impl Leading {
             reads: Vec::new(),
             turn: 0,
             watch: Watch::default(),
+            begins,
+            is_cleaned: false,
         };
         leading.upload(effects);
         if let Some(store) = peer {
@@ -146,6 +154,9 @@ impl Leading {
         if further {
             let epoch = self.term.epoch;
             self.streams.values_mut().for_each(|stream| stream.renew(epoch));
+            let end = |(shard, stream): (&ShardId, &Stream)| (*shard, stream.sealed_end().lsn);
+            self.begins = self.streams.iter().map(end).collect();
+            self.is_cleaned = false;
             self.watch.restart();
             if self.is_up {
                 self.ask(effects);
@@ -475,6 +486,7 @@ impl Leading {
             self.catch_up(settings.window_bytes, effects);
         }
         self.see_placed(effects);
+        self.clean_up(effects);
         if let Some(store) = self.holder.filter(|_| self.is_up) {
             let waits = self.streams.values().any(Stream::waits);
             let look = Look {
@@ -488,6 +500,22 @@ impl Leading {
             let upto = || streams.values().map(|stream| stream.held().lsn).collect();
             self.watch.look(now, look, upto, settings, effects);
             self.time_follower(now, store, settings, effects);
+        }
+    }
+
+    /// R14: once a term, when both disks are known to hold all that earlier epochs' logs can.
+    fn clean_up(&mut self, effects: &mut Vec<Effect>) {
+        let is_pair = self.term.link.is_none() && !self.rule.bucket;
+        if self.is_cleaned || !is_pair || !matches!(self.stage, Stage::Led) {
+            return;
+        }
+        let mut both = self.streams.iter().zip(self.begins.values());
+        let both_hold_all = both.all(|((_, stream), begin)| stream.is_twice_upto(*begin));
+        if both_hold_all && self.is_up && self.holder == self.rule.follower {
+            self.is_cleaned = true;
+            let acknowledged = [self.term.epoch; 2];
+            let facts = Facts { is_pair, chain: Vec::new(), acknowledged, both_hold_all };
+            effects.push(Effect::Log(LogOrder::CleanUp(facts)));
         }
     }
 

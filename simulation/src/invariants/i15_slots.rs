@@ -42,6 +42,12 @@ impl Slots {
         logs.into_iter().any(|log| log.held.has(key, version, hash))
     }
 
+    /// Whether the log of that slot held an entry.
+    pub fn held(&self, key: &str, (of, version, hash): Entry<'_>) -> bool {
+        let log = Name::numbers_of(key).and_then(|(epoch, _)| self.logs.get(&epoch));
+        log.is_some_and(|log| log.held.has(of, version, hash))
+    }
+
     /// Whether anybody has fenced the log of `epoch`.
     pub fn is_fenced(&self, epoch: Epoch) -> bool {
         self.logs.get(&epoch).is_some_and(|log| log.fence.is_some())

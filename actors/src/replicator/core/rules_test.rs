@@ -331,6 +331,39 @@ fn with_the_bucket_a_follower_that_goes_must_catch_up_anew() {
 }
 
 #[test]
+fn rounds_of_earlier_epochs_go_when_both_disks_hold_what_they_can_hold() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    let cleans = |rig: &mut Rig| {
+        rig.take(|effect| match effect {
+            Effect::Log(LogOrder::CleanUp(facts)) => Some(facts.clone()),
+            _ => None,
+        })
+    };
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "without the follower");
+    rig.meet(PEER, 2);
+    assert!(cleans(&mut rig).is_none(), "not known to be durable here");
+    rig.report(Report::Committed { commit: Lsn::new(5), closed: Stamp::new(1) });
+    rig.flush();
+    let facts = cleans(&mut rig).expect("an order");
+    assert!(facts.frees(epoch(1)) && !facts.frees(epoch(2)));
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "once a term");
+
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.meet(PEER, 2);
+    rig.report(Report::Committed { commit: Lsn::new(5), closed: Stamp::new(1) });
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "a chain rests on the bucket");
+
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.report(Report::Committed { commit: Lsn::new(5), closed: Stamp::new(1) });
+    rig.meet(StoreId::new(9), 2);
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "another store holds it");
+}
+
+#[test]
 fn a_follower_that_leaves_in_good_order_is_not_waited_for() {
     for in_order in [true, false] {
         let mut rig = Rig::leading(Set::pair(ME, PEER));
