@@ -280,7 +280,7 @@ impl Core {
             News::Read => {}
             News::Won(swap) => match swap.intent {
                 Intent::Create => self.reason = Reason::Created,
-                Intent::Join => {}
+                Intent::Join | Intent::Refresh | Intent::Raise => {}
                 Intent::Claim => self.claim_won(swap.sent.epoch),
                 Intent::Activate => self.activated(swap.sent.epoch, swap.since),
                 Intent::Eject | Intent::Readmit => self.reconfigured(&swap),

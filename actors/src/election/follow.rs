@@ -183,6 +183,8 @@ impl Core {
         }
         if config.member(me.store).is_none() {
             self.join();
+        } else if self.is_out_of_date() {
+            self.refresh();
         } else if self.may_try() && self.fresh() {
             self.claim();
         }
@@ -245,6 +247,25 @@ impl Core {
             nonce: 0,
         };
         self.swap(Intent::Create, config);
+    }
+
+    /// The register does not say of this node what is true.
+    pub(super) fn is_out_of_date(&self) -> bool {
+        let told = self.access.config().and_then(|config| config.member(self.me.member.store));
+        self.access.distrust().is_none() && told.is_some_and(|told| *told != self.me.member)
+    }
+
+    /// Another address, or another version of the program, since it was put into the register.
+    pub(super) fn refresh(&mut self) {
+        let Some(mut config) = self.access.config().cloned() else { return };
+        if !self.fresh() || self.access.swap().is_some() {
+            return;
+        }
+        let of_own = config.members.iter_mut().find(|m| m.store == self.me.member.store);
+        let Some(member) = of_own else { return };
+        *member = self.me.member.clone();
+        config.ver += 1;
+        self.swap(Intent::Refresh, config);
     }
 
     /// §3 "admit": into the free place, if there is one.

@@ -176,8 +176,29 @@ impl Core {
         if self.access.swap().is_none() {
             self.renew();
         }
+        if self.access.swap().is_none() && self.hand_over.is_none() {
+            self.keep_up();
+        }
         let stale_at = self.access.stale_at();
         self.want_read |= self.due(stale_at);
+    }
+
+    /// What the register says of this node, and what both may write.
+    fn keep_up(&mut self) {
+        if self.is_out_of_date() {
+            return self.refresh();
+        }
+        let Some(config) = self.access.config() else { return };
+        let both = config.members.len() == 2 && matches!(config.active.set, Set::Pair(..));
+        let level = config.members.iter().map(|member| member.features.max).min();
+        let higher = level.filter(|level| both && *level > config.feature_level);
+        if let Some(level) = higher.filter(|_| self.fresh())
+            && let Some(mut config) = self.access.config().cloned()
+        {
+            config.feature_level = level;
+            config.ver += 1;
+            self.swap(Intent::Raise, config);
+        }
     }
 
     fn follower_is_lost(&mut self) -> bool {

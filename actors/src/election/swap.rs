@@ -57,6 +57,10 @@ pub(super) enum Intent {
     Renew,
     /// A lost member makes way; the command's id.
     Replace(u64),
+    /// Say where this node is found now, and what it can read.
+    Refresh,
+    /// Write what both members can read.
+    Raise,
 }
 
 /// A change under way.
@@ -411,6 +415,10 @@ impl Swap {
             && match self.intent {
                 // These change nothing else, so that their effect itself must be there.
                 Intent::Renew => found.lease.map(|l| l.seq) >= sent.lease.map(|l| l.seq),
+                Intent::Refresh => {
+                    sent.members.iter().all(|member| found.member(member.store) == Some(member))
+                }
+                Intent::Raise => found.feature_level >= sent.feature_level,
                 Intent::Join | Intent::Replace(_) => {
                     sent.members.iter().all(|member| found.member(member.store).is_some())
                 }

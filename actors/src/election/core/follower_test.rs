@@ -568,6 +568,19 @@ fn an_epoch_that_the_peer_has_this_nodes_word_for_is_not_taken_over() {
     assert!(!rig.has(|effect| matches!(effect, Effect::Recover { .. })));
 }
 
+#[test]
+fn a_node_that_is_found_elsewhere_now_says_so_in_the_register() {
+    let mut config = pair(peer());
+    config.members[0].clients = "there:1".into();
+    let mut rig = Rig::following(&config);
+    rig.obey();
+    let told = rig.config();
+    assert_eq!((told.ver, told.members[0].clients.as_str()), (config.ver + 1, ""));
+    assert_eq!((told.epoch, told.active), (config.epoch, config.active));
+    rig.run(100);
+    assert_eq!(rig.config().ver, config.ver + 1, "once");
+}
+
 // ---- handed over -----------------------------------------------------------------------------
 
 #[test]

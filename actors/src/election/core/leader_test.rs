@@ -852,6 +852,30 @@ fn a_lost_member_is_replaced_and_the_configuration_stays() {
 }
 
 #[test]
+fn the_feature_level_rises_when_both_can_read_it_and_never_falls() {
+    let mut config = pair(me());
+    config.members[1].features = Features { min: 1, max: 3 };
+    let of_this_node = |rig: &mut Rig, max| rig.core.me.member.features = Features { min: 1, max };
+    let mut rig = Rig::leading(&config);
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config(), config, "this node cannot read it");
+    // As after a start of a newer program; but that is another process.
+    of_this_node(&mut rig, 2);
+    rig.run_with_follower(1_000);
+    assert_eq!((rig.config().feature_level, rig.config().ver), (2, config.ver + 2));
+    of_this_node(&mut rig, 1);
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config().feature_level, 2);
+
+    let mut config = in_bucket(me());
+    config.members.iter_mut().for_each(|m| m.features = Features { min: 1, max: 2 });
+    let mut rig = Rig::with(Some(&config), |_, _| {});
+    of_this_node(&mut rig, 2);
+    rig.run(3_000);
+    assert_eq!(rig.config().feature_level, 1, "only when both are there");
+}
+
+#[test]
 fn a_follower_is_told_to_ask_the_leader() {
     let mut rig = Rig::following(&pair(peer()));
     let command = Command::Replace { lost: PEER, member: member(StoreId::new(3)) };
