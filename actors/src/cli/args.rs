@@ -137,6 +137,15 @@ pub(super) enum ClusterAction {
         #[arg(long, value_name = "URL")]
         with: String,
     },
+    /// The bucket is lost for good: make the cluster's register in a new one
+    ///
+    /// Stop both nodes, name the new bucket in both configurations, start them, then call this with
+    /// both in --url. The node whose log has everything makes the register; the other one joins.
+    Recover {
+        /// Store of a node that is lost, too: whatever only it holds is given up
+        #[arg(long, value_name = "STORE")]
+        give_up: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]

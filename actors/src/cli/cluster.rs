@@ -9,6 +9,8 @@ use super::failure::Failure;
 use super::options;
 use super::output::Output;
 
+mod recover;
+
 pub(super) async fn run(
     action: ClusterAction,
     global: &Global,
@@ -20,6 +22,9 @@ pub(super) async fn run(
             warn("writes pause for about one round trip to the bucket");
             order(global, &global.url, &Order::HandOver).await?;
             output.json(&json!({"done": true}))
+        }
+        ClusterAction::Recover { give_up } => {
+            recover::run(global, output, give_up.as_deref()).await
         }
         ClusterAction::Replace { lost, with } => replace(global, output, lost, &with).await,
     }

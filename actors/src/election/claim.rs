@@ -106,8 +106,13 @@ impl Core {
 
     /// Planned hand-over, or a register that it just made: nothing to recover or place.
     pub(super) fn take_named(&mut self, epoch: Epoch) {
-        let created = self.access.config().is_some_and(|config| config.ver == 1);
-        self.take_over(epoch, if created { Reason::Created } else { Reason::HandedToUs });
+        let made = self.access.config().is_some_and(|config| config.ver == 1);
+        let reason = match self.reason() {
+            Reason::Recovered => Reason::Recovered,
+            _ if made => Reason::Created,
+            _ => Reason::HandedToUs,
+        };
+        self.take_over(epoch, reason);
     }
 
     fn take_over(&mut self, epoch: Epoch, reason: Reason) {
@@ -210,7 +215,7 @@ impl Core {
         assert!(config.epoch == epoch && config.phase == Phase::Active, "{config:?}");
         self.out.push(Effect::Lead { config: Box::new(config.clone()) });
         let reason = match self.reason() {
-            named @ (Reason::Created | Reason::HandedToUs) => named.clone(),
+            named @ (Reason::Created | Reason::Recovered | Reason::HandedToUs) => named.clone(),
             _ => Reason::Activated,
         };
         self.change_role(Role::Leading(Leading::new(epoch, self.now)), reason);

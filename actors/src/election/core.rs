@@ -269,6 +269,10 @@ impl Core {
                 Ok(()) => return,
                 Err(refused) => Err(refused),
             },
+            Command::Recover { above } => match self.begin_recover(id, above) {
+                Ok(()) => return,
+                Err(refused) => Err(refused),
+            },
         };
         self.out.push(Effect::Answer { id, result });
     }
@@ -287,10 +291,14 @@ impl Core {
                 Intent::HandOver => self.handed_over(&swap),
                 Intent::Renew => self.renewed(&swap),
                 Intent::Replace(id) => self.out.push(Effect::Answer { id, result: Ok(()) }),
+                Intent::Recover(id) => {
+                    self.reason = Reason::Recovered;
+                    self.out.push(Effect::Answer { id, result: Ok(()) });
+                }
             },
             News::Lost(swap) | News::Void(swap) => match swap.intent {
                 Intent::Claim => self.back_off(),
-                Intent::Replace(id) => {
+                Intent::Replace(id) | Intent::Recover(id) => {
                     let result =
                         Err(Refused::CalledOff("the register changed, or is out of reach"));
                     self.out.push(Effect::Answer { id, result });
@@ -506,6 +514,7 @@ impl Core {
             epoch: config.map_or(Epoch::new(0), |config| config.epoch),
             ver: config.map_or(0, |config| config.ver),
             set: config.map(|config| config.active.set),
+            seen: self.access.max_epoch_seen().max(self.promised),
             reason: self.reason.clone(),
             distrust: self.access.distrust().cloned(),
         }

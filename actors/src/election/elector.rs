@@ -215,7 +215,7 @@ impl<B: Bucket> Elector<B> {
         let known = self.board.status();
         let changed = known.is_none_or(|known| Status { ver: status.ver, ..known } != status);
         if changed {
-            let Status { role, epoch, ver, set, reason, distrust } = &status;
+            let Status { role, epoch, ver, set, seen: _, reason, distrust } = &status;
             let set = set.map(|set| set.to_string());
             let distrust = distrust.as_ref().map(ToString::to_string);
             tracing::info!(?role, %epoch, ver, set, distrust, "{reason}");

@@ -16,8 +16,12 @@ use super::core::{Core, Role};
 use super::register::{Active, Config, Link, Phase, Process, Set};
 use super::settings::{from_ms, longer};
 use super::swap::Intent;
-use super::vocabulary::{Distrust, Effect, Reason};
+use super::vocabulary::{Distrust, Effect, Reason, Refused};
 use crate::clock::Micros;
+
+/// Epochs that a recovery leaves out: a store that was given up may have promised some, and must not
+/// depose anybody when it comes back.
+const RECOVERY_LEAP: u64 = 1_000;
 
 /// A lease that somebody else holds by the register.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -229,6 +233,37 @@ impl Core {
         };
         let used = self.tips_at_start.iter().map(|tip| tip.epoch).max().unwrap_or_default();
         let epoch = Epoch::new(used.max(self.promised).value() + 1);
+        self.make(Intent::Create, epoch, feature_level);
+    }
+
+    /// The bucket is lost for good, and an operator says that this log has everything: as with
+    /// "create", so that all of it goes to the new bucket and to whoever joins.
+    pub(super) fn begin_recover(&mut self, id: u64, above: Epoch) -> Result<(), Refused> {
+        let is_missing = matches!(self.access.distrust(), Some(Distrust::Missing { .. }));
+        if !is_missing || !matches!(self.role, Role::Following { .. }) {
+            return Err(Refused::Impossible(
+                "recovery is for a node that finds no `config` in its bucket, but has seen one",
+            ));
+        }
+        if self.access.config().is_some() {
+            return Err(Refused::Impossible(
+                "this process knows a `config` that was lost since: restart it with the new bucket",
+            ));
+        }
+        let Some(feature_level) = self.may.create.filter(|_| !self.unhealthy) else {
+            return Err(Refused::Impossible("this node may not create a cluster"));
+        };
+        if self.access.swap().is_some() {
+            return Err(Refused::Busy);
+        }
+        let seen = self.access.max_epoch_seen().max(self.promised).max(above);
+        let epoch = Epoch::new(seen.value().saturating_add(RECOVERY_LEAP));
+        self.make(Intent::Recover(id), epoch, feature_level);
+        Ok(())
+    }
+
+    /// A register that this process leads by, with the bucket, and that rests on nothing else.
+    fn make(&mut self, intent: Intent, epoch: Epoch, feature_level: u16) {
         let leader = self.me.process();
         let base = vec![Default::default(); self.tips_at_start.len()];
         let chain = vec![Link { epoch, base }];
@@ -246,7 +281,7 @@ impl Core {
             feature_level,
             nonce: 0,
         };
-        self.swap(Intent::Create, config);
+        self.swap(intent, config);
     }
 
     /// The register does not say of this node what is true.

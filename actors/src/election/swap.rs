@@ -57,6 +57,8 @@ pub(super) enum Intent {
     Renew,
     /// A lost member makes way; the command's id.
     Replace(u64),
+    /// Make the register in a bucket that has none, although there was one; the command's id.
+    Recover(u64),
     /// Say where this node is found now, and what it can read.
     Refresh,
     /// Write what both members can read.
@@ -241,7 +243,8 @@ impl Access {
     /// When one is under way, or the register isn't believed.
     pub(super) fn begin(&mut self, intent: Intent, sent: Config, now: Micros) {
         assert!(self.swap.is_none(), "{intent:?} while {:?} is under way", self.intent());
-        assert!(self.distrust.is_none() || intent == Intent::Create, "{:?}", self.distrust);
+        let makes = matches!(intent, Intent::Create | Intent::Recover(_));
+        assert!(self.distrust.is_none() || makes, "{:?}", self.distrust);
         let etag = self.known.as_ref().map(|known| known.etag.clone());
         let expected = self.config().map_or(1, |config| config.ver + 1);
         assert_eq!(sent.ver, expected, "ver grows by one");
@@ -301,6 +304,7 @@ impl Access {
             self.doubt();
             return News::Nothing;
         };
+        self.distrust = None;
         self.learn(Known { config: swap.sent.clone(), etag, at: now });
         News::Won(swap)
     }
@@ -330,14 +334,18 @@ impl Access {
                 self.learn(Known { config, etag, at: now });
                 self.judge(now)
             }
-            Err(distrust) => self.disbelieve(now, distrust),
+            Err(distrust) => {
+                let lost = self.swap.take_if(|swap| matches!(swap.intent, Intent::Recover(_)));
+                let news = self.disbelieve(now, distrust);
+                lost.map_or(news, News::Lost)
+            }
         }
     }
 
     fn absent(&mut self, now: Micros) -> News {
         self.failures = 0;
         let never = self.known.is_none() && self.max_epoch_seen.value() == 0;
-        if !never {
+        if !never && !matches!(self.intent(), Some(Intent::Recover(_))) {
             return self.disbelieve(now, Distrust::Missing { seen: self.max_epoch_seen });
         }
         match &mut self.swap {

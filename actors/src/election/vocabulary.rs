@@ -199,6 +199,12 @@ pub enum Command {
         /// What comes instead.
         member: Member,
     },
+    /// The bucket is lost for good and this node uses a new one: make the register there, from
+    /// this node's log. Whoever orders it knows that no other log has more.
+    Recover {
+        /// Above every epoch that any node has promised or seen.
+        above: Epoch,
+    },
 }
 
 /// Why an order is not carried out.
@@ -330,6 +336,8 @@ pub struct Status {
     pub ver: u64,
     /// The set that rules.
     pub set: Option<Set>,
+    /// Highest epoch that this store has promised, or seen in a register.
+    pub seen: Epoch,
     /// The last transition's.
     pub reason: Reason,
     /// Why no reconfiguration is possible until an operator acts.
@@ -399,6 +407,8 @@ pub enum Reason {
     Started,
     /// It made the register.
     Created,
+    /// It made the register anew in a new bucket, as an operator ordered.
+    Recovered,
     /// The leader was silent, and it claims.
     LeaderSilent,
     /// Its claim is in the register.
@@ -442,6 +452,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Started => f.write_str("started"),
             Self::Created => f.write_str("created the cluster"),
+            Self::Recovered => f.write_str("recovered the cluster into a new bucket"),
             Self::LeaderSilent => f.write_str("the leader is silent: claims"),
             Self::ClaimWon => f.write_str("won its claim"),
             Self::ClaimLost => f.write_str("lost its claim to another"),

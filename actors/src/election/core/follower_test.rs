@@ -6,6 +6,7 @@ use celeriant_storage::bucket::{Done, ETag, Effect as Left, Op};
 
 use super::rig::*;
 use crate::election::register::{CHAIN_LINKS_MAX, Link, Phase, RegisterError, Seal, Set};
+use crate::election::settings::Settings;
 use crate::election::vocabulary::*;
 
 fn deposed(messages: &[Message]) -> bool {
@@ -566,6 +567,50 @@ fn an_epoch_that_the_peer_has_this_nodes_word_for_is_not_taken_over() {
     assert_eq!(rig.role(), RoleName::Following);
     rig.obey();
     assert!(!rig.has(|effect| matches!(effect, Effect::Recover { .. })));
+}
+
+#[test]
+fn a_lost_bucket_is_recovered_from_by_an_operator_only() {
+    let seen = |_: &mut Settings, local: &mut Local| {
+        (local.promised, local.max_epoch_seen) = (epoch(7), epoch(8));
+    };
+    let mut rig = Rig::with(None, seen);
+    rig.run(10_000);
+    assert!(rig.register.is_none());
+    let recover =
+        |above| Event::Command { id: 4, command: Command::Recover { above: epoch(above) } };
+    rig.event(recover(20));
+    // The answer is lost, and the bucket shows it late.
+    let (token, op) = rig.until_put();
+    rig.complete(token, lost(&op));
+    rig.run(10_000);
+    assert_eq!(rig.answer(), Some(Ok(())));
+    let config = rig.config();
+    assert_eq!(config.epoch, epoch(1_020));
+    assert_eq!((config.active.set, config.members.len()), (Set::Bucket(ME), 1));
+    let status = rig.core.status();
+    assert_eq!(
+        (status.role, status.reason, status.distrust),
+        (RoleName::Leading, Reason::Recovered, None)
+    );
+    rig.event(recover(20));
+    assert!(matches!(rig.answer(), Some(Err(Refused::Impossible(_)))), "there is one");
+}
+
+#[test]
+fn a_recovery_that_meets_a_register_is_called_off() {
+    let seen = |_: &mut Settings, local: &mut Local| local.max_epoch_seen = epoch(8);
+    let mut rig = Rig::with(None, seen);
+    rig.run(1_000);
+    rig.event(Event::Command { id: 4, command: Command::Recover { above: epoch(8) } });
+    let (token, op) = rig.until_put();
+    // Somebody has put an old copy back.
+    rig.write(&pair(peer()));
+    let done = rig.apply(op);
+    rig.complete(token, Ok(done));
+    rig.run(5_000);
+    assert!(matches!(rig.answer(), Some(Err(Refused::CalledOff(_)))));
+    assert_eq!((rig.config(), rig.role()), (pair(peer()), RoleName::Following));
 }
 
 #[test]
