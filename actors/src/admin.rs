@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! {"order":"status"}                             this node's view, whatever its role
+//! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
 //! {"order":"recover","above":…}                  a node makes the register in a new bucket
@@ -16,6 +17,7 @@ use celeriant_schema::{Epoch, Refusal, Response, StoreId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::election::register::{Member, Set};
 use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
 use crate::node::pair::Cluster;
@@ -28,6 +30,8 @@ use crate::standing::Standing;
 pub enum Order {
     /// Say what the node is doing.
     Status,
+    /// Say what went wrong around the node, as a scenario of the simulator.
+    Record,
     /// Let the other node lead.
     HandOver,
     /// A member is lost for good; another store takes its place.
@@ -68,6 +72,8 @@ pub struct Admin {
     pub standing: Arc<Standing>,
     /// The node's, if it is one of a pair.
     pub cluster: Option<Cluster>,
+    /// The node's.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Admin {
@@ -79,6 +85,10 @@ impl Admin {
         };
         match (order, &self.cluster) {
             (Order::Status, _) => answer(route, &self.status()),
+            (Order::Record, Some(_)) => {
+                let scenario = self.standing.chronicle().scenario(self.clock.now());
+                answer(route, &json!({"scenario": scenario}));
+            }
             (_, None) => refuse(route, invalid("order", &"this node is not one of a pair")),
             (Order::HandOver, Some(cluster)) => self.order(cluster, Command::HandOver, route),
             (Order::Recover { above }, Some(cluster)) => {

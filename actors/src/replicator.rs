@@ -232,6 +232,7 @@ impl<L: Link, B: Bucket> Replicator<L, B> {
     }
 
     fn lose_peer(&mut self, in_order: bool) {
+        self.standing.chronicle().parted(self.clock.now());
         self.facts.push(Fact::PeerDown);
         self.taken += 1;
         self.core.handle(self.clock.now(), Event::Down { in_order }, &mut self.effects);
@@ -244,7 +245,9 @@ impl<L: Link, B: Bucket> Replicator<L, B> {
                 tracing::info!(%store, %session, "the peer is there");
                 self.failure = None;
                 self.session.begin(session);
-                self.facts.push(Fact::PeerUp(Process { store, boot }));
+                let process = Process { store, boot };
+                self.standing.chronicle().met(self.clock.now(), process);
+                self.facts.push(Fact::PeerUp(process));
                 self.take(Event::Up(store));
             }
             LinkEvent::Received { session, message, .. } if self.session.is(session) => {

@@ -129,6 +129,8 @@ pub(super) enum ClusterAction {
     Status,
     /// Let the other node lead
     Handover,
+    /// What went wrong around a node, as a scenario for `simulation replay`
+    Record,
     /// Put a new node into the place of one that is lost for good
     Replace {
         /// Store of the lost node, as `cluster status` shows it

@@ -23,6 +23,12 @@ pub(super) async fn run(
             order(global, &global.url, &Order::HandOver).await?;
             output.json(&json!({"done": true}))
         }
+        ClusterAction::Record => {
+            // One node's view; the first that --url names.
+            let first = global.url.split(',').next().unwrap_or_default();
+            let report = order(global, first, &Order::Record).await?;
+            output.line(report["scenario"].as_str().unwrap_or_default())
+        }
         ClusterAction::Recover { give_up } => {
             recover::run(global, output, give_up.as_deref()).await
         }
