@@ -187,7 +187,7 @@ impl Overseer {
             }
             None if change.node.is_some() => {
                 self.reached.note("round deleted");
-                slots.deleted(change.key, register.current(), &self.violations);
+                slots.deleted(change.key, register.ruling(), &self.violations);
                 let entries = state.acknowledged.entries();
                 state.places().check_deleted(entries, change.key, &self.violations);
             }
