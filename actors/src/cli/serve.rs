@@ -233,6 +233,13 @@ fn why_not(error: Error) -> Failure {
             Failure::Node(error.to_string())
         }
         Error::Store(refused) => Failure::usage(refused.to_string()),
+        Error::Storage { shard, source: celeriant_storage::Error::Damage(damage) } => {
+            Failure::Node(format!(
+                "shard {shard}: {damage}. Nothing was cut, and this store takes no part. One of a \
+                 pair: make another data directory with `celeriant cert node`, start on that, and \
+                 put it in the place of this one with `celeriant cluster replace`"
+            ))
+        }
         other => Failure::Node(other.to_string()),
     }
 }

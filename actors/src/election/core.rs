@@ -136,7 +136,6 @@ impl Core {
     ) -> Self {
         let (shards, seen) = (local.tips.len() as u16, local.max_epoch_seen.max(local.promised));
         let access = Access::new(settings, seal, (me.cluster, shards), seen);
-        let unhealthy = !local.intact;
         Self {
             settings,
             me,
@@ -166,7 +165,7 @@ impl Core {
             rule: Rule { number: 0, rule: AckRule::Nobody, in_force: None },
             hand_over: None,
             flapping: Flapping::default(),
-            unhealthy,
+            unhealthy: false,
             stop_by: None,
             given: None,
             saw: seen,

@@ -31,7 +31,8 @@ impl Identity {
     }
 }
 
-/// What the node's disk says at its start.
+/// What the node's disk says at its start. The log is whole (I19): a node whose log is damaged, or
+/// shorter than it was known to be durable, does not start.
 #[derive(Clone, Debug)]
 pub struct Local {
     /// Highest promised epoch.
@@ -40,8 +41,6 @@ pub struct Local {
     pub max_epoch_seen: Epoch,
     /// Every shard's end, in ascending order.
     pub tips: Vec<Tip>,
-    /// The log is whole: nothing that is known to have been durable is missing (I19).
-    pub intact: bool,
     /// What the node may do that no member asked it for.
     pub may: May,
 }

@@ -157,13 +157,8 @@ impl<L: Link, B: Bucket> Join for Pair<L, B> {
         let facts: ActorRef<Elector<B>> = elector.actor_ref().clone();
         let own = Own { store: self.member.store, boot: ground.boot, shards: shards.len() as u16 };
         let ends = tips.clone().into();
-        let local = Local {
-            promised: self.epochs.0,
-            max_epoch_seen: self.epochs.1,
-            tips,
-            intact: true,
-            may: self.may,
-        };
+        let local =
+            Local { promised: self.epochs.0, max_epoch_seen: self.epochs.1, tips, may: self.may };
         let member = Arc::new(self.member.clone());
         let me = Identity { cluster: ground.cluster, boot: ground.boot, member: self.member };
         let now = ground.clock.now();

@@ -301,17 +301,15 @@ fn a_log_without_the_base_of_the_chain_never_claims() {
 #[test]
 fn a_damaged_log_never_claims() {
     for config in [pair(peer()), pair(process(ME, 9)), in_bucket(process(ME, 9))] {
-        let mut rig = Rig::with(Some(&config), |_, local| local.intact = false);
-        rig.run(60_000);
-        assert_eq!(rig.config(), config);
-
         let mut rig = Rig::new(Some(&config));
         rig.event(Event::LogUnhealthy { why: "EIO".into() });
         rig.run(60_000);
         assert_eq!(rig.config(), config);
     }
     // Not even what it is named for.
-    let mut rig = Rig::with(Some(&pair(me())), |_, local| local.intact = false);
+    let mut rig = Rig::following(&pair(peer()));
+    rig.event(Event::LogUnhealthy { why: "EIO".into() });
+    rig.write(&pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]));
     rig.run(60_000);
     assert_eq!((rig.role(), rig.lead()), (RoleName::Following, None));
 }
