@@ -19,8 +19,8 @@ use super::swap::Intent;
 use super::vocabulary::{Distrust, Effect, Reason, Refused};
 use crate::clock::Micros;
 
-/// Epochs that a recovery leaves out: a store that was given up may have promised some, and must not
-/// depose anybody when it comes back.
+/// Epochs that a recovery leaves out: a store that was given up may have promised some, and must
+/// not depose anybody when it comes back.
 const RECOVERY_LEAP: u64 = 1_000;
 
 /// A lease that somebody else holds by the register.

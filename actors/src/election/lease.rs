@@ -6,7 +6,7 @@
 //!   {L,S3}   lease.seq + 1 by CAS          L counts from before the first try, minus 5 %
 //!                                          F counts from seeing it first, plus 5 %
 //! ```
-//! Where reads wait for a lease, the next heartbeat or renewal is sent at once: one for all of them.
+//! Where reads wait for a lease, the next heartbeat or renewal is sent at once, one for all.
 //!
 //! Nothing but linearizable reads rests on a lease: with clocks whose rates differ by more than the
 //! margins, one of those may miss a write that a new leader has acknowledged just now. Writes don't

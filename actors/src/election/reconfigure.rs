@@ -53,9 +53,9 @@ pub(super) enum Change {
     HandOver,
 }
 
-/// How long a follower must wait that is slow, or that is lost again soon after its return. One that
-/// was lost once need not, nor one that has been started anew: what was wrong may be over. Off at
-/// most: too many reconfigurations.
+/// How long a follower must wait that is slow, or that is lost again soon after its return. One
+/// that was lost once need not, nor one that has been started anew: what was wrong may be over. Off
+/// at most: too many reconfigurations.
 #[derive(Debug, Default)]
 pub(super) struct Flapping {
     /// The last wait.

@@ -130,7 +130,8 @@ pub enum Event {
         /// Which store.
         store: StoreId,
     },
-    /// That store has acknowledged nothing for too long, has left, or is quarantined. Ends with the next [`Event::FollowerHolds`].
+    /// That store has acknowledged nothing for too long, has left, or is quarantined. Ends with the
+    /// next [`Event::FollowerHolds`].
     FollowerSilent {
         /// Which store.
         store: StoreId,

@@ -53,7 +53,7 @@ pub enum LogOrder {
         /// `None`: the log is empty there.
         frame: Option<FramePlace>,
     },
-    /// Delete rounds that nobody can need any more: the node has nothing else to do with the bucket.
+    /// Delete rounds that nobody can need any more. The bucket's logs have nothing else to do.
     CleanUp(Facts),
     /// A shard durably holds the oldest [`LogNews::Frames`] that it did not.
     Taken(ShardId),

@@ -140,9 +140,7 @@ impl State {
         side.target = Target::default();
         side.ready.clear();
         side.waker = None;
-        side.newest = SessionId::NONE;
-        side.failures = 0;
-        side.tie = None;
+        (side.newest, side.failures, side.tie) = (SessionId::NONE, 0, None);
         let at = now + self.behaviour.idle;
         let ids: Vec<u64> = self.ties.keys().copied().collect();
         for id in ids {
@@ -224,10 +222,9 @@ impl State {
         }
     }
 
-    /// The process leaves in good order, and is as good as gone.
+    /// The process leaves in good order.
     pub(super) fn close(&mut self, end: End, now: Micros) {
         if let Some(id) = self.sides[end.index()].tie {
-            self.reached.note("link left in good order");
             self.fall(id, end, Reason::Dropped, now);
             self.tell_closed(id, end, now);
         }
