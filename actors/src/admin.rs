@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! {"order":"status"}                             this node's view, whatever its role
+//! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
+//! {"order":"recover","above":…}                  a node makes the register in a new bucket
 //! ```
 //! Whoever reaches the client port may ask: rights come with security.
 
 use std::sync::Arc;
 
 use celeriant_net::{Reply, ReplySender};
-use celeriant_schema::peer::Features;
-use celeriant_schema::{Refusal, Response, StoreId};
+use celeriant_schema::peer::{Features, Tip};
+use celeriant_schema::{Epoch, Refusal, Response, StoreId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::clock::Clock;
 use crate::election::register::{Member, Set};
-use crate::election::vocabulary::{Command, Refused, RoleName, Status};
+use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
 use crate::node::pair::Cluster;
 use crate::route::Route;
 use crate::standing::Standing;
@@ -27,6 +30,8 @@ use crate::standing::Standing;
 pub enum Order {
     /// Say what the node is doing.
     Status,
+    /// Say what went wrong around the node, as a scenario of the simulator.
+    Record,
     /// Let the other node lead.
     HandOver,
     /// A member is lost for good; another store takes its place.
@@ -35,6 +40,11 @@ pub enum Order {
         lost: String,
         /// What comes instead.
         member: Entry,
+    },
+    /// The bucket is lost; make the register in a new one, from this node's log.
+    Recover {
+        /// Above every epoch that any node has promised or seen.
+        above: u64,
     },
 }
 
@@ -62,6 +72,8 @@ pub struct Admin {
     pub standing: Arc<Standing>,
     /// The node's, if it is one of a pair.
     pub cluster: Option<Cluster>,
+    /// The node's.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Admin {
@@ -73,8 +85,17 @@ impl Admin {
         };
         match (order, &self.cluster) {
             (Order::Status, _) => answer(route, &self.status()),
+            (Order::Record, Some(_)) => {
+                let scenario = self.standing.chronicle().scenario(self.clock.now());
+                answer(route, &json!({"scenario": scenario}));
+            }
             (_, None) => refuse(route, invalid("order", &"this node is not one of a pair")),
             (Order::HandOver, Some(cluster)) => self.order(cluster, Command::HandOver, route),
+            (Order::Recover { above }, Some(cluster)) => {
+                let above = Epoch::new(above);
+                tracing::warn!(%above, "an operator orders to recover into a new bucket");
+                self.order(cluster, Command::Recover { above }, route);
+            }
             (Order::Replace { lost, member }, Some(cluster)) => match replace(&lost, member) {
                 Ok(command) => self.order(cluster, command, route),
                 Err(refusal) => refuse(route, refusal),
@@ -110,6 +131,8 @@ impl Admin {
             status["store"] = json!(member.store.to_string());
             status["member"] = json!(entry(member));
             status["role"] = json!("starting");
+            let tip = |tip: &Tip| json!([tip.epoch.value(), tip.durable.lsn.value()]);
+            status["started_with"] = json!(cluster.tips().iter().map(tip).collect::<Vec<_>>());
             if let Some(known) = cluster.status() {
                 tell(&mut status, &known);
             }
@@ -119,7 +142,7 @@ impl Admin {
 }
 
 fn tell(status: &mut Value, known: &Status) {
-    let Status { role, epoch, ver, set, reason, distrust } = known;
+    let Status { role, epoch, ver, set, seen, reason, distrust } = known;
     status["role"] = json!(match role {
         RoleName::Following => "follower",
         RoleName::Claiming => "claiming",
@@ -134,6 +157,8 @@ fn tell(status: &mut Value, known: &Status) {
         Some(Set::Bucket(one)) => json!([one.to_string(), "bucket"]),
     };
     status["reason"] = json!(reason.to_string());
+    status["seen"] = json!(seen.value());
+    status["lost"] = json!(matches!(distrust, Some(Distrust::Missing { .. })));
     status["distrust"] = json!(distrust.as_ref().map(ToString::to_string));
 }
 

@@ -36,6 +36,7 @@ pub mod admin;
 pub mod admission;
 mod alarm;
 pub mod bucket_log;
+pub mod chronicle;
 pub mod clock;
 pub mod coordinator;
 pub mod election;

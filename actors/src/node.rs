@@ -379,6 +379,7 @@ impl Node {
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(&standing),
             cluster: self.cluster.clone(),
+            clock: Arc::clone(&ground.clock),
         };
         let shared = Arc::new(Shared {
             admin,

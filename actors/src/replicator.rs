@@ -199,6 +199,7 @@ impl<L: Link, B: Bucket> Replicator<L, B> {
                 tracing::info!(%epoch, undecided_writes = writes, "every shard leads");
             }
             Effect::Aim(member) => self.link.aim(target(member)),
+            Effect::Leave => self.link.close(),
             Effect::Alarm(text) => tracing::error!("{text}"),
         }
     }
@@ -227,13 +228,14 @@ impl<L: Link, B: Bucket> Replicator<L, B> {
     fn give_up(&mut self, why: &str) {
         tracing::error!("the session with the peer is dropped: {why}");
         self.session.drop(&mut self.link);
-        self.lose_peer();
+        self.lose_peer(false);
     }
 
-    fn lose_peer(&mut self) {
+    fn lose_peer(&mut self, in_order: bool) {
+        self.standing.chronicle().parted(self.clock.now());
         self.facts.push(Fact::PeerDown);
         self.taken += 1;
-        self.core.handle(self.clock.now(), Event::Down, &mut self.effects);
+        self.core.handle(self.clock.now(), Event::Down { in_order }, &mut self.effects);
     }
 
     fn take_link_event(&mut self, event: LinkEvent) {
@@ -243,7 +245,9 @@ impl<L: Link, B: Bucket> Replicator<L, B> {
                 tracing::info!(%store, %session, "the peer is there");
                 self.failure = None;
                 self.session.begin(session);
-                self.facts.push(Fact::PeerUp(Process { store, boot }));
+                let process = Process { store, boot };
+                self.standing.chronicle().met(self.clock.now(), process);
+                self.facts.push(Fact::PeerUp(process));
                 self.take(Event::Up(store));
             }
             LinkEvent::Received { session, message, .. } if self.session.is(session) => {
@@ -258,7 +262,7 @@ impl<L: Link, B: Bucket> Replicator<L, B> {
             LinkEvent::Down { session, reason } if self.session.is(session) => {
                 tracing::warn!(%session, %reason, "the session with the peer is over");
                 self.session.end();
-                self.lose_peer();
+                self.lose_peer(reason == Reason::Closed);
             }
             LinkEvent::Failed { with, reason } => self.note_failure(&with, &reason),
             // Of a session that was given up.

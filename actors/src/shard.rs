@@ -200,7 +200,12 @@ impl<D: Disk> Shard<D> {
                     let now = *now.get_or_insert_with(|| self.clock.now());
                     let answer = match self.surroundings.standing.holds_lease(now) {
                         true => Some((route, response)),
-                        false => self.core.hold_unproven(now, route, response),
+                        false => {
+                            if self.core.is_proven() {
+                                self.reports.push(Report::Unproven);
+                            }
+                            self.core.hold_unproven(now, route, response)
+                        }
                     };
                     if let Some((route, response)) = answer {
                         self.outbox.push(route, response);

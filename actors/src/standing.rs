@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use celeriant_schema::{Epoch, Lsn, Refusal, ShardId};
 
+use crate::chronicle::Chronicle;
 use crate::clock::Micros;
 
 /// A node's standing among the nodes of its cluster.
@@ -24,6 +25,8 @@ pub struct Standing {
     unsettled_count: AtomicUsize,
     /// Where clients find the leader, as far as it is known: another node's address.
     leader: Mutex<Option<String>>,
+    /// What went wrong around the node.
+    chronicle: Chronicle,
 }
 
 /// Where a shard's log is.
@@ -83,6 +86,11 @@ impl Standing {
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<ShardId>> {
         // Poisoned: whoever panicked put in or took out one as a whole, or did not.
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What went wrong around the node.
+    pub fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
     }
 
     /// Where the shards' logs are, in their order.

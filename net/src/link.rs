@@ -214,6 +214,10 @@ pub trait Link: Send + 'static {
     /// Ends a session, if it still is one: `Down` follows, then a new attempt.
     fn drop_session(&mut self, session: SessionId);
 
+    /// Ends the session in good order, if there is one, and begins none any more. The peer hears of
+    /// it while the owner lives and its runtime runs; it is said once and may be lost.
+    fn close(&mut self);
+
     /// Sends what was handed over and takes the next event. `Pending` registers the waker. A link
     /// only lives while it is polled.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event>;

@@ -49,10 +49,15 @@ pub const CONTROL_BYTES_MAX: usize = 64 << 10;
 pub const ADDRESS_BYTES_MAX: usize = 256;
 /// Longest reason for a quarantine, in bytes; longer ones are cut.
 pub const REASON_BYTES_MAX: usize = 512;
+/// Largest register that is told from node to node.
+pub const REGISTER_BYTES_MAX: usize = 48 << 10;
+/// Longest name of an object's version.
+pub const ETAG_BYTES_MAX: usize = 1 << 10;
 
 const _: () = {
     // The longest list: a tip of every shard, behind a few words.
     assert!(SHARDS_MAX as usize * TIP_BYTES + 64 <= CONTROL_BYTES_MAX);
+    assert!(REGISTER_BYTES_MAX + ETAG_BYTES_MAX + 64 <= CONTROL_BYTES_MAX);
     assert!(FRAMES_BYTES_TARGET <= FRAMES_BYTES_MAX);
 };
 
@@ -313,14 +318,15 @@ pub enum Message {
         /// Why.
         why: NoFrames,
     },
-    /// The register says that you lead: the sender has stopped, and this is its whole log.
+    /// The register says that you lead: the sender has stopped, and you hold its whole log.
     HandOver {
         /// The new epoch.
         epoch: Epoch,
-        /// Version of the register that says so.
-        ver: u64,
-        /// Ends of all shards, in ascending order.
-        tips: Vec<Tip>,
+        /// The register, byte for byte as it is in the bucket, so that nobody need read it first;
+        /// empty where it is larger than [`REGISTER_BYTES_MAX`].
+        register: Bytes,
+        /// What a conditional write names it by; at most [`ETAG_BYTES_MAX`] bytes.
+        etag: String,
     },
 }
 

@@ -104,6 +104,10 @@ impl<L: Link> Link for Gated<L> {
         self.inner.drop_session(session);
     }
 
+    fn close(&mut self) {
+        self.inner.close();
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<link::Event> {
         if self.gate.holds(cx) { Poll::Pending } else { self.inner.poll_event(cx) }
     }

@@ -237,6 +237,15 @@ impl Link for SimLink {
         });
     }
 
+    fn close(&mut self) {
+        let (end, generation) = (self.end, self.generation);
+        self.shared.change(|state, now| {
+            if state.is_of(end, generation) {
+                state.close(end, now);
+            }
+        });
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let (end, generation) = (self.end, self.generation);
         self.shared.change(|state, now| {

@@ -178,13 +178,20 @@ impl Overseer {
         if !change.key.starts_with(PREFIX) {
             return;
         }
-        let State { slots, logs, register, .. } = &mut *self.lock();
+        let state = &mut *self.lock();
+        let State { slots, logs, register, .. } = &mut *state;
         match change.after {
             Some(body) => {
                 let body = (change.key, change.before, &Bytes::copy_from_slice(body));
                 slots.written(self.cluster, body, logs, &self.violations);
             }
-            None => slots.deleted(change.key, register.current(), &self.violations),
+            None if change.node.is_some() => {
+                self.reached.note("round deleted");
+                slots.deleted(change.key, register.ruling(), &self.violations);
+                let entries = state.acknowledged.entries();
+                state.places().check_deleted(entries, change.key, &self.violations);
+            }
+            None => {}
         }
     }
 

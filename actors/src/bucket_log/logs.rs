@@ -3,13 +3,15 @@
 //! ```text
 //!   Upload ─► Uploader ─┐                      token = which machine, and its own number
 //!                       ├─ Start ─► bucket ─► Completed ─► the same machine, or nobody
-//!   Recover ─► Reader ──┘
+//!   Recover ─► Reader ──┤
+//!   CleanUp ─► Gc ──────┘
 //! ```
 
 use celeriant_schema::ClusterId;
 use celeriant_storage::bucket::{Completion, Token};
 
 use super::chain::{self, Reader};
+use super::gc::{self, Gc};
 use super::rounds::{self, Uploader};
 use super::{Seal, Settings};
 use crate::clock::Micros;
@@ -33,12 +35,14 @@ pub struct BucketLogs {
     at_work: AtWork,
     uploads: Vec<rounds::Effect>,
     reads: Vec<chain::Effect>,
+    deletions: Vec<gc::Effect>,
 }
 
 #[derive(Debug)]
 enum AtWork {
     Nothing,
     Uploading(Uploader),
+    Cleaning(Gc),
     Reading { epoch: celeriant_schema::Epoch, reader: Reader, is_begun: bool },
 }
 
@@ -55,6 +59,7 @@ impl BucketLogs {
             at_work: AtWork::Nothing,
             uploads: Vec::new(),
             reads: Vec::new(),
+            deletions: Vec::new(),
         }
     }
 
@@ -83,6 +88,9 @@ impl BucketLogs {
             AtWork::Reading { reader, .. } => {
                 reader.handle(now, chain::Event::Bucket(completion), &mut self.reads);
             }
+            AtWork::Cleaning(gc) => {
+                gc.handle(now, gc::Event::Bucket(completion), &mut self.deletions);
+            }
         }
     }
 
@@ -103,6 +111,17 @@ impl BucketLogs {
                 Some(LogNews::Fenced)
             }
         }));
+        for effect in self.deletions.drain(..) {
+            match effect {
+                gc::Effect::Bucket(token, request) => {
+                    news.push(LogNews::Start(tagged(token), request));
+                }
+                gc::Effect::Done { deleted } => {
+                    tracing::debug!(deleted, "rounds that both nodes hold are gone");
+                    self.at_work = AtWork::Nothing;
+                }
+            }
+        }
         let AtWork::Reading { epoch, .. } = self.at_work else { return self.reads.clear() };
         news.extend(self.reads.drain(..).map(|effect| match effect {
             chain::Effect::Bucket(token, request) => LogNews::Start(tagged(token), request),
@@ -138,6 +157,10 @@ impl BucketLog for BucketLogs {
                     }
                 }
             }
+            (LogOrder::CleanUp(facts), AtWork::Nothing) => {
+                self.machines += 1;
+                self.at_work = AtWork::Cleaning(Gc::new(facts, None, self.settings));
+            }
             (LogOrder::Stop, at_work) => *at_work = AtWork::Nothing,
             (LogOrder::Completed(completion), _) => self.complete(now, completion),
             (LogOrder::Sealed(shard, frames), AtWork::Uploading(uploader)) => {
@@ -162,6 +185,11 @@ impl BucketLog for BucketLogs {
         match &mut self.at_work {
             AtWork::Nothing => {}
             AtWork::Uploading(uploader) => uploader.flush(now, &mut self.uploads),
+            AtWork::Cleaning(gc) => {
+                if gc.next_deadline().is_some_and(|deadline| now >= deadline) {
+                    gc.handle(now, gc::Event::Tick, &mut self.deletions);
+                }
+            }
             AtWork::Reading { reader, is_begun, .. } => {
                 let is_due = reader.next_deadline().is_some_and(|deadline| now >= deadline);
                 if is_due || !std::mem::replace(is_begun, true) {
@@ -176,6 +204,7 @@ impl BucketLog for BucketLogs {
         match &self.at_work {
             AtWork::Nothing => None,
             AtWork::Uploading(uploader) => uploader.next_deadline(),
+            AtWork::Cleaning(gc) => gc.next_deadline(),
             AtWork::Reading { reader, .. } => reader.next_deadline(),
         }
     }

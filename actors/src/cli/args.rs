@@ -131,6 +131,8 @@ pub(super) enum ClusterAction {
     Status,
     /// Let the other node lead
     Handover,
+    /// What went wrong around a node, as a scenario for `simulation replay`
+    Record,
     /// Put a new node into the place of one that is lost for good
     Replace {
         /// Store of the lost node, as `cluster status` shows it
@@ -138,6 +140,15 @@ pub(super) enum ClusterAction {
         /// The new node: celeriant://host:port
         #[arg(long, value_name = "URL")]
         with: String,
+    },
+    /// The bucket is lost for good: make the cluster's register in a new one
+    ///
+    /// Stop both nodes, name the new bucket in both configurations, start them, then call this with
+    /// both in --url. The node whose log has everything makes the register; the other one joins.
+    Recover {
+        /// Store of a node that is lost, too: whatever only it holds is given up
+        #[arg(long, value_name = "STORE")]
+        give_up: Option<String>,
     },
 }
 

@@ -9,6 +9,8 @@ use super::failure::Failure;
 use super::options;
 use super::output::Output;
 
+mod recover;
+
 pub(super) async fn run(
     action: ClusterAction,
     global: &Global,
@@ -20,6 +22,15 @@ pub(super) async fn run(
             warn("writes pause for about one round trip to the bucket");
             order(global, &global.url, &Order::HandOver).await?;
             output.json(&json!({"done": true}))
+        }
+        ClusterAction::Record => {
+            // One node's view; the first that --url names.
+            let first = global.url.split(',').next().unwrap_or_default();
+            let report = order(global, first, &Order::Record).await?;
+            output.line(report["scenario"].as_str().unwrap_or_default())
+        }
+        ClusterAction::Recover { give_up } => {
+            recover::run(global, output, give_up.as_deref()).await
         }
         ClusterAction::Replace { lost, with } => replace(global, output, lost, &with).await,
     }

@@ -58,7 +58,7 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         return print_config(&loaded, output);
     }
     if let Some(ServerAction::Check) = server.action {
-        return check::run(&loaded, output);
+        return check::run(&loaded, output).await;
     }
     log_to_stderr(&loaded.settings)?;
     if server.while_stdin {
@@ -142,6 +142,7 @@ fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, SocketAddr), Failure> {
+    let settings = &with_ports(settings)?;
     let launch = Launch {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id.clone(),
@@ -159,6 +160,20 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
             Err(why_not(error))
         }
     }
+}
+
+/// A pair's register says where its nodes are found, before they listen: where any port will do,
+/// it is one that is free now.
+fn with_ports(settings: &Settings) -> Result<Settings, Failure> {
+    let mut settings = settings.clone();
+    let Some(pair) = &mut settings.pair else { return Ok(settings) };
+    if settings.listen.port() == 0 {
+        settings.listen = std::net::TcpListener::bind(settings.listen)?.local_addr()?;
+    }
+    if pair.replication.port() == 0 {
+        pair.replication = std::net::UdpSocket::bind(pair.replication)?.local_addr()?;
+    }
+    Ok(settings)
 }
 
 /// What makes the node one of a pair, from its settings.
@@ -218,6 +233,13 @@ fn why_not(error: Error) -> Failure {
             Failure::Node(error.to_string())
         }
         Error::Store(refused) => Failure::usage(refused.to_string()),
+        Error::Storage { shard, source: celeriant_storage::Error::Damage(damage) } => {
+            Failure::Node(format!(
+                "shard {shard}: {damage}. Nothing was cut, and this store takes no part. One of a \
+                 pair: make another data directory with `celeriant cert node`, start on that, and \
+                 put it in the place of this one with `celeriant cluster replace`"
+            ))
+        }
         other => Failure::Node(other.to_string()),
     }
 }

@@ -106,7 +106,13 @@ impl Core {
 
     /// Planned hand-over, or a register that it just made: nothing to recover or place.
     pub(super) fn take_named(&mut self, epoch: Epoch) {
-        self.take_over(epoch, Reason::HandedToUs);
+        let made = self.access.config().is_some_and(|config| config.ver == 1);
+        let reason = match self.reason() {
+            Reason::Recovered => Reason::Recovered,
+            _ if made => Reason::Created,
+            _ => Reason::HandedToUs,
+        };
+        self.take_over(epoch, reason);
     }
 
     fn take_over(&mut self, epoch: Epoch, reason: Reason) {
@@ -208,7 +214,11 @@ impl Core {
         let Some(config) = self.access.config() else { return };
         assert!(config.epoch == epoch && config.phase == Phase::Active, "{config:?}");
         self.out.push(Effect::Lead { config: Box::new(config.clone()) });
-        self.change_role(Role::Leading(Leading::new(epoch, self.now)), Reason::Activated);
+        let reason = match self.reason() {
+            named @ (Reason::Created | Reason::Recovered | Reason::HandedToUs) => named.clone(),
+            _ => Reason::Activated,
+        };
+        self.change_role(Role::Leading(Leading::new(epoch, self.now)), reason);
     }
 }
 

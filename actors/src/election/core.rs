@@ -94,6 +94,8 @@ pub struct Core {
     /// may land late, and is then no hand-over.
     pub(super) proposed: Epoch,
     pub(super) peer: Option<Process>,
+    /// Who was the peer last.
+    pub(super) met: Option<Process>,
     pub(super) pulse: Pulse,
     /// When a leader or claimant was last heard. Off at most: a claim too early or too late.
     pub(super) heard_at: Micros,
@@ -113,6 +115,8 @@ pub struct Core {
     pub(super) unhealthy: bool,
     /// The process is about to end, then at the latest. Off at most: no hand-over, a take-over.
     pub(super) stop_by: Option<Micros>,
+    /// The epoch that this process, which ends, has handed over: its heir must have heard of it.
+    pub(super) given: Option<Epoch>,
     saw: Epoch,
     aimed: Option<Option<Member>>,
     reason: Reason,
@@ -132,7 +136,6 @@ impl Core {
     ) -> Self {
         let (shards, seen) = (local.tips.len() as u16, local.max_epoch_seen.max(local.promised));
         let access = Access::new(settings, seal, (me.cluster, shards), seen);
-        let unhealthy = !local.intact;
         Self {
             settings,
             me,
@@ -150,6 +153,7 @@ impl Core {
             promising: (local.promised, None),
             proposed: Epoch::default(),
             peer: None,
+            met: None,
             pulse: Pulse::default(),
             heard_at: now,
             granted_until: now.saturating_add(super::settings::longer(settings.grant)),
@@ -160,9 +164,10 @@ impl Core {
             checking: false,
             rule: Rule { number: 0, rule: AckRule::Nobody, in_force: None },
             hand_over: None,
-            flapping: Flapping::new(&settings),
-            unhealthy,
+            flapping: Flapping::default(),
+            unhealthy: false,
             stop_by: None,
+            given: None,
             saw: seen,
             aimed: None,
             reason: Reason::Started,
@@ -211,6 +216,8 @@ impl Core {
             Event::FollowerHolds { store, epoch, upto } => self.take_holding(store, epoch, upto),
             Event::FollowerCaughtUp { store } => self.take_caught_up(store),
             Event::FollowerSilent { store } => self.take_silence(store),
+            Event::ProofWanted => self.hurry_proof(),
+            Event::FollowerPace { store, fastest } => self.take_pace(store, fastest),
             Event::TipHeldByPeer { epoch, store, tips } => self.take_tip_held(epoch, store, tips),
             Event::Fenced { epoch } => {
                 if self.own_epoch() == Some(epoch) {
@@ -243,8 +250,9 @@ impl Core {
                 self.take_grant(peer.store, number, epoch, lasts_ms);
             }
             Message::LeaseReturn { epoch } => self.take_lease_back(peer, epoch),
-            // The register says whether it is true.
-            Message::HandOver { epoch, .. } => self.note_epoch(epoch),
+            Message::HandOver { epoch, register, etag } => {
+                self.take_hand_over(epoch, &register, etag);
+            }
             _ => {}
         }
     }
@@ -260,6 +268,10 @@ impl Core {
                 Ok(()) => return,
                 Err(refused) => Err(refused),
             },
+            Command::Recover { above } => match self.begin_recover(id, above) {
+                Ok(()) => return,
+                Err(refused) => Err(refused),
+            },
         };
         self.out.push(Effect::Answer { id, result });
     }
@@ -271,17 +283,21 @@ impl Core {
             News::Read => {}
             News::Won(swap) => match swap.intent {
                 Intent::Create => self.reason = Reason::Created,
-                Intent::Join => {}
+                Intent::Join | Intent::Refresh | Intent::Raise => {}
                 Intent::Claim => self.claim_won(swap.sent.epoch),
                 Intent::Activate => self.activated(swap.sent.epoch, swap.since),
                 Intent::Eject | Intent::Readmit => self.reconfigured(&swap),
                 Intent::HandOver => self.handed_over(&swap),
                 Intent::Renew => self.renewed(&swap),
                 Intent::Replace(id) => self.out.push(Effect::Answer { id, result: Ok(()) }),
+                Intent::Recover(id) => {
+                    self.reason = Reason::Recovered;
+                    self.out.push(Effect::Answer { id, result: Ok(()) });
+                }
             },
             News::Lost(swap) | News::Void(swap) => match swap.intent {
                 Intent::Claim => self.back_off(),
-                Intent::Replace(id) => {
+                Intent::Replace(id) | Intent::Recover(id) => {
                     let result =
                         Err(Refused::CalledOff("the register changed, or is out of reach"));
                     self.out.push(Effect::Answer { id, result });
@@ -294,7 +310,7 @@ impl Core {
     }
 
     /// Whatever was read last says whether this node still is what it is (R9).
-    fn note_register(&mut self) {
+    pub(super) fn note_register(&mut self) {
         let Some(config) = self.access.config() else { return };
         let (epoch, leader, phase) = (config.epoch, config.leader, config.phase);
         self.note_lease();
@@ -343,7 +359,7 @@ impl Core {
     fn ask_bucket(&mut self) {
         let due = self.want_read || self.access.swap().is_some();
         if due && self.access.is_idle() && self.due(self.access.retry_at) {
-            let (token, request) = self.access.next();
+            let (token, request) = self.access.next(self.now);
             self.out.push(Effect::Bucket(token, request));
         }
     }
@@ -378,6 +394,11 @@ impl Core {
         self.roles += 1;
         self.reason = reason;
         self.pulse.restart();
+    }
+
+    /// Why its role is what it is.
+    pub(super) fn reason(&self) -> &Reason {
+        &self.reason
     }
 
     /// The role stays, but the last transition was another.
@@ -415,6 +436,7 @@ impl Core {
     pub(super) fn stop(&mut self) {
         self.step_down(Reason::ShuttingDown);
         self.access.forget();
+        self.out.push(Effect::Leave);
         self.change_role(Role::Stopped, Reason::ShuttingDown);
     }
 
@@ -491,6 +513,7 @@ impl Core {
             epoch: config.map_or(Epoch::new(0), |config| config.epoch),
             ver: config.map_or(0, |config| config.ver),
             set: config.map(|config| config.active.set),
+            seen: self.access.max_epoch_seen().max(self.promised),
             reason: self.reason.clone(),
             distrust: self.access.distrust().cloned(),
         }

@@ -24,7 +24,7 @@ use kameo::message::{Context, Message};
 use tokio::sync::Notify;
 
 use super::core::Core;
-use super::vocabulary::{Command, Effect, Event, Refused, Status};
+use super::vocabulary::{Command, Effect, Event, Reason, Refused, Status};
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::replicator::ReplicatorMail;
@@ -136,6 +136,7 @@ impl<B: Bucket> Elector<B> {
                 return Poll::Ready(Err(error));
             }
             if let Poll::Ready(completion) = self.bucket.poll_complete(cx) {
+                self.standing.chronicle().bucket(self.clock.now(), completion.outcome.is_ok());
                 self.take([Event::Bucket(completion)]);
                 continue;
             }
@@ -198,6 +199,7 @@ impl<B: Bucket> Elector<B> {
                 Effect::Quiesce { epoch } => Order::Quiesce { epoch },
                 Effect::Resume => Order::Resume,
                 Effect::Aim(member) => Order::Aim(member),
+                Effect::Leave => Order::Leave,
             });
         }
         if !orders.is_empty() {
@@ -214,7 +216,10 @@ impl<B: Bucket> Elector<B> {
         let known = self.board.status();
         let changed = known.is_none_or(|known| Status { ver: status.ver, ..known } != status);
         if changed {
-            let Status { role, epoch, ver, set, reason, distrust } = &status;
+            if status.reason == Reason::HandedOver {
+                self.standing.chronicle().handed_over(self.clock.now());
+            }
+            let Status { role, epoch, ver, set, seen: _, reason, distrust } = &status;
             let set = set.map(|set| set.to_string());
             let distrust = distrust.as_ref().map(ToString::to_string);
             tracing::info!(?role, %epoch, ver, set, distrust, "{reason}");

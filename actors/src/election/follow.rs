@@ -16,8 +16,12 @@ use super::core::{Core, Role};
 use super::register::{Active, Config, Link, Phase, Process, Set};
 use super::settings::{from_ms, longer};
 use super::swap::Intent;
-use super::vocabulary::{Distrust, Effect, Reason};
+use super::vocabulary::{Distrust, Effect, Reason, Refused};
 use crate::clock::Micros;
+
+/// Epochs that a recovery leaves out: a store that was given up may have promised some, and must
+/// not depose anybody when it comes back.
+const RECOVERY_LEAP: u64 = 1_000;
 
 /// A lease that somebody else holds by the register.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +47,7 @@ impl Core {
         self.peer = peer;
         self.pulse.promised = None;
         if let Some(peer) = peer {
+            self.met = Some(peer);
             self.hear_follower(peer.store);
         }
     }
@@ -158,7 +163,10 @@ impl Core {
     /// What is due while it follows.
     pub(super) fn follow(&mut self) {
         if self.stop_by.is_some() {
-            return self.stop();
+            if !self.waits_for_heir() {
+                self.stop();
+            }
+            return;
         }
         if let Some(swap) = self.access.swap() {
             // The leader is back, or this node must not lead: find out, and try no more.
@@ -179,6 +187,8 @@ impl Core {
         }
         if config.member(me.store).is_none() {
             self.join();
+        } else if self.is_out_of_date() {
+            self.refresh();
         } else if self.may_try() && self.fresh() {
             self.claim();
         }
@@ -223,6 +233,37 @@ impl Core {
         };
         let used = self.tips_at_start.iter().map(|tip| tip.epoch).max().unwrap_or_default();
         let epoch = Epoch::new(used.max(self.promised).value() + 1);
+        self.make(Intent::Create, epoch, feature_level);
+    }
+
+    /// The bucket is lost for good, and an operator says that this log has everything: as with
+    /// "create", so that all of it goes to the new bucket and to whoever joins.
+    pub(super) fn begin_recover(&mut self, id: u64, above: Epoch) -> Result<(), Refused> {
+        let is_missing = matches!(self.access.distrust(), Some(Distrust::Missing { .. }));
+        if !is_missing || !matches!(self.role, Role::Following { .. }) {
+            return Err(Refused::Impossible(
+                "recovery is for a node that finds no `config` in its bucket, but has seen one",
+            ));
+        }
+        if self.access.config().is_some() {
+            return Err(Refused::Impossible(
+                "this process knows a `config` that was lost since: restart it with the new bucket",
+            ));
+        }
+        let Some(feature_level) = self.may.create.filter(|_| !self.unhealthy) else {
+            return Err(Refused::Impossible("this node may not create a cluster"));
+        };
+        if self.access.swap().is_some() {
+            return Err(Refused::Busy);
+        }
+        let seen = self.access.max_epoch_seen().max(self.promised).max(above);
+        let epoch = Epoch::new(seen.value().saturating_add(RECOVERY_LEAP));
+        self.make(Intent::Recover(id), epoch, feature_level);
+        Ok(())
+    }
+
+    /// A register that this process leads by, with the bucket, and that rests on nothing else.
+    fn make(&mut self, intent: Intent, epoch: Epoch, feature_level: u16) {
         let leader = self.me.process();
         let base = vec![Default::default(); self.tips_at_start.len()];
         let chain = vec![Link { epoch, base }];
@@ -240,7 +281,26 @@ impl Core {
             feature_level,
             nonce: 0,
         };
-        self.swap(Intent::Create, config);
+        self.swap(intent, config);
+    }
+
+    /// The register does not say of this node what is true.
+    pub(super) fn is_out_of_date(&self) -> bool {
+        let told = self.access.config().and_then(|config| config.member(self.me.member.store));
+        self.access.distrust().is_none() && told.is_some_and(|told| *told != self.me.member)
+    }
+
+    /// Another address, or another version of the program, since it was put into the register.
+    pub(super) fn refresh(&mut self) {
+        let Some(mut config) = self.access.config().cloned() else { return };
+        if !self.fresh() || self.access.swap().is_some() {
+            return;
+        }
+        let of_own = config.members.iter_mut().find(|m| m.store == self.me.member.store);
+        let Some(member) = of_own else { return };
+        *member = self.me.member.clone();
+        config.ver += 1;
+        self.swap(Intent::Refresh, config);
     }
 
     /// §3 "admit": into the free place, if there is one.

@@ -1,18 +1,24 @@
 //! Planned hand-over: `cluster handover`, SIGTERM, a rolling upgrade, a sick disk.
 //!
 //! ```text
-//!   Quiesce ──▶ F holds the tip ──▶ GET ──▶ CAS: epoch+1, Active, leader F (its boot) ──▶ HandOver
-//!      └─ called off: too slow, F lost ──▶ Resume
+//!   GET ──▶ Quiesce ──▶ F holds the tip ──▶ CAS: epoch+1, Active, leader F (its boot) ──▶ HandOver
+//!               └─ called off: too slow, F lost ──▶ Resume
 //! ```
 //! From the order to quiesce on nothing is appended and no lease is relied on, so that the new
-//! leader begins with the whole log and with nobody who might still read from the old one.
+//! leader begins with the whole log and with nobody who might still read from the old one. Writes
+//! pause for the CAS only: the register is read before, and its new content goes to the heir, who
+//! believes it as if it had read it.
+//!
+//! A process that ends hands over to {F,S3}: both have everything up to the tip, so that the tip is
+//! the base of F's bucket log. It is the hand-over to {F,L} and F's ejection of L in one.
 
-use celeriant_schema::peer::{Message, Tip};
+use celeriant_schema::peer::{Message, REGISTER_BYTES_MAX, Tip};
 use celeriant_schema::{Epoch, StoreId};
+use celeriant_storage::bucket::ETag;
 
 use super::claim::after;
 use super::core::{Core, Role};
-use super::register::{Process, Set};
+use super::register::{Link, Process, Set};
 use super::swap::{Intent, Swap};
 use super::vocabulary::{Effect, Reason, Refused};
 use crate::clock::Micros;
@@ -24,15 +30,16 @@ pub(super) struct HandOver {
     id: Option<u64>,
     /// Called off then. Off at most: writes pause for longer, or it comes to nothing.
     until: Micros,
+    /// Nothing is appended any more.
+    is_quiet: bool,
     /// Who holds the leader's whole log, and what that is.
     held: Option<(StoreId, Vec<Tip>)>,
 }
 
 impl Core {
-    /// Stops appending, if there is somebody who could lead.
+    /// Begins, if there is somebody who could lead.
     pub(super) fn begin_hand_over(&mut self, id: Option<u64>) -> Result<(), Refused> {
         let Role::Leading(leading) = &self.role else { return Err(Refused::NotLeading) };
-        let epoch = leading.epoch;
         if self.hand_over.is_some() || self.access.swap().is_some() || leading.preparing.is_some() {
             return Err(Refused::Busy);
         }
@@ -41,10 +48,18 @@ impl Core {
         }
         self.heir()?;
         let until = self.now.saturating_add(self.settings.hand_over_within);
-        self.hand_over = Some(HandOver { id, until, held: None });
-        self.drop_lease();
-        self.out.push(Effect::Quiesce { epoch });
+        self.hand_over = Some(HandOver { id, until, is_quiet: false, held: None });
         Ok(())
+    }
+
+    /// Stops appending, once the register can be changed at once.
+    fn quiesce(&mut self) {
+        let (Some(epoch), true) = (self.own_epoch(), self.fresh()) else { return };
+        let Some(hand_over) = &mut self.hand_over else { return };
+        if !std::mem::replace(&mut hand_over.is_quiet, true) {
+            self.drop_lease();
+            self.out.push(Effect::Quiesce { epoch });
+        }
     }
 
     /// Who would lead: the process at the other end of the link, if its store is in the set.
@@ -84,8 +99,12 @@ impl Core {
         match &self.hand_over {
             Some(hand_over) => {
                 let until = hand_over.until;
+                let is_quiet = hand_over.is_quiet;
                 if lost || self.due(until) {
-                    self.call_off_hand_over("the other node did not get the whole log in time");
+                    return self.call_off_hand_over(match is_quiet {
+                        true => "the other node did not get the whole log in time",
+                        false => "the bucket did not answer in time, or the other node is lost",
+                    });
                 }
             }
             None if self.stop_by.is_some() => {
@@ -93,6 +112,9 @@ impl Core {
                 let _ = self.begin_hand_over(None);
             }
             None => {}
+        }
+        if self.hand_over.as_ref().is_some_and(|hand_over| !hand_over.is_quiet) {
+            self.quiesce();
         }
     }
 
@@ -106,8 +128,16 @@ impl Core {
     /// What is quiesced is whole at the heir: now the register.
     pub(super) fn send_hand_over(&mut self) {
         let (Ok(heir), Some(config)) = (self.heir(), self.access.config()) else { return };
+        let Some((_, tips)) = self.hand_over.as_ref().and_then(|h| h.held.as_ref()) else { return };
         let epoch = after(config.epoch);
-        let sent = config.activated(epoch, heir, config.active.set, Vec::new());
+        let mut sent = config.activated(epoch, heir, config.active.set, Vec::new());
+        if self.stop_by.is_some() {
+            assert_eq!(tips.len(), usize::from(config.shards), "an end of every shard");
+            let base = tips.iter().map(|tip| tip.durable).collect();
+            sent.active.set = Set::Bucket(heir.store);
+            sent.active.chain = vec![Link { epoch, base }];
+            sent.lease = Some(self.first_lease());
+        }
         let given_up = config.epoch;
         self.swap(Intent::HandOver, sent);
         self.out.push(Effect::Send(Message::LeaseReturn { epoch: given_up }));
@@ -119,11 +149,32 @@ impl Core {
         if let Some(id) = hand_over.id {
             self.out.push(Effect::Answer { id, result: Ok(()) });
         }
-        let (epoch, ver) = (swap.sent.epoch, swap.sent.ver);
-        if let Some((_, tips)) = hand_over.held {
-            self.out.push(Effect::Send(Message::HandOver { epoch, ver, tips }));
+        let epoch = swap.sent.epoch;
+        if let Some((register, etag)) = self.access.copy() {
+            let fits = register.len() <= REGISTER_BYTES_MAX;
+            let register = if fits { register } else { Default::default() };
+            let etag = etag.as_str().to_owned();
+            self.out.push(Effect::Send(Message::HandOver { epoch, register, etag }));
         }
+        self.given = self.stop_by.is_some().then_some(epoch);
         self.step_down(Reason::HandedOver);
+    }
+
+    /// Whether this process, which ends, must not leave yet: what it last said would be lost with
+    /// the session. An heir that leads asks for a promise.
+    pub(super) fn waits_for_heir(&mut self) -> bool {
+        let (Some(given), Some(by)) = (self.given, self.stop_by) else { return false };
+        given > self.promising.0 && self.peer.is_some() && !self.due(by)
+    }
+
+    /// The leader before says that the register names this process. What it says there is what the
+    /// register was, and that is all that a read could tell.
+    pub(super) fn take_hand_over(&mut self, epoch: Epoch, register: &[u8], etag: String) {
+        if self.access.take_copy(self.now, register, ETag::new(etag)) {
+            self.note_register();
+        } else {
+            self.note_epoch(epoch);
+        }
     }
 
     pub(super) fn call_off_hand_over(&mut self, why: &'static str) {
@@ -131,7 +182,9 @@ impl Core {
         if let Role::Leading(leading) = &mut self.role {
             leading.preparing = None;
         }
-        self.out.push(Effect::Resume);
+        if hand_over.is_quiet {
+            self.out.push(Effect::Resume);
+        }
         if let Some(id) = hand_over.id {
             self.out.push(Effect::Answer { id, result: Err(Refused::CalledOff(why)) });
         }

@@ -6,6 +6,8 @@
 //!   {L,S3}   lease.seq + 1 by CAS          L counts from before the first try, minus 5 %
 //!                                          F counts from seeing it first, plus 5 %
 //! ```
+//! Where reads wait for a lease, the next heartbeat or renewal is sent at once, one for all.
+//!
 //! Nothing but linearizable reads rests on a lease: with clocks whose rates differ by more than the
 //! margins, one of those may miss a write that a new leader has acknowledged just now. Writes don't
 //! look at any clock.
@@ -26,6 +28,9 @@ use crate::clock::Micros;
 /// Heartbeats whose sending time is remembered: an answer that comes later than that many
 /// heartbeats grants nothing.
 const BEATS_MAX: usize = 32;
+/// Least time between two heartbeats that reads wait for: so many are enough for all of them, and
+/// their answers come before their numbers are forgotten.
+const BEAT_SPACING: Micros = 10_000;
 
 /// Signs of life of a claimant or leader.
 #[derive(Debug, Default)]
@@ -71,8 +76,25 @@ impl Core {
         self.out.push(Effect::Send(Message::Heartbeat { number, epoch, ver, shards }));
     }
 
+    /// R5: reads ask for more than is known.
+    pub(super) fn hurry_proof(&mut self) {
+        let Some(config) = self.access.config() else { return };
+        let (in_bucket, now) = (matches!(config.active.set, Set::Bucket(_)), self.now);
+        let Role::Leading(leading) = &mut self.role else { return };
+        if in_bucket {
+            leading.renew_at = leading.renew_at.min(now);
+        } else {
+            let last = self.pulse.sent.back().map_or(0, |(_, at)| *at);
+            let soon = now.max(last.saturating_add(BEAT_SPACING));
+            self.pulse.next_at = self.pulse.next_at.min(soon);
+        }
+    }
+
     pub(super) fn take_promised(&mut self, epoch: Epoch) {
         if self.own_epoch() == Some(epoch) {
+            if self.pulse.promised != Some(epoch) {
+                self.pulse.next_at = self.now;
+            }
             self.pulse.promised = Some(epoch);
         } else {
             self.take_deposed(epoch);

@@ -1,7 +1,7 @@
 //! The leader's changes of the set (R1, R2, R9, R15).
 //!
 //! ```text
-//!   {L,F} ── F silent ──▶ GET ──▶ acknowledge nothing ──▶ CAS {L,S3}, base = commit
+//!   {L,F} ── F silent or slow ──▶ GET ──▶ acknowledge nothing ──▶ CAS {L,S3}, base = commit
 //!   {L,S3} ── F caught up ──▶ GET ──▶ acknowledge by both ──▶ F holds commit ──▶ CAS {L,F}
 //! ```
 //! The stricter rule is known to hold at every shard before the CAS is sent, and holds until its
@@ -13,7 +13,7 @@ use celeriant_schema::{Epoch, Lsn, StoreId};
 
 use super::claim::after;
 use super::core::{Core, Role};
-use super::register::{Link, Member, Phase, Set};
+use super::register::{Link, Member, Phase, Process, Set};
 use super::settings::Settings;
 use super::swap::{Intent, Swap};
 use super::vocabulary::{Effect, Reason, Refused};
@@ -30,6 +30,8 @@ pub(super) struct Leading {
     heard_at: Micros,
     /// The replicator hears too little of it.
     silent: bool,
+    /// Its acknowledgements take longer than the bucket's would, and have for a while.
+    slow: bool,
     /// It said that it has nearly everything.
     caught_up: bool,
     /// What which store acknowledged in this leadership.
@@ -51,25 +53,37 @@ pub(super) enum Change {
     HandOver,
 }
 
-/// How long a follower that was lost must wait. Off at most: too many reconfigurations.
-#[derive(Debug)]
+/// How long a follower must wait that is slow, or that is lost again soon after its return. One
+/// that was lost once need not, nor one that has been started anew: what was wrong may be over. Off
+/// at most: too many reconfigurations.
+#[derive(Debug, Default)]
 pub(super) struct Flapping {
+    /// The last wait.
     wait: Micros,
+    /// For whom, and until when.
     readmit_at: Micros,
+    of: Option<Process>,
     readmitted_at: Option<Micros>,
 }
 
 impl Flapping {
-    pub(super) fn new(settings: &Settings) -> Self {
-        Self { wait: settings.rejoin.0, readmit_at: 0, readmitted_at: None }
+    /// The follower is no place any more: the wait begins or doubles, unless it had been back for
+    /// the longest wait.
+    fn lost(&mut self, settings: &Settings, now: Micros, slow: bool, of: Option<Process>) {
+        let (least, most) = settings.rejoin;
+        let again =
+            of == self.of && self.readmitted_at.is_some_and(|at| now < at.saturating_add(most));
+        self.wait = match (slow || again, again) {
+            (false, _) => 0,
+            (true, false) => least,
+            (true, true) => self.wait.saturating_mul(2).clamp(least, most),
+        };
+        (self.readmit_at, self.of) = (now.saturating_add(self.wait), of);
     }
 
-    /// The follower was ejected: the wait doubles, unless it had been back for the longest wait.
-    fn ejected(&mut self, settings: &Settings, now: Micros) {
-        let (least, most) = settings.rejoin;
-        let soon = self.readmitted_at.is_some_and(|at| now < at.saturating_add(most));
-        self.wait = if soon { self.wait.saturating_mul(2).min(most) } else { least };
-        self.readmit_at = now.saturating_add(self.wait);
+    /// When that process may be a place again.
+    fn over_at(&self, of: Option<Process>) -> Micros {
+        if of == self.of { self.readmit_at } else { 0 }
     }
 }
 
@@ -80,6 +94,7 @@ impl Leading {
             since: epoch,
             heard_at: now,
             silent: false,
+            slow: false,
             caught_up: false,
             holds: None,
             preparing: None,
@@ -138,6 +153,14 @@ impl Core {
         }
     }
 
+    /// For a while no acknowledgement took less than this: slower than the bucket?
+    pub(super) fn take_pace(&mut self, store: StoreId, fastest: Micros) {
+        let counts = self.second() == Some(store);
+        let bucket = self.access.round_trip().map(|trip| trip + self.settings.bucket_round);
+        let Role::Leading(leading) = &mut self.role else { return };
+        leading.slow = counts && bucket.is_some_and(|bucket| fastest > bucket);
+    }
+
     /// What is due while it leads.
     pub(super) fn lead(&mut self) {
         if self.must_stop() {
@@ -153,8 +176,29 @@ impl Core {
         if self.access.swap().is_none() {
             self.renew();
         }
+        if self.access.swap().is_none() && self.hand_over.is_none() {
+            self.keep_up();
+        }
         let stale_at = self.access.stale_at();
         self.want_read |= self.due(stale_at);
+    }
+
+    /// What the register says of this node, and what both may write.
+    fn keep_up(&mut self) {
+        if self.is_out_of_date() {
+            return self.refresh();
+        }
+        let Some(config) = self.access.config() else { return };
+        let both = config.members.len() == 2 && matches!(config.active.set, Set::Pair(..));
+        let level = config.members.iter().map(|member| member.features.max).min();
+        let higher = level.filter(|level| both && *level > config.feature_level);
+        if let Some(level) = higher.filter(|_| self.fresh())
+            && let Some(mut config) = self.access.config().cloned()
+        {
+            config.feature_level = level;
+            config.ver += 1;
+            self.swap(Intent::Raise, config);
+        }
     }
 
     fn follower_is_lost(&mut self) -> bool {
@@ -168,12 +212,13 @@ impl Core {
         let (config, own) = (self.access.config()?, self.me.member.store);
         if matches!(config.active.set, Set::Pair(..)) {
             let held = self.hand_over_is_ready().then_some(Change::HandOver);
-            return if lost { Some(Change::Eject) } else { held };
+            let Role::Leading(leading) = &self.role else { return None };
+            return if lost || leading.slow { Some(Change::Eject) } else { held };
         }
         let other = config.other_member(own).map(|member| member.store)?;
         let Role::Leading(leading) = &self.role else { return None };
         let back = leading.caught_up && !lost;
-        let due = back && self.due(self.flapping.readmit_at);
+        let due = back && self.due(self.flapping.over_at(self.peer));
         due.then(|| Change::Readmit(Set::pair(own, other)))
     }
 
@@ -240,6 +285,7 @@ impl Core {
         let (epoch, ejected) = (swap.sent.epoch, swap.intent == Intent::Eject);
         leading.epoch = epoch;
         leading.preparing = None;
+        let slow = std::mem::take(&mut leading.slow);
         leading.caught_up = false;
         // No answer of the pair's time is one about the bucket's, and the other way round.
         (leading.silent, leading.heard_at, leading.renew_at) = (false, now, now);
@@ -249,13 +295,17 @@ impl Core {
         self.promising = (epoch, None);
         self.out.push(Effect::Promise(epoch));
         if ejected {
-            self.flapping.ejected(&self.settings, now);
+            self.flapping.lost(&self.settings, now, slow, self.met);
             self.renew_later();
             self.hold_bucket_lease(swap.since);
         } else {
             self.flapping.readmitted_at = Some(now);
         }
-        self.explain(if ejected { Reason::FollowerLost } else { Reason::FollowerBack });
+        self.explain(match (ejected, slow) {
+            (true, true) => Reason::FollowerSlow,
+            (true, false) => Reason::FollowerLost,
+            (false, _) => Reason::FollowerBack,
+        });
     }
 
     /// §3 "node replaced": the operator's word, put into the register by whoever leads.

@@ -43,8 +43,11 @@ pub struct Settings {
     pub bucket_deadline: Micros,
     /// Least and most of the pause after a failure of the bucket. Too long: it heals late.
     pub bucket_retry: (Micros, Micros),
-    /// Least and most of the pause between a follower's loss and its return; doubles when it is
-    /// lost again soon. Too short: a flapping follower costs reconfigurations.
+    /// What a bucket log's acknowledgement takes besides the request: it waits for its round. Off:
+    /// a slow follower is ejected for a bucket that is slower, or is waited for.
+    pub bucket_round: Micros,
+    /// Least and most of the pause between the loss of a follower that is slow, or was lost soon
+    /// after its return, and its return; doubles. Too short: it costs reconfigurations.
     pub rejoin: (Micros, Micros),
     /// A hand-over that takes longer is called off. Too long: writes pause.
     pub hand_over_within: Micros,
@@ -66,6 +69,7 @@ impl Default for Settings {
             fresh_for: 1_000 * MS,
             bucket_deadline: 2_000 * MS,
             bucket_retry: (200 * MS, 2_000 * MS),
+            bucket_round: 50 * MS,
             rejoin: (5_000 * MS, 300_000 * MS),
             hand_over_within: 5_000 * MS,
         }

@@ -57,6 +57,12 @@ pub(super) enum Intent {
     Renew,
     /// A lost member makes way; the command's id.
     Replace(u64),
+    /// Make the register in a bucket that has none, although there was one; the command's id.
+    Recover(u64),
+    /// Say where this node is found now, and what it can read.
+    Refresh,
+    /// Write what both members can read.
+    Raise,
 }
 
 /// A change under way.
@@ -98,6 +104,7 @@ struct Flight {
     token: Token,
     /// Nonce of the body that it puts; `None` = it reads.
     puts: Option<u128>,
+    sent_at: Micros,
 }
 
 /// The register's side of the core.
@@ -114,6 +121,8 @@ pub(super) struct Access {
     swap: Option<Swap>,
     flight: Option<Flight>,
     tokens: Token,
+    /// How long the last read took.
+    round_trip: Option<Micros>,
     /// Nothing is sent before. Off at most: the bucket is asked too often, or late.
     pub(super) retry_at: Micros,
     failures: u32,
@@ -140,9 +149,15 @@ impl Access {
             swap,
             flight,
             tokens,
+            round_trip: None,
             retry_at,
             failures,
         }
+    }
+
+    /// How long the last read took.
+    pub(super) fn round_trip(&self) -> Option<Micros> {
+        self.round_trip
     }
 
     pub(super) fn config(&self) -> Option<&Config> {
@@ -173,6 +188,27 @@ impl Access {
     pub(super) fn is_fresh(&self, now: Micros) -> bool {
         let young = |known: &Known| now < known.at.saturating_add(self.settings.fresh_for);
         self.distrust.is_none() && !self.stale && self.known.as_ref().is_some_and(young)
+    }
+
+    /// What is known, as it is in the bucket.
+    pub(super) fn copy(&self) -> Option<(Bytes, ETag)> {
+        self.known.as_ref().map(|known| (known.config.encode(&self.seal), known.etag.clone()))
+    }
+
+    /// Somebody who has just written the register says what it is, and it is believed as if it had
+    /// been read. Whatever was sent to read it before is out of date, and so may this be: it is
+    /// read again before anything else rests on it. Whether it was news.
+    pub(super) fn take_copy(&mut self, now: Micros, body: &[u8], etag: ETag) -> bool {
+        self.doubt();
+        let known = self.config().map_or(0, |config| config.ver);
+        let news = self.examine(body).ok().filter(|config| config.ver > known);
+        let Some(config) = news.filter(|_| self.swap.is_none() && self.distrust.is_none()) else {
+            return false;
+        };
+        self.flight = None;
+        self.learn(Known { config, etag, at: now });
+        self.doubt();
+        true
     }
 
     /// What is known may be out of date: read again before anything rests on it.
@@ -207,7 +243,8 @@ impl Access {
     /// When one is under way, or the register isn't believed.
     pub(super) fn begin(&mut self, intent: Intent, sent: Config, now: Micros) {
         assert!(self.swap.is_none(), "{intent:?} while {:?} is under way", self.intent());
-        assert!(self.distrust.is_none() || intent == Intent::Create, "{:?}", self.distrust);
+        let makes = matches!(intent, Intent::Create | Intent::Recover(_));
+        assert!(self.distrust.is_none() || makes, "{:?}", self.distrust);
         let etag = self.known.as_ref().map(|known| known.etag.clone());
         let expected = self.config().map_or(1, |config| config.ver + 1);
         assert_eq!(sent.ver, expected, "ver grows by one");
@@ -218,7 +255,7 @@ impl Access {
     }
 
     /// The next request: of the change under way, or else a read. Nothing else is in flight.
-    pub(super) fn next(&mut self) -> (Token, Request) {
+    pub(super) fn next(&mut self, sent_at: Micros) -> (Token, Request) {
         assert!(self.flight.is_none(), "two requests at a time");
         let key = Key::new(CONFIG_KEY);
         let put = self.swap.as_ref().filter(|swap| !swap.ask).map(|swap| match &swap.etag {
@@ -230,7 +267,7 @@ impl Access {
         self.tokens += 1;
         let token = self.tokens;
         let puts = self.swap.as_ref().filter(|_| put.is_some()).map(|swap| swap.sent.nonce);
-        self.flight = Some(Flight { token, puts });
+        self.flight = Some(Flight { token, puts, sent_at });
         let op = put.unwrap_or(Op::Get { key });
         (token, Request::control(op, self.settings.deadline()))
     }
@@ -240,7 +277,10 @@ impl Access {
         let awaited = |flight: &mut Flight| flight.token == completion.token;
         let Some(flight) = self.flight.take_if(awaited) else { return News::Nothing };
         match (completion.outcome, flight.puts) {
-            (Ok(Done::Found { etag, body }), None) => self.found(now, etag, &body),
+            (Ok(Done::Found { etag, body }), None) => {
+                self.round_trip = Some(now.saturating_sub(flight.sent_at));
+                self.found(now, etag, &body)
+            }
             (Ok(Done::Absent), None) => self.absent(now),
             (Ok(Done::Put { etag }), Some(nonce)) => self.put(now, nonce, etag),
             (Ok(Done::Conflict(_)), Some(nonce)) => {
@@ -264,6 +304,7 @@ impl Access {
             self.doubt();
             return News::Nothing;
         };
+        self.distrust = None;
         self.learn(Known { config: swap.sent.clone(), etag, at: now });
         News::Won(swap)
     }
@@ -293,14 +334,18 @@ impl Access {
                 self.learn(Known { config, etag, at: now });
                 self.judge(now)
             }
-            Err(distrust) => self.disbelieve(now, distrust),
+            Err(distrust) => {
+                let lost = self.swap.take_if(|swap| matches!(swap.intent, Intent::Recover(_)));
+                let news = self.disbelieve(now, distrust);
+                lost.map_or(news, News::Lost)
+            }
         }
     }
 
     fn absent(&mut self, now: Micros) -> News {
         self.failures = 0;
         let never = self.known.is_none() && self.max_epoch_seen.value() == 0;
-        if !never {
+        if !never && !matches!(self.intent(), Some(Intent::Recover(_))) {
             return self.disbelieve(now, Distrust::Missing { seen: self.max_epoch_seen });
         }
         match &mut self.swap {
@@ -378,6 +423,10 @@ impl Swap {
             && match self.intent {
                 // These change nothing else, so that their effect itself must be there.
                 Intent::Renew => found.lease.map(|l| l.seq) >= sent.lease.map(|l| l.seq),
+                Intent::Refresh => {
+                    sent.members.iter().all(|member| found.member(member.store) == Some(member))
+                }
+                Intent::Raise => found.feature_level >= sent.feature_level,
                 Intent::Join | Intent::Replace(_) => {
                     sent.members.iter().all(|member| found.member(member.store).is_some())
                 }
@@ -396,7 +445,7 @@ mod tests {
         let seal = Seal::new(None);
         let mut access =
             Access::new(Settings::default(), seal.clone(), (ClusterId::new(7), 1), epoch(0));
-        let (token, _) = access.next();
+        let (token, _) = access.next(0);
         let (etag, body) = (ETag::new("1"), config.encode(&seal));
         let read = Completion { token, outcome: Ok(Done::Found { etag, body }) };
         assert!(matches!(access.complete(0, read), News::Read));
@@ -417,7 +466,7 @@ mod tests {
         let mut access = having_read(&config);
         let next = |nonce| Config { ver: config.ver + 1, nonce, ..config.clone() };
         access.begin(Intent::Renew, next(1), 0);
-        let (token, _) = access.next();
+        let (token, _) = access.next(0);
         assert!(access.forget().is_some());
         access.begin(Intent::Renew, next(2), 0);
         let put = Completion { token, outcome: Ok(Done::Put { etag: ETag::new("2") }) };

@@ -31,7 +31,8 @@ impl Identity {
     }
 }
 
-/// What the node's disk says at its start.
+/// What the node's disk says at its start. The log is whole (I19): a node whose log is damaged, or
+/// shorter than it was known to be durable, does not start.
 #[derive(Clone, Debug)]
 pub struct Local {
     /// Highest promised epoch.
@@ -40,8 +41,6 @@ pub struct Local {
     pub max_epoch_seen: Epoch,
     /// Every shard's end, in ascending order.
     pub tips: Vec<Tip>,
-    /// The log is whole: nothing that is known to have been durable is missing (I19).
-    pub intact: bool,
     /// What the node may do that no member asked it for.
     pub may: May,
 }
@@ -131,11 +130,18 @@ pub enum Event {
         /// Which store.
         store: StoreId,
     },
-    /// That store has acknowledged nothing for too long, or is slower than the bucket, or is
-    /// quarantined. Ends with the next [`Event::FollowerHolds`].
+    /// That store has acknowledged nothing for too long, has left, or is quarantined. Ends with the
+    /// next [`Event::FollowerHolds`].
     FollowerSilent {
         /// Which store.
         store: StoreId,
+    },
+    /// Over a while that was long enough to judge by, no acknowledgement of that store took less.
+    FollowerPace {
+        /// Which store.
+        store: StoreId,
+        /// In µs.
+        fastest: Micros,
     },
     /// Answers [`Effect::Quiesce`]: the leader's log is durable and that store holds all of it;
     /// nothing is appended and no read is answered by a lease any more.
@@ -147,6 +153,8 @@ pub enum Event {
         /// All shards in ascending order.
         tips: Vec<Tip>,
     },
+    /// Linearizable reads wait for a proof that this node still leads (R5): it comes as a lease.
+    ProofWanted,
     /// The leader's bucket log is fenced: somebody takes over.
     Fenced {
         /// Which epoch's.
@@ -190,6 +198,12 @@ pub enum Command {
         lost: StoreId,
         /// What comes instead.
         member: Member,
+    },
+    /// The bucket is lost for good and this node uses a new one: make the register there, from
+    /// this node's log. Whoever orders it knows that no other log has more.
+    Recover {
+        /// Above every epoch that any node has promised or seen.
+        above: Epoch,
     },
 }
 
@@ -287,6 +301,8 @@ pub enum Effect {
     Resume,
     /// Connect to this member; `None` = there is no other.
     Aim(Option<Member>),
+    /// This process takes no further part: end the session with the peer in good order.
+    Leave,
     /// Answers [`Event::Command`].
     Answer {
         /// The command's.
@@ -320,6 +336,8 @@ pub struct Status {
     pub ver: u64,
     /// The set that rules.
     pub set: Option<Set>,
+    /// Highest epoch that this store has promised, or seen in a register.
+    pub seen: Epoch,
     /// The last transition's.
     pub reason: Reason,
     /// Why no reconfiguration is possible until an operator acts.
@@ -389,6 +407,8 @@ pub enum Reason {
     Started,
     /// It made the register.
     Created,
+    /// It made the register anew in a new bucket, as an operator ordered.
+    Recovered,
     /// The leader was silent, and it claims.
     LeaderSilent,
     /// Its claim is in the register.
@@ -401,6 +421,8 @@ pub enum Reason {
     HandedToUs,
     /// The follower was silent: on with the bucket.
     FollowerLost,
+    /// The follower was slower than the bucket: on with the bucket.
+    FollowerSlow,
     /// The follower is back.
     FollowerBack,
     /// It follows what somebody leads.
@@ -430,12 +452,16 @@ impl fmt::Display for Reason {
         match self {
             Self::Started => f.write_str("started"),
             Self::Created => f.write_str("created the cluster"),
+            Self::Recovered => f.write_str("recovered the cluster into a new bucket"),
             Self::LeaderSilent => f.write_str("the leader is silent: claims"),
             Self::ClaimWon => f.write_str("won its claim"),
             Self::ClaimLost => f.write_str("lost its claim to another"),
             Self::Activated => f.write_str("took over"),
             Self::HandedToUs => f.write_str("was handed the lead"),
             Self::FollowerLost => f.write_str("lost the follower: goes on with the bucket"),
+            Self::FollowerSlow => {
+                f.write_str("the follower is slower than the bucket: goes on with the bucket")
+            }
             Self::FollowerBack => f.write_str("the follower is back"),
             Self::Promised { epoch } => write!(f, "follows epoch {epoch}"),
             Self::Deposed { epoch } => write!(f, "deposed: epoch {epoch} is known"),

@@ -56,6 +56,7 @@ pub struct Cluster {
     commands: Recipient<CommandMail>,
     board: Board,
     member: Arc<Member>,
+    tips: Arc<[Tip]>,
 }
 
 impl Cluster {
@@ -83,6 +84,11 @@ impl Cluster {
     /// This node's own entry of the register.
     pub fn member(&self) -> &Member {
         &self.member
+    }
+
+    /// Where the shards' logs ended when the node started.
+    pub fn tips(&self) -> &[Tip] {
+        &self.tips
     }
 
     /// Waits until the node does what is `wanted`.
@@ -150,13 +156,9 @@ impl<L: Link, B: Bucket> Join for Pair<L, B> {
         let orders: ActorRef<Replicator<L, B>> = replicator.actor_ref().clone();
         let facts: ActorRef<Elector<B>> = elector.actor_ref().clone();
         let own = Own { store: self.member.store, boot: ground.boot, shards: shards.len() as u16 };
-        let local = Local {
-            promised: self.epochs.0,
-            max_epoch_seen: self.epochs.1,
-            tips,
-            intact: true,
-            may: self.may,
-        };
+        let ends = tips.clone().into();
+        let local =
+            Local { promised: self.epochs.0, max_epoch_seen: self.epochs.1, tips, may: self.may };
         let member = Arc::new(self.member.clone());
         let me = Identity { cluster: ground.cluster, boot: ground.boot, member: self.member };
         let now = ground.clock.now();
@@ -188,7 +190,7 @@ impl<L: Link, B: Bucket> Join for Pair<L, B> {
             watch(&ground.news, "election".into(), elector, election),
         ];
         let (mail, commands) = (facts.clone().recipient(), facts.recipient());
-        let cluster = Cluster { mail, commands, board, member };
+        let cluster = Cluster { mail, commands, board, member, tips: ends };
         Joined { orderer: orders.recipient(), standing, cluster, actors }
     }
 }

@@ -15,6 +15,7 @@ use celeriant_schema::{Epoch, Lsn, ShardId};
 use celeriant_storage::bucket::{Completion, Request, Token};
 
 use super::orders::Frames;
+use crate::bucket_log::gc::Facts;
 use crate::clock::Micros;
 use crate::election::register::Link;
 
@@ -52,6 +53,8 @@ pub enum LogOrder {
         /// `None`: the log is empty there.
         frame: Option<FramePlace>,
     },
+    /// Delete rounds that nobody can need any more. The bucket's logs have nothing else to do.
+    CleanUp(Facts),
     /// A shard durably holds the oldest [`LogNews::Frames`] that it did not.
     Taken(ShardId),
     /// Nothing more of it is wanted.

@@ -81,7 +81,7 @@ impl Core {
     fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Up(store) => self.up(store, effects),
-            Event::Down => self.down(effects),
+            Event::Down { in_order } => self.down(in_order, effects),
             Event::Received(message) => self.receive(message, effects),
             Event::Command(command) => self.obey(command, effects),
             Event::Shard(shard, report) => self.report(shard, report, effects),
@@ -123,10 +123,10 @@ impl Core {
         }
     }
 
-    fn down(&mut self, effects: &mut Vec<Effect>) {
+    fn down(&mut self, in_order: bool, effects: &mut Vec<Effect>) {
         self.peer = None;
         match &mut self.role {
-            Role::Leading(leading) => leading.down(effects),
+            Role::Leading(leading) => leading.down(in_order, effects),
             Role::Following(following) => following.session_changes(),
         }
     }
@@ -167,6 +167,7 @@ impl Core {
                     .extend(all(self.me.shards).map(|shard| Effect::Shard(shard, Order::Resume)));
             }
             Command::Aim(member) => effects.push(Effect::Aim(member)),
+            Command::Leave => effects.push(Effect::Leave),
         }
     }
 
@@ -295,6 +296,7 @@ impl Core {
                 }
             }
             Report::Quiesced { epoch, tip } => self.rounds.quiesced(epoch, tip),
+            Report::Unproven => effects.push(Effect::Election(Fact::ProofWanted)),
             report => self.role_report(shard, report, effects),
         }
     }

@@ -21,6 +21,7 @@ use super::orders::{Order, Report};
 use super::rounds::Rounds;
 use super::stream::{READ_BYTES, Stream};
 use super::watch::{Look, Watch};
+use crate::bucket_log::gc::Facts;
 use crate::clock::Micros;
 use crate::election::register::Link;
 use crate::election::vocabulary::{Event as Fact, Place};
@@ -55,6 +56,10 @@ pub(super) struct Leading {
     /// Which stream reads next, so that none waits for ever.
     turn: usize,
     watch: Watch,
+    /// Ends of what was sealed when the term began.
+    begins: BTreeMap<ShardId, Lsn>,
+    /// The rounds of earlier epochs are not needed any more, and it was told.
+    is_cleaned: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl Leading {
         peer: Option<StoreId>,
         effects: &mut Vec<Effect>,
     ) -> Self {
+        let begins = tips.iter().map(|tip| (tip.shard, tip.durable.lsn)).collect();
         let stream = |tip: Tip| (tip.shard, Stream::new(tip.shard, term.epoch, tip.durable));
         let mut leading = Self {
             streams: tips.into_iter().map(stream).collect(),
@@ -94,6 +100,8 @@ impl Leading {
             reads: Vec::new(),
             turn: 0,
             watch: Watch::default(),
+            begins,
+            is_cleaned: false,
         };
         leading.upload(effects);
         if let Some(store) = peer {
@@ -115,15 +123,15 @@ impl Leading {
         self.ask(effects);
     }
 
-    pub(super) fn down(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn down(&mut self, in_order: bool, effects: &mut Vec<Effect>) {
         self.streams.values_mut().for_each(Stream::reset);
         (self.is_up, self.asked, self.promised) = (false, false, false);
-        // A pair's follower may be back at once; elsewhere it has to catch up anew before anything
-        // waits for it.
-        if let (true, Some(store), true) =
-            (self.watch.is_caught_up(), self.holder, self.rule.bucket)
-        {
-            effects.push(Effect::Election(Fact::FollowerSilent { store }));
+        // A pair's follower may be back at once, unless it has said goodbye; elsewhere it has to
+        // catch up anew before anything waits for it. No proof of anything: the register decides.
+        let has_to_catch_up = self.watch.is_caught_up() && self.rule.bucket;
+        if in_order || has_to_catch_up {
+            let silent = |store| Effect::Election(Fact::FollowerSilent { store });
+            effects.extend(self.holder.map(silent));
         }
         self.watch.restart();
     }
@@ -146,6 +154,9 @@ impl Leading {
         if further {
             let epoch = self.term.epoch;
             self.streams.values_mut().for_each(|stream| stream.renew(epoch));
+            let end = |(shard, stream): (&ShardId, &Stream)| (*shard, stream.sealed_end().lsn);
+            self.begins = self.streams.iter().map(end).collect();
+            self.is_cleaned = false;
             self.watch.restart();
             if self.is_up {
                 self.ask(effects);
@@ -475,6 +486,7 @@ impl Leading {
             self.catch_up(settings.window_bytes, effects);
         }
         self.see_placed(effects);
+        self.clean_up(effects);
         if let Some(store) = self.holder.filter(|_| self.is_up) {
             let waits = self.streams.values().any(Stream::waits);
             let look = Look {
@@ -487,6 +499,42 @@ impl Leading {
             let streams = &self.streams;
             let upto = || streams.values().map(|stream| stream.held().lsn).collect();
             self.watch.look(now, look, upto, settings, effects);
+            self.time_follower(now, store, settings, effects);
+        }
+    }
+
+    /// R14: once a term, when both disks are known to hold all that earlier epochs' logs can.
+    fn clean_up(&mut self, effects: &mut Vec<Effect>) {
+        let is_pair = self.term.link.is_none() && !self.rule.bucket;
+        if self.is_cleaned || !is_pair || !matches!(self.stage, Stage::Led) {
+            return;
+        }
+        let mut both = self.streams.iter().zip(self.begins.values());
+        let both_hold_all = both.all(|((_, stream), begin)| stream.is_twice_upto(*begin));
+        if both_hold_all && self.is_up && self.holder == self.rule.follower {
+            self.is_cleaned = true;
+            let acknowledged = [self.term.epoch; 2];
+            let facts = Facts { is_pair, chain: Vec::new(), acknowledged, both_hold_all };
+            effects.push(Effect::Log(LogOrder::CleanUp(facts)));
+        }
+    }
+
+    /// Only where acknowledgements wait for nothing else.
+    fn time_follower(
+        &mut self,
+        now: Micros,
+        store: StoreId,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.rule.bucket || self.rule.follower.is_none() {
+            return;
+        }
+        let streams = &self.streams;
+        let held = |shard| streams.get(&shard).map_or(Lsn::ZERO, |stream| stream.held().lsn);
+        let sent = || streams.iter().find_map(|(shard, stream)| Some((*shard, stream.sent()?)));
+        if let Some(fastest) = self.watch.time(now, held, sent, settings) {
+            effects.push(Effect::Election(Fact::FollowerPace { store, fastest }));
         }
     }
 

@@ -208,6 +208,8 @@ pub enum Report {
         /// Where its log ends now.
         tip: Tip,
     },
+    /// It leads, and answers of linearizable reads wait for a proof that it still does (R5).
+    Unproven,
     /// What the leader wants contradicts what this shard exposed (I12), or cannot be believed.
     Quarantined(String),
     /// Answers [`Order::Survey`].

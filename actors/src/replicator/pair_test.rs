@@ -164,7 +164,6 @@ impl World {
             promised,
             max_epoch_seen,
             tips: all(SHARDS).map(tip).collect(),
-            intact: true,
             may: May { create: (at == 0).then_some(1), join: true },
         };
         let me = vocabulary::Identity { cluster: ClusterId::new(9), boot, member: member(at) };

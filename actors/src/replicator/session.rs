@@ -108,6 +108,8 @@ mod tests {
             self.dropped.push(session);
         }
 
+        fn close(&mut self) {}
+
         fn poll_event(&mut self, _: &mut Context<'_>) -> Poll<Event> {
             Poll::Pending
         }

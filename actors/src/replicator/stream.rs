@@ -143,6 +143,18 @@ impl Stream {
         self.held
     }
 
+    /// The follower has acknowledged everything up to here in this epoch, and it is committed: on
+    /// both disks.
+    pub(super) fn is_twice_upto(&self, lsn: Lsn) -> bool {
+        let is_compared = matches!(self.stage, Stage::Behind { .. } | Stage::Level);
+        is_compared && self.held.lsn >= lsn && self.commit >= lsn
+    }
+
+    /// The end of what was sent last and is not acknowledged.
+    pub(super) fn sent(&self) -> Option<Lsn> {
+        self.in_flight.back().map(|(end, _)| end.lsn)
+    }
+
     /// The follower holds all that is sealed.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.stage, Stage::Level | Stage::Behind { .. }) && self.held == self.sealed

@@ -6,7 +6,7 @@
 //! wait for it: it is told at once, and again every interval in which the follower was heard,
 //! because the election listens to a store only from when it is a member.
 
-use celeriant_schema::{Epoch, Lsn, StoreId};
+use celeriant_schema::{Epoch, Lsn, ShardId, StoreId};
 
 use super::core::{Effect, Settings};
 use crate::clock::Micros;
@@ -28,7 +28,22 @@ pub(super) struct Watch {
     is_heard: bool,
     /// As at the last look.
     is_urgent: bool,
+    pace: Pace,
 }
+
+/// How fast the follower acknowledges: one append at a time is timed, whichever it is.
+#[derive(Debug, Default)]
+struct Pace {
+    /// What is timed, and since when.
+    timed: Option<(ShardId, Lsn, Micros)>,
+    /// Since when the fastest is looked for, in how many, and what it was.
+    since: Micros,
+    count: u32,
+    fastest: Micros,
+}
+
+/// Fewer than that say nothing about a follower.
+const PACE_COUNT: u32 = 10;
 
 /// How the follower stands at the end of a flush.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +79,7 @@ impl Watch {
     /// Another epoch or session: it must catch up anew.
     pub(super) fn restart(&mut self) {
         self.owes_since = None;
+        self.pace = Pace::default();
         self.is_caught_up = false;
     }
 
@@ -104,6 +120,39 @@ impl Watch {
             self.is_caught_up = true;
             effects.push(Effect::Election(Fact::FollowerCaughtUp { store }));
         }
+    }
+
+    /// Times acknowledgements. `held`: up to where the follower holds a shard; `sent`: the end of
+    /// something that is on its way. Over long enough, what was the fastest?
+    pub(super) fn time(
+        &mut self,
+        now: Micros,
+        held: impl Fn(ShardId) -> Lsn,
+        sent: impl FnOnce() -> Option<(ShardId, Lsn)>,
+        settings: &Settings,
+    ) -> Option<Micros> {
+        let pace = &mut self.pace;
+        match pace.timed {
+            Some((shard, lsn, at)) if held(shard) >= lsn => {
+                let took = now.saturating_sub(at);
+                pace.timed = None;
+                (pace.since, pace.fastest) = match pace.count {
+                    0 => (at, took),
+                    _ => (pace.since, pace.fastest.min(took)),
+                };
+                pace.count += 1;
+            }
+            Some(_) => return None,
+            None => pace.timed = sent().map(|(shard, lsn)| (shard, lsn, now)),
+        }
+        let is_long = now >= pace.since.saturating_add(settings.pace_over);
+        if pace.count < PACE_COUNT || !is_long {
+            return None;
+        }
+        let timed = pace.timed;
+        let fastest = std::mem::take(pace).fastest;
+        pace.timed = timed;
+        Some(fastest)
     }
 
     /// Whether there is something to tell once the interval is over.

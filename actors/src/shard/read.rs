@@ -360,6 +360,11 @@ impl<R> Core<R> {
         None
     }
 
+    /// No answer waits for a lease.
+    pub fn is_proven(&self) -> bool {
+        self.unproven.is_empty()
+    }
+
     /// There may be a lease again.
     pub(super) fn resume_unproven(&mut self, effects: &mut Vec<Effect<R>>) {
         let waiting = std::mem::take(&mut self.unproven).into_iter();

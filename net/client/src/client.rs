@@ -68,7 +68,7 @@ impl Default for Options {
         Self {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),
-            silence_timeout: Duration::from_secs(3),
+            silence_timeout: Duration::from_millis(1_500),
             connections: 1,
             name: String::from(concat!("celeriant-client ", env!("CARGO_PKG_VERSION"))),
             keys: None,

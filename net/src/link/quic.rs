@@ -189,6 +189,8 @@ pub struct QuicLink {
     failed: Option<Event>,
     /// Bytes taken since everybody else had a turn.
     stretch: usize,
+    /// Has left.
+    is_closed: bool,
 }
 
 enum Dial {
@@ -248,6 +250,7 @@ impl QuicLink {
             events: VecDeque::new(),
             failed: None,
             stretch: 0,
+            is_closed: false,
         })
     }
 
@@ -461,7 +464,9 @@ impl Link for QuicLink {
 
     fn send(&mut self, session: SessionId, lane: Lane, message: Bytes) -> Sent {
         match &mut self.session {
-            Some(current) if current.id == session => current.send(lane, message),
+            Some(current) if current.id == session && !self.is_closed => {
+                current.send(lane, message)
+            }
             _ => Sent::Gone,
         }
     }
@@ -472,7 +477,15 @@ impl Link for QuicLink {
         }
     }
 
+    fn close(&mut self) {
+        self.endpoint.close(Code::Closed.into(), Code::Closed.text().as_bytes());
+        self.is_closed = true;
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.is_closed {
+            return Poll::Pending;
+        }
         if self.stretch >= STRETCH_BYTES {
             self.stretch = 0;
             cx.waker().wake_by_ref();

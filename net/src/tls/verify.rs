@@ -1,6 +1,7 @@
 //! Checks a peer's certificate: CA, times, and the name that it carries.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use celeriant_schema::{ClusterId, StoreId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -103,6 +104,23 @@ impl Verifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+}
+
+impl Material {
+    /// What a peer that trusts the same CA says of this node's own certificate at `now`.
+    ///
+    /// # Errors
+    /// Why it would not be trusted.
+    pub fn judge(&self, now: SystemTime) -> Result<Name, Untrusted> {
+        let cluster = self.name().ok_or(Untrusted::Unnamed)?.cluster;
+        let expected = Expected { cluster, own: StoreId::new(0) };
+        let unusable = |error: super::Error| Untrusted::Unusable(error.to_string());
+        let verifier = Verifier::new(self, super::provider(), expected, Verdict::default());
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (own, between) = self.key.cert.split_first().ok_or(Untrusted::Unnamed)?;
+        let now = UnixTime::since_unix_epoch(since);
+        verifier.map_err(unusable)?.judge(own, between, now, KeyUsage::client_auth())
     }
 }
 

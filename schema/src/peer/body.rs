@@ -54,10 +54,12 @@ pub(super) fn encode(message: &Message) -> Result<Bytes, DecodeError> {
             start(&mut out, kind::DEPOSED);
             put_all(&mut out, &[epoch.value(), *ver]);
         }
-        Message::HandOver { epoch, ver, tips } => {
+        Message::HandOver { epoch, register, etag } => {
             start(&mut out, kind::HAND_OVER);
-            put_all(&mut out, &[epoch.value(), *ver]);
-            put_list(&mut out, tips);
+            out.put_u64_le(epoch.value());
+            out.put_u16_le(etag.len() as u16);
+            out.put_slice(etag.as_bytes());
+            out.put_slice(register);
         }
         Message::Ack { epoch, durable } => {
             start(&mut out, kind::ACK);
@@ -162,8 +164,12 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Message, DecodeError> {
         kind::PROMISED => Message::Promised { epoch: epoch(&mut input)?, tips: list(&mut input)? },
         kind::DEPOSED => Message::Deposed { epoch: epoch(&mut input)?, ver: input.u64()? },
         kind::HAND_OVER => {
-            let (epoch, ver) = (epoch(&mut input)?, input.u64()?);
-            Message::HandOver { epoch, ver, tips: list(&mut input)? }
+            let (epoch, len) = (epoch(&mut input)?, input.u16()?.into());
+            let Ok(etag) = std::str::from_utf8(input.take(len)?) else {
+                return Err(DecodeError::invalid("etag", "is not UTF-8"));
+            };
+            let etag = etag.to_owned();
+            Message::HandOver { epoch, register: rest(bytes, &mut input)?, etag }
         }
         kind::ACK => Message::Ack { epoch: epoch(&mut input)?, durable: list(&mut input)? },
         kind::HEARTBEAT => {
@@ -245,7 +251,8 @@ fn decode_log(kind: u8, bytes: &Bytes, input: &mut Reader<'_>) -> Result<Message
 /// What holds for both directions.
 fn check(message: &Message) -> Result<(), DecodeError> {
     match message {
-        Message::Promised { tips, .. } | Message::HandOver { tips, .. } => check_list(tips),
+        Message::Promised { tips, .. } => check_list(tips),
+        Message::HandOver { register, etag, .. } => check_register(register, etag),
         Message::Ack { durable, .. } => check_list(durable),
         Message::Heartbeat { shards, .. } => check_list(shards),
         Message::Append { frames, .. } | Message::Frames { frames, .. } => check_frames(frames),
@@ -264,6 +271,15 @@ fn check_list<T: ByShard>(list: &[T]) -> Result<(), DecodeError> {
     Ok(())
 }
 
+fn check_register(register: &Bytes, etag: &str) -> Result<(), DecodeError> {
+    let limits =
+        [("register", register.len(), REGISTER_BYTES_MAX), ("etag", etag.len(), ETAG_BYTES_MAX)];
+    match limits.into_iter().find(|(_, bytes, limit)| bytes > limit) {
+        Some((what, _, limit)) => Err(DecodeError::Limit { what, limit: limit as u64 }),
+        None => Ok(()),
+    }
+}
+
 fn check_frames(frames: &Bytes) -> Result<(), DecodeError> {
     if frames.len() > FRAMES_BYTES_MAX {
         return Err(DecodeError::Limit { what: "frames", limit: FRAMES_BYTES_MAX as u64 });
@@ -276,7 +292,8 @@ fn check_frames(frames: &Bytes) -> Result<(), DecodeError> {
 
 fn size_hint(message: &Message) -> usize {
     let more = match message {
-        Message::Promised { tips, .. } | Message::HandOver { tips, .. } => tips.len() * TIP_BYTES,
+        Message::Promised { tips, .. } => tips.len() * TIP_BYTES,
+        Message::HandOver { register, etag, .. } => register.len() + etag.len(),
         Message::Ack { durable, .. } => durable.len() * Durable::BYTES,
         Message::Heartbeat { shards, .. } => shards.len() * Committed::BYTES,
         Message::Append { frames, .. } | Message::Frames { frames, .. } => frames.len(),

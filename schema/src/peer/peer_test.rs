@@ -51,10 +51,8 @@ fn about_terms() -> impl Strategy<Value = Message> {
         (epoch(), n()).prop_map(|(epoch, ver)| Message::Promise { epoch, ver }),
         (epoch(), by_shard(tip)).prop_map(|(epoch, tips)| Message::Promised { epoch, tips }),
         (epoch(), n()).prop_map(|(epoch, ver)| Message::Deposed { epoch, ver }),
-        (epoch(), n(), by_shard(tip)).prop_map(|(epoch, ver, tips)| Message::HandOver {
-            epoch,
-            ver,
-            tips
+        (epoch(), vec(any::<u8>(), 0..200), "\\PC{0,20}").prop_map(|(epoch, register, etag)| {
+            Message::HandOver { epoch, register: register.into(), etag }
         }),
         (epoch(), by_shard(durable)).prop_map(|(epoch, durable)| Message::Ack { epoch, durable }),
         (n(), epoch(), n(), by_shard(committed)).prop_map(|(number, epoch, ver, shards)| {
@@ -196,7 +194,7 @@ fn samples() -> Vec<Message> {
         Message::Promise { epoch, ver: 5 },
         Message::Promised { epoch, tips: tips.clone() },
         Message::Deposed { epoch, ver: 5 },
-        Message::HandOver { epoch, ver: 5, tips: tips.clone() },
+        Message::HandOver { epoch, register: Bytes::from_static(b"{}"), etag: "e".into() },
         Message::Ack { epoch, durable: vec![Durable { shard, position: to }] },
         Message::Heartbeat {
             number: 2,
@@ -296,7 +294,7 @@ fn frames_are_not_copied_when_they_arrive() {
 #[test]
 fn a_tip_of_every_shard_fits_into_a_control_message() {
     let tips = (0..SHARDS_MAX).map(|shard| tip(ShardId::new(shard), 1, Position::default()));
-    let message = Message::HandOver { epoch: Epoch::new(1), ver: 1, tips: tips.collect() };
+    let message = Message::Promised { epoch: Epoch::new(1), tips: tips.collect() };
     let bytes = message.encode().expect("valid");
     assert!(bytes.len() <= CONTROL_BYTES_MAX);
     assert_eq!(Message::decode(&bytes), Ok(message));

@@ -53,6 +53,22 @@ impl Places<'_> {
         }
     }
 
+    /// I16: a round of a bucket log is gone, so that both disks must hold what that log held.
+    pub fn check_deleted<'a>(
+        &self,
+        acknowledged: impl Iterator<Item = Entry<'a>>,
+        key: &str,
+        violations: &Violations,
+    ) {
+        for entry in acknowledged.filter(|entry| self.slots.held(key, *entry)) {
+            let (key_of, version, hash) = entry;
+            let twice = self.disks.iter().all(|(_, held)| has(held, entry))
+                || self.lost.contains(&(key_of.clone(), version, hash));
+            violations
+                .check("I16", twice, || format!("{key} is gone, {entry:?} not on both disks"));
+        }
+    }
+
     /// A reader is shown an entry.
     pub fn check_shown(&self, entry: Entry<'_>, config: &Config, violations: &Violations) {
         let wanted = 2 - usize::from(!self.lost.is_empty());

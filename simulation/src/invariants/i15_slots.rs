@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use celeriant_actors::bucket_log::Seal;
 use celeriant_actors::bucket_log::slot::{Content, Name, Part, Slot};
-use celeriant_actors::election::register::{Config, Link, Set};
+use celeriant_actors::election::register::{Config, Link};
 use celeriant_schema::peer::Position;
 use celeriant_schema::{ClusterId, Epoch, ShardId};
 use celeriant_storage::Identity;
@@ -40,6 +40,12 @@ impl Slots {
     pub fn holds(&self, chain: &[Link], (key, version, hash): Entry<'_>) -> bool {
         let logs = chain.iter().filter_map(|link| self.logs.get(&link.epoch));
         logs.into_iter().any(|log| log.held.has(key, version, hash))
+    }
+
+    /// Whether the log of that slot held an entry.
+    pub fn held(&self, key: &str, (of, version, hash): Entry<'_>) -> bool {
+        let log = Name::numbers_of(key).and_then(|(epoch, _)| self.logs.get(&epoch));
+        log.is_some_and(|log| log.held.has(of, version, hash))
     }
 
     /// Whether anybody has fenced the log of `epoch`.
@@ -94,13 +100,15 @@ impl Slots {
         }
     }
 
-    /// A node deleted a slot.
+    /// A node deleted a slot. It was ordered while a pair ruled; a request that is under way when
+    /// the set changes may arrive later, so that what counts is whether anything rests on the slot.
     pub fn deleted(&mut self, key: &str, config: Option<&Config>, violations: &Violations) {
         let Some((epoch, slot)) = Name::numbers_of(key) else { return };
-        let pair = config.is_some_and(|config| {
-            matches!(config.active.set, Set::Pair(..)) && config.active.epoch > epoch
+        let unneeded = config.is_some_and(|config| {
+            let chain = &config.active.chain;
+            config.active.epoch > epoch && chain.iter().all(|link| link.epoch != epoch)
         });
-        violations.check("I16", pair, || format!("{key} is gone and the set is {config:?}"));
+        violations.check("I16", unneeded, || format!("{key} is gone, the register is {config:?}"));
         let fence = self.logs.get(&epoch).and_then(|log| log.fence);
         violations.check("I16", fence != Some(slot), || format!("the fence {key} is gone"));
     }

@@ -140,9 +140,7 @@ impl State {
         side.target = Target::default();
         side.ready.clear();
         side.waker = None;
-        side.newest = SessionId::NONE;
-        side.failures = 0;
-        side.tie = None;
+        (side.newest, side.failures, side.tie) = (SessionId::NONE, 0, None);
         let at = now + self.behaviour.idle;
         let ids: Vec<u64> = self.ties.keys().copied().collect();
         for id in ids {
@@ -222,6 +220,15 @@ impl State {
             self.fall(id, end, Reason::Dropped, now);
             self.tell_closed(id, end, now);
         }
+    }
+
+    /// The process leaves in good order.
+    pub(super) fn close(&mut self, end: End, now: Micros) {
+        if let Some(id) = self.sides[end.index()].tie {
+            self.fall(id, end, Reason::Dropped, now);
+            self.tell_closed(id, end, now);
+        }
+        self.crash(end, now);
     }
 
     /// The next event of an end; what is taken makes room at the sender, later.

@@ -159,6 +159,10 @@ impl<L: Link> Link for Betrayed<L> {
         self.inner.drop_session(session);
     }
 
+    fn close(&mut self) {
+        self.inner.close();
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<link::Event> {
         if let Some(event) = self.forged.pop_front() {
             return Poll::Ready(event);

@@ -1,5 +1,10 @@
 //! Whole runs of a pair: they hold, and they repeat.
 
+use celeriant_actors::chronicle::Chronicle;
+use celeriant_actors::election::register::Process;
+use celeriant_schema::{BootId, StoreId};
+
+use crate::fault::Kind;
 use crate::scenario::{Profile, Scenario};
 use crate::trace::Trace;
 use crate::world::{Outcome, run};
@@ -25,6 +30,24 @@ fn calm_pairs_hold() {
     for seed in 1..4 {
         assert!(assert_holds(&short(seed, Profile::Calm)).events > 0);
     }
+}
+
+#[test]
+fn what_a_node_records_is_a_scenario() {
+    let peer = |boot| Process { store: StoreId::new(2), boot: BootId::new(boot) };
+    let chronicle = Chronicle::default();
+    chronicle.met(1_000, peer(1));
+    chronicle.parted(2_000);
+    chronicle.met(600_000, peer(1));
+    chronicle.bucket(700_000, false);
+    chronicle.bucket(800_000, true);
+    chronicle.handed_over(900_000);
+    chronicle.parted(950_000);
+    chronicle.met(1_900_000, peer(2));
+    let scenario: Scenario = toml::from_str(&chronicle.scenario(2_000_000)).expect("a scenario");
+    let kinds: Vec<Kind> = scenario.faults.iter().map(|fault| fault.kind).collect();
+    assert_eq!(kinds, [Kind::LinkPartition, Kind::BucketCutTo, Kind::HandOver, Kind::StayDown]);
+    assert!(assert_holds(&scenario).events > 0);
 }
 
 #[test]

@@ -42,6 +42,10 @@ impl<L: Link> Link for Seen<L> {
         self.inner.drop_session(session);
     }
 
+    fn close(&mut self) {
+        self.inner.close();
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<link::Event> {
         self.inner.poll_event(cx)
     }

@@ -1,7 +1,9 @@
 //! `server check`: what would stand in the way of a start, found without starting.
 //!
-//! Looks at the data directory, its file system, the time that a durable write takes and the clock.
-//! Leaves the directory as it was.
+//! Looks at the data directory, its file system, the time that a durable write takes and the clock;
+//! for one of a pair also at its certificate and at the bucket. Leaves the directory as it was.
+
+mod pair;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -26,7 +28,7 @@ struct Finding {
 }
 
 /// Prints every finding; fails if one of them is bad.
-pub(super) fn run(loaded: &Loaded, output: &Output) -> Result<(), Failure> {
+pub(super) async fn run(loaded: &Loaded, output: &Output) -> Result<(), Failure> {
     let settings = &loaded.settings;
     let mut findings = vec![Finding {
         what: "configuration",
@@ -38,6 +40,9 @@ pub(super) fn run(loaded: &Loaded, output: &Output) -> Result<(), Failure> {
     findings.push(data_dir(settings));
     findings.extend(disk(&settings.data_dir));
     findings.push(clock());
+    if let Some(pair) = &settings.pair {
+        findings.extend(pair::look(pair, settings).await);
+    }
     for finding in &findings {
         if output.is_json() {
             let (what, ok, said) = (finding.what, finding.good, &finding.said);

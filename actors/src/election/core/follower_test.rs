@@ -6,6 +6,7 @@ use celeriant_storage::bucket::{Done, ETag, Effect as Left, Op};
 
 use super::rig::*;
 use crate::election::register::{CHAIN_LINKS_MAX, Link, Phase, RegisterError, Seal, Set};
+use crate::election::settings::Settings;
 use crate::election::vocabulary::*;
 
 fn deposed(messages: &[Message]) -> bool {
@@ -300,17 +301,15 @@ fn a_log_without_the_base_of_the_chain_never_claims() {
 #[test]
 fn a_damaged_log_never_claims() {
     for config in [pair(peer()), pair(process(ME, 9)), in_bucket(process(ME, 9))] {
-        let mut rig = Rig::with(Some(&config), |_, local| local.intact = false);
-        rig.run(60_000);
-        assert_eq!(rig.config(), config);
-
         let mut rig = Rig::new(Some(&config));
         rig.event(Event::LogUnhealthy { why: "EIO".into() });
         rig.run(60_000);
         assert_eq!(rig.config(), config);
     }
     // Not even what it is named for.
-    let mut rig = Rig::with(Some(&pair(me())), |_, local| local.intact = false);
+    let mut rig = Rig::following(&pair(peer()));
+    rig.event(Event::LogUnhealthy { why: "EIO".into() });
+    rig.write(&pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]));
     rig.run(60_000);
     assert_eq!((rig.role(), rig.lead()), (RoleName::Following, None));
 }
@@ -568,7 +567,77 @@ fn an_epoch_that_the_peer_has_this_nodes_word_for_is_not_taken_over() {
     assert!(!rig.has(|effect| matches!(effect, Effect::Recover { .. })));
 }
 
+#[test]
+fn a_lost_bucket_is_recovered_from_by_an_operator_only() {
+    let seen = |_: &mut Settings, local: &mut Local| {
+        (local.promised, local.max_epoch_seen) = (epoch(7), epoch(8));
+    };
+    let mut rig = Rig::with(None, seen);
+    rig.run(10_000);
+    assert!(rig.register.is_none());
+    let recover =
+        |above| Event::Command { id: 4, command: Command::Recover { above: epoch(above) } };
+    rig.event(recover(20));
+    // The answer is lost, and the bucket shows it late.
+    let (token, op) = rig.until_put();
+    rig.complete(token, lost(&op));
+    rig.run(10_000);
+    assert_eq!(rig.answer(), Some(Ok(())));
+    let config = rig.config();
+    assert_eq!(config.epoch, epoch(1_020));
+    assert_eq!((config.active.set, config.members.len()), (Set::Bucket(ME), 1));
+    let status = rig.core.status();
+    assert_eq!(
+        (status.role, status.reason, status.distrust),
+        (RoleName::Leading, Reason::Recovered, None)
+    );
+    rig.event(recover(20));
+    assert!(matches!(rig.answer(), Some(Err(Refused::Impossible(_)))), "there is one");
+}
+
+#[test]
+fn a_recovery_that_meets_a_register_is_called_off() {
+    let seen = |_: &mut Settings, local: &mut Local| local.max_epoch_seen = epoch(8);
+    let mut rig = Rig::with(None, seen);
+    rig.run(1_000);
+    rig.event(Event::Command { id: 4, command: Command::Recover { above: epoch(8) } });
+    let (token, op) = rig.until_put();
+    // Somebody has put an old copy back.
+    rig.write(&pair(peer()));
+    let done = rig.apply(op);
+    rig.complete(token, Ok(done));
+    rig.run(5_000);
+    assert!(matches!(rig.answer(), Some(Err(Refused::CalledOff(_)))));
+    assert_eq!((rig.config(), rig.role()), (pair(peer()), RoleName::Following));
+}
+
+#[test]
+fn a_node_that_is_found_elsewhere_now_says_so_in_the_register() {
+    let mut config = pair(peer());
+    config.members[0].clients = "there:1".into();
+    let mut rig = Rig::following(&config);
+    rig.obey();
+    let told = rig.config();
+    assert_eq!((told.ver, told.members[0].clients.as_str()), (config.ver + 1, ""));
+    assert_eq!((told.epoch, told.active), (config.epoch, config.active));
+    rig.run(100);
+    assert_eq!(rig.config().ver, config.ver + 1, "once");
+}
+
 // ---- handed over -----------------------------------------------------------------------------
+
+#[test]
+fn a_status_says_how_its_node_came_to_lead() {
+    let mut rig = Rig::new(None);
+    rig.obey();
+    assert_eq!((rig.role(), rig.core.status().reason), (RoleName::Leading, Reason::Created));
+    let mut rig = Rig::following(&pair(peer()));
+    rig.write(&pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]));
+    let (register, etag) = (Default::default(), String::new());
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.obey();
+    assert_eq!((rig.role(), rig.core.status().reason), (RoleName::Leading, Reason::HandedToUs));
+}
 
 #[test]
 fn the_process_that_the_register_names_promises_and_leads_at_once() {
@@ -576,11 +645,43 @@ fn the_process_that_the_register_names_promises_and_leads_at_once() {
     let mut config = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
     config.nonce = 99;
     rig.write(&config);
-    rig.message(Message::HandOver { epoch: epoch(4), ver: 6, tips: vec![] });
+    let (register, etag) = (Default::default(), String::new());
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
     rig.serve();
     assert!(rig.lead().is_none(), "leads before it promised");
     rig.obey();
     assert_eq!(rig.lead(), Some(config));
+}
+
+#[test]
+fn a_register_that_the_peer_tells_is_believed_only_if_it_is_the_next() {
+    let handed = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    let seal = Seal::new(Some(b"a secret of somebody else"));
+    let old = pair(me());
+    for register in [old.encode(&Seal::new(None)), handed.encode(&seal)] {
+        let mut rig = Rig::following(&pair(peer()));
+        rig.message(Message::HandOver { epoch: epoch(4), register, etag: "\"9\"".into() });
+        assert!(!rig.has(|effect| matches!(effect, Effect::Promise(_))));
+        rig.obey();
+        assert_eq!((rig.core.status().distrust, rig.role()), (None, RoleName::Following));
+    }
+}
+
+#[test]
+fn a_read_that_was_sent_before_the_peer_told_the_register_says_nothing() {
+    let mut rig = Rig::following(&pair(peer()));
+    rig.message(Message::Deposed { epoch: epoch(3), ver: 6 });
+    let (token, op) = rig.request().expect("a read");
+    let before = rig.apply(op);
+    let handed = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    rig.write(&handed);
+    let (register, etag) = rig.register.clone().expect("a register");
+    let etag = etag.as_str().to_owned();
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.complete(token, Ok(before));
+    assert_eq!(rig.core.status().distrust, None, "an older one than was told");
+    rig.obey();
+    assert_eq!(rig.lead(), Some(handed));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Leaders: losing the follower, taking it back, leases, hand-over, operators.
 
-use celeriant_schema::peer::{Features, Message};
+use celeriant_schema::peer::{Features, Message, Tip};
 use celeriant_schema::{Lsn, StoreId};
 use celeriant_storage::bucket::{Effect as Left, Op};
 
 use super::rig::*;
-use crate::election::register::{Link, Member, Phase, Set};
+use crate::election::register::{Active, Config, Link, Member, Phase, Seal, Set};
 use crate::election::vocabulary::*;
 
 const PAIR: Set = Set::Pair(ME, PEER);
@@ -310,21 +310,69 @@ fn the_lease_is_given_up_before_the_follower_returns() {
     assert!(!rig.has(|effect| matches!(effect, Effect::Lease { until } if *until > 0)));
 }
 
+/// The follower is no place any more, and has caught up again at once.
+fn lose_and_catch_up(rig: &mut Rig, loss: Event) {
+    rig.event(loss);
+    rig.obey();
+    assert_eq!(rig.config().active.set, Set::Bucket(ME));
+    let of = rig.config().epoch.value();
+    rig.alive();
+    rig.event(Event::FollowerCaughtUp { store: PEER });
+    rig.event(holds(PEER, of, 4));
+}
+
+fn waits(rig: &mut Rig, ms: u64) {
+    if ms > 200 {
+        rig.run_with_follower(ms - 200);
+        assert_eq!(rig.config().active.set, Set::Bucket(ME), "{ms} ms");
+    }
+    rig.run_with_follower(400);
+    assert_eq!(rig.config().active.set, PAIR, "{ms} ms");
+}
+
 #[test]
-fn a_follower_that_flaps_waits_longer_each_time() {
+fn a_follower_that_is_lost_again_soon_waits_longer_each_time() {
     let mut rig = Rig::leading(&pair(me()));
-    for wait in [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000] {
+    for wait in [0, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000] {
+        lose_and_catch_up(&mut rig, Event::FollowerSilent { store: PEER });
+        waits(&mut rig, wait);
+    }
+    // It held for the longest wait.
+    rig.run_with_follower(300_000);
+    lose_and_catch_up(&mut rig, Event::FollowerSilent { store: PEER });
+    waits(&mut rig, 0);
+}
+
+#[test]
+fn a_follower_that_was_started_anew_is_no_flapping_one() {
+    let mut rig = Rig::leading(&pair(me()));
+    for boot in 21..25 {
         rig.event(Event::FollowerSilent { store: PEER });
         rig.obey();
-        assert_eq!(rig.config().active.set, Set::Bucket(ME));
+        rig.event(Event::PeerDown);
+        rig.event(Event::PeerUp(process(PEER, boot)));
         let of = rig.config().epoch.value();
-        rig.alive();
         rig.event(Event::FollowerCaughtUp { store: PEER });
         rig.event(holds(PEER, of, 4));
-        rig.run_with_follower(wait - 200);
-        assert_eq!(rig.config().active.set, Set::Bucket(ME), "{wait} ms");
-        rig.run_with_follower(400);
-        assert_eq!(rig.config().active.set, PAIR, "{wait} ms");
+        waits(&mut rig, 0);
+    }
+}
+
+#[test]
+fn a_follower_that_is_slower_than_the_bucket_is_ejected_and_waits() {
+    let mut rig = Rig::leading(&pair(me()));
+    // The bucket answers at once here, and waits 50 ms for its round.
+    let pace = |ms: u64| Event::FollowerPace { store: PEER, fastest: ms * MS };
+    rig.event(pace(50));
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config().active.set, PAIR);
+    rig.event(Event::FollowerPace { store: StoreId::new(9), fastest: 60 * MS });
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config().active.set, PAIR, "of another store");
+    for wait in [5_000, 10_000, 20_000] {
+        lose_and_catch_up(&mut rig, pace(51));
+        assert_eq!(rig.core.status().reason, Reason::FollowerSlow);
+        waits(&mut rig, wait);
     }
 }
 
@@ -557,7 +605,8 @@ fn handing_over() -> Rig {
 }
 
 fn tip_held(store: StoreId) -> Event {
-    Event::TipHeldByPeer { epoch: epoch(3), store, tips: vec![] }
+    let tips = vec![Tip { durable: at(4)[0], ..Tip::default() }];
+    Event::TipHeldByPeer { epoch: epoch(3), store, tips }
 }
 
 #[test]
@@ -577,6 +626,50 @@ fn a_hand_over_names_the_process_of_the_store_that_holds_the_tip() {
     assert_eq!(rig.step_down(), Some(Reason::HandedOver));
     assert_eq!(rig.answer(), Some(Ok(())));
     assert!(rig.messages().iter().any(|m| matches!(m, Message::HandOver { .. })));
+}
+
+#[test]
+fn writes_pause_for_one_request_to_the_bucket() {
+    let mut rig = Rig::leading(&pair(me()));
+    // What is known of the register is too old for a change.
+    rig.run_with_follower(2_000);
+    rig.event(Event::Command { id: 1, command: Command::HandOver });
+    let is_quiet = |rig: &Rig| rig.has(|effect| matches!(effect, Effect::Quiesce { .. }));
+    assert!(!is_quiet(&rig), "writes go on while the register is read");
+    rig.get();
+    assert!(is_quiet(&rig));
+    rig.event(tip_held(PEER));
+    let (token, op) = rig.request().expect("a request");
+    assert!(op.mutates(), "{op:?}: the register was read before");
+    let done = rig.apply(op);
+    rig.complete(token, Ok(done));
+    let told = rig.messages().into_iter().find(|m| matches!(m, Message::HandOver { .. }));
+    // The heir asks nobody.
+    let mut heir = Rig::following(&pair(peer()));
+    let Some(Message::HandOver { epoch: of, etag, .. }) = told else { panic!("{told:?}") };
+    let config = Config { leader: me(), ..rig.config() };
+    let active = Active { leader: me(), ..config.active.clone() };
+    let register = Config { active, ..config }.encode(&Seal::new(None));
+    heir.message(Message::HandOver { epoch: of, register, etag });
+    assert!(heir.has(|effect| matches!(effect, Effect::Promise(epoch) if *epoch == of)));
+    heir.event(Event::PromiseDurable { epoch: of, tips: vec![Tip::default()] });
+    assert_eq!(
+        (heir.role(), heir.lead().map(|config| config.epoch)),
+        (RoleName::Leading, Some(of))
+    );
+}
+
+#[test]
+fn a_hand_over_waits_for_a_bucket_that_does_not_answer_while_writes_go_on() {
+    let mut rig = Rig::leading(&pair(me()));
+    rig.run_with_follower(2_000);
+    rig.event(Event::Command { id: 1, command: Command::HandOver });
+    for _ in 0..60 {
+        rig.wait(100);
+        rig.alive();
+    }
+    assert!(!rig.has(|effect| matches!(effect, Effect::Quiesce { .. } | Effect::Resume)));
+    assert!(matches!(rig.answer(), Some(Err(Refused::CalledOff(_)))));
 }
 
 #[test]
@@ -678,8 +771,31 @@ fn a_leader_that_shuts_down_hands_over_and_stops() {
     assert!(rig.has(|effect| matches!(effect, Effect::Quiesce { .. })));
     rig.event(tip_held(PEER));
     rig.run(10);
-    assert_eq!((rig.config().leader, rig.role()), (peer(), RoleName::Stopped));
+    // The heir leads with the bucket: this process is as good as gone.
+    let config = rig.config();
+    assert_eq!((config.leader, config.active.set), (peer(), Set::Bucket(PEER)));
+    assert_eq!(config.active.chain, [Link { epoch: epoch(4), base: at(4) }]);
+    assert_eq!(rig.role(), RoleName::Following, "the heir may not have heard of it");
+    rig.message(Message::Promise { epoch: epoch(4), ver: 6 });
+    assert_eq!(rig.role(), RoleName::Stopped);
+    assert!(rig.has(|effect| matches!(effect, Effect::Leave)));
     assert_eq!(rig.core.next_deadline(), None);
+}
+
+#[test]
+fn whoever_has_handed_over_and_ends_waits_for_a_silent_heir_for_a_while() {
+    for lost in [true, false] {
+        let mut rig = Rig::leading(&pair(me()));
+        rig.event(Event::ShuttingDown);
+        rig.event(tip_held(PEER));
+        rig.run(10);
+        if lost {
+            rig.event(Event::PeerDown);
+            assert_eq!(rig.role(), RoleName::Stopped);
+        }
+        rig.run(5_000);
+        assert_eq!((rig.role(), rig.config().leader), (RoleName::Stopped, peer()));
+    }
 }
 
 #[test]
@@ -736,6 +852,30 @@ fn a_lost_member_is_replaced_and_the_configuration_stays() {
 }
 
 #[test]
+fn the_feature_level_rises_when_both_can_read_it_and_never_falls() {
+    let mut config = pair(me());
+    config.members[1].features = Features { min: 1, max: 3 };
+    let of_this_node = |rig: &mut Rig, max| rig.core.me.member.features = Features { min: 1, max };
+    let mut rig = Rig::leading(&config);
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config(), config, "this node cannot read it");
+    // As after a start of a newer program; but that is another process.
+    of_this_node(&mut rig, 2);
+    rig.run_with_follower(1_000);
+    assert_eq!((rig.config().feature_level, rig.config().ver), (2, config.ver + 2));
+    of_this_node(&mut rig, 1);
+    rig.run_with_follower(1_000);
+    assert_eq!(rig.config().feature_level, 2);
+
+    let mut config = in_bucket(me());
+    config.members.iter_mut().for_each(|m| m.features = Features { min: 1, max: 2 });
+    let mut rig = Rig::with(Some(&config), |_, _| {});
+    of_this_node(&mut rig, 2);
+    rig.run(3_000);
+    assert_eq!(rig.config().feature_level, 1, "only when both are there");
+}
+
+#[test]
 fn a_follower_is_told_to_ask_the_leader() {
     let mut rig = Rig::following(&pair(peer()));
     let command = Command::Replace { lost: PEER, member: member(StoreId::new(3)) };
@@ -761,6 +901,37 @@ fn a_leader_asks_for_the_promise_until_it_is_given_and_then_sends_heartbeats() {
     rig.event(Event::PeerUp(peer()));
     rig.wait(100);
     assert!(rig.messages().contains(&asked));
+}
+
+#[test]
+fn reads_that_wait_for_a_proof_get_one_at_once() {
+    let mut rig = Rig::leading(&pair(me()));
+    let beats = |rig: &mut Rig| {
+        let is_beat = |message: &Message| matches!(message, Message::Heartbeat { .. });
+        rig.messages().into_iter().filter(is_beat).count()
+    };
+    rig.wait(150);
+    beats(&mut rig);
+    rig.event(Event::ProofWanted);
+    assert_eq!(beats(&mut rig), 1, "one ping for all that wait");
+    for _ in 0..9 {
+        rig.wait(1);
+        rig.event(Event::ProofWanted);
+    }
+    assert_eq!(beats(&mut rig), 0);
+    rig.wait(1);
+    assert_eq!(beats(&mut rig), 1);
+
+    let mut rig = Rig::leading(&in_bucket(me()));
+    rig.run(100);
+    rig.out.clear();
+    rig.event(Event::ProofWanted);
+    let (token, op, config) = rig.swap();
+    assert_eq!(config.lease.map(|lease| lease.seq), rig.config().lease.map(|l| l.seq + 1));
+    rig.lease();
+    let done = rig.apply(op);
+    rig.complete(token, Ok(done));
+    assert!(rig.lease() > Some(rig.now));
 }
 
 #[test]

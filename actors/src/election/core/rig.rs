@@ -115,7 +115,6 @@ impl Rig {
             promised,
             max_epoch_seen: promised,
             tips: vec![Tip::default()],
-            intact: true,
             may: May { create: Some(1), join: true },
         };
         let mut settings = Settings::default();

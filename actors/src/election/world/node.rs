@@ -171,7 +171,7 @@ impl Node {
         let may =
             May { create: (self.at == 0 && self.store.value() == 1).then_some(1), join: true };
         let (promised, max_epoch_seen) = (self.disk.promised, self.disk.max_epoch_seen);
-        let local = Local { promised, max_epoch_seen, tips: self.tips(), intact: true, may };
+        let local = Local { promised, max_epoch_seen, tips: self.tips(), may };
         let me = Identity {
             cluster: ClusterId::new(7),
             boot: BootId::new(self.boot),
@@ -306,6 +306,7 @@ impl World {
             Effect::Quiesce { epoch } => self.nodes[at].shell().quiesced = Some(epoch),
             Effect::Resume => self.nodes[at].shell().quiesced = None,
             Effect::Follow { .. }
+            | Effect::Leave
             | Effect::Aim(_)
             | Effect::Answer { .. }
             | Effect::Announce(_) => {}

@@ -404,7 +404,7 @@ impl World {
         self.lanes = Default::default();
         for node in [LEADER, FOLLOWER] {
             let peer = self.nodes[1 - node].store;
-            self.tell(node, if is_up { Event::Up(peer) } else { Event::Down });
+            self.tell(node, if is_up { Event::Up(peer) } else { Event::Down { in_order: false } });
         }
     }
 

@@ -276,8 +276,12 @@ pub(in crate::replicator) struct FakeNode {
 
 impl FakeNode {
     pub(in crate::replicator) fn new(store: StoreId, logs: Vec<FakeLog>) -> Self {
-        let settings =
-            Settings { window_bytes: WINDOW_BYTES, suspect_after: 1_000, report_every: 10 };
+        let settings = Settings {
+            window_bytes: WINDOW_BYTES,
+            suspect_after: 1_000,
+            report_every: 10,
+            pace_over: 10_000,
+        };
         let me = Identity { store, boot: BootId::new(1), shards: SHARDS };
         Self {
             core: Core::new(me, settings, Epoch::new(1)),

@@ -183,7 +183,7 @@ fn another_store_holds_nothing_and_what_the_rule_does_not_name_does_not_count() 
     rig.report(Report::Sealed(frames(5, 6)));
     rig.ack(2, 6);
     assert_eq!(rig.held(), Some(Lsn::new(6)));
-    rig.event(Event::Down);
+    rig.event(Event::Down { in_order: false });
     assert_eq!(rig.held(), None, "what was acknowledged is held");
     rig.meet(StoreId::new(3), 2);
     assert_eq!(rig.held(), Some(Lsn::ZERO), "by another store, which the rule doesn't name");
@@ -323,11 +323,84 @@ fn with_the_bucket_a_follower_that_goes_must_catch_up_anew() {
     let caught_up = |fact: &Fact| matches!(fact, Fact::FollowerCaughtUp { .. }).then_some(());
     rig.flush();
     assert!(rig.fact(caught_up).is_some());
-    rig.event(Event::Down);
+    rig.event(Event::Down { in_order: false });
     assert!(rig.silent());
     rig.meet(PEER, 2);
     rig.flush();
     assert!(rig.fact(caught_up).is_some());
+}
+
+#[test]
+fn rounds_of_earlier_epochs_go_when_both_disks_hold_what_they_can_hold() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    let cleans = |rig: &mut Rig| {
+        rig.take(|effect| match effect {
+            Effect::Log(LogOrder::CleanUp(facts)) => Some(facts.clone()),
+            _ => None,
+        })
+    };
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "without the follower");
+    rig.meet(PEER, 2);
+    assert!(cleans(&mut rig).is_none(), "not known to be durable here");
+    rig.report(Report::Committed { commit: Lsn::new(5), closed: Stamp::new(1) });
+    rig.flush();
+    let facts = cleans(&mut rig).expect("an order");
+    assert!(facts.frees(epoch(1)) && !facts.frees(epoch(2)));
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "once a term");
+
+    let mut rig = Rig::leading(Set::Bucket(ME));
+    rig.meet(PEER, 2);
+    rig.report(Report::Committed { commit: Lsn::new(5), closed: Stamp::new(1) });
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "a chain rests on the bucket");
+
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.report(Report::Committed { commit: Lsn::new(5), closed: Stamp::new(1) });
+    rig.meet(StoreId::new(9), 2);
+    rig.flush();
+    assert!(cleans(&mut rig).is_none(), "another store holds it");
+}
+
+#[test]
+fn a_follower_that_leaves_in_good_order_is_not_waited_for() {
+    for in_order in [true, false] {
+        let mut rig = Rig::leading(Set::pair(ME, PEER));
+        rig.meet(PEER, 2);
+        rig.event(Event::Down { in_order });
+        assert_eq!(rig.silent(), in_order);
+    }
+}
+
+#[test]
+fn a_follower_is_judged_by_the_fastest_of_many_acknowledgements() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    let pace = |fact: &Fact| match fact {
+        Fact::FollowerPace { fastest, .. } => Some(*fastest),
+        _ => None,
+    };
+    rig.flush();
+    let append = |rig: &mut Rig, lsn: u64, took: u64| {
+        rig.report(Report::Sealed(frames(lsn - 1, lsn)));
+        rig.flush();
+        rig.now += took * 1_000;
+        rig.ack(2, lsn);
+        rig.flush();
+        rig.fact(pace)
+    };
+    // Nine, for long enough: too few.
+    for lsn in 6..15 {
+        assert_eq!(append(&mut rig, lsn, 2_000), None);
+    }
+    assert_eq!(append(&mut rig, 15, 1_500), Some(1_500_000));
+    // Many, but not for long enough; and one hiccup among them.
+    for lsn in 16..66 {
+        assert_eq!(append(&mut rig, lsn, if lsn == 40 { 900 } else { 10 }), None);
+    }
+    rig.now += 10_000_000;
+    assert_eq!(append(&mut rig, 66, 7_000), Some(10_000));
 }
 
 #[test]
@@ -337,7 +410,7 @@ fn a_promise_is_durable_when_every_shard_has_carried_it_out_also_after_the_sessi
     rig.command(Command::Promised(epoch(4)));
     let promise = |order: &Order| matches!(order, Order::Promise { .. }).then_some(());
     assert!(rig.order(promise).is_some());
-    rig.event(Event::Down);
+    rig.event(Event::Down { in_order: false });
     rig.event(Event::Up(PEER));
     assert!(rig.out.is_empty());
     rig.report(Report::Promised { epoch: epoch(3), tip: tip(1) });
@@ -543,7 +616,7 @@ fn one_promise_a_session_and_epoch_is_asked_for_and_heartbeats_say_what_is_commi
     rig.event(Event::Up(PEER));
     assert!(asks(&mut rig), "at once, by itself");
     assert!(!asks(&mut rig));
-    rig.event(Event::Down);
+    rig.event(Event::Down { in_order: false });
     rig.meet(PEER, 2);
     let beat = |rig: &mut Rig| {
         let (number, epoch, ver, shards) = (8, epoch(2), 2, Vec::new());

@@ -52,11 +52,18 @@ pub struct Settings {
     pub suspect_after: Micros,
     /// How often the election hears what the follower holds while nothing waits for it.
     pub report_every: Micros,
+    /// Over how long a follower is timed before it is judged by its fastest acknowledgement.
+    pub pace_over: Micros,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { window_bytes: 4 << 20, suspect_after: 500_000, report_every: 100_000 }
+        Self {
+            window_bytes: 4 << 20,
+            suspect_after: 500_000,
+            report_every: 100_000,
+            pace_over: 10_000_000,
+        }
     }
 }
 
@@ -131,6 +138,8 @@ pub enum Command {
     Resume,
     /// Connect to this member; `None` = to any store of the cluster that comes.
     Aim(Option<Member>),
+    /// End the session with the peer in good order, and begin none.
+    Leave,
 }
 
 /// What a replicator learns.
@@ -139,7 +148,10 @@ pub enum Event {
     /// There is a session with that store.
     Up(StoreId),
     /// It is over.
-    Down,
+    Down {
+        /// The peer has ended it in good order: it will not be back soon.
+        in_order: bool,
+    },
     /// The peer says something.
     Received(Message),
     /// The election orders something.
@@ -169,6 +181,8 @@ pub enum Effect {
     Activated(Done),
     /// Connect to this member.
     Aim(Option<Member>),
+    /// End the session with the peer in good order, and begin none.
+    Leave,
     /// Something that an operator must know.
     Alarm(String),
 }

@@ -241,6 +241,13 @@ impl Link for CableEnd {
         }
     }
 
+    fn close(&mut self) {
+        let mut cable = self.cable.lock().expect("no panic");
+        let session = cable.session;
+        cable.ends[self.at].hello = None;
+        cable.ends[self.at ^ 1].tell(LinkEvent::Down { session, reason: Reason::Closed });
+    }
+
     fn poll_event(&mut self, cx: &mut Waking<'_>) -> Poll<LinkEvent> {
         let mut cable = self.cable.lock().expect("no panic");
         let end = &mut cable.ends[self.at];

@@ -171,6 +171,13 @@ impl Shard {
                     self.send_reconfiguration(state, id, sent, steps, || {
                         format!("{name} sends: epoch {epoch}, active, handed over")
                     });
+                    // A process that ends: on with the bucket, whose log begins at the tip.
+                    let tip = node.log.tip();
+                    let chain = Chain::of(epoch, tip, node.log.at(tip));
+                    let sent = named.activated(epoch, Set::Bucket, chain);
+                    self.send_reconfiguration(state, id, sent, steps, || {
+                        format!("{name} sends: epoch {epoch}, active, handed over with the bucket")
+                    });
                 }
             }
             Set::Bucket => {

@@ -221,15 +221,19 @@ impl Shard {
     fn take_what_was_handed_over(&self, state: &State, id: NodeId, steps: &mut Steps<State>) {
         let (node, config) = (state.node(id), state.config);
         let named = !config.claimed && config.leader == id && config.boot == node.boot;
-        if !named || config.set != Set::Pair || config.epoch <= node.promised {
+        let tip = node.log.tip();
+        let with_bucket = config.set == Set::Bucket;
+        // Whoever ejected its follower finds itself named too; it leads already, or no more.
+        let is_heir = !with_bucket || config.chain.base() == tip;
+        if !named || !is_heir || config.epoch <= node.promised {
             return;
         }
         let mut next = *state;
-        let tip = node.log.tip();
         next.node_mut(id).promised = config.epoch;
         next.node_mut(id).durable = tip;
-        let peer = Some((tip, config.stores[usize::from(id ^ 1)]));
-        let reached = Reached { since: config.epoch, peer, bucket: 0 };
+        let peer = (!with_bucket).then(|| (tip, config.stores[usize::from(id ^ 1)]));
+        let bucket = if with_bucket { tip } else { 0 };
+        let reached = Reached { since: config.epoch, peer, bucket };
         self.serve(&mut next, id, config, reached);
         let name = NAMES[usize::from(id)];
         steps.add(next, || format!("{name} takes epoch {}, handed over to it", config.epoch));
