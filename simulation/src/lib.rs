@@ -27,6 +27,7 @@ pub mod disk;
 pub mod fault;
 pub mod gate;
 pub mod history;
+pub mod incident;
 pub mod invariants;
 pub mod ledger;
 pub mod link;

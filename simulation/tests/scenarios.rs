@@ -32,9 +32,8 @@ fn scenarios() -> Vec<(String, Scenario)> {
 fn recorded_scenarios_come_to_what_they_expect() {
     let scenarios = scenarios();
     assert!(scenarios.len() >= 46, "only {} are left", scenarios.len());
-    let affordable = |name: &str, scenario: &Scenario| {
-        scenario.pair.is_none() || REPLAYED.contains(&name)
-    };
+    let affordable =
+        |name: &str, scenario: &Scenario| scenario.pair.is_none() || REPLAYED.contains(&name);
     let mut pairs = 0;
     for (name, scenario) in scenarios.iter().filter(|(name, scenario)| affordable(name, scenario)) {
         pairs += usize::from(scenario.pair.is_some());

@@ -54,6 +54,12 @@ impl Held {
         &self.entries
     }
 
+    /// Whether a frame with that hash is there, which all of the log up to it follows from.
+    pub fn ends_somewhere_at(&self, shard: ShardId, hash: Hash) -> bool {
+        let behind = (ShardId::new(shard.value() + 1), String::new(), 0);
+        self.frames.range((shard, String::new(), 0)..behind).any(|(_, frame)| frame.hash == hash)
+    }
+
     /// A write of a segment has become durable. Returns the events of frames that are gone by it.
     pub fn written(
         &mut self,
