@@ -234,8 +234,8 @@ impl State {
         (Op::Write { file, offset, buffer }, Outcome::Lie)
     }
 
-    /// What was reported too early and is still under way reaches the device: the handle that it was
-    /// for is closed by a process that goes on.
+    /// What was reported too early and is still under way reaches the device: the handle that it
+    /// was for is closed by a process that goes on.
     pub(super) fn end_late_writes(&mut self) {
         let is_late = |flight: &Flight| flight.outcome == Outcome::Late;
         let late: Vec<_> = self
