@@ -77,6 +77,11 @@ impl Router {
         Self { shared, clock, index, coordinator, watch }
     }
 
+    /// Bytes of requests that the node has let in and not answered.
+    pub fn unanswered_bytes(&self) -> usize {
+        self.shared.admission.used()
+    }
+
     fn route(
         &self,
         incoming: Incoming,

@@ -76,6 +76,9 @@ struct Run {
     /// Runs each seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
+    /// Stops at the first seed that fails, which is what is expected, and writes no scenario.
+    #[arg(long)]
+    until_violated: bool,
     /// Two nodes and a bucket instead of one node.
     #[arg(long)]
     pair: bool,
@@ -185,7 +188,16 @@ fn run_seeds(options: &Run) -> ExitCode {
             }
         }
         totals.add(seed, &outcome);
+        if options.until_violated {
+            let Some(first) = outcome.violations.first() else { continue };
+            say(format_args!("{}\t{}\t{}", first.rule, totals.seeds, clipped(&first.what)));
+            return ExitCode::SUCCESS;
+        }
         report_seed(seed, &scenario, &outcome, options.output);
+    }
+    if options.until_violated {
+        complain(format_args!("no violation in {} seeds", totals.seeds));
+        return ExitCode::FAILURE;
     }
     totals.print(options.output, watch.elapsed());
     match totals.failed.is_empty() == (options.sabotage.is_none() && options.betrayal.is_none()) {

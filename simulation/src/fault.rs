@@ -50,6 +50,8 @@ kinds! {
     CleanStop,
     /// The process dies; nothing is lost but what was in flight, and it is back at once.
     Kill,
+    /// Every client sends `amount` appends at once, and the process dies of them.
+    OutOfMemory,
     /// The next write of a shard's log fails.
     FailWrite,
     /// The next read fails.
@@ -231,12 +233,16 @@ impl Kind {
                     | Self::RotSegmentHeader
                     | Self::LoseRun
                     | Self::LoseManifest
-                    | Self::ClockFrozen
             )
         });
         alone.chain(Self::OF_PAIR).collect()
     }
 }
+
+/// [`Fault::node`]: whoever leads then.
+pub const LEADER: u16 = 2;
+/// [`Fault::node`]: the other one.
+pub const FOLLOWER: u16 = 3;
 
 /// One thing to go wrong.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -246,7 +252,7 @@ pub struct Fault {
     pub at: Micros,
     /// What.
     pub kind: Kind,
-    /// Which node, of a pair.
+    /// Which node, of a pair: 0 or 1; or [`LEADER`] or [`FOLLOWER`], as it is at that moment.
     #[serde(default, skip_serializing_if = "is_first")]
     pub node: u16,
     /// Which shard's disk, where it matters.
@@ -282,7 +288,7 @@ impl Fault {
             Kind::CutOne => (rng.number() >> 16, 0),
             Kind::SlowAnswers => (rng.between(1_000, 400_000), rng.between(50_000, 1_000_000)),
             Kind::SlowRequests => (rng.between(1_000, 100_000), rng.between(50_000, 1_000_000)),
-            Kind::Burst => (rng.between(3, 40), 0),
+            Kind::Burst | Kind::OutOfMemory => (rng.between(3, 40), 0),
             _ => (0, 0),
         };
         Self { at, kind, node: 0, shard, amount, lasts }
@@ -290,7 +296,7 @@ impl Fault {
 
     /// A fault of `kind` of a pair, with amounts from `rng`.
     pub fn of_pair(kind: Kind, at: Micros, shard: u16, rng: &mut Rng) -> Self {
-        let node = rng.below(2) as u16;
+        let node = rng.below(4) as u16;
         // Most incidents are short, some outlast every patience.
         let lasts = match rng.chance(300) {
             true => rng.between(2_000_000, 15_000_000),
@@ -303,8 +309,8 @@ impl Fault {
             Kind::BucketSlow => (rng.between(2, 60), lasts),
             Kind::BucketFlaky => (rng.between(5, 150), lasts),
             Kind::ConfigRestored => (rng.below(4), lasts),
-            // As far apart as two clocks may be, and a little less.
-            Kind::ClockFast | Kind::ClockSlow => (rng.below(24), lasts),
+            // As far apart as two clocks may be.
+            Kind::ClockFast | Kind::ClockSlow => (rng.below(50), lasts),
             Kind::StayDown
             | Kind::Pause
             | Kind::Wipe

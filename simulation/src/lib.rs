@@ -4,7 +4,8 @@
 //! ```text
 //! scenario   a run as data: shape, workload, faults          cli     run, replay, shrink
 //! world      carries a scenario out ── machine (disks, power, clock) ── wire (network) ── client
-//! watcher    checks while it runs; oracle, invariants/ at rest; sabotage shows that they do
+//! watcher    checks while it runs; oracle, invariants/ at rest; sabotage shows that they do, and
+//!            ../planted/run with bugs in cores and storage, each a patch
 //! pair       two such nodes, their link and their bucket ── overseer checks while it runs
 //! model      the rules of replication, every state of them
 //! crash      every I/O of a recorded workload is the last one, in every way; bytes flip one by one
@@ -27,6 +28,7 @@ pub mod disk;
 pub mod fault;
 pub mod gate;
 pub mod history;
+pub mod incident;
 pub mod invariants;
 pub mod ledger;
 pub mod link;

@@ -14,6 +14,7 @@ use celeriant_storage::Identity;
 use crate::disk::{Media, Observer, Power, SimDisk};
 use crate::fault::Reached;
 use crate::gate::{Gate, Gated};
+use crate::invariants::{Violations, i22_caps};
 use crate::power_cut::Crash;
 use crate::rng::Rng;
 use crate::sabotage::Submit;
@@ -162,9 +163,10 @@ impl Machine {
 }
 
 /// The way into a node: connections are dealt to threads in the order in which they show up; each
-/// stays on its own.
-pub fn way_into(node: &Node, threads: usize) -> Submit {
-    let routers: Vec<_> = (0..threads).map(|thread| node.router(thread).clone()).collect();
+/// stays on its own. What the node lets in is counted.
+pub fn way_into(node: &Node, shape: &Shape, violations: &Violations) -> Submit {
+    let routers: Vec<_> = (0..shape.threads).map(|thread| node.router(thread).clone()).collect();
+    let (budget, violations) = (shape.admission_bytes, violations.clone());
     let dealt: Mutex<BTreeMap<u64, usize>> = Mutex::default();
     Arc::new(move |requests, replies| {
         let mut dealt = dealt.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,6 +174,7 @@ pub fn way_into(node: &Node, threads: usize) -> Submit {
         let thread = *dealt.entry(replies.connection()).or_insert(next) % routers.len();
         drop(dealt);
         routers[thread].submit(requests, replies);
+        i22_caps::check_admitted(routers[thread].unanswered_bytes(), budget, &violations);
     })
 }
 

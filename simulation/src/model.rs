@@ -95,6 +95,14 @@ pub const SHARD_RUNS: &[Bounds] = &[
     Bounds { epochs: 3, messages: 2, start: Set::Pair, ..LONG },
 ];
 
+/// What is visited besides when there are hours: as far as there is room.
+pub const SHARD_RUNS_LONG: &[Bounds] = &[
+    Bounds { epochs: 5, ..LONG },
+    Bounds { entries: 2, epochs: 4, start: Set::Pair, ..LONG },
+    Bounds { messages: 2, start: Set::Pair, ..LONG },
+    Bounds { crashes: 2, wipes: 1, start: Set::Pair, ..LONG },
+];
+
 /// What is visited before a change lands: every scenario of writes over several shards.
 pub fn legs_runs() -> Vec<Scenario> {
     let harder = |scenario: &Scenario| Scenario { crashes: 2, claims: 2, ..*scenario };

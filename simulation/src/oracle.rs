@@ -22,7 +22,8 @@ use celeriant_schema::{AggregateKey, Refusal, Request, Response, Stamp, Version}
 use self::progress::Progress;
 use crate::history::History;
 use crate::invariants::{
-    Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity, i20_feeds,
+    Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity,
+    i11_linearizable, i20_feeds,
 };
 use crate::ledger::{Attempt, Ledger, Operation, Order, Place};
 
@@ -35,6 +36,8 @@ pub struct Excuses {
     pub overload: bool,
     /// The node stopped, failed or crashed.
     pub outage: bool,
+    /// A clock of a pair stood still, and with it a lease: no read is known to be linearizable.
+    pub clock: bool,
 }
 
 /// Everything that is known at rest.
@@ -83,7 +86,7 @@ impl Evidence {
             Request::List(_) | Request::Feed(_) => true,
             Request::Write(_) | Request::Admin(_) | Request::Ping => false,
         };
-        let is_behind = anybody && self.may_be_behind;
+        let is_behind = (anybody || self.excuses.clock) && self.may_be_behind;
         When { sent: attempt.sent, answered, place: attempt.place, is_behind }
     }
 
@@ -130,6 +133,10 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
         for attempt in &operation.attempts {
             let Some((answered, response)) = &attempt.answer else { continue };
             let when = evidence.when(&operation.request, attempt, *answered);
+            if !when.is_behind {
+                let told = |key: &AggregateKey| evidence.lowest(key, when);
+                i11_linearizable::check(id, &operation.request, response, told, violations);
+            }
             let found = match (&*operation.request, response) {
                 (Request::Read(query), Response::Page(page)) => {
                     reads::check_page(evidence, query, page, when)

@@ -27,7 +27,10 @@ use crate::invariants::i07_exposed_is_final::Exposed;
 use crate::invariants::i08_one_entry_per_position::Acknowledged;
 use crate::invariants::i12_no_cut::Held;
 use crate::invariants::i15_slots::Slots;
-use crate::invariants::{Violations, i07_exposed_is_final, i12_no_cut, i18_twice, i22_caps};
+use crate::invariants::{
+    Violations, i05_leader_has_all, i07_exposed_is_final, i12_no_cut, i18_twice,
+    i19_short_logs_never_claim, i22_caps,
+};
 use crate::ledger::{Place, receipt_of};
 use crate::timeline::{Micros, Timeline};
 use crate::walk::Walked;
@@ -56,8 +59,6 @@ struct State {
     acknowledged: Acknowledged,
     /// Entries of which a place was lost.
     lost: BTreeSet<(AggregateKey, Version, Hash)>,
-    /// A node whose log is damaged or short: it must not claim.
-    unfit: [bool; 2],
     receipts: Receipts,
 }
 
@@ -165,11 +166,6 @@ impl Overseer {
         state.lost.extend(lost);
     }
 
-    /// The log of a node is damaged or short, or whole again.
-    pub fn unfit(&self, node: usize, unfit: bool) {
-        self.lock().unfit[node] = unfit;
-    }
-
     /// Something in the bucket has changed.
     pub fn changed(&self, change: &Change<'_>) {
         if change.key == CONFIG_KEY {
@@ -204,10 +200,11 @@ impl Overseer {
         };
         state.register.changed(after, &self.violations);
         let Some(config) = state.register.current() else { return };
-        let fit = !state.unfit[usize::from(node)] || config.leader.store != state.store(node);
-        self.violations.check("I19", fit, || {
-            format!("node {node} leads or claims epoch {} with a bad log", config.epoch)
-        });
+        // A claim that arrives late may be one of a disk that is gone since.
+        let claimant = (state.store(node), &state.disks[usize::from(node)]);
+        if config.phase == Phase::Claimed && config.leader.store == claimant.0 {
+            i19_short_logs_never_claim::check(claimant, config, &self.violations);
+        }
         self.reached.note(format!("register {:?} {}", config.phase, kind_of(config)));
         let stores = [state.store(0), state.store(1)];
         if config.active.set == Set::pair(stores[0], stores[1]) {
@@ -216,7 +213,9 @@ impl Overseer {
         }
         let Some(config) = state.register.current() else { return };
         if config.phase == Phase::Active {
-            state.places().check_activation(state.acknowledged.entries(), config, &self.violations);
+            let (places, violations) = (state.places(), &self.violations);
+            i05_leader_has_all::check(&places, state.acknowledged.entries(), config, violations);
+            places.check_activation(state.acknowledged.entries(), config, violations);
             state.slots.check_chain(config, &self.violations);
         }
     }

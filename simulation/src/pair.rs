@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 use self::betrayal::Betrayal;
 use self::inject::Heal;
 use self::safe::Safe;
-use self::site::{Grounds, Site, Stage};
+use self::site::{FEATURES, Grounds, Site, Stage};
 use crate::bucket::Cloud;
 use crate::client::{Client, Surroundings, WATCHERS};
 use crate::disk::Observer;
@@ -98,7 +98,7 @@ impl World {
         let eyes = overseer.clone();
         cloud.observe(Arc::new(move |change| eyes.changed(change)));
         let rejoin = (shape.rejoin_ms.0 * 1_000, shape.rejoin_ms.1 * 1_000);
-        let election = election::Settings { rejoin, ..election::Settings::default() };
+        let election = election::Settings { rejoin, ..shape.timing.settings() };
         let replicator = Default::default();
         let mut world = Self {
             scenario: scenario.clone(),
@@ -123,6 +123,7 @@ impl World {
                 overload: scenario.shape.admission_bytes < 1 << 20,
                 outage: true,
                 rot: false,
+                clock: false,
             },
             heals: BTreeMap::new(),
             faults_injected: 0,
@@ -208,7 +209,7 @@ impl World {
 
     /// The first node makes the cluster, the second joins it, and both are in sync.
     async fn found(&mut self) {
-        self.sites[0].may = May { create: Some(1), join: false };
+        self.sites[0].may = May { create: Some(FEATURES.max), join: false };
         self.sites[1].may = May { create: None, join: true };
         for site in &mut self.sites {
             site.begin(&self.grounds);

@@ -3,9 +3,11 @@
 //! Everything that happens in a run follows from its scenario, so a scenario can be replayed
 //! anywhere, and shrunk by leaving faults out.
 
+use celeriant_actors::election;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Kind};
+use crate::incident;
 use crate::rng::Rng;
 use crate::timeline::Micros;
 use crate::workload::Workload;
@@ -108,6 +110,9 @@ pub struct Shape {
 pub struct PairShape {
     /// Least and most of the pause between a follower's loss and its return, in ms.
     pub rejoin_ms: (u64, u64),
+    /// Of the election.
+    #[serde(skip_serializing_if = "Timing::is_default")]
+    pub timing: Timing,
     /// Once nothing is wrong any more, a write must be acknowledged within so many ms.
     pub resumes_within_ms: u64,
     /// While clients work, at most so long may no new write be acknowledged, in ms.
@@ -122,9 +127,80 @@ impl Default for PairShape {
     fn default() -> Self {
         Self {
             rejoin_ms: (5_000, 20_000),
+            timing: Timing::default(),
             resumes_within_ms: 30_000,
             pause_ms_max: None,
             betrayal: None,
+        }
+    }
+}
+
+/// Durations of the election, in ms. No write depends on any of them; linearizable reads don't
+/// depend on how they compare with each other.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timing {
+    /// Between a leader's signs of life.
+    pub heartbeat: u64,
+    /// Silence of the follower until the leader goes on with the bucket.
+    pub suspect_after: u64,
+    /// For so long a follower promises not to claim.
+    pub grant: u64,
+    /// Silence of the leader until its follower claims.
+    pub claim_after: u64,
+    /// Lease in the register.
+    pub lease: u64,
+    /// Between renewals of it.
+    pub renew_every: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let defaults = election::Settings::default();
+        let ms = |micros: Micros| micros / 1_000;
+        Self {
+            heartbeat: ms(defaults.heartbeat),
+            suspect_after: ms(defaults.suspect_after),
+            grant: ms(defaults.grant),
+            claim_after: ms(defaults.claim_after),
+            lease: ms(defaults.lease),
+            renew_every: ms(defaults.renew_every),
+        }
+    }
+}
+
+impl Timing {
+    /// One by chance: half of the time the default.
+    fn of(rng: &mut Rng) -> Self {
+        if rng.chance(500) {
+            return Self::default();
+        }
+        let lease = rng.between(1_500, 6_000);
+        Self {
+            heartbeat: rng.between(50, 200),
+            suspect_after: rng.between(400, 1_000),
+            grant: rng.between(500, 3_000),
+            claim_after: rng.between(300, 1_500),
+            lease,
+            renew_every: lease / 3,
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// As the election takes them.
+    pub(crate) fn settings(&self) -> election::Settings {
+        let us = |ms: u64| ms * 1_000;
+        election::Settings {
+            heartbeat: us(self.heartbeat),
+            suspect_after: us(self.suspect_after),
+            grant: us(self.grant),
+            claim_after: us(self.claim_after),
+            lease: us(self.lease),
+            renew_every: us(self.renew_every),
+            ..election::Settings::default()
         }
     }
 }
@@ -135,7 +211,11 @@ impl Scenario {
         let mut scenario = Self::of_seed(seed, Profile::Calm);
         let mut choices = Rng::new(seed).fork("pair scenario");
         let rejoin = *choices.pick(&[200, 1_000, 5_000]);
-        scenario.pair = Some(PairShape { rejoin_ms: (rejoin, 4 * rejoin), ..PairShape::default() });
+        scenario.pair = Some(PairShape {
+            rejoin_ms: (rejoin, 4 * rejoin),
+            timing: Timing::of(&mut choices),
+            ..PairShape::default()
+        });
         scenario.profile = profile;
         if profile == Profile::Swarm {
             let duration = scenario.duration_ms * 1000;
@@ -233,7 +313,8 @@ fn pair_faults(rng: &mut Rng, duration: Micros, shape: &Shape) -> Vec<Fault> {
     let share = rng.between(50, 500);
     let mut kinds: Vec<Kind> =
         Kind::all_of_pair().into_iter().filter(|_| rng.chance(share)).collect();
-    if kinds.iter().any(|kind| matches!(kind, Kind::ConfigDeleted | Kind::ConfigRestored)) {
+    let meddles = kinds.iter().any(|k| matches!(k, Kind::ConfigDeleted | Kind::ConfigRestored));
+    if meddles {
         // A change that was meant for the older version would find it.
         kinds.retain(|kind| !matches!(kind, Kind::BucketAppliedLater | Kind::BucketFlaky));
     }
@@ -241,12 +322,20 @@ fn pair_faults(rng: &mut Rng, duration: Micros, shape: &Shape) -> Vec<Fault> {
         return Vec::new();
     }
     let mean = *rng.pick(&[150_000, 700_000, 3_000_000]);
+    let incidents = if meddles { 0 } else { *rng.pick(&[0, 100, 1_000]) };
     let mut faults = Vec::new();
     let mut at = 0;
     loop {
         at += rng.between(1, 2 * mean);
         if at >= duration {
+            faults.sort_by_key(|fault: &Fault| fault.at);
             return faults;
+        }
+        if rng.chance(incidents) {
+            faults.extend(incident::any(at, shape.shards, rng));
+            // Each comes to its end, more or less.
+            at += rng.between(2_000_000, 10_000_000);
+            continue;
         }
         let kind = *rng.pick(&kinds);
         let shard = rng.below(u64::from(shape.shards)) as u16;

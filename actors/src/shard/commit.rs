@@ -12,6 +12,7 @@ use celeriant_storage::directory::{AppliedBatch, BatchLocation};
 use celeriant_storage::log::DurableFrame;
 
 use super::core::{Applied, AppliedMember, Core, Effect, Pending, Role, Then};
+use super::write::unappended;
 use crate::clock::Micros;
 use crate::replicator::orders::Report;
 use crate::work::Answer;
@@ -73,7 +74,7 @@ impl<R> Core<R> {
                 Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
                 Then::Mark => {}
                 Then::Ready(epoch) => effects.push(Effect::Report(Report::Leading { epoch })),
-                Then::Reply { route, response } => effects.push(Effect::Reply(route, response)),
+                Then::Reply { route, response } => effects.push(unappended(route, response)),
                 Then::Answer { coordinator, answer } => {
                     let answer = Answer { shard: self.shard, kind: answer };
                     effects.push(Effect::Answer(coordinator, answer));

@@ -65,12 +65,7 @@ impl<R> Core<R> {
             let then = Then::Reply { route: task.route, response };
             self.pending.push_back(Pending { lsn, stamp: None, then });
         } else {
-            // What it says of the aggregates is a read of them: a leader that was deposed and does
-            // not know it must not refuse what its successor would take (R5). A receipt stays true.
-            effects.push(match response {
-                Response::Refused(_) => Effect::Read(task.route, response),
-                landed => Effect::Reply(task.route, landed),
-            });
+            effects.push(unappended(task.route, response));
         }
     }
 
@@ -205,6 +200,16 @@ impl<R> Core<R> {
                 stamp: applied.stamp,
             });
         }
+    }
+}
+
+/// What the writer is told of a write that was not appended. A refusal is a read of its aggregates: a
+/// leader that was deposed and does not know it must not refuse what its successor would take (R5),
+/// also when what it read has committed meanwhile. A receipt stays true.
+pub(super) fn unappended<R>(route: R, response: Response) -> Effect<R> {
+    match response {
+        Response::Refused(_) => Effect::Read(route, response),
+        landed => Effect::Reply(route, landed),
     }
 }
 

@@ -1,12 +1,11 @@
 //! I1: version and epoch of the register strictly grow, at most one process leads an epoch.
-//! I14: a register that is missing, older or foreign is changed by nobody.
 
 use std::collections::BTreeMap;
 
 use celeriant_actors::election::register::{Config, Phase, Process, RegisterError};
 use celeriant_schema::Epoch;
 
-use super::Violations;
+use super::{Violations, i14_register_trusted, i21_feature_levels};
 
 const RULE: &str = "I1";
 
@@ -54,6 +53,7 @@ impl Register {
         };
         self.changes += 1;
         self.check_order(&after, violations);
+        i21_feature_levels::check(&after, violations);
         let before = *self.leaders.entry(after.epoch).or_insert(after.leader);
         violations.check(RULE, before == after.leader, || {
             format!("epoch {} is {before:?}'s and {:?}'s", after.epoch, after.leader)
@@ -66,11 +66,8 @@ impl Register {
 
     fn check_order(&self, after: &Config, violations: &Violations) {
         let Some(newest) = &self.newest else { return };
-        let base = self.current.as_ref();
-        violations.check("I14", base.is_some_and(|base| base.ver == newest.ver), || {
-            let base = base.map(|base| (base.ver, base.epoch));
-            format!("ver {} was known, {base:?} was there and was changed", newest.ver)
-        });
+        i14_register_trusted::check(self.current.as_ref(), newest, violations);
+        i21_feature_levels::check_order(newest, after, violations);
         let (ver, epoch) = (newest.ver + 1, newest.epoch.value());
         let grows = after.ver == ver && (epoch..=epoch + 1).contains(&after.epoch.value());
         violations.check(RULE, grows, || {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use celeriant_schema::{AggregateKey, Hash, ShardId, Version};
 use celeriant_storage::Identity;
+use celeriant_storage::frame::FrameHeader;
 
 use super::Violations;
 use super::i06_acknowledged_is_durable::Durable;
@@ -31,11 +32,14 @@ pub fn check(
     }
 }
 
-/// What the disks of one node durably hold, as its writes become durable.
+/// What the disks of one node durably hold, as its writes become durable. What lies behind a hole
+/// is not held: a start would cut it.
 #[derive(Debug, Default)]
 pub struct Held {
     frames: BTreeMap<Spot, Frame>,
     entries: Durable,
+    /// Frames that are there while one before them is not.
+    behind: BTreeMap<Spot, Walked>,
 }
 
 /// Shard, segment file, offset in it.
@@ -52,6 +56,14 @@ impl Held {
     /// Every event that is there.
     pub fn entries(&self) -> &Durable {
         &self.entries
+    }
+
+    /// Whether a frame with that hash is there, which all of the log up to it follows from.
+    pub fn ends_somewhere_at(&self, shard: ShardId, hash: Hash) -> bool {
+        let behind = (ShardId::new(shard.value() + 1), String::new(), 0);
+        // Most often it is the last one.
+        let frames = self.frames.range((shard, String::new(), 0)..behind).rev();
+        frames.into_iter().any(|(_, frame)| frame.hash == hash)
     }
 
     /// A write of a segment has become durable. Returns the events of frames that are gone by it.
@@ -75,11 +87,34 @@ impl Held {
             let behind = (ShardId::new(shard.value() + 1), String::new(), 0);
             overwritten = self.frames.range(first..behind).map(|(at, _)| at.clone()).collect();
         }
+        self.behind.retain(|at, frame| {
+            let ends = frame.offset + frame.header.frame_bytes() as u64;
+            (at.0, at.1.as_str()) != (shard, name) || at.2 >= end || ends <= offset
+        });
         let gone = overwritten.iter().filter_map(|at| self.frames.remove(at));
         let gone: Vec<_> = gone.flat_map(|frame| frame.events).collect();
         gone.iter().for_each(|(key, version, hash)| self.entries.forget(key, *version, *hash));
-        frames.iter().for_each(|frame| self.note(shard, frame));
+        frames.iter().for_each(|frame| self.arrived(shard, frame));
         gone
+    }
+
+    /// A frame is there; with it, perhaps, what follows it.
+    fn arrived(&mut self, shard: ShardId, frame: &Walked) {
+        let spot = (shard, frame.name.clone(), frame.offset);
+        self.behind.insert(spot, frame.clone());
+        loop {
+            let continues = |(at, frame): &(&Spot, &Walked)| {
+                let FrameHeader { first_lsn, prev_hash, .. } = frame.header;
+                at.0 == shard
+                    && (first_lsn.value() == 1 || self.ends_somewhere_at(shard, prev_hash))
+            };
+            let Some(next) = self.behind.iter().find(continues).map(|(at, _)| at.clone()) else {
+                return;
+            };
+            if let Some(frame) = self.behind.remove(&next) {
+                self.note(shard, &frame);
+            }
+        }
     }
 
     /// Everything that an image holds, and nothing else.

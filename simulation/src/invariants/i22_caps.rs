@@ -38,6 +38,13 @@ fn check_page(page: &Page, violations: &Violations) {
     });
 }
 
+/// A node has taken requests in: those that are unanswered are within its budget.
+pub fn check_admitted(bytes: usize, budget: usize, violations: &Violations) {
+    violations.check(RULE, bytes <= budget, || {
+        format!("{bytes} bytes of requests are unanswered, {budget} are let in")
+    });
+}
+
 /// A frame is bounded and its numbers are in range.
 pub fn check_frame(frame: &Walked, frame_bytes_max: usize, violations: &Violations) {
     let header = &frame.header;

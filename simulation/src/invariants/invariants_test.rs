@@ -1,12 +1,25 @@
 //! Each invariant that is checked on images fails when it is broken.
 
-use celeriant_schema::{Hash, Lsn, Receipt, Stamp, Version};
+use std::collections::BTreeSet;
+
+use celeriant_actors::election::register::{Active, Config, Link, Member, Phase, Process, Set};
+use celeriant_schema::peer::{Features, Position};
+use celeriant_schema::{
+    BootId, ClusterId, Epoch, Hash, Lsn, Receipt, Refusal, Request, Response, Stamp, StoreId,
+    Version,
+};
 
 use super::i02_log_matching::Logs;
+use super::i04_two_places::Places;
 use super::i06_acknowledged_is_durable::Durable;
 use super::i07_exposed_is_final::Exposed;
 use super::i08_one_entry_per_position::Acknowledged;
-use super::{Violations, i12_no_cut, i17_recovery_is_idempotent as i17, i22_caps};
+use super::i12_no_cut::Held;
+use super::i15_slots::Slots;
+use super::{
+    Violations, i05_leader_has_all, i11_linearizable, i12_no_cut, i14_register_trusted,
+    i17_recovery_is_idempotent as i17, i19_short_logs_never_claim, i21_feature_levels, i22_caps,
+};
 use crate::crash::{finished, identity, settings};
 use crate::disk::Files;
 use crate::reopen::reopen;
@@ -106,4 +119,89 @@ fn an_event_that_changes_after_it_was_seen_is_seen() {
     exposed.entry(&key, Version::new(1), Hash([1; 32]), &violations);
     exposed.entry(&key, Version::new(1), Hash([2; 32]), &violations);
     assert_eq!(rules(&violations), ["I7"]);
+}
+
+const ONE: StoreId = StoreId::new(1);
+const OTHER: StoreId = StoreId::new(2);
+
+/// The first of two stores leads with the bucket.
+fn config() -> Config {
+    let member = |store| Member {
+        store,
+        node: "a".into(),
+        clients: String::new(),
+        replication: String::new(),
+        features: Features { min: 1, max: 2 },
+    };
+    let leader = Process { store: ONE, boot: BootId::new(1) };
+    let base = vec![Position { lsn: Lsn::new(4), hash: Hash([4; 32]) }];
+    let chain = vec![Link { epoch: Epoch::new(3), base }];
+    let active = Active { epoch: Epoch::new(3), leader, set: Set::Bucket(ONE), chain };
+    Config {
+        cluster: ClusterId::new(1),
+        shards: 1,
+        ver: 5,
+        epoch: Epoch::new(3),
+        phase: Phase::Active,
+        leader,
+        active,
+        lease: None,
+        members: vec![member(ONE), member(OTHER)],
+        feature_level: 2,
+        nonce: 0,
+    }
+}
+
+#[test]
+fn a_leader_without_an_acknowledged_entry_is_seen() {
+    let frames = frames();
+    let (key, version, hash) = frames[0].events().next().expect("it has events");
+    let (held, slots, lost) = (Held::default(), Slots::default(), BTreeSet::new());
+    let places = Places { disks: [(ONE, &held), (OTHER, &held)], slots: &slots, lost: &lost };
+    let violations = Violations::default();
+    i05_leader_has_all::check(&places, [(key, version, hash)].into_iter(), &config(), &violations);
+    assert_eq!(rules(&violations), ["I5"]);
+}
+
+#[test]
+fn a_read_that_misses_what_was_known_is_seen() {
+    let violations = Violations::default();
+    let key = frames()[0].events().next().expect("it has events").0.clone();
+    let response = Response::Refused(Refusal::NotFound { key });
+    i11_linearizable::check(1, &Request::Ping, &response, |_| Version::NONE, &violations);
+    assert!(violations.none());
+    i11_linearizable::check(1, &Request::Ping, &response, |_| Version::new(1), &violations);
+    assert_eq!(rules(&violations), ["I11"]);
+}
+
+#[test]
+fn a_change_of_an_old_or_missing_register_is_seen() {
+    let violations = Violations::default();
+    let older = Config { ver: 4, ..config() };
+    i14_register_trusted::check(Some(&config()), &config(), &violations);
+    assert!(violations.none());
+    i14_register_trusted::check(Some(&older), &config(), &violations);
+    i14_register_trusted::check(None, &config(), &violations);
+    assert_eq!(rules(&violations), ["I14", "I14"]);
+}
+
+#[test]
+fn a_claim_without_the_base_of_the_chain_is_seen() {
+    let violations = Violations::default();
+    let claim = Config { phase: Phase::Claimed, ..config() };
+    i19_short_logs_never_claim::check((OTHER, &Held::default()), &claim, &violations);
+    assert_eq!(rules(&violations), ["I19"]);
+}
+
+#[test]
+fn a_level_that_is_lowered_or_that_a_member_does_not_speak_is_seen() {
+    let violations = Violations::default();
+    i21_feature_levels::check(&config(), &violations);
+    i21_feature_levels::check_order(&config(), &config(), &violations);
+    assert!(violations.none());
+    let (lower, higher) =
+        (Config { feature_level: 1, ..config() }, Config { feature_level: 3, ..config() });
+    i21_feature_levels::check_order(&config(), &lower, &violations);
+    i21_feature_levels::check(&higher, &violations);
+    assert_eq!(rules(&violations), ["I21", "I21", "I21"]);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::explorer::{End, Limits, Report};
-use super::{Mutation, Run, SHARD_RUNS, legs_runs};
+use super::{Mutation, Run, SHARD_RUNS, SHARD_RUNS_LONG, legs_runs};
 
 /// Options of `simulation model`.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +29,9 @@ pub struct Options {
     /// States that there is room for, at 15 bytes each.
     #[arg(long, default_value_t = STATES_MAX)]
     states: usize,
+    /// Visits what takes hours too, level by level, as far as there is room for states.
+    #[arg(long, conflicts_with_all = ["mutation", "mutations"])]
+    long: bool,
     /// Breaks every rule, one after the other: each must show.
     #[arg(long, conflicts_with_all = ["mutation", "depth"])]
     mutations: bool,
@@ -70,6 +73,8 @@ fn intact(options: &Options, limits: Limits) -> bool {
     let mut runs = Vec::new();
     if options.model != Some(Which::Legs) {
         runs.extend(SHARD_RUNS.iter().map(|bounds| Run::Shard(*bounds)));
+        let long = SHARD_RUNS_LONG.iter().filter(|_| options.long);
+        runs.extend(long.map(|bounds| Run::Shard(*bounds)));
     }
     if options.model != Some(Which::Shard) {
         runs.extend(legs_runs().into_iter().map(Run::Legs));
@@ -81,7 +86,8 @@ fn intact(options: &Options, limits: Limits) -> bool {
         print_counterexample(&report);
         states += report.states;
         took += report.took;
-        right &= matches!(report.end, End::Complete | End::Depth);
+        right &= matches!(report.end, End::Complete | End::Depth)
+            || options.long && report.end == End::Memory;
     }
     say(format_args!("{states} states in {:.0} s: {}", took.as_secs_f64(), verdict(right)));
     right

@@ -13,7 +13,7 @@ use super::site::{Stage, end_of};
 use crate::bucket::{Ailment as BucketAilment, Outage};
 use crate::client::Client;
 use crate::disk::{Ailment, Latency};
-use crate::fault::{Fault, Kind};
+use crate::fault::{FOLLOWER, Fault, Kind, LEADER};
 use crate::link::Trouble;
 use crate::power_cut::{Crash, How};
 use crate::rng::Rng;
@@ -31,6 +31,8 @@ pub(super) enum Heal {
     Clock(usize),
     /// A node's process goes on.
     Resume(usize),
+    /// A node's process dies of what it was sent.
+    Kill(usize),
     /// Clients reach a node again.
     Reach(usize),
     /// The bucket is well.
@@ -47,7 +49,11 @@ impl World {
         let words = [6, fault.kind as u64, now, u64::from(fault.node)];
         self.trace.note(&words, format_args!("{now} fault {fault:?}"));
         self.faults_injected += 1;
-        let node = usize::from(fault.node) % self.sites.len();
+        let node = match fault.node {
+            LEADER => self.leader().unwrap_or(0),
+            FOLLOWER => 1 - self.leader().unwrap_or(0),
+            node => usize::from(node) % self.sites.len(),
+        };
         let reached = match fault.kind {
             Kind::Crash => self.power_cut(node, How::Any),
             Kind::CrashDropAll => self.power_cut(node, How::Drop),
@@ -71,6 +77,11 @@ impl World {
                 crash.pause_max = 2_000;
                 self.crash(node, &mut crash);
                 true
+            }
+            Kind::OutOfMemory => {
+                let bursts = self.burst(fault.amount);
+                self.heal_at(now + 1_000, Heal::Kill(node));
+                bursts
             }
             Kind::CleanStop => {
                 let is_up = self.sites[node].is_up();
@@ -273,9 +284,13 @@ impl World {
             Kind::ClockBack => clock.jump(-(fault.amount as i64)),
             Kind::ClockFast => clock.run_at(1000 + fault.amount),
             Kind::ClockSlow => clock.run_at(1000 - fault.amount.min(1000)),
+            Kind::ClockFrozen => {
+                clock.run_at(0);
+                self.excuses.clock = true;
+            }
             _ => return false,
         }
-        if matches!(fault.kind, Kind::ClockFast | Kind::ClockSlow) {
+        if matches!(fault.kind, Kind::ClockFast | Kind::ClockSlow | Kind::ClockFrozen) {
             self.heal_at(until, Heal::Clock(node));
         }
         true
@@ -353,6 +368,11 @@ impl World {
                 site.machine.clock.stand_still(false);
                 site.machine.gate.open();
                 site.wire.release();
+            }
+            Heal::Kill(node) => {
+                let mut crash = Crash::of(How::Keep);
+                crash.pause_max = 2_000;
+                self.crash(node, &mut crash);
             }
             Heal::Reach(node) => self.sites[node].wire.weather(|w| w.unreachable = false),
             Heal::Bucket => self.grounds.cloud.ail(|ailments| ailments.heal()),

@@ -29,6 +29,9 @@ use crate::rng::Rng;
 use crate::timeline::Micros;
 use crate::wire::Wire;
 
+/// What every node can read and write.
+pub(super) const FEATURES: Features = Features { min: 1, max: 2 };
+
 /// One node.
 pub(super) struct Site {
     pub(super) index: usize,
@@ -104,7 +107,7 @@ impl Site {
             node: format!("{}", (b'a' + self.index as u8) as char),
             clients: address_of(self.index),
             replication: format!("link{}", self.index),
-            features: Features { min: 1, max: 1 },
+            features: FEATURES,
         }
     }
 

@@ -81,7 +81,7 @@ impl World {
         note_recovery(&running, &self.reached);
         let site = &mut self.sites[node];
         site.starts_failed = 0;
-        site.wire.plug(way_into(&running, self.scenario.shape.threads));
+        site.wire.plug(way_into(&running, &self.scenario.shape, &self.violations));
         site.stage = Stage::Up(Box::new(running));
         let now = self.timeline.now();
         self.trace.note(&[4, node as u64], format_args!("{now} node {node} serves"));

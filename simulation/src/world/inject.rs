@@ -69,6 +69,14 @@ impl World {
                 true
             }
             Kind::Burst => self.burst(fault.amount),
+            Kind::OutOfMemory => {
+                let bursts = self.burst(fault.amount);
+                self.timeline.sleep(1_000).await;
+                let mut crash = Crash::of(How::Keep);
+                crash.pause_max = 2_000;
+                self.crash(&mut crash).await;
+                bursts
+            }
             Kind::ClockAhead => self.jump(fault.amount as i64),
             Kind::ClockBack => self.jump(-(fault.amount as i64)),
             Kind::ClockFast => self.pace(1000 + fault.amount, fault),

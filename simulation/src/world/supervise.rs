@@ -151,7 +151,7 @@ impl World {
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
         self.watcher.recovered(identities.zip(&images), !self.rotten());
-        let submit = way_into(&node, self.scenario.shape.threads);
+        let submit = way_into(&node, &self.scenario.shape, &self.violations);
         let submit = match self.scenario.sabotage {
             None | Some(Sabotage::LyingDisks) => submit,
             Some(kind) => Saboteur::before(kind, submit),

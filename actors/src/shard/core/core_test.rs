@@ -126,6 +126,7 @@ fn a_refusal_that_rests_on_uncommitted_state_waits_for_it() {
     let replies = rig.replies();
     assert!(matches!(&replies[0], (1, Response::Receipt(_))));
     assert!(matches!(&replies[1], (2, Response::Refused(Refusal::Conflict { .. }))));
+    assert_eq!(rig.reads, [2], "a deposed leader may commit what its successor has taken over");
 }
 
 #[test]

@@ -124,6 +124,8 @@ pub(crate) struct Rig {
     disk: MemoryDisk,
     /// What was answered, by route, since last asked.
     replies: Vec<(u32, Response)>,
+    /// Routes of answers that need the proof of a read.
+    pub(crate) reads: Vec<u32>,
     answers: Vec<Answer>,
     /// What watches were told since last asked.
     pub(crate) news: Vec<FeedNews>,
@@ -234,8 +236,9 @@ impl Rig {
         let core = Core::new(parts, &mut effects);
         let (replies, answers, reports) = (Vec::new(), Vec::new(), Vec::new());
         let (told, reopen) = (Vec::new(), None);
-        let news = Vec::new();
-        let mut rig = Self { core, disk, replies, answers, news, reports, told, reopen, now: 0 };
+        let (reads, news) = (Vec::new(), Vec::new());
+        let mut rig =
+            Self { core, disk, replies, reads, answers, news, reports, told, reopen, now: 0 };
         rig.deliver(effects);
         rig
     }
@@ -322,7 +325,9 @@ impl Rig {
         for effect in effects {
             match effect {
                 Effect::Disk(token, op) => self.disk.start(token, op),
-                Effect::Reply(route, response) | Effect::Read(route, response) => {
+                Effect::Reply(route, response) => self.replies.push((route, response)),
+                Effect::Read(route, response) => {
+                    self.reads.push(route);
                     self.replies.push((route, response));
                 }
                 Effect::Answer(_, answer) => self.answers.push(answer),
