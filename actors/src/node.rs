@@ -375,12 +375,9 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
-        let admin = Admin {
-            node_id: settings.net.node_id.clone(),
-            standing: Arc::clone(&standing),
-            cluster: self.cluster.clone(),
-            clock: Arc::clone(&ground.clock),
-        };
+        let (node_id, clock) = (settings.net.node_id.clone(), Arc::clone(&ground.clock));
+        let (admin_standing, cluster) = (Arc::clone(&standing), self.cluster.clone());
+        let admin = Admin { node_id, standing: admin_standing, cluster, clock };
         let shared = Arc::new(Shared {
             admin,
             admission: Admission::new(settings.admission_bytes),
