@@ -203,9 +203,9 @@ impl<R> Core<R> {
     }
 }
 
-/// What the writer is told of a write that was not appended. A refusal is a read of its aggregates: a
-/// leader that was deposed and does not know it must not refuse what its successor would take (R5),
-/// also when what it read has committed meanwhile. A receipt stays true.
+/// What the writer is told of a write that was not appended. A refusal is a read of its aggregates:
+/// a leader that was deposed and does not know it must not refuse what its successor would take
+/// (R5), also when what it read has committed meanwhile. A receipt stays true.
 pub(super) fn unappended<R>(route: R, response: Response) -> Effect<R> {
     match response {
         Response::Refused(_) => Effect::Read(route, response),
