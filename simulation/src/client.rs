@@ -233,7 +233,8 @@ impl Client {
         let nodes = self.world.wires.len();
         // Now and then it asks one that it has long left: that may lead no more and not know it.
         let anywhere = nodes > 1
-            && (may_go_anywhere(&self.world.ledger.request(id)) || self.rng.chance(STRAYS_PER_MILLE));
+            && (may_go_anywhere(&self.world.ledger.request(id))
+                || self.rng.chance(STRAYS_PER_MILLE));
         let to = if anywhere { self.rng.below(nodes as u64) as usize } else { self.at };
         let sending = self.world.wires[to].send(self.index, id, timeout, deadline).await;
         match &sending {

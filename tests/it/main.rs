@@ -13,3 +13,4 @@ mod pair;
 mod process;
 mod support;
 mod tidy;
+mod tls;

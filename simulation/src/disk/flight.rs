@@ -238,8 +238,12 @@ impl State {
     /// for is closed by a process that goes on.
     pub(super) fn end_late_writes(&mut self) {
         let is_late = |flight: &Flight| flight.outcome == Outcome::Late;
-        let late: Vec<_> =
-            self.flights.iter().filter(|(_, flight)| is_late(flight)).map(|(turn, _)| *turn).collect();
+        let late: Vec<_> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| is_late(flight))
+            .map(|(turn, _)| *turn)
+            .collect();
         for turn in late {
             if let Some(flight) = self.flights.remove(&turn) {
                 apply(&mut self.durable, &flight.op, &Fate::Keep);

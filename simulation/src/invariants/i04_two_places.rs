@@ -57,7 +57,8 @@ impl Places<'_> {
     pub fn check_shown(&self, entry: Entry<'_>, config: &Config, violations: &Violations) {
         let wanted = 2 - usize::from(!self.lost.is_empty());
         let places = self.count(entry, config);
-        violations.check("R4", places >= wanted, || format!("shown and in {places} places: {entry:?}"));
+        violations
+            .check("R4", places >= wanted, || format!("shown and in {places} places: {entry:?}"));
     }
 
     fn check_entry(

@@ -56,7 +56,8 @@ impl Node {
 
     /// `127.0.0.1:port`.
     pub(crate) fn address(&self) -> &str {
-        self.url.trim_start_matches("celeriant://")
+        let rest = self.url.trim_start_matches("celeriant://");
+        rest.split_once('?').map_or(rest, |(address, _)| address)
     }
 
     /// Runs the program against this node.

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use celeriant_client::{Client, Options};
+use celeriant_client::{Client, Options, Url};
 use celeriant_storage::bucket::embedded::{EmbeddedBucket, Faults, Settings};
 use serde_json::Value;
 
@@ -23,6 +23,7 @@ use super::node::Node;
 use super::program::{call, program};
 
 const NAMES: [&str; 2] = ["a", "b"];
+const CLIENT: &str = "client";
 const BUCKET: &str = "celeriant";
 const ACCESS_KEY: &str = "celeriant";
 const SECRET_KEY: &str = "try-it-out";
@@ -61,6 +62,7 @@ impl Pair {
         for at in 0..NAMES.len() {
             pair.format(at, shards);
         }
+        call(&["cert", "client", CLIENT, "--grant", "*:*:all", "--out", &certs], "").line();
         pair
     }
 
@@ -79,12 +81,20 @@ impl Pair {
 
     /// Of one node.
     pub(crate) fn url_of(&self, at: usize) -> String {
-        format!("celeriant://{}", self.members[at].address)
+        self.url_to(&self.members[at].address)
+    }
+
+    /// Over TLS, with what a client needs.
+    fn url_to(&self, addresses: &str) -> String {
+        let file = |name: String| Url::escape(&self.path("certs").join(name));
+        let (ca, cert) = (file("ca.crt".into()), file(format!("{CLIENT}.crt")));
+        let key = file(format!("{CLIENT}.key"));
+        format!("celeriant://{addresses}?ca={ca}&cert={cert}&key={key}")
     }
 
     /// Of both.
     pub(crate) fn url(&self) -> String {
-        format!("celeriant://{},{}", self.members[0].address, self.members[1].address)
+        self.url_to(&format!("{},{}", self.members[0].address, self.members[1].address))
     }
 
     /// Starts a node and waits until it listens.

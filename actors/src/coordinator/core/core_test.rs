@@ -123,9 +123,7 @@ fn a_refusal_under_contention_still_names_every_conflict() {
     assert_eq!(steps(&checks), ["release 0", "reserve 0 Check", "reserve 2 Check"]);
     say(&mut core, 2, conflict("b"));
     let end = say(&mut core, 0, AnswerKind::Found { txn: TXN, findings: Findings::default() });
-    let Effect::Refuse(_, Refusal::Conflict { conflicts, .. }) = &end[0] else {
-        panic!("{end:?}")
-    };
+    let Effect::Refuse(_, Refusal::Conflict { conflicts, .. }) = &end[0] else { panic!("{end:?}") };
     let keys: Vec<_> = conflicts.iter().map(|conflict| conflict.key.clone()).collect();
     assert_eq!(keys, [key("b"), key("a")], "both, in the request's order");
 }
