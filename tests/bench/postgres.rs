@@ -167,12 +167,12 @@ impl Server {
         }
         let (bin, version) = (self.bin.clone(), self.version.clone());
         let mut standby = Self { folder, bin, port: free_port()?, pid: 0, version };
-        let from = format!(
-            "host=127.0.0.1 port={} user=bench application_name={STANDBY_NAME}",
-            self.port
-        );
+        let from =
+            format!("host=127.0.0.1 port={} user=bench application_name={STANDBY_NAME}", self.port);
         let mut copy = self.as_user("pg_basebackup");
-        output(copy.args(["-R", "-X", "stream", "-c", "fast", "-d", &from, "-D"]).arg(standby.data()))?;
+        output(
+            copy.args(["-R", "-X", "stream", "-c", "fast", "-d", &from, "-D"]).arg(standby.data()),
+        )?;
         standby.run(plan)?;
         self.psql(&format!("alter system set synchronous_standby_names = '{STANDBY_NAME}';"))?;
         self.psql("select pg_reload_conf();")?;
