@@ -4,7 +4,7 @@
 //! out; a connection then stays on its thread.
 //!
 //! ```text
-//! accept ─▶ Door: is there room? ─▶ handshakes: a TLS session, if the door asks for one ─▶ connection
+//! accept ─▶ Door: is there room? ─▶ handshakes: TLS, if the door asks for it ─▶ connection
 //! ```
 //! Deliberately absent: a thread that accepts for all.
 
@@ -118,38 +118,18 @@ pub async fn serve<V: Service>(
     door: Door,
     mut stop: Stop,
 ) {
-    let mut connections = JoinSet::new();
-    let mut handshakes = Handshakes::new(settings.handshakes_max, settings.handshake_timeout);
-    let refusals = Door::default();
-    let (settings_of, stop_of) = (Arc::clone(&settings), stop.clone());
-    let host = Host { service, settings: settings_of, stop: stop_of };
+    let host = Host { service, settings, stop: stop.clone() };
+    let mut visitors = Visitors::new(&host.settings);
     loop {
         tokio::select! {
             biased;
             () = stop.wait() => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            secured = handshakes.next() => if let Some((stream, guest)) = secured {
-                connections.spawn(host.clone().run(stream, guest));
+            Some(_) = visitors.connections.join_next(), if !visitors.connections.is_empty() => {}
+            secured = visitors.handshakes.next() => if let Some((stream, guest)) = secured {
+                visitors.connections.spawn(host.clone().run(stream, guest));
             },
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match (door.enter(settings.connections_max), &door.tls) {
-                    (Some(inside), tls) => {
-                        if let Err(error) = tune(&stream) {
-                            tracing::debug!(%peer, %error, "connection lost at once");
-                            continue;
-                        }
-                        let guest = Guest { peer, _inside: inside };
-                        match tls {
-                            Some(tls) => handshakes.begin(tls.clone(), stream, guest),
-                            None => drop(connections.spawn(host.clone().run(stream, guest))),
-                        }
-                    }
-                    // In the clear nobody would understand it.
-                    (None, Some(_)) => {}
-                    (None, None) => if let Some(inside) = refusals.enter(REFUSALS_MAX) {
-                        connections.spawn(send_away(stream, inside));
-                    },
-                },
+                Ok((stream, peer)) => visitors.let_in(&host, &door, stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -157,8 +137,49 @@ pub async fn serve<V: Service>(
             },
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    drop((listener, visitors.handshakes));
+    while visitors.connections.join_next().await.is_some() {}
+}
+
+/// Everybody who came in by one listener.
+struct Visitors {
+    handshakes: Handshakes,
+    connections: JoinSet<()>,
+    refusals: Door,
+}
+
+impl Visitors {
+    fn new(settings: &Settings) -> Self {
+        let handshakes = Handshakes::new(settings.handshakes_max, settings.handshake_timeout);
+        Self { handshakes, connections: JoinSet::new(), refusals: Door::default() }
+    }
+
+    fn let_in<V: Service>(
+        &mut self,
+        host: &Host<V>,
+        door: &Door,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) {
+        let Some(inside) = door.enter(host.settings.connections_max) else {
+            // Over TLS nobody is told: it would take a session.
+            if door.tls.is_none()
+                && let Some(inside) = self.refusals.enter(REFUSALS_MAX)
+            {
+                self.connections.spawn(send_away(stream, inside));
+            }
+            return;
+        };
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%peer, %error, "connection lost at once");
+            return;
+        }
+        let guest = Guest { peer, _inside: inside };
+        match &door.tls {
+            Some(tls) => self.handshakes.begin(tls.clone(), stream, guest),
+            None => drop(self.connections.spawn(host.clone().run(stream, guest))),
+        }
+    }
 }
 
 /// What every connection of a listener is given.

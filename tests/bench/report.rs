@@ -52,8 +52,8 @@ fn head(
     writeln!(
         text,
         "{} cores ({}), shared by servers and client; {:.0} GiB; {}; {}; a 4 KiB durable write \
-         takes {:.3} ms. {}. Loopback, plaintext where nothing else is said, {} thread(s) and {} shard(s) of ours \
-         (transfers: two shards), PostgreSQL with fsync on.\n",
+         takes {:.3} ms. {}. Loopback, plaintext where nothing else is said, {} thread(s) and {} \
+         shard(s) of ours (transfers: two shards), PostgreSQL with fsync on.\n",
         machine.cores,
         machine.processor,
         machine.memory_gib,

@@ -5,9 +5,9 @@
 //! each node in a network namespace (wires that are cut), on a file system of its own (power that
 //! is cut, a device that fails, space that runs out); clients and bucket outside
 //! ```
-//! Each kind once by default. `CELERIANT_ATTACKS="kill-leader=200 cut-link=50 …"` says which and how
-//! often (`tests/attack` does), in turn; a table of what writers felt comes at the end, and goes to
-//! the file that `CELERIANT_ATTACKS_OUT` names, line by line, as JSON.
+//! Each kind once by default. `CELERIANT_ATTACKS="kill-leader=200 cut-link=50 …"` says which and
+//! how often (`tests/attack` does), in turn; a table of what writers felt comes at the end, and each
+//! round goes to the file that `CELERIANT_ATTACKS_OUT` names, as a line of JSON.
 //!
 //! Needs root, `ip`, `nft`, `mkfs.ext4`, loop devices and Python for an ioctl; without them it is
 //! skipped, loudly.

@@ -8,8 +8,8 @@
 //! `CELERIANT_KILL_ROUNDS=50` for the long run, in an order that is different each time and
 //! printed; every kind of round once otherwise.
 //!
-//! Deliberately absent: networks, disks and power, which `attack.rs` has; clocks, which the simulator
-//! has.
+//! Deliberately absent: networks, disks and power, which `attack.rs` has; clocks, which the
+//! simulator has.
 
 use std::time::{Duration, Instant};
 

@@ -27,7 +27,7 @@ pub(super) struct Args {
 /// Flags that stand before or after the subcommand.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Global {
-    /// Where the store is: celeriant://host:port,host:port[?tls=on|off][&ca=FILE][&cert=FILE&key=FILE]
+    /// Where the store is: celeriant://host:port,host:port[?tls=on|off&ca=FILE&cert=FILE&key=FILE]
     #[arg(
         long,
         global = true,

@@ -1,4 +1,4 @@
-//! `celeriant://host:port[,host:port][?…]`: where the nodes of a store are, and how to speak to them.
+//! `celeriant://host:port[,host:port][?…]`: where a store's nodes are, and how to speak to them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -51,8 +51,8 @@ impl Url {
     /// What to connect with, if `otherwise` is what there is besides this URL. `None`: without TLS.
     ///
     /// # Errors
-    /// `Error::Url` when TLS is asked for and there is no authority; `Error::Tls` when a file cannot
-    /// be used.
+    /// `Error::Url` when TLS is asked for and there is no authority; `Error::Tls` when a file
+    /// cannot be used.
     pub fn tls(&self, otherwise: Option<&Tls>) -> Result<Option<Tls>, Error> {
         if self.tls == Some(false) {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Two nodes as real processes, and their bucket in this one: on loopback, or wherever they are put.
+//! Two nodes as real processes, on loopback or wherever they are put; their bucket in this one.
 //!
 //! ```text
 //! bucket/   objects        certs/   of the cluster, made by the program
