@@ -91,17 +91,18 @@ fn block_on<F: Future<Output = Result<(), Failure>>>(work: F) -> Result<(), Fail
 
 /// A client as the global flags describe it.
 async fn connect(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::connect_with(&global.url, options(global)).await?)
+    Ok(Client::connect_with(&global.url, options(global)?).await?)
 }
 
 /// How clients behave, by the global flags.
-fn options(global: &Global) -> Options {
+fn options(global: &Global) -> Result<Options, Failure> {
     let defaults = Options::default();
     let timeout = global.timeout.map_or(defaults.timeout, |timeout| timeout.0);
-    Options {
+    Ok(Options {
         timeout,
         connect_timeout: defaults.connect_timeout.min(timeout),
+        tls: global.tls()?,
         name: concat!("celeriant ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..defaults
-    }
+    })
 }

@@ -73,7 +73,7 @@ pub struct PairLaunch {
     /// The bucket that both nodes share.
     pub bucket: s3::Settings,
     /// The cluster's CA, and this node's certificate with its key.
-    pub tls: tls::Files,
+    pub credentials: tls::Credentials,
     /// Content of the cluster's secret file: hashes of bucket objects are made with it.
     pub secret: Option<Vec<u8>>,
     /// Times of the election.
@@ -160,10 +160,9 @@ impl PairLaunch {
             features,
             address: self.advertise_replication.clone(),
         };
-        let credentials = tls::Credentials::load(self.tls).map_err(quic::Error::Tls)?;
         let seed = random() as u64;
         let link = quic::Settings { seed, ..quic::Settings::default() };
-        let link = QuicLink::bind(self.replication, hello, credentials, link)?;
+        let link = QuicLink::bind(self.replication, hello, self.credentials, link)?;
         let open = || S3Bucket::open(self.bucket.clone()).map_err(Error::Thread);
         let (mut register, logs) = (open()?, open()?);
         try_out(&mut register, boot).await?;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use celeriant_net::Door;
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
@@ -234,13 +235,13 @@ impl Node {
         &self.surveyed
     }
 
-    /// Accepts connections on every thread. Port 0 picks a free one. Returns the address.
+    /// Accepts connections on every thread, through `door`. Port 0 picks a free one. Returns the
+    /// address.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn listen(&mut self, addr: SocketAddr) -> Result<SocketAddr, Error> {
+    pub async fn listen(&mut self, addr: SocketAddr, door: Door) -> Result<SocketAddr, Error> {
         let mut bound = addr;
-        let door = celeriant_net::Door::default();
         for orders in &self.orders {
             let (reply, answer) = oneshot::channel();
             // A closed channel or a dropped reply: the thread has stopped and says why in the news.

@@ -6,7 +6,8 @@
 //! ```
 //! Every problem is reported at once, each with the key, where the value came from, and why it
 //! cannot be used. A key of a feature that this version lacks is refused, not ignored: a node that
-//! seems to replicate or encrypt and doesn't would be worse than one that doesn't start.
+//! seems to have it and doesn't would be worse than one that doesn't start. Clients come over TLS
+//! as soon as there are certificates; without TLS a node listens on loopback only, unless told so.
 //!
 //! Deliberately absent: reading files, variables or the command line. Those are arguments.
 
@@ -21,6 +22,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use celeriant_net::tls::{ClientAuth, Files};
 use celeriant_storage::bucket::Location;
 
 pub use keys::{KEYS, Key, Support, nearest};
@@ -44,6 +46,10 @@ pub struct Settings {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Certificates of this node; one of a pair has some.
+    pub certificates: Option<Files>,
+    /// What clients must show, over TLS. `None`: they are served in the clear.
+    pub clients: Option<ClientAuth>,
     /// The other node, and the bucket. `None`: a node on its own.
     pub pair: Option<Pair>,
 }
@@ -61,12 +67,6 @@ pub struct Pair {
     pub advertise: Option<String>,
     /// What the other node is told; `None`: where it listens for it.
     pub advertise_replication: Option<String>,
-    /// Certificate of the cluster's CA.
-    pub authority: PathBuf,
-    /// This node's certificate.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
     /// Between signs of life of a leader.
     pub heartbeat_ms: u32,
     /// Least pause between a follower's loss and its return to the set.

@@ -1,7 +1,7 @@
 //! Bytes in motion: clients connect here, requests become values, answers become bytes.
 //!
 //! ```text
-//! listener    accepts (one per thread, SO_REUSEPORT), caps the number of connections
+//! listener    accepts (one per thread, SO_REUSEPORT), caps the number of connections; TLS
 //! connection  one task per client: socket ⇄ frames ⇄ Service, and the limits
 //! link        the other node of a pair: the seam, and its implementation over QUIC
 //! service     what stands behind: submit a batch of requests, answers come back in batches

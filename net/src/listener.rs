@@ -1,7 +1,14 @@
 //! Lets clients in: one listener per thread, a cap on connections over all of them.
 //!
 //! With `SO_REUSEPORT` every thread has its own queue of new connections and the system deals them
-//! out; a connection then stays on its thread. Deliberately absent: a thread that accepts for all.
+//! out; a connection then stays on its thread.
+//!
+//! ```text
+//! accept ─▶ Door: is there room? ─▶ handshakes: TLS, if the door asks for it ─▶ connection
+//! ```
+//! Deliberately absent: a thread that accepts for all.
+
+mod handshakes;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +18,7 @@ use std::time::Duration;
 
 use celeriant_schema::Refusal;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -18,6 +26,8 @@ use tokio::time::sleep;
 use crate::connection::{self, Ended};
 use crate::service::Service;
 use crate::settings::{Settings, Stop};
+use crate::tls::Acceptor;
+use handshakes::Handshakes;
 
 /// Connections that wait to be accepted, per listener.
 const BACKLOG: u32 = 1024;
@@ -29,13 +39,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients that are being told that the node is full; above it they are just cut off.
 const REFUSALS_MAX: usize = 64;
 
-/// Counts connections over all listeners that share it.
+/// Counts connections over all listeners that share it, and says how clients come in.
 #[derive(Clone, Debug, Default)]
 pub struct Door {
     open: Arc<AtomicUsize>,
+    tls: Option<Acceptor>,
 }
 
 impl Door {
+    /// Clients come in over TLS; through the default one they come in the clear.
+    pub fn with_tls(acceptor: Acceptor) -> Self {
+        Self { open: Arc::default(), tls: Some(acceptor) }
+    }
+
     /// Connections open now.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
@@ -49,7 +65,14 @@ impl Door {
     }
 }
 
+/// Counts as open until it is dropped.
 struct Inside(Arc<AtomicUsize>);
+
+/// A client that was let in.
+struct Guest {
+    peer: SocketAddr,
+    _inside: Inside,
+}
 
 impl Drop for Inside {
     fn drop(&mut self) {
@@ -95,24 +118,18 @@ pub async fn serve<V: Service>(
     door: Door,
     mut stop: Stop,
 ) {
-    let mut connections = JoinSet::new();
-    let refusals = Door::default();
-    let connection_stop = stop.clone();
+    let host = Host { service, settings, stop: stop.clone() };
+    let mut visitors = Visitors::new(&host.settings);
     loop {
         tokio::select! {
             biased;
             () = stop.wait() => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some(_) = visitors.connections.join_next(), if !visitors.connections.is_empty() => {}
+            secured = visitors.handshakes.next() => if let Some((stream, guest)) = secured {
+                visitors.connections.spawn(host.clone().run(stream, guest));
+            },
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    if let Some(inside) = door.enter(settings.connections_max) {
-                        let settings = Arc::clone(&settings);
-                        let (service, stop) = (service.clone(), connection_stop.clone());
-                        connections.spawn(run(stream, peer, service, settings, stop, inside));
-                    } else if let Some(inside) = refusals.enter(REFUSALS_MAX) {
-                        connections.spawn(send_away(stream, inside));
-                    }
-                }
+                Ok((stream, peer)) => visitors.let_in(&host, &door, stream, peer),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -120,27 +137,68 @@ pub async fn serve<V: Service>(
             },
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    drop((listener, visitors.handshakes));
+    while visitors.connections.join_next().await.is_some() {}
 }
 
-async fn run<V: Service>(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// Everybody who came in by one listener.
+struct Visitors {
+    handshakes: Handshakes,
+    connections: JoinSet<()>,
+    refusals: Door,
+}
+
+impl Visitors {
+    fn new(settings: &Settings) -> Self {
+        let handshakes = Handshakes::new(settings.handshakes_max, settings.handshake_timeout);
+        Self { handshakes, connections: JoinSet::new(), refusals: Door::default() }
+    }
+
+    fn let_in<V: Service>(
+        &mut self,
+        host: &Host<V>,
+        door: &Door,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) {
+        let Some(inside) = door.enter(host.settings.connections_max) else {
+            // Over TLS nobody is told: it would take a session.
+            if door.tls.is_none()
+                && let Some(inside) = self.refusals.enter(REFUSALS_MAX)
+            {
+                self.connections.spawn(send_away(stream, inside));
+            }
+            return;
+        };
+        if let Err(error) = tune(&stream) {
+            tracing::debug!(%peer, %error, "connection lost at once");
+            return;
+        }
+        let guest = Guest { peer, _inside: inside };
+        match &door.tls {
+            Some(tls) => self.handshakes.begin(tls.clone(), stream, guest),
+            None => drop(self.connections.spawn(host.clone().run(stream, guest))),
+        }
+    }
+}
+
+/// What every connection of a listener is given.
+#[derive(Clone)]
+struct Host<V> {
     service: V,
     settings: Arc<Settings>,
     stop: Stop,
-    _inside: Inside,
-) {
-    if let Err(error) = tune(&stream) {
-        tracing::debug!(%peer, %error, "connection lost at once");
-        return;
-    }
-    match connection::serve(stream, service, settings, stop).await {
-        Ended::Closed | Ended::Stopped => {}
-        Ended::Refused(refusal) => tracing::info!(%peer, %refusal, "connection refused"),
-        Ended::TimedOut => tracing::info!(%peer, "connection timed out"),
-        Ended::Failed(error) => tracing::debug!(%peer, %error, "connection failed"),
+}
+
+impl<V: Service> Host<V> {
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, guest: Guest) {
+        let peer = guest.peer;
+        match connection::serve(stream, self.service, self.settings, self.stop).await {
+            Ended::Closed | Ended::Stopped => {}
+            Ended::Refused(refusal) => tracing::info!(%peer, %refusal, "connection refused"),
+            Ended::TimedOut => tracing::info!(%peer, "connection timed out"),
+            Ended::Failed(error) => tracing::debug!(%peer, %error, "connection failed"),
+        }
     }
 }
 

@@ -24,6 +24,10 @@ pub struct Settings {
     pub bytes_max: usize,
     /// Largest request on the wire, in bytes.
     pub request_bytes_max: usize,
+    /// TLS handshakes under way of one listener; for one more, the oldest ends.
+    pub handshakes_max: usize,
+    /// A TLS handshake that is not over by then is given up.
+    pub handshake_timeout: Duration,
     /// A connection that has not introduced itself by then is closed.
     pub hello_timeout: Duration,
     /// A client that takes nothing of what waits for it for this long is cut off.
@@ -42,6 +46,8 @@ impl Default for Settings {
             requests_max: limits::CONNECTION_REQUESTS_MAX,
             bytes_max: limits::CONNECTION_BYTES_MAX,
             request_bytes_max: limits::REQUEST_BYTES_MAX,
+            handshakes_max: 1_024,
+            handshake_timeout: Duration::from_secs(5),
             hello_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),

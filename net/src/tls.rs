@@ -3,7 +3,10 @@
 //! ```text
 //! Files ──load──▶ Material ──▶ Credentials (swappable) ──▶ one rustls configuration per session
 //! Authority       makes the CA and certificates for nodes: `celeriant cert`, `demo`, tests
-//! verify          the cluster's CA, the times, and the name: celeriant://<cluster>/<store>
+//! verify          the other node: the cluster's CA, the times, and the name that its certificate
+//!                 carries, celeriant://<cluster>/<store>
+//! clients         sessions with clients: certificates required, optional or none
+//! grant           what a client's certificate says that it may do
 //! ```
 //! A cluster has a CA of its own; whatever it signed and that names the cluster is of the cluster.
 //! A name is a URI in the certificate, because hosts and addresses change and stores don't. Every
@@ -11,40 +14,40 @@
 //! from the next session on. TLS 1.3 only, with the one crypto provider of the workspace, always
 //! named, never the process' default.
 //!
-//! Deliberately absent: public CAs, host names as proof, revocation lists (the CA is small enough
-//! to be replaced), rights of clients.
+//! Deliberately absent: public CAs, host names as proof of a node to another, revocation lists (the
+//! CA is small enough to be replaced), enforcement of grants.
 
 mod authority;
+mod clients;
+mod files;
+mod grant;
 mod verify;
 
+#[cfg(test)]
+mod clients_test;
 #[cfg(test)]
 mod tls_test;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use celeriant_schema::{ClusterId, StoreId};
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 pub use authority::{Authority, Issued, Subject, Validity};
+pub use clients::{Acceptor, ClientAuth, ClientAuthError};
+pub use files::Files;
+pub use grant::{Grant, GrantError, Operation};
 pub(crate) use verify::{Expected, Verdict, Verifier};
 
-/// Where the certificates of a node are: PEM files.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Files {
-    /// Certificates of the cluster's CA; several while it is being replaced.
-    pub authority: PathBuf,
-    /// The node's own certificate, and what lies between it and the CA.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
+use files::Watched;
 
 /// Why certificates cannot be used. The message says which file and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +193,17 @@ impl Material {
         Ok(Self { authorities, key: Arc::new(key) })
     }
 
+    /// Those who may have signed what a client shows.
+    fn roots(&self) -> Result<RootCertStore, Error> {
+        let mut roots = RootCertStore::empty();
+        for certificate in &self.authorities {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| Error::Refused(format!("CA certificate: {error}")))?;
+        }
+        Ok(roots)
+    }
+
     /// What the node's own certificate says; `None` when it carries no such name, as those of
     /// clients do.
     pub fn name(&self) -> Option<Name> {
@@ -208,7 +222,7 @@ impl fmt::Debug for Material {
 /// A node's certificates, exchangeable while it runs. Cheap to clone: all clones are one.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    files: Option<Arc<Files>>,
+    files: Option<Arc<Watched>>,
     current: Arc<ArcSwap<Material>>,
 }
 
@@ -218,7 +232,8 @@ impl Credentials {
     /// # Errors
     /// As [`Material::load`].
     pub fn load(files: Files) -> Result<Self, Error> {
-        let material = Material::load(&files)?;
+        let files = Watched::new(files);
+        let material = Material::load(files.files())?;
         Ok(Self { files: Some(Arc::new(files)), ..Self::of(material) })
     }
 
@@ -233,9 +248,22 @@ impl Credentials {
     /// As [`Material::load`]; then everything stays as it was.
     pub fn reload(&self) -> Result<(), Error> {
         if let Some(files) = &self.files {
-            self.replace(Material::load(files)?);
+            files.is_changed();
+            self.replace(Material::load(files.files())?);
         }
         Ok(())
+    }
+
+    /// Reads the files again if one of them is another than at the last look; whether it did.
+    ///
+    /// # Errors
+    /// As [`Material::load`], once for each change: files that are exchanged one by one do not fit
+    /// together for a moment.
+    pub fn reload_if_changed(&self) -> Result<bool, Error> {
+        match &self.files {
+            Some(files) if files.is_changed() => self.reload().map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// Exchanges what is in use.

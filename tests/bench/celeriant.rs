@@ -36,9 +36,16 @@ pub(crate) fn sample(plan: &Plan, point: &Point, work: Work) -> Result<Sample, F
     sample
 }
 
-fn load(plan: &Plan, point: &Point, work: Work, url: &str, server: u32) -> Result<Sample, Failure> {
+/// Puts `work` of the size of `point` on a server that runs.
+pub(crate) fn load(
+    plan: &Plan,
+    point: &Point,
+    work: Work,
+    url: &str,
+    server: u32,
+) -> Result<Sample, Failure> {
     let word = match work {
-        Work::Write => "write",
+        Work::Write | Work::Pair => "write",
         Work::Transfer => "transfer",
         Work::Read => "read",
         Work::Stream => "stream",

@@ -1,4 +1,4 @@
-//! The benchmark of a single node: Celeriant next to PostgreSQL and UmaDB, alternating in one run.
+//! The benchmark: Celeriant next to PostgreSQL and UmaDB, one node and two, alternating in one run.
 //!
 //! ```text
 //! plan ──► for each repetition, point and system: celeriant · postgres · umadb ──► Sample
@@ -14,6 +14,7 @@
 mod celeriant;
 mod chart;
 mod machine;
+mod pair;
 mod plan;
 mod postgres;
 mod process;
@@ -30,6 +31,12 @@ use summary::{Results, Sample};
 
 /// Nobody handles these but a person.
 pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// Two nodes with TLS throughout, and one node with it.
+pub(crate) const PAIR: &str = "Celeriant, two nodes, TLS";
+pub(crate) const ALONE_TLS: &str = "Celeriant, one node, TLS";
+/// With one synchronous standby.
+pub(crate) const STANDBY: &str = "PostgreSQL INSERT, synchronous standby";
 
 /// What is compared; the names are those of the report.
 pub(crate) const CELERIANT: &str = "Celeriant";
@@ -117,6 +124,13 @@ fn measure(plan: &Plan, point: &Point, peers: &mut Peers, results: &mut Results)
     };
     take(CELERIANT, celeriant::sample(plan, point, point.work));
     match point.work {
+        Work::Pair => {
+            take(PAIR, pair::sample(plan, point));
+            take(ALONE_TLS, pair::sample_alone(plan, point));
+            if plan.wants("postgres") && point.pipeline == 1 {
+                take(STANDBY, postgres::sample_with_standby(plan, point));
+            }
+        }
         Work::Transfer => take(ONE_AGGREGATE, celeriant::sample(plan, point, Work::Write)),
         Work::Write if point.pipeline == 1 => {
             if let Some(server) = &mut peers.postgres {

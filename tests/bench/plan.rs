@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use crate::Failure;
 
-/// Everything that targets.md asks of a single node and that a closed loop can measure.
-const POINTS: &str = "1 16 64 256 1024 4096 64x32 transfer transfer:64x32 read stream stream:4";
+/// Everything that targets.md asks for and that a closed loop can measure.
+const POINTS: &str = "1 16 64 256 1024 4096 64x32 pair:1 pair:64 pair:1024 pair:64x32 \
+    transfer transfer:64x32 read stream stream:4";
 /// Fewer repetitions or seconds are for trying the script, not for quoting.
 const REPEAT_MIN: usize = 3;
 const DURATION_MIN: f64 = 5.0;
@@ -18,6 +19,8 @@ pub(crate) enum Work {
     Write,
     /// One to each of two aggregates on two shards.
     Transfer,
+    /// The same to two nodes, both durable.
+    Pair,
     /// An aggregate of ten events from memory.
     Read,
     /// A long aggregate, page after page.
@@ -128,6 +131,7 @@ impl Point {
         };
         let (work, default) = match word {
             "write" => (Work::Write, 64),
+            "pair" => (Work::Pair, 64),
             "transfer" => (Work::Transfer, 64),
             "read" => (Work::Read, 64),
             "stream" => (Work::Stream, 1),
@@ -144,6 +148,7 @@ impl Point {
         let size = self.size();
         match self.work {
             Work::Write => size,
+            Work::Pair => format!("pair, {size}"),
             Work::Transfer => format!("transfer, {size}"),
             Work::Read => format!("read 10 events, {size}"),
             Work::Stream => format!("stream, {size}"),

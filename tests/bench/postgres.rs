@@ -1,11 +1,14 @@
 //! PostgreSQL as it comes, fsync on, driven by pgbench: an append guarded by its version, in a
 //! function and as a single INSERT.
 //!
-//! One server for the whole run; each sample starts from an empty table after a checkpoint.
+//! One server for the whole run; each sample starts from an empty table after a checkpoint. With a
+//! standby, which must have every transaction on its disk before it is answered, two servers are
+//! made for each sample.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::plan::{Plan, Point};
@@ -46,6 +49,27 @@ pub(crate) enum Script {
     Insert,
 }
 
+/// What the standby calls itself.
+const STANDBY_NAME: &str = "standby";
+/// How long it may take to be in sync.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One sample of single INSERTs to a server with a synchronous standby.
+pub(crate) fn sample_with_standby(plan: &Plan, point: &Point) -> Result<Sample, Failure> {
+    let folders = ["primary", "standby"].map(|name| plan.work_dir.join(name));
+    let [primary, standby] = folders.clone();
+    let primary = Server::start_in(plan, primary)?;
+    let standby = primary.stand_by(plan, standby)?;
+    let sample = primary.sample(plan, point, Script::Insert);
+    // A primary that stops waits until its standby has everything.
+    drop(primary);
+    drop(standby);
+    for folder in folders {
+        fs::remove_dir_all(folder)?;
+    }
+    sample
+}
+
 /// A running server.
 pub(crate) struct Server {
     folder: PathBuf,
@@ -59,8 +83,11 @@ pub(crate) struct Server {
 impl Server {
     /// Makes a cluster and starts it.
     pub(crate) fn start(plan: &Plan) -> Result<Self, Failure> {
+        Self::start_in(plan, plan.work_dir.join("postgres"))
+    }
+
+    fn start_in(plan: &Plan, folder: PathBuf) -> Result<Self, Failure> {
         let bin = installed()?;
-        let folder = plan.work_dir.join("postgres");
         fs::create_dir_all(&folder)?;
         if rustix::process::getuid().is_root() {
             output(Command::new("chown").arg("nobody").arg(&folder))?;
@@ -68,22 +95,9 @@ impl Server {
         let version = output(Command::new(bin.join("postgres")).arg("--version"))?;
         let mut server =
             Self { folder, bin, port: free_port()?, pid: 0, version: version.trim().to_owned() };
-        let data = server.data();
         let mut init = server.as_user("initdb");
-        output(init.arg("-D").arg(&data).args(["-A", "trust", "-U", "bench"]))?;
-        let connections = plan.connections_max() + 20;
-        let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections={connections} \
-             -c shared_buffers=1GB -c max_wal_size=8GB",
-            server.port,
-            server.folder.display(),
-        );
-        let log = server.folder.join("log");
-        let mut start = server.as_user("pg_ctl");
-        start.arg("-D").arg(&data).arg("-l").arg(&log).args(["-w", "-o", &options, "start"]);
-        output(&mut start)?;
-        let pid = fs::read_to_string(data.join("postmaster.pid"))?;
-        server.pid = pid.lines().next().ok_or("an empty postmaster.pid")?.trim().parse()?;
+        output(init.arg("-D").arg(server.data()).args(["-A", "trust", "-U", "bench"]))?;
+        server.run(plan)?;
         server.psql(SCHEMA)?;
         fs::write(server.folder.join("function.sql"), FUNCTION)?;
         fs::write(server.folder.join("insert.sql"), INSERT)?;
@@ -123,6 +137,55 @@ impl Server {
         let cpu = after.cpu_seconds - before.cpu_seconds;
         let server_cpu_us = Some(cpu * 1e6 / transactions.len() as f64);
         Ok(Sample { server_cpu_us, ..last_seconds(&transactions, plan.duration)? })
+    }
+
+    /// Starts it on its data.
+    fn run(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let data = self.data();
+        let connections = plan.connections_max() + 20;
+        let options = format!(
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections={connections} \
+             -c shared_buffers=1GB -c max_wal_size=8GB",
+            self.port,
+            self.folder.display(),
+        );
+        let log = self.folder.join("log");
+        let mut start = self.as_user("pg_ctl");
+        start.arg("-D").arg(&data).arg("-l").arg(&log).args(["-w", "-o", &options, "start"]);
+        output(&mut start)?;
+        let pid = fs::read_to_string(data.join("postmaster.pid"))?;
+        self.pid = pid.lines().next().ok_or("an empty postmaster.pid")?.trim().parse()?;
+        Ok(())
+    }
+
+    /// Makes and starts a copy of this server, and answers nobody from now on before the copy has
+    /// the transaction on its disk.
+    fn stand_by(&self, plan: &Plan, folder: PathBuf) -> Result<Self, Failure> {
+        fs::create_dir_all(&folder)?;
+        if rustix::process::getuid().is_root() {
+            output(Command::new("chown").arg("nobody").arg(&folder))?;
+        }
+        let (bin, version) = (self.bin.clone(), self.version.clone());
+        let mut standby = Self { folder, bin, port: free_port()?, pid: 0, version };
+        let from =
+            format!("host=127.0.0.1 port={} user=bench application_name={STANDBY_NAME}", self.port);
+        let mut copy = self.as_user("pg_basebackup");
+        output(
+            copy.args(["-R", "-X", "stream", "-c", "fast", "-d", &from, "-D"]).arg(standby.data()),
+        )?;
+        standby.run(plan)?;
+        self.psql(&format!("alter system set synchronous_standby_names = '{STANDBY_NAME}';"))?;
+        self.psql("select pg_reload_conf();")?;
+        let state = "select sync_state from pg_stat_replication;";
+        let mut ask = self.client("psql");
+        let began = Instant::now();
+        ask.args(["-At", "-d", "postgres", "-c", state]);
+        while output(&mut ask)?.trim() != "sync" {
+            if began.elapsed() > PATIENCE {
+                return Err("the standby did not get in sync".into());
+            }
+        }
+        Ok(standby)
     }
 
     fn data(&self) -> PathBuf {

@@ -6,10 +6,13 @@ use std::fs;
 use crate::machine::Machine;
 use crate::plan::{Plan, Point, Work};
 use crate::summary::{Results, Summary};
-use crate::{CELERIANT, FUNCTION, Failure, INSERT, ONE_AGGREGATE, UMADB, chart, targets};
+use crate::{
+    ALONE_TLS, CELERIANT, FUNCTION, Failure, INSERT, ONE_AGGREGATE, PAIR, STANDBY, UMADB, chart,
+    targets,
+};
 
 /// Targets that other tools look at.
-const ELSEWHERE: &str = "TLS, two nodes, cold reads, watching, memory and start at 10 million \
+const ELSEWHERE: &str = "cold reads, watching, memory and start at 10 million \
     aggregates, idle connections, cost of growth";
 
 /// Writes report and charts.
@@ -23,6 +26,7 @@ pub(crate) fn write(
     let mut text = String::new();
     head(&mut text, plan, machine, versions)?;
     writes(&mut text, plan, results)?;
+    pairs(&mut text, plan, results)?;
     others(&mut text, plan, results)?;
     costs(&mut text, plan, results)?;
     judge(&mut text, results, machine)?;
@@ -40,16 +44,16 @@ fn head(
     versions: &[String],
 ) -> Result<(), Failure> {
     let date = crate::process::output(std::process::Command::new("date").args(["-u", "+%F"]))?;
-    writeln!(text, "# Benchmark of a single node\n")?;
+    writeln!(text, "# Benchmark\n")?;
     if !plan.is_serious() {
         writeln!(text, "**A trial run, too short to be quoted.**\n")?;
     }
     writeln!(text, "Made by `tests/bench/run` on {}, commit {}.\n", date.trim(), plan.commit)?;
     writeln!(
         text,
-        "{} cores ({}), shared by server and client; {:.0} GiB; {}; {}; a 4 KiB durable write \
-         takes {:.3} ms. {}. Loopback, plaintext, {} thread(s) and {} shard(s) of ours \
-         (transfers: two shards), PostgreSQL with fsync on.\n",
+        "{} cores ({}), shared by servers and client; {:.0} GiB; {}; {}; a 4 KiB durable write \
+         takes {:.3} ms. {}. Loopback, plaintext where nothing else is said, {} thread(s) and {} \
+         shard(s) of ours (transfers: two shards), PostgreSQL with fsync on.\n",
         machine.cores,
         machine.processor,
         machine.memory_gib,
@@ -111,11 +115,44 @@ fn writes(text: &mut String, plan: &Plan, results: &Results) -> Result<(), Failu
     Ok(())
 }
 
+fn pairs(text: &mut String, plan: &Plan, results: &Results) -> Result<(), Failure> {
+    if points(plan, |work| work == Work::Pair).next().is_none() {
+        return Ok(());
+    }
+    let systems = [PAIR, STANDBY, ALONE_TLS, CELERIANT];
+    writeln!(text, "## Two nodes\n")?;
+    writeln!(
+        text,
+        "Ours: TLS with certificates of both ends, between the nodes and with clients; an embedded \
+         bucket. PostgreSQL: plaintext, every transaction on both disks before it is answered. \
+         Writes a second, p50 / p99 in ms.\n"
+    )?;
+    writeln!(text, "| connections | {} | × standby | TLS / plaintext |", systems.join(" | "))?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- |")?;
+    for point in points(plan, |work| work == Work::Pair) {
+        write!(text, "| {} |", point.size())?;
+        for system in systems {
+            let cell = results.of(point, system).map_or_else(
+                || "–".into(),
+                |summary| format!("{}; {}", rate_cell(summary), latency_cell(summary)),
+            );
+            write!(text, " {cell} |")?;
+        }
+        for (ours, other) in [(PAIR, STANDBY), (ALONE_TLS, CELERIANT)] {
+            let ratio = results.ratio(point, ours, other);
+            write!(text, " {} |", ratio.map_or_else(|| "–".into(), |r| format!("{r:.2}")))?;
+        }
+        writeln!(text)?;
+    }
+    writeln!(text)?;
+    Ok(())
+}
+
 fn others(text: &mut String, plan: &Plan, results: &Results) -> Result<(), Failure> {
     writeln!(text, "## Transfers and reads\n")?;
     writeln!(text, "Streams count events, and their latencies are those of a page.\n")?;
     writeln!(text, "| work | what | a second | p50 / p99 ms |\n| --- | --- | --- | --- |")?;
-    for point in points(plan, |work| work != Work::Write) {
+    for point in points(plan, |work| !matches!(work, Work::Write | Work::Pair)) {
         for system in [CELERIANT, ONE_AGGREGATE] {
             let Some(summary) = results.of(point, system) else { continue };
             let (rate, latency) = (rate_cell(summary), latency_cell(summary));

@@ -1,10 +1,10 @@
-//! The targets for a single node, each with what was measured and whether that meets it.
+//! The targets, each with what was measured and whether that meets it.
 
 use crate::machine::Machine;
 use crate::plan::{Point, Work};
 use crate::report::thousands;
 use crate::summary::{Results, Summary};
-use crate::{CELERIANT, FUNCTION, INSERT, ONE_AGGREGATE};
+use crate::{ALONE_TLS, CELERIANT, FUNCTION, INSERT, ONE_AGGREGATE, PAIR, STANDBY};
 
 /// What an idle wake-up and the way through the server may add to the disk's own time.
 const WAY_MS: f64 = 0.12;
@@ -22,6 +22,7 @@ pub(crate) struct Target {
 /// All that this benchmark can say something about.
 pub(crate) fn all(results: &Results, machine: &Machine) -> Vec<Target> {
     let mut targets = writes(results, machine);
+    targets.extend(pairs(results));
     targets.extend(others(results));
     targets
 }
@@ -92,6 +93,56 @@ fn writes(results: &Results, machine: &Machine) -> Vec<Target> {
             work: "64 × 32 in flight",
             asked: "≥ 60 × PostgreSQL's best".into(),
             found: times(ours(64, 32), best, 60.0),
+        },
+    ]
+}
+
+fn pairs(results: &Results) -> Vec<Target> {
+    let point = |connections, pipeline| Point { work: Work::Pair, connections, pipeline };
+    let ours = |connections, pipeline| results.of(&point(connections, pipeline), PAIR);
+    let to_standby = |work, connections, least: f64| {
+        let ratio = results.ratio(&point(connections, 1), PAIR, STANDBY);
+        Target {
+            work,
+            asked: format!("≥ {least} × PostgreSQL with its standby"),
+            found: ratio.map(|ratio| (format!("{ratio:.2} ×"), ratio >= least)),
+        }
+    };
+    let tls = |work, connections, pipeline, least: f64| {
+        let ratio = results.ratio(&point(connections, pipeline), ALONE_TLS, CELERIANT);
+        Target {
+            work,
+            asked: format!("≥ {least} × plaintext"),
+            found: ratio.map(|ratio| (format!("{ratio:.2} ×"), ratio >= least)),
+        }
+    };
+    let best = ours(1024, 1).zip(results.best(STANDBY));
+    vec![
+        tls("TLS, one node, 64", 64, 1, 0.7),
+        tls("TLS, one node, 1,024", 1024, 1, 0.7),
+        tls("TLS, one node, 64 × 32", 64, 32, 0.8),
+        to_standby("pair, 1 connection", 1, 1.1),
+        Target {
+            work: "pair, 1 connection",
+            asked: "p50 ≤ 0.5 ms".into(),
+            found: at_most(ours(1, 1).map(|summary| summary.median.p50_ms), 0.5, "ms"),
+        },
+        to_standby("pair, 64", 64, 2.3),
+        Target {
+            work: "pair, 1,024",
+            asked: "≥ 4 × the best of PostgreSQL with its standby".into(),
+            found: best.map(|(ours, best)| {
+                let ratio = ours.median.per_second / best;
+                (format!("{ratio:.2} ×"), ratio >= 4.0)
+            }),
+        },
+        Target {
+            work: "pair, 64 × 32 in flight",
+            asked: "≥ 500,000 writes/s".into(),
+            found: ours(64, 32).map(|summary| {
+                let rate = summary.median.per_second;
+                (format!("{}/s", thousands(rate)), rate >= 500e3)
+            }),
         },
     ]
 }

@@ -9,7 +9,7 @@
 
 mod contract;
 mod durable;
-mod moto;
+pub(crate) mod moto;
 mod sites;
 mod wire;
 

@@ -175,7 +175,9 @@ fn wrong_usage_is_2_and_an_absent_store_is_3() {
         vec!["read", ALICE, "--from", "minus"],
         vec!["nonsense"],
         vec!["head", ALICE, "--url", "http://localhost"],
-        vec!["head", ALICE, "--ca", "ca.crt"],
+        vec!["head", ALICE, "--ca", "/no/such/ca.crt"],
+        vec!["head", ALICE, "--cert", "c.crt"],
+        vec!["head", ALICE, "--api-key", "k"],
         vec!["write", "/no/such/file"],
         vec!["bench", "write", "--connections", "0"],
     ] {

@@ -3,6 +3,7 @@
 // Tests look at the real world: clocks, threads and processes are what they are about.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod attack;
 mod bucket;
 mod command_line;
 mod configuration;
@@ -13,3 +14,4 @@ mod pair;
 mod process;
 mod support;
 mod tidy;
+mod tls;

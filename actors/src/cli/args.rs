@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use celeriant_actors::settings::KEYS;
-use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Stamp};
+use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Stamp, Tls};
+use celeriant_net::tls::Grant;
 use celeriant_schema::ClusterId;
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -26,7 +27,7 @@ pub(super) struct Args {
 /// Flags that stand before or after the subcommand.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Global {
-    /// Where the store is: celeriant://host:port,host:port
+    /// Where the store is: celeriant://host:port,host:port[?tls=on|off&ca=FILE&cert=FILE&key=FILE]
     #[arg(
         long,
         global = true,
@@ -40,15 +41,21 @@ pub(super) struct Global {
     /// Longest time for one call, with all its retries, like 2s or 150ms
     #[arg(long, global = true, value_name = "DURATION")]
     pub(super) timeout: Option<Span>,
-    /// Certificate authority (not in this version yet)
-    #[arg(long, global = true, hide = true)]
+    /// Connect over TLS to nodes of this certificate authority
+    #[arg(long, global = true, env = "CELERIANT_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Client certificate (not in this version yet)
-    #[arg(long, global = true, hide = true)]
+    /// Show nodes this certificate
+    #[arg(long, global = true, env = "CELERIANT_CERT", value_name = "FILE")]
     cert: Option<PathBuf>,
-    /// Client key (not in this version yet)
+    /// Private key of --cert
     // Not `key`: that is what aggregates have.
-    #[arg(id = "client_key", long = "key", global = true, hide = true)]
+    #[arg(
+        id = "client_key",
+        long = "key",
+        global = true,
+        env = "CELERIANT_KEY",
+        value_name = "FILE"
+    )]
     key: Option<PathBuf>,
     /// API key (not in this version yet)
     #[arg(long, global = true, hide = true)]
@@ -56,20 +63,26 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// Refuses flags of what this version lacks: a connection that only seems encrypted is worse
-    /// than none.
+    /// Refuses flags of what this version lacks: a connection that only seems to be somebody's is
+    /// worse than none.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let given = [
-            ("--ca", self.ca.is_some()),
-            ("--cert", self.cert.is_some()),
-            ("--key", self.key.is_some()),
-            ("--api-key", self.api_key.is_some()),
-        ];
-        match given.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(Failure::usage(format!(
-                "{flag}: not in this version yet: connections are plain TCP without authentication"
-            ))),
+        match self.api_key {
+            Some(_) => Err(Failure::usage("--api-key: not in this version yet: use --cert")),
             None => Ok(()),
+        }
+    }
+
+    /// Certificates of clients, if flags or variables name some.
+    pub(super) fn tls(&self) -> Result<Option<Tls>, Failure> {
+        let identity = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            _ => return Err(Failure::usage("--cert and --key belong together")),
+        };
+        match &self.ca {
+            Some(ca) => Ok(Some(Tls::from_files(ca, identity)?)),
+            None if identity.is_some() => Err(Failure::usage("--cert needs --ca, too")),
+            None => Ok(None),
         }
     }
 }
@@ -198,7 +211,7 @@ pub(super) enum CertAction {
         /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
         #[arg(long, default_value = ".", value_name = "DIR")]
         out: PathBuf,
-        /// Names and addresses by which it is reached
+        /// Names and addresses by which clients reach it [default: this machine's own]
         #[arg(long = "host", value_name = "HOST")]
         hosts: Vec<String>,
         /// Days that it is valid
@@ -207,6 +220,21 @@ pub(super) enum CertAction {
         /// Use a file system that may lose acknowledged writes in a power cut
         #[arg(long)]
         allow_buffered: bool,
+    },
+    /// Make a client's certificate: NAME.crt and NAME.key
+    Client {
+        /// Name of the client
+        name: String,
+        /// What it may do; * is any org or type, all any operation. Noted in the certificate, not
+        /// enforced by this version
+        #[arg(long = "grant", value_name = "ORG:TYPE:read,append,watch,retain,schema,admin|all")]
+        grants: Vec<Grant>,
+        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
     },
 }
 

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use celeriant_client::Error;
+use celeriant_client::{Error, Pipe, Tls, Url};
 use celeriant_schema::limits::{BATCH_EVENTS_MAX, CONNECTION_REQUESTS_MAX, PAYLOAD_BYTES_MAX};
 use serde_json::json;
 use tokio::sync::Barrier;
@@ -42,7 +42,7 @@ use super::output::Output;
 
 /// What all connections of a run share.
 pub(super) struct Run {
-    address: String,
+    target: Target,
     bench: Bench,
     /// In the keys of this run, so that it meets no aggregates of another.
     name: String,
@@ -52,6 +52,29 @@ pub(super) struct Run {
     started: OnceLock<Instant>,
     done: AtomicU64,
     errors: AtomicU64,
+}
+
+/// Where the load goes: the first node of a URL.
+pub(super) struct Target {
+    address: String,
+    tls: Option<Tls>,
+}
+
+impl Target {
+    fn new(global: &Global) -> Result<Self, Failure> {
+        let url: Url = global.url.parse()?;
+        let tls = url.tls(global.tls()?.as_ref())?;
+        let address = url.addresses().first().cloned().unwrap_or_default();
+        Ok(Self { address, tls })
+    }
+
+    async fn dial(&self) -> Result<Box<dyn Pipe>, Failure> {
+        let dialed = celeriant_client::dial(&self.address, self.tls.as_ref()).await;
+        dialed.map_err(|error| {
+            let (address, reason) = (self.address.clone(), error.to_string());
+            Error::Connect { address, reason }.into()
+        })
+    }
 }
 
 /// Runs the load and prints the result; fails when some of it failed.
@@ -85,7 +108,7 @@ pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), 
 }
 
 fn run_stream(bench: &Bench, global: &Global, output: &Output) -> Result<(), Failure> {
-    let (result, server) = stream::run(bench, &address(&global.url)?, &run_name())?;
+    let (result, server) = stream::run(bench, &Target::new(global)?, &run_name())?;
     let report = json!({
         "work": "stream", "connections": bench.connections, "events": bench.events,
         "payload": bench.payload, "client_cpu_seconds": stats::cpu_seconds(),
@@ -144,7 +167,7 @@ impl Run {
     /// Of a bench that has been checked.
     fn new(bench: Bench, global: &Global) -> Result<Self, Failure> {
         Ok(Self {
-            address: address(&global.url)?,
+            target: Target::new(global)?,
             prepared: Barrier::new(bench.connections),
             name: run_name(),
             aggregates: aggregates(&bench),
@@ -159,18 +182,6 @@ impl Run {
     fn share(&self, connection: usize) -> std::ops::Range<usize> {
         let at = |connection| connection * self.aggregates / self.bench.connections;
         at(connection)..at(connection + 1)
-    }
-}
-
-/// `host:port` of the first node of a URL.
-fn address(url: &str) -> Result<String, Failure> {
-    let hosts = url.strip_prefix("celeriant://").and_then(|rest| rest.split(['?', '/']).next());
-    match hosts.and_then(|hosts| hosts.split(',').next()) {
-        None | Some("") => Err(Error::Url { reason: format!("{url:?}") }.into()),
-        Some(host) if host.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']')) => {
-            Ok(format!("{host}:7440"))
-        }
-        Some(host) => Ok(host.to_owned()),
     }
 }
 
@@ -280,19 +291,4 @@ fn print(result: &serde_json::Value, output: &Output) -> Result<(), Failure> {
         output.line(&format!("client CPU  {:.1} s, warm-up included", stats::cpu_seconds()))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_node_of_a_url_is_used() {
-        let host = |url| address(url).expect("an address");
-        assert_eq!(host("celeriant://localhost"), "localhost:7440");
-        assert_eq!(host("celeriant://a:1,b:2?tls=off"), "a:1");
-        assert_eq!(host("celeriant://[::1]"), "[::1]:7440");
-        assert_eq!(host("celeriant://[::1]:7"), "[::1]:7");
-        assert!(address("http://a").is_err());
-    }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use celeriant_net::tls::{Authority, Issued, Name, Subject, Validity};
+use celeriant_net::tls::{Authority, Grant, Issued, Name, Subject, Validity};
 use celeriant_schema::{ClusterId, StoreId};
 use celeriant_storage::store::{DataDir, Format, Options};
 use serde_json::{Value, json};
@@ -23,6 +23,10 @@ const AUTHORITY: &str = "ca";
 const CLUSTER: &str = "cluster-id";
 /// What is only tried out may be left running, but not forgotten.
 const TRY_OUT_DAYS: u32 = 30;
+/// Name of the client that tries it out.
+pub(super) const TRY_OUT_CLIENT: &str = "client";
+/// By which clients on the same machine reach a node.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Clocks may be behind.
 const BEFORE: Duration = Duration::from_secs(60 * 60);
@@ -34,18 +38,24 @@ pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
             let store = store(&out, &data_dir, shards, allow_buffered)?;
             said(output, &node(&out, &name, store, hosts, days)?)
         }
+        CertAction::Client { name, grants, out, days } => {
+            said(output, &client(&out, &name, &grants, days)?)
+        }
     }
 }
 
 /// Everything that two nodes on this machine need, which is tried out: an authority, and for each
-/// of `names` a data directory of that name in `dir` with a certificate for it. Returns where.
+/// of `names` a data directory of that name in `dir` with a certificate for it; and one for a
+/// client that may do everything. Returns where.
 pub(super) fn try_out(dir: &Path, names: &[&str], shards: u16) -> Result<PathBuf, Failure> {
     let out = dir.join("certs");
     authority(&out, None, TRY_OUT_DAYS)?;
     for name in names {
         let store = store(&out, &dir.join(name), Some(shards), true)?;
-        node(&out, name, store, vec![String::from("127.0.0.1")], TRY_OUT_DAYS)?;
+        node(&out, name, store, Vec::new(), TRY_OUT_DAYS)?;
     }
+    let everything = "*:*:all".parse().map_err(wrong)?;
+    client(&out, TRY_OUT_CLIENT, &[everything], TRY_OUT_DAYS)?;
     Ok(out)
 }
 
@@ -66,10 +76,7 @@ fn store(
     shards: Option<u16>,
     allow_buffered: bool,
 ) -> Result<Name, Failure> {
-    let cluster: ClusterId = read(&out.join(CLUSTER))?
-        .trim()
-        .parse()
-        .map_err(|_| Failure::usage(format!("{}: not a UUID", out.join(CLUSTER).display())))?;
+    let cluster = cluster(out)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
     let shard_count = shards.and_then(NonZeroU16::new).map_or(cores, NonZeroU16::get);
     let format = Format { store: StoreId::new(random()), cluster, shard_count };
@@ -94,16 +101,39 @@ fn node(
     hosts: Vec<String>,
     days: u32,
 ) -> Result<Value, Failure> {
+    let hosts = if hosts.is_empty() { LOCAL.map(String::from).into() } else { hosts };
+    let subject = Subject { name: name.to_owned(), node: Some(store), hosts, uris: Vec::new() };
+    let certificate = issue(out, &subject, days)?;
+    Ok(json!({"store": store.store.to_string(), "certificate": certificate}))
+}
+
+fn client(out: &Path, name: &str, grants: &[Grant], days: u32) -> Result<Value, Failure> {
+    let cluster = cluster(out)?;
+    let uris = grants.iter().map(|grant| grant.uri(cluster)).collect();
+    let subject = Subject { name: name.to_owned(), uris, ..Subject::default() };
+    let certificate = issue(out, &subject, days)?;
+    let grants: Vec<String> = grants.iter().map(Grant::to_string).collect();
+    Ok(json!({"client": name, "certificate": certificate, "grants": grants.join(" ")}))
+}
+
+/// Signs a certificate and puts it beside the authority. Returns where.
+fn issue(out: &Path, subject: &Subject, days: u32) -> Result<PathBuf, Failure> {
+    let name = &subject.name;
     if name.is_empty() || name == AUTHORITY || name.contains(['/', '\0']) {
-        return Err(Failure::usage(format!("{name:?} cannot be the name of a node")));
+        return Err(Failure::usage(format!("{name:?} cannot be the name of a certificate")));
     }
     let (certificate, key) = (read(&out.join("ca.crt"))?, read(&out.join("ca.key"))?);
     let authority = Authority::from_pem(&certificate, &key).map_err(wrong)?;
-    let subject = Subject { name: name.to_owned(), node: Some(store), hosts, uris: Vec::new() };
-    let issued = authority.issue(&subject, valid(days)).map_err(wrong)?;
+    let issued = authority.issue(subject, valid(days)).map_err(wrong)?;
     put_both(out, name, &issued)?;
-    let certificate = out.join(format!("{name}.crt"));
-    Ok(json!({"store": store.store.to_string(), "certificate": certificate}))
+    Ok(out.join(format!("{name}.crt")))
+}
+
+/// That the authority in `out` is for.
+fn cluster(out: &Path) -> Result<ClusterId, Failure> {
+    let path = out.join(CLUSTER);
+    let not_one = |_| Failure::usage(format!("{}: not a UUID", path.display()));
+    read(&path)?.trim().parse().map_err(not_one)
 }
 
 fn said(output: &Output, what: &Value) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! `cluster`: what the nodes of a pair say of themselves, and what an operator may order.
 
 use celeriant_actors::admin::{Entry, Order};
-use celeriant_client::{Client, Options};
+use celeriant_client::{Client, Options, Url};
 use serde_json::{Value, json};
 
 use super::args::{ClusterAction, Global};
@@ -40,8 +40,9 @@ pub(super) async fn run(
 async fn status(global: &Global, output: &Output) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut reached = 0;
-    for address in global.url.trim_start_matches("celeriant://").split(',') {
-        let answered = ask(global, &format!("celeriant://{address}")).await;
+    let url: Url = global.url.parse()?;
+    for address in url.addresses() {
+        let answered = ask(global, &url.of(address).to_string()).await;
         let status = match answered {
             Ok(status) => {
                 reached += 1;
@@ -122,7 +123,7 @@ async fn ask(global: &Global, url: &str) -> Result<Value, Failure> {
 }
 
 async fn order(global: &Global, url: &str, order: &Order) -> Result<Value, Failure> {
-    let client = Client::connect_with(url, Options { connections: 1, ..options(global) }).await?;
+    let client = Client::connect_with(url, Options { connections: 1, ..options(global)? }).await?;
     let order = serde_json::to_string(order).map_err(std::io::Error::from)?;
     let report = client.admin(order).await?;
     Ok(serde_json::from_str(&report).map_err(std::io::Error::from)?)

@@ -36,7 +36,10 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::Client(error) => match error.as_ref() {
-                Error::Url { .. } | Error::Encode { .. } | Error::InvalidArgument { .. } => 2,
+                Error::Url { .. }
+                | Error::Tls { .. }
+                | Error::Encode { .. }
+                | Error::InvalidArgument { .. } => 2,
                 Error::Connect { .. }
                 | Error::UnknownOutcome
                 | Error::Timeout { .. }

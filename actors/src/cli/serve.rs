@@ -2,9 +2,11 @@
 //!
 //! SIGTERM and SIGINT stop accepting, answer what was accepted, and end with exit code 0.
 //! Everything that was acknowledged is durable already, so a second signal, or `kill -9`, loses
-//! nothing either.
+//! nothing either. SIGHUP reads certificates and the log's level again; certificates are also read
+//! when their files change.
 
 mod check;
+mod running;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,18 +16,20 @@ use std::path::{Path, PathBuf};
 use celeriant_actors::election;
 use celeriant_actors::launch::{Launch, PairLaunch};
 use celeriant_actors::node::{Error, Node};
-use celeriant_actors::settings::{Loaded, LogFormat, Pair, Settings};
-use celeriant_net::tls::Files;
+use celeriant_actors::settings::{Loaded, Pair, Settings};
+use celeriant_net::Door;
+use celeriant_net::tls::{Acceptor, Credentials};
 use celeriant_storage::bucket::embedded::{self, EmbeddedBucket, Faults};
 use celeriant_storage::bucket::s3;
 use celeriant_storage::store;
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
+use self::running::{Exchangeable, Log, serve};
 use super::args::{Bucket, Dev, Server, ServerAction};
 use super::failure::Failure;
 use super::output::Output;
+
+pub(super) use self::running::Signals;
 
 /// One node for trying things out.
 pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
@@ -43,12 +47,13 @@ pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
     flags.extend(dev.shards.map(|shards| ("shards".to_owned(), shards.to_string())));
     flags.extend(dev.threads.map(|threads| ("threads".to_owned(), threads.to_string())));
     let settings = Settings::load(None, [], &flags)?.settings;
-    log_to_stderr(&settings)?;
-    let (node, address) = start(&settings, true).await?;
+    let log = Log::to_stderr(&settings)?;
+    let (node, address) = start(&settings, None, true).await?;
     // Before anybody is told that it runs: from then on a signal is a wish to stop in good order.
     let signals = Signals::catch()?;
-    greet(&settings.data_dir, address, output)?;
-    serve(node, signals).await
+    greet(&settings, address, output)?;
+    let exchangeable = Exchangeable { log, credentials: None, configured: None };
+    serve(node, signals, &exchangeable).await
 }
 
 /// A node as configured, or what is asked about its configuration.
@@ -60,20 +65,39 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
     if let Some(ServerAction::Check) = server.action {
         return check::run(&loaded, output).await;
     }
-    log_to_stderr(&loaded.settings)?;
+    let log = Log::to_stderr(&loaded.settings)?;
     if server.while_stdin {
         end_with_stdin()?;
     }
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
-    let (node, address) = start(&loaded.settings, server.allow_buffered).await?;
+    let credentials = credentials(&loaded.settings)?;
+    let (node, address) =
+        start(&loaded.settings, credentials.clone(), server.allow_buffered).await?;
     let signals = Signals::catch()?;
     tracing::info!(%address, data_dir = %loaded.settings.data_dir.display(), "ready");
     if output.is_json() {
-        output.json(&ready(&loaded.settings.data_dir, address))?;
+        output.json(&ready(&loaded.settings, address))?;
     }
-    serve(node, signals).await
+    let exchangeable = Exchangeable { log, credentials, configured: Some(server) };
+    serve(node, signals, &exchangeable).await
+}
+
+/// The node's certificates, if it has some.
+fn credentials(settings: &Settings) -> Result<Option<Credentials>, Failure> {
+    let load = |files: &celeriant_net::tls::Files| Credentials::load(files.clone());
+    let credentials = settings.certificates.as_ref().map(load).transpose();
+    credentials.map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// How clients come in.
+fn door(settings: &Settings, credentials: Option<Credentials>) -> Result<Door, Failure> {
+    let Some((auth, credentials)) = settings.clients.zip(credentials) else {
+        return Ok(Door::default());
+    };
+    let acceptor = Acceptor::new(credentials, auth);
+    acceptor.map(Door::with_tls).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// An S3 bucket in this process.
@@ -130,19 +154,14 @@ fn print_config(loaded: &Loaded, output: &Output) -> Result<(), Failure> {
     loaded.notes.iter().try_for_each(|note| output.line(&format!("note: {note}")))
 }
 
-fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&settings.log)
-        .map_err(|error| Failure::usage(format!("log = {:?}: {error}", settings.log)))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Text => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
-}
-
-async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, SocketAddr), Failure> {
+async fn start(
+    settings: &Settings,
+    credentials: Option<Credentials>,
+    allow_buffered: bool,
+) -> Result<(Node, SocketAddr), Failure> {
     let settings = &with_ports(settings)?;
+    let door = door(settings, credentials.clone())?;
+    let pair = settings.pair.as_ref().zip(credentials);
     let launch = Launch {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id.clone(),
@@ -150,10 +169,10 @@ async fn start(settings: &Settings, allow_buffered: bool) -> Result<(Node, Socke
         threads: settings.threads,
         memory_bytes: usize::try_from(settings.memory).unwrap_or(usize::MAX),
         allow_buffered,
-        pair: settings.pair.as_ref().map(|pair| pair_launch(pair, settings)).transpose()?,
+        pair: pair.map(|(pair, own)| pair_launch(pair, own, settings)).transpose()?,
     };
     let mut node = launch.start().await.map_err(why_not)?;
-    match node.listen(settings.listen).await {
+    match node.listen(settings.listen, door).await {
         Ok(address) => Ok((node, address)),
         Err(error) => {
             node.stop().await;
@@ -177,7 +196,11 @@ fn with_ports(settings: &Settings) -> Result<Settings, Failure> {
 }
 
 /// What makes the node one of a pair, from its settings.
-fn pair_launch(pair: &Pair, settings: &Settings) -> Result<PairLaunch, Failure> {
+fn pair_launch(
+    pair: &Pair,
+    credentials: Credentials,
+    settings: &Settings,
+) -> Result<PairLaunch, Failure> {
     let secret = match &pair.secret_file {
         None => None,
         Some(path) => match std::fs::read(path) {
@@ -206,11 +229,7 @@ fn pair_launch(pair: &Pair, settings: &Settings) -> Result<PairLaunch, Failure> 
             endpoint: pair.bucket_endpoint.clone(),
             ..s3::Settings::new(pair.bucket.clone())
         },
-        tls: Files {
-            authority: pair.authority.clone(),
-            certificate: pair.certificate.clone(),
-            key: pair.key.clone(),
-        },
+        credentials,
         secret,
         election: election::Settings {
             heartbeat,
@@ -255,65 +274,20 @@ fn end_with_stdin() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What this process is told from outside, from here on.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    /// From here on they no longer end the process by themselves.
-    pub(super) fn catch() -> Result<Self, Failure> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits until the process is asked to end, or its terminal is gone.
-    pub(super) async fn end(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hang_up.recv() => {}
-        }
-    }
-}
-
-/// Serves until a signal comes or the node fails.
-async fn serve(mut node: Node, mut signals: Signals) -> Result<(), Failure> {
-    loop {
-        tokio::select! {
-            biased;
-            error = node.failed() => return Err(Failure::Node(error.to_string())),
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-            _ = signals.hang_up.recv() => {
-                tracing::warn!("SIGHUP: this version has nothing to reload");
-            }
-        }
-    }
-    tracing::info!("stopping");
-    node.stop().await;
-    Ok(())
-}
-
-fn ready(data_dir: &Path, address: SocketAddr) -> serde_json::Value {
+fn ready(settings: &Settings, address: SocketAddr) -> serde_json::Value {
+    let tls = if settings.clients.is_some() { "?tls=on" } else { "" };
     json!({
         "ready": true,
-        "url": format!("celeriant://{address}"),
-        "data_dir": data_dir.display().to_string(),
+        "url": format!("celeriant://{address}{tls}"),
+        "data_dir": settings.data_dir.display().to_string(),
         "pid": std::process::id(),
     })
 }
 
 /// Says what to try next. Every line can be pasted into a shell as it is.
-fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Failure> {
+fn greet(settings: &Settings, address: SocketAddr, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
-        return output.json(&ready(data_dir, address));
+        return output.json(&ready(settings, address));
     }
     let program = program();
     let url = match address.to_string().as_str() {
@@ -336,7 +310,7 @@ fn greet(data_dir: &Path, address: SocketAddr, output: &Output) -> Result<(), Fa
          Stop with Ctrl-C, or try kill -9 {pid}:\n\
          what was answered is there after the next start.",
         version = env!("CARGO_PKG_VERSION"),
-        data = data_dir.display(),
+        data = settings.data_dir.display(),
         pid = std::process::id(),
     ))
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::Path;
 
-use celeriant_net::{Incoming, ReplyReceiver, ReplySender, Service};
+use celeriant_net::{Door, Incoming, ReplyReceiver, ReplySender, Service};
 use celeriant_schema::{
     AggregateKey, ClientId, Guard, HeadQuery, ListQuery, Member, Receipt, Refusal, Request,
     Response, ShardId, Version, Write,
@@ -127,8 +127,12 @@ fn a_port_that_another_node_listens_on_is_refused() {
     runtime.expect("runtime").block_on(async {
         let mut one = start(first.path()).await;
         let mut two = start(second.path()).await;
-        let addr: SocketAddr = one.listen(([127, 0, 0, 1], 0).into()).await.expect("a free port");
-        assert!(two.listen(addr).await.is_err(), "SO_REUSEPORT would let both have it");
+        let addr: SocketAddr =
+            one.listen(([127, 0, 0, 1], 0).into(), Door::default()).await.expect("a free port");
+        assert!(
+            two.listen(addr, Door::default()).await.is_err(),
+            "SO_REUSEPORT would let both have it"
+        );
         one.stop().await;
         two.stop().await;
     });

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use celeriant_net::tls::{ClientAuth, Files};
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_storage::bucket::Location;
 
@@ -13,6 +14,7 @@ const LISTEN: &str = "127.0.0.1:7440";
 const REPLICATION: &str = "127.0.0.1:7441";
 const HEARTBEAT_MS: u64 = 100;
 const REJOIN_AFTER_MS: u64 = 5_000;
+const CLIENT_AUTH: ClientAuth = ClientAuth::Required;
 const MEMORY: &str = "1GiB";
 const MEMORY_MIN: u64 = 64 << 20;
 const THREADS_MAX: usize = 1024;
@@ -30,10 +32,14 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     }
     let plaintext = switch(&mut given, "insecure_plaintext", false);
     let listen = address(&mut given, "listen", LISTEN);
-    if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback() && !plaintext) {
+    let certificates = certificates(&mut given);
+    let clients = clients(&mut given, certificates.is_some() && !plaintext);
+    let exposed = listen.filter(|listen| !listen.ip().is_loopback());
+    if let Some(listen) = exposed.filter(|_| certificates.is_none() && !plaintext) {
         let why = format!(
-            "{} is not loopback, and clients connect without TLS in this version: everybody who \
-             reaches it could read and write; set insecure_plaintext = true to do it all the same",
+            "{} is not loopback, and without TLS everybody who reaches it could read and write: \
+             give tls_ca, tls_cert and tls_key (`celeriant cert` makes them), or set \
+             insecure_plaintext = true to do it all the same",
             listen.ip()
         );
         given.refuse("listen", why);
@@ -46,7 +52,10 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         given.refuse("log", "must be a level: error, warn, info, debug or trace");
     }
     let log_format = log_format(&mut given);
-    let (pair, notes) = pair(&mut given);
+    let (pair, mut notes) = pair(&mut given, certificates.is_some());
+    if certificates.is_some() && clients.is_none() {
+        notes.push("clients are served without TLS: insecure_plaintext is set".to_owned());
+    }
     let settings = Settings {
         node_id,
         data_dir,
@@ -56,6 +65,8 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         memory,
         log,
         log_format,
+        certificates,
+        clients,
         pair,
     };
     if !given.reasons.is_empty() {
@@ -78,21 +89,18 @@ fn check_support(given: &mut Given) {
 }
 
 /// Keys that only a node of a pair has.
-const OF_A_PAIR: [&str; 10] = [
+const OF_A_PAIR: [&str; 7] = [
     "replication",
     "advertise",
     "advertise_replication",
     "bucket_endpoint",
-    "tls_ca",
-    "tls_cert",
-    "tls_key",
     "heartbeat_ms",
     "rejoin_after_ms",
     "cluster_secret_file",
 ];
 
 /// What makes the node one of a pair, and what has no effect because it is none.
-fn pair(given: &mut Given) -> (Option<Pair>, Vec<String>) {
+fn pair(given: &mut Given, has_certificates: bool) -> (Option<Pair>, Vec<String>) {
     let Some(bucket) = given.get("bucket").filter(|bucket| !bucket.is_empty()) else {
         let idle = OF_A_PAIR.iter().filter(|name| given.get(name).is_some());
         let note =
@@ -109,13 +117,10 @@ fn pair(given: &mut Given) -> (Option<Pair>, Vec<String>) {
     let replication = address(given, "replication", REPLICATION);
     let heartbeat_ms = number(given, "heartbeat_ms", 10, 10_000).unwrap_or(HEARTBEAT_MS);
     let rejoin_after_ms = number(given, "rejoin_after_ms", 0, 300_000).unwrap_or(REJOIN_AFTER_MS);
-    let files = ["tls_ca", "tls_cert", "tls_key"].map(|name| {
-        let path = PathBuf::from(given.get(name).unwrap_or_default());
-        if path.as_os_str().is_empty() {
-            given.refuse(name, "missing: two nodes talk only with certificates (`celeriant cert`)");
-        }
-        path
-    });
+    if !has_certificates && TLS_FILES.iter().all(|name| given.get(name).is_none()) {
+        let why = "missing: two nodes talk only with certificates (`celeriant cert`)";
+        TLS_FILES.iter().for_each(|name| given.refuse(name, why));
+    }
     let text = |name: &str| given.get(name).map(str::to_owned);
     let advertise_replication = text("advertise_replication");
     let any = replication.is_some_and(|address| address.ip().is_unspecified());
@@ -125,21 +130,49 @@ fn pair(given: &mut Given) -> (Option<Pair>, Vec<String>) {
     }
     let text = |name: &str| given.get(name).map(str::to_owned);
     let (Some(bucket), Some(replication)) = (bucket, replication) else { return (None, vec![]) };
-    let [authority, certificate, key] = files;
     let pair = Pair {
         bucket,
         bucket_endpoint: text("bucket_endpoint"),
         replication,
         advertise: text("advertise"),
         advertise_replication,
-        authority,
-        certificate,
-        key,
         heartbeat_ms: heartbeat_ms as u32,
         rejoin_after_ms: rejoin_after_ms as u32,
         secret_file: text("cluster_secret_file").map(PathBuf::from),
     };
     (Some(pair), vec![])
+}
+
+const TLS_FILES: [&str; 3] = ["tls_ca", "tls_cert", "tls_key"];
+
+/// All of them, or none.
+fn certificates(given: &mut Given) -> Option<Files> {
+    let path = |name: &str| PathBuf::from(given.get(name).unwrap_or_default());
+    let paths = TLS_FILES.map(path);
+    let missing = |path: &PathBuf| path.as_os_str().is_empty();
+    if paths.iter().any(missing) && !paths.iter().all(missing) {
+        for (name, _) in TLS_FILES.iter().zip(&paths).filter(|(_, path)| missing(path)) {
+            given.refuse(name, "missing: authority, certificate and key belong together");
+        }
+    }
+    let [authority, certificate, key] = paths;
+    (!missing(&authority)).then_some(Files { authority, certificate, key })
+}
+
+/// What clients must show, if they come over TLS.
+fn clients(given: &mut Given, over_tls: bool) -> Option<ClientAuth> {
+    let auth = match given.get("tls_client_auth").unwrap_or(CLIENT_AUTH.name()).parse() {
+        Ok(auth) => auth,
+        Err(why) => {
+            given.refuse("tls_client_auth", why);
+            return None;
+        }
+    };
+    if !over_tls && auth != ClientAuth::None && given.get("tls_client_auth").is_some() {
+        let why = "clients are served without TLS, where nobody can show a certificate";
+        given.refuse("tls_client_auth", why);
+    }
+    over_tls.then_some(auth)
 }
 
 fn switch(given: &mut Given, name: &str, default: bool) -> bool {
@@ -226,7 +259,7 @@ fn show(given: &Given, settings: &Settings, plaintext: bool) -> Vec<Shown> {
         "shards" => format!("{} if the store is new", cores()),
         "threads" => settings.threads.to_string(),
         "memory" => MEMORY.to_owned(),
-        "tls_client_auth" => "none".to_owned(),
+        "tls_client_auth" => settings.clients.unwrap_or(ClientAuth::None).to_string(),
         "insecure_plaintext" => plaintext.to_string(),
         "log" => settings.log.clone(),
         "log_format" => "text".to_owned(),

@@ -66,10 +66,8 @@ fn all_problems_are_named_at_once_with_where_the_value_came_from() {
 
 #[test]
 fn what_this_version_lacks_is_refused_not_ignored() {
-    for line in ["tls_client_auth = \"required\"", "http = \"127.0.0.1:7442\""] {
-        let text = refused(&format!("data_dir = \"d\"\n{line}"));
-        assert!(text.contains("not in this version yet"), "{line}: {text}");
-    }
+    let text = refused("data_dir = \"d\"\nhttp = \"127.0.0.1:7442\"");
+    assert!(text.contains("not in this version yet"), "{text}");
     let off = "data_dir = \"d\"\nhttp = \"\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
     let loaded = load(off).expect("switched off");
     assert_eq!(loaded.notes.len(), 1, "without a bucket: {:?}", loaded.notes);
@@ -97,6 +95,33 @@ fn listening_beyond_loopback_without_tls_must_be_said_aloud() {
     assert!(load(aloud).is_ok());
     assert!(load("data_dir = \"d\"\nlisten = \"[::1]:7440\"").is_ok());
     assert!(refused("data_dir = \"d\"\nlisten = \"somewhere\"").contains("IP address and a port"));
+}
+
+#[test]
+fn clients_come_over_tls_as_soon_as_there_are_certificates() {
+    let files = "data_dir = \"d\"\ntls_ca = \"ca\"\ntls_cert = \"c\"\ntls_key = \"k\"\n";
+    let clients = |text: &str| load(&format!("{files}{text}")).expect("valid").settings.clients;
+    assert_eq!(clients(""), Some(ClientAuth::Required));
+    assert_eq!(clients("listen = \"0.0.0.0:7440\""), Some(ClientAuth::Required));
+    assert_eq!(clients("tls_client_auth = \"optional\""), Some(ClientAuth::Optional));
+    assert_eq!(clients("insecure_plaintext = true"), None);
+    let loaded = load(&format!("{files}insecure_plaintext = true")).expect("valid");
+    assert!(loaded.notes[0].contains("without TLS"), "{:?}", loaded.notes);
+    let text = refused(&format!("{files}tls_client_auth = \"maybe\""));
+    assert!(text.contains("required, optional or none"), "{text}");
+}
+
+#[test]
+fn certificates_are_given_whole_and_nobody_shows_one_in_the_clear() {
+    let text = refused("data_dir = \"d\"\ntls_ca = \"ca\"");
+    assert!(text.contains("tls_cert: missing") && text.contains("tls_key: missing"), "{text}");
+    for clear in
+        ["", "tls_ca = \"a\"\ntls_cert = \"c\"\ntls_key = \"k\"\ninsecure_plaintext = true"]
+    {
+        let text = refused(&format!("data_dir = \"d\"\ntls_client_auth = \"required\"\n{clear}"));
+        assert!(text.contains("served without TLS"), "{text}");
+    }
+    assert_eq!(load("data_dir = \"d\"").expect("valid").settings.clients, None);
 }
 
 #[test]

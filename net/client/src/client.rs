@@ -29,7 +29,7 @@ use crate::link::{Attempt, Dial, Link, Shared, Tcp};
 use crate::nodes::{Choice, NodeId, Nodes, Place};
 use crate::queries::{Head, List};
 use crate::resend::{Course, Next, Resend};
-use crate::{ClientId, Error, Event, Once, Read, Watch, Write, Writer, url};
+use crate::{ClientId, Error, Event, Once, Read, Tls, Url, Watch, Write, Writer};
 
 /// Longest timeout: longer ones are as good as none.
 const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -57,6 +57,9 @@ pub struct Options {
     /// Connections to each node that is spoken to: 1 to 64. Requests that concern one aggregate
     /// use the same one.
     pub connections: usize,
+    /// Certificates to connect with. What the URL says of TLS comes first: its own certificates, or
+    /// `tls=off`. Without either, connections are in the clear.
+    pub tls: Option<Tls>,
     /// Told to the node, for its logs.
     pub name: String,
     /// Keys for payloads that are encrypted; see [`Event::encrypt_for`].
@@ -70,6 +73,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             silence_timeout: Duration::from_millis(1_500),
             connections: 1,
+            tls: None,
             name: String::from(concat!("celeriant-client ", env!("CARGO_PKG_VERSION"))),
             keys: None,
         }
@@ -102,12 +106,13 @@ impl Client {
         Self::connect_with(url, Options::default()).await
     }
 
-    /// Connects to `celeriant://host:port[,host:port]`.
+    /// Connects to `celeriant://host:port[,host:port]`; see [`Url`] for what may follow.
     ///
     /// # Errors
-    /// `Error::Url`, or `Error::Connect` when no node answers.
+    /// `Error::Url` or `Error::Tls`, or `Error::Connect` when no node answers.
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, Error> {
-        Self::connect_over(Arc::new(Tcp), backoff::seed(), url, options).await
+        let tls = url.parse::<Url>()?.tls(options.tls.as_ref())?;
+        Self::connect_over(Arc::new(Tcp { tls }), backoff::seed(), url, options).await
     }
 
     pub(crate) async fn connect_over(
@@ -116,7 +121,7 @@ impl Client {
         url: &str,
         options: Options,
     ) -> Result<Self, Error> {
-        let nodes = Nodes::new(url::parse(url)?, seed);
+        let nodes = Nodes::new(url.parse::<Url>()?.into_addresses(), seed);
         let ids = nodes.ids();
         let shared = Arc::new(Shared::new(nodes, &options, dial));
         let links = Mutex::default();

@@ -131,6 +131,11 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Certificates that cannot be used.
+    Tls {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The node sent something that is not an answer.
     Protocol {
         /// What.
@@ -158,6 +163,7 @@ impl Error {
             // Sending a write without sequences again could append it twice.
             Self::UnknownOutcome => Retry::AfterReading,
             Self::Url { .. }
+            | Self::Tls { .. }
             | Self::Protocol { .. }
             | Self::Encode { .. }
             | Self::Decode { .. } => Retry::Never,
@@ -189,6 +195,7 @@ impl Error {
             Self::UnknownOutcome => "UnknownOutcome",
             Self::Timeout { .. } => "DeadlineExceeded",
             Self::Url { .. } => "Url",
+            Self::Tls { .. } => "Tls",
             Self::Protocol { .. } => "Protocol",
             Self::Encode { .. } => "Encode",
             Self::Decode { .. } => "Decode",
@@ -228,6 +235,7 @@ impl Error {
             Self::Refused(refusal) => refusal,
             Self::Connect { .. }
             | Self::Url { .. }
+            | Self::Tls { .. }
             | Self::Protocol { .. }
             | Self::Encode { .. }
             | Self::Decode { .. } => return None,
@@ -276,6 +284,7 @@ impl fmt::Display for Error {
             Self::Timeout { definite: true } => f.write_str("timeout; nothing was appended"),
             Self::Timeout { definite: false } => f.write_str("timeout; outcome unknown"),
             Self::Url { reason } => write!(f, "not a usable address: {reason}"),
+            Self::Tls { reason } => write!(f, "certificates that cannot be used: {reason}"),
             Self::Protocol { reason } => write!(f, "the node broke the protocol: {reason}"),
             Self::Encode { reason } => write!(f, "value cannot become an event: {reason}"),
             Self::Decode { event_type, reason } => {

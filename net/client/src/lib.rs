@@ -43,6 +43,9 @@
 //! timeout. `read(..).any()` and `head(..).any()` go to a node that does not lead, if there is one,
 //! and may be behind; `min_stamp` says how far it must be.
 //!
+//! **TLS.** With [`Options::tls`], or `?ca=FILE&cert=FILE&key=FILE` in the URL, connections are
+//! TLS 1.3: nodes must show a certificate of that authority, and are shown this one.
+//!
 //! Deliberately absent: the server and everything it needs, and everything that only one operating
 //! system has.
 
@@ -64,6 +67,7 @@ mod queries;
 mod read;
 mod resend;
 mod sealing;
+mod tls;
 mod typed;
 mod url;
 mod watch;
@@ -81,8 +85,11 @@ pub use celeriant_schema::{
 pub use client::{Client, Options};
 pub use error::Error;
 pub use event::{Batch, Event, IntoId, Payload, Recorded};
+pub use link::{Pipe, dial};
 pub use queries::{Head, List, Names};
 pub use read::{Batches, Page, Read};
+pub use tls::Tls;
+pub use url::Url;
 pub use watch::{Feed, Watch, Watched};
 pub use write::{Expect, Write};
 pub use writer::{Once, Writer};

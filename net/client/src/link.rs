@@ -29,7 +29,8 @@ use crate::nodes::{NodeId, Nodes};
 use crate::{Error, Options};
 #[cfg(test)]
 pub(crate) use dial::Dialing;
-pub(crate) use dial::{Dial, Pipe, Tcp};
+pub(crate) use dial::{Dial, Tcp};
+pub use dial::{Pipe, dial};
 use stage::Stage;
 
 /// Requests that wait for their turn on one connection.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::client::unexpected;
 use crate::resend::Resend;
-use crate::{Batch, Client, Error};
+use crate::{Batch, Client, Error, sealing};
 
 /// An answer without events is asked for so often, if nothing else is said.
 const CHECKPOINTS: Duration = Duration::from_secs(5);
@@ -128,17 +128,21 @@ impl Watch {
     async fn ask(self) -> Result<Told, Error> {
         let wait = Duration::from_millis(self.query.wait_ms.into());
         let timeout = self.client.timeout() + wait;
+        let keys = self.client.options().keys.clone();
         let request = Request::Feed(self.query);
         match self.client.call_to(self.any, &request, Resend::Read, timeout).await? {
             Response::Feed(page) => {
                 let caught_up = page.upto >= page.head;
                 let checkpoint = Watched::Checkpoint { stamp: page.upto, caught_up };
-                let batch = |FeedBatch { key, batch }: FeedBatch| {
-                    let batch = Batch::from_read(batch)?;
-                    Ok(Watched::Batch { key, batch })
-                };
-                let batches = page.batches.into_iter().map(batch);
-                let told = batches.chain([Ok(checkpoint)]).collect::<Result<_, Error>>()?;
+                let mut told = Vec::with_capacity(page.batches.len() + 1);
+                for FeedBatch { key, batch } in page.batches {
+                    let mut batch = Batch::from_read(batch)?;
+                    if let Some(keys) = &keys {
+                        sealing::open(&**keys, &key, &mut batch).await?;
+                    }
+                    told.push(Watched::Batch { key, batch });
+                }
+                told.push(checkpoint);
                 Ok(Told { told, upto: page.upto, head: page.head })
             }
             other => Err(unexpected(&other)),

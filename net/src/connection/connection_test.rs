@@ -83,6 +83,7 @@ fn answer(request: &Incoming) -> Reply {
             next: None,
         }),
         Request::Head(query) => Response::Refused(Refusal::NotFound { key: query.key.clone() }),
+        Request::Feed(_) => Response::Feed(celeriant_schema::FeedPage::default()),
         // Stands for an answer that is large.
         Request::List(_) => Response::List(celeriant_schema::ListPage {
             names: vec!["n".repeat(128); 400],

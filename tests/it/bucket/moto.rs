@@ -10,11 +10,20 @@ use std::process::{Child, Command, Stdio};
 use celeriant_storage::bucket::s3::S3Bucket;
 
 use super::sites::{Site, client_settings};
-use crate::support::wait;
+use crate::support::{skipped, wait};
 
 const PACKAGE: &str = "moto[server]==5.2.5";
 
-/// A running server with a bucket called `contract`.
+/// What `moto_server` does, and the choice of threads.
+const SERVER: &str = "import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+application = DomainDispatcherApplication(create_backend_app)
+run_simple('127.0.0.1', int(sys.argv[1]), application, threaded='threaded' in sys.argv)";
+/// Name of its bucket.
+pub(crate) const BUCKET: &str = "contract";
+
+/// A running server with a bucket.
 pub(crate) struct Moto {
     child: Child,
     address: SocketAddr,
@@ -23,21 +32,29 @@ pub(crate) struct Moto {
 impl Moto {
     /// `None`, with a word about it, where there is no Python to run it.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(true)
+    }
+
+    /// One request at a time: it looks at a condition and then writes, so that of two racers on two
+    /// threads both may win, and a pair rightly refuses such a bucket.
+    pub(crate) fn start_serial() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    fn start_with(threaded: bool) -> Option<Self> {
         let environment = match installed() {
             Ok(environment) => environment,
             Err(why) => {
-                // Straight to the terminal: what tests print with `eprintln` is kept from it.
-                let mut terminal = std::io::stderr();
-                let text = "*** SKIPPED: no moto, so no independent S3 was tested";
-                writeln!(terminal, "\n{text}: {why}\n").expect("standard error is open");
+                skipped(&format!("no moto, so no independent S3 was tested: {why}"));
                 return None;
             }
         };
         let free = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = free.local_addr().expect("an address");
         drop(free);
-        let child = Command::new(environment.join("bin/moto_server"))
-            .args(["-H", "127.0.0.1", "-p", &address.port().to_string()])
+        let child = Command::new(environment.join("bin/python"))
+            .args(["-c", SERVER, &address.port().to_string()])
+            .args(threaded.then_some("threaded"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -48,11 +65,16 @@ impl Moto {
         Some(moto)
     }
 
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// It checks no signature, but wants to see one.
     fn make_bucket(&self) {
         let mut stream = TcpStream::connect(self.address).expect("connects");
         let request = format!(
-            "PUT /contract HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\
+            "PUT /{BUCKET} HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\
              authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request, \
              SignedHeaders=host, Signature=0\r\n\r\n",
             self.address
@@ -75,7 +97,7 @@ impl Site for Moto {
     type Bucket = S3Bucket;
 
     fn open(&self) -> S3Bucket {
-        S3Bucket::open(client_settings(format!("http://{}", self.address))).expect("opens")
+        S3Bucket::open(client_settings(self.endpoint())).expect("opens")
     }
 }
 

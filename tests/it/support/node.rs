@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::program::{Called, call, program};
+use super::wait;
 
 /// A running node; killed when it is dropped.
 pub(crate) struct Node {
@@ -56,7 +57,8 @@ impl Node {
 
     /// `127.0.0.1:port`.
     pub(crate) fn address(&self) -> &str {
-        self.url.trim_start_matches("celeriant://")
+        let rest = self.url.trim_start_matches("celeriant://");
+        rest.split_once('?').map_or(rest, |(address, _)| address)
     }
 
     /// Runs the program against this node.
@@ -87,6 +89,11 @@ impl Node {
     pub(crate) fn terminate(mut self) -> Option<i32> {
         self.signal("-TERM");
         self.child.wait().expect("it ends").code()
+    }
+
+    /// Waits until it ends by itself; the exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        wait::until("it to end by itself", || self.child.try_wait().expect("a child")).code()
     }
 
     /// Resident memory, in bytes.

@@ -1,4 +1,4 @@
-//! Two nodes as real processes on loopback, and their bucket in this one.
+//! Two nodes as real processes, on loopback or wherever they are put; their bucket in this one.
 //!
 //! ```text
 //! bucket/   objects        certs/   of the cluster, made by the program
@@ -9,20 +9,21 @@
 //! Deliberately absent: what is done to them, which is up to tests.
 
 use std::fs::{self, OpenOptions};
-use std::net::{TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use celeriant_client::{Client, Options};
-use celeriant_storage::bucket::embedded::{EmbeddedBucket, Faults, Settings};
+use celeriant_client::{Client, Options, Url};
+use celeriant_storage::bucket::embedded::{EmbeddedBucket, Fault, Faults, Rule, Settings};
 use serde_json::Value;
 
 use super::node::Node;
 use super::program::{call, program};
 
 const NAMES: [&str; 2] = ["a", "b"];
+const CLIENT: &str = "client";
 const BUCKET: &str = "celeriant";
 const ACCESS_KEY: &str = "celeriant";
 const SECRET_KEY: &str = "try-it-out";
@@ -33,44 +34,113 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Pair {
     dir: Option<tempfile::TempDir>,
     bucket: Option<EmbeddedBucket>,
-    at: Settings,
+    /// `None`: the bucket is none of ours.
+    at: Option<Settings>,
+    shards: u16,
     members: [Member; 2],
 }
 
 struct Member {
+    place: Place,
     address: String,
     node: Option<Node>,
+}
+
+/// Where a node is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Its address.
+    pub(crate) ip: String,
+    /// What its command line starts with.
+    pub(crate) prefix: Vec<String>,
+    /// Its data directory; `None`: beside the rest.
+    pub(crate) data: Option<PathBuf>,
+}
+
+impl Place {
+    /// This machine.
+    pub(crate) fn loopback() -> Self {
+        Self { ip: "127.0.0.1".to_owned(), prefix: Vec::new(), data: None }
+    }
 }
 
 impl Pair {
     /// Makes certificates, data directories and configurations, and starts the bucket.
     pub(crate) fn new(shards: u16) -> Self {
+        let places = [Place::loopback(), Place::loopback()];
+        Self::at(shards, "127.0.0.1", places)
+    }
+
+    /// The same with the bucket at an address of this machine, and the nodes at these places.
+    pub(crate) fn at(shards: u16, bucket: &str, places: [Place; 2]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut at = Settings::new(dir.path().join("bucket"), BUCKET, ACCESS_KEY, SECRET_KEY);
-        let bucket = EmbeddedBucket::start(at.clone(), Faults::default()).expect("a bucket");
+        at.listen = (bucket.parse::<IpAddr>().expect("an address"), 0).into();
+        let bucket = EmbeddedBucket::start(at.clone(), faults()).expect("a bucket");
         // It comes back where it was.
         at.listen = bucket.address();
+        let location = (bucket.endpoint(), BUCKET.to_owned());
+        let mut pair = Self::with(dir, shards, location, places);
+        (pair.bucket, pair.at) = (Some(bucket), Some(at));
+        pair
+    }
+
+    /// The same on loopback with a bucket that somebody else runs.
+    pub(crate) fn with_bucket(shards: u16, endpoint: String, name: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let places = [Place::loopback(), Place::loopback()];
+        Self::with(dir, shards, (endpoint, name.to_owned()), places)
+    }
+
+    fn with(
+        dir: tempfile::TempDir,
+        shards: u16,
+        (endpoint, bucket): (String, String),
+        places: [Place; 2],
+    ) -> Self {
         let certs = dir.path().join("certs").display().to_string();
         call(&["cert", "ca", "--out", &certs], "").line();
-        let members = NAMES.map(|name| {
-            let address = format!("127.0.0.1:{}", free_port());
-            configure(dir.path(), name, &address, &bucket.endpoint());
-            Member { address, node: None }
+        call(&["cert", "client", CLIENT, "--grant", "*:*:all", "--out", &certs], "").line();
+        let members = places.map(|place| {
+            let address = format!("{}:{}", place.ip, free_port());
+            Member { place, address, node: None }
         });
-        let pair = Self { dir: Some(dir), bucket: Some(bucket), at, members };
+        let pair = Self { dir: Some(dir), bucket: None, at: None, shards, members };
         for at in 0..NAMES.len() {
-            pair.format(at, shards);
+            pair.format(at);
+            pair.configure(at, &endpoint, &bucket);
         }
         pair
     }
 
     /// Makes a node's data directory, and a certificate that names its store.
-    fn format(&self, at: usize, shards: u16) {
-        let (certs, data) = (self.path("certs"), self.path(NAMES[at]));
+    fn format(&self, at: usize) {
+        let (certs, data) = (self.path("certs"), self.data(at));
         let (certs, data) = (certs.display().to_string(), data.display().to_string());
-        let shards = shards.to_string();
-        let arguments = ["cert", "node", NAMES[at], "--data-dir", &data, "--shards", &shards];
-        call(&[&arguments[..], &["--out", &certs]].concat(), "").line();
+        let (shards, host) = (self.shards.to_string(), &self.members[at].place.ip);
+        let store = ["cert", "node", NAMES[at], "--data-dir", &data, "--shards", &shards];
+        call(&[&store[..], &["--host", host, "--out", &certs]].concat(), "").line();
+    }
+
+    /// Where a node's data is.
+    pub(crate) fn data(&self, at: usize) -> PathBuf {
+        let given = self.members[at].place.data.clone();
+        given.unwrap_or_else(|| self.path(NAMES[at]))
+    }
+
+    /// Where the bucket listens.
+    pub(crate) fn bucket_port(&self) -> u16 {
+        self.at.as_ref().expect("a bucket of ours").listen.port()
+    }
+
+    /// A node that does not run loses its data directory and gets a new one.
+    pub(crate) fn wipe(&self, at: usize) {
+        fs::remove_dir_all(self.data(at)).expect("it was there");
+        for what in ["crt", "key"] {
+            let file = self.path("certs").join(format!("{}.{what}", NAMES[at]));
+            fs::remove_file(file).expect("it was there");
+        }
+        self.format(at);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -79,19 +149,54 @@ impl Pair {
 
     /// Of one node.
     pub(crate) fn url_of(&self, at: usize) -> String {
-        format!("celeriant://{}", self.members[at].address)
+        self.url_to(&self.members[at].address)
+    }
+
+    /// Over TLS, with what a client needs.
+    fn url_to(&self, addresses: &str) -> String {
+        let file = |name: String| Url::escape(&self.path("certs").join(name));
+        let (ca, cert) = (file("ca.crt".into()), file(format!("{CLIENT}.crt")));
+        let key = file(format!("{CLIENT}.key"));
+        format!("celeriant://{addresses}?ca={ca}&cert={cert}&key={key}")
     }
 
     /// Of both.
     pub(crate) fn url(&self) -> String {
-        format!("celeriant://{},{}", self.members[0].address, self.members[1].address)
+        self.url_to(&format!("{},{}", self.members[0].address, self.members[1].address))
+    }
+
+    fn configure(&self, at: usize, endpoint: &str, bucket: &str) {
+        let (name, place) = (NAMES[at], &self.members[at].place);
+        let file = |name: &str| self.path(name).display().to_string();
+        let mut table = toml::Table::new();
+        for (key, value) in [
+            ("node_id", name.to_owned()),
+            ("data_dir", self.data(at).display().to_string()),
+            ("listen", self.members[at].address.clone()),
+            ("replication", format!("{}:{}", place.ip, free_port())),
+            ("bucket", format!("s3://{bucket}/pair")),
+            ("bucket_endpoint", endpoint.to_owned()),
+            ("tls_ca", file("certs/ca.crt")),
+            ("tls_cert", file(&format!("certs/{name}.crt"))),
+            ("tls_key", file(&format!("certs/{name}.key"))),
+            ("memory", "128MiB".to_owned()),
+            ("threads", "1".to_owned()),
+            // Rounds end sooner.
+            ("rejoin_after_ms", "300".to_owned()),
+        ] {
+            table.insert(key.to_owned(), toml::Value::String(value));
+        }
+        fs::write(self.path(&format!("{name}.toml")), table.to_string()).expect("a file");
     }
 
     /// Starts a node and waits until it listens.
     pub(crate) fn start(&mut self, at: usize) {
         let log = self.path(&format!("{}.log", NAMES[at]));
         let log = OpenOptions::new().create(true).append(true).open(log).expect("a log");
-        let mut command = Command::new(program());
+        let prefix = self.members[at].place.prefix.iter().map(String::as_str);
+        let mut words = prefix.chain([program().to_str().expect("UTF-8")]);
+        let mut command = Command::new(words.next().expect("the program"));
+        command.args(words);
         command.args(["server", "--config"]).arg(self.path(&format!("{}.toml", NAMES[at])));
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command.env("AWS_REGION", "us-east-1").stderr(log);
@@ -108,6 +213,11 @@ impl Pair {
         self.members[at].node.take().expect("it runs").terminate()
     }
 
+    /// A node that ends by itself: its exit code.
+    pub(crate) fn ended(&mut self, at: usize) -> Option<i32> {
+        self.members[at].node.take().expect("it ran").ended()
+    }
+
     /// A running node.
     pub(crate) fn node(&self, at: usize) -> &Node {
         self.members[at].node.as_ref().expect("it runs")
@@ -120,7 +230,8 @@ impl Pair {
 
     /// Opens it again, at the same address and with what was in it.
     pub(crate) fn start_bucket(&mut self) {
-        let bucket = EmbeddedBucket::start(self.at.clone(), Faults::default());
+        let at = self.at.clone().expect("a bucket of ours");
+        let bucket = EmbeddedBucket::start(at, faults());
         self.bucket = Some(bucket.expect("its address is free again"));
     }
 
@@ -171,28 +282,15 @@ impl Drop for Pair {
     }
 }
 
-fn configure(dir: &Path, name: &str, listen: &str, bucket: &str) {
-    let replication = format!("127.0.0.1:{}", free_port());
-    let file = |name: String| dir.join(name).display().to_string();
-    let mut table = toml::Table::new();
-    for (key, value) in [
-        ("node_id", name.to_owned()),
-        ("data_dir", file(name.to_owned())),
-        ("listen", listen.to_owned()),
-        ("replication", replication),
-        ("bucket", format!("s3://{BUCKET}/pair")),
-        ("bucket_endpoint", bucket.to_owned()),
-        ("tls_ca", file("certs/ca.crt".into())),
-        ("tls_cert", file(format!("certs/{name}.crt"))),
-        ("tls_key", file(format!("certs/{name}.key"))),
-        ("memory", "128MiB".to_owned()),
-        ("threads", "1".to_owned()),
-        // Rounds end sooner.
-        ("rejoin_after_ms", "300".to_owned()),
-    ] {
-        table.insert(key.to_owned(), toml::Value::String(value));
+/// How long each request to the bucket takes at least, in ms: to measure with.
+const BUCKET_MS: &str = "CELERIANT_TEST_BUCKET_MS";
+
+fn faults() -> Faults {
+    let faults = Faults::default();
+    if let Some(ms) = std::env::var(BUCKET_MS).ok().and_then(|text| text.parse().ok()) {
+        faults.add(Rule::for_all(Fault::Slow(Duration::from_millis(ms)), u64::MAX));
     }
-    fs::write(dir.join(format!("{name}.toml")), table.to_string()).expect("a file");
+    faults
 }
 
 /// A port that nobody uses, of TCP and UDP. Below those that the system deals out by itself, so

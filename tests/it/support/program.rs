@@ -86,3 +86,23 @@ pub(crate) fn call(arguments: &[&str], input: &str) -> Called {
     let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
     Called::from_output(&child.wait_with_output().expect("it ends"))
 }
+
+/// Says that something was not tested, straight to the terminal: what tests print is kept from it.
+pub(crate) fn skipped(what: &str) {
+    use std::io::Write;
+    let mut terminal = std::io::stderr();
+    writeln!(terminal, "\n*** SKIPPED: {what}\n").expect("standard error is open");
+}
+
+/// Runs another program to its end; its standard output.
+///
+/// # Errors
+/// That it cannot be run, or what it said when it failed.
+pub(crate) fn output_of(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{program}: {e}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}

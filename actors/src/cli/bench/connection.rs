@@ -4,21 +4,22 @@
 //! a conflict is an error of the store (or of this file).
 
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{self, ErrorKind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use celeriant_client::Error;
+use celeriant_client::{Error, Pipe};
 use celeriant_schema::limits::{PAGE_BYTES_TARGET, RESPONSE_BYTES_MAX};
 use celeriant_schema::wire::{
     Hello, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, decode_outbound, encode_hello,
 };
 use celeriant_schema::{Refusal, Response};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout_at};
 
 use super::super::args::Work;
@@ -57,12 +58,14 @@ struct Flight {
 
 struct Connection {
     work: Work,
-    stream: TcpStream,
+    stream: Box<dyn Pipe>,
     input: Vec<u8>,
     /// The part of `input` that holds bytes not looked at yet.
     unread: std::ops::Range<usize>,
     output: Vec<u8>,
     sent: usize,
+    /// What was written may still be in the stream.
+    flush: bool,
     template: Template,
     /// Number of the first aggregate.
     base: usize,
@@ -98,12 +101,7 @@ pub(super) async fn run(run: Arc<Run>, index: usize, stats: Shared) -> Result<()
 impl Connection {
     async fn prepare(run: &Run, index: usize) -> Result<Self, Failure> {
         let bench = &run.bench;
-        let unreachable = |error: &io::Error| Error::Connect {
-            address: run.address.clone(),
-            reason: error.to_string(),
-        };
-        let stream = TcpStream::connect(&run.address).await.map_err(|e| unreachable(&e))?;
-        stream.set_nodelay(true)?;
+        let stream = run.target.dial().await?;
         let share = run.share(index);
         let template = Template::of(bench.work, &run.name, bench.payload).map_err(Error::from)?;
         let mut connection = Self {
@@ -113,6 +111,7 @@ impl Connection {
             unread: 0..0,
             output: Vec::new(),
             sent: 0,
+            flush: false,
             template,
             base: share.start,
             units: VecDeque::new(),
@@ -291,34 +290,34 @@ impl Connection {
         self.template.put(slot as u64 + 1, &values, &mut self.output);
     }
 
-    /// Moves bytes out and in, as many as go; waits until some do. May be cancelled at any point.
+    /// Moves bytes out and in, as many as go; waits until some come. May be cancelled at any point.
     async fn exchange(&mut self) -> Result<(), Failure> {
-        loop {
-            if self.sent < self.output.len() {
-                match self.stream.try_write(&self.output[self.sent..]) {
-                    Ok(bytes) => self.sent += bytes,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error.into()),
-                }
-                if self.sent == self.output.len() {
-                    self.output.clear();
-                    self.sent = 0;
-                }
-            }
-            match self.read_some() {
-                Ok(0) => return Err(protocol("the connection was closed")),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
-            }
-            let more = self.sent < self.output.len();
-            let interest =
-                if more { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-            self.stream.ready(interest).await?;
+        match poll_fn(|cx| self.poll_exchange(cx)).await? {
+            0 => Err(protocol("the connection was closed")),
+            _ => Ok(()),
         }
     }
 
-    fn read_some(&mut self) -> io::Result<usize> {
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut stream = Pin::new(&mut self.stream);
+        while self.sent < self.output.len() {
+            match stream.as_mut().poll_write(cx, &self.output[self.sent..])? {
+                Poll::Ready(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(bytes) => (self.sent, self.flush) = (self.sent + bytes, true),
+                Poll::Pending => break,
+            }
+        }
+        if self.sent == self.output.len() {
+            self.output.clear();
+            self.sent = 0;
+        }
+        if self.flush && stream.poll_flush(cx)?.is_ready() {
+            self.flush = false;
+        }
+        self.poll_read(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.unread.is_empty() {
             self.unread = 0..0;
         }
@@ -329,9 +328,11 @@ impl Connection {
                 self.input.resize(self.input.len() * 2, 0);
             }
         }
-        let bytes = self.stream.try_read(&mut self.input[self.unread.end..])?;
+        let mut room = ReadBuf::new(&mut self.input[self.unread.end..]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+        let bytes = room.filled().len();
         self.unread.end += bytes;
-        Ok(bytes)
+        Poll::Ready(Ok(bytes))
     }
 
     /// The next whole frame without its length, as a part of `input`.

@@ -3,22 +3,24 @@
 //! A page is asked for when the one before has come and has been decoded, as a client does that
 //! folds events into state. What is counted are events; latencies are those of pages.
 
-use std::io::{BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, BufReader, Read, Write};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use celeriant_client::Error;
+use celeriant_client::{Error, Pipe};
 use celeriant_schema::limits::RESPONSE_BYTES_MAX;
 use celeriant_schema::wire::{
     Hello, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, decode_outbound, encode_hello,
 };
 use celeriant_schema::{Page, Response};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
 
 use super::super::args::{Bench, Work};
 use super::super::failure::Failure;
+use super::Target;
 use super::server::{Usage, park_until};
 use super::stats::{self, Stats};
 use super::template::Template;
@@ -27,14 +29,14 @@ use super::template::Template;
 const BATCH: usize = 100;
 
 /// Appends and reads; returns the result and what the server used.
-pub(super) fn run(bench: &Bench, address: &str, name: &str) -> Result<(Value, Value), Failure> {
+pub(super) fn run(bench: &Bench, target: &Target, name: &str) -> Result<(Value, Value), Failure> {
     // Everybody has an aggregate, and this thread has looked at the server.
     let ready = Barrier::new(bench.connections + 1);
     std::thread::scope(|scope| {
         let reader = |number| {
             let ready = &ready;
             move || {
-                let prepared = Reader::prepare(bench, address, name, number);
+                let prepared = Reader::prepare(bench, target, name, number);
                 ready.wait();
                 prepared?.read(bench.warmup, bench.duration)
             }
@@ -62,7 +64,7 @@ pub(super) fn run(bench: &Bench, address: &str, name: &str) -> Result<(Value, Va
 
 /// One connection with its aggregate.
 struct Reader {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Waiting>,
     template: Template,
     number: usize,
     output: Vec<u8>,
@@ -76,13 +78,32 @@ struct Reading {
     seconds: f64,
 }
 
+/// A connection whose thread waits for it.
+struct Waiting {
+    pipe: Box<dyn Pipe>,
+    runtime: Runtime,
+}
+
+impl Read for Waiting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.runtime.block_on(self.pipe.read(buffer))
+    }
+}
+
+impl Write for Waiting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.runtime.block_on(self.pipe.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.runtime.block_on(self.pipe.flush())
+    }
+}
+
 impl Reader {
-    fn prepare(bench: &Bench, address: &str, name: &str, number: usize) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(address).map_err(|error| Error::Connect {
-            address: address.to_owned(),
-            reason: error.to_string(),
-        })?;
-        stream.set_nodelay(true)?;
+    fn prepare(bench: &Bench, target: &Target, name: &str, number: usize) -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stream = Waiting { pipe: runtime.block_on(target.dial())?, runtime };
         let batch = bench.events.clamp(1, BATCH);
         let appending = Template::appending(name, 1, batch, bench.payload).map_err(Error::from)?;
         let mut reader = Self {
@@ -109,6 +130,7 @@ impl Reader {
         let (min_protocol, max_protocol) = (PROTOCOL_MIN, PROTOCOL_MAX);
         encode_hello(&Hello { min_protocol, max_protocol, client_name }, &mut hello);
         self.stream.get_mut().write_all(&hello)?;
+        self.stream.get_mut().flush()?;
         match self.next()? {
             Outbound::Welcome(_) => Ok(()),
             Outbound::Refused(refusal) => Err(Error::from(refusal).into()),
@@ -157,6 +179,7 @@ impl Reader {
         self.output.clear();
         self.template.put(1, &[(self.number, version)], &mut self.output);
         self.stream.get_mut().write_all(&self.output)?;
+        self.stream.get_mut().flush()?;
         match self.next()? {
             Outbound::Response { response: Response::Refused(refusal), .. } => {
                 Err(Error::from(refusal).into())

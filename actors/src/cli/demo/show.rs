@@ -104,7 +104,7 @@ impl<'a> Show<'a> {
         };
         self.output.line(&format!(
             "\nIt goes on running until Ctrl-C (or kill {pid}). In another terminal:\n\
-             \n  export CELERIANT_URL={url}\n  {program} cluster status\
+             \n  export CELERIANT_URL='{url}'\n  {program} cluster status\
              \n  {program} ls demo/account\n  {program} read demo/account/0\
              \n  {program} cluster handover\n\
              \nFiles: {dir}: a.toml, a.log, a/ (data), the same of b; bucket/ and certs/.\n\

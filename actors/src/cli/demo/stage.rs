@@ -90,12 +90,19 @@ impl Stage {
 
     /// Of both nodes.
     pub(super) fn url(&self) -> String {
-        format!("celeriant://{},{}", self.nodes[0].address, self.nodes[1].address)
+        self.url_to(&format!("{},{}", self.nodes[0].address, self.nodes[1].address))
     }
 
     /// Of one node.
     pub(super) fn url_of(&self, at: usize) -> String {
-        format!("celeriant://{}", self.nodes[at].address)
+        self.url_to(&self.nodes[at].address)
+    }
+
+    /// Over TLS, with everything that is needed to connect.
+    fn url_to(&self, addresses: &str) -> String {
+        let file = |name: &str| celeriant_client::Url::escape(&self.dir.join("certs").join(name));
+        let (ca, cert, key) = (file("ca.crt"), file("client.crt"), file("client.key"));
+        format!("celeriant://{addresses}?ca={ca}&cert={cert}&key={key}")
     }
 
     pub(super) fn bucket_endpoint(&self) -> String {

@@ -37,6 +37,7 @@ pub(super) async fn run(loaded: &Loaded, output: &Output) -> Result<(), Failure>
     }];
     let notes = loaded.notes.iter();
     findings.extend(notes.map(|n| Finding { what: "configuration", good: true, said: n.clone() }));
+    findings.extend(certificates(settings));
     findings.push(data_dir(settings));
     findings.extend(disk(&settings.data_dir));
     findings.push(clock());
@@ -55,6 +56,20 @@ pub(super) async fn run(loaded: &Loaded, output: &Output) -> Result<(), Failure>
     let bad = findings.iter().filter(|finding| !finding.good);
     let reasons: Vec<String> = bad.map(|f| format!("{}: {}", f.what, f.said)).collect();
     if reasons.is_empty() { Ok(()) } else { Err(Failure::Usage(reasons)) }
+}
+
+fn certificates(settings: &Settings) -> Option<Finding> {
+    let finding = |good, said| Some(Finding { what: "certificates", good, said });
+    let usable = super::credentials(settings)
+        .and_then(|credentials| super::door(settings, credentials.clone()).map(|_| credentials));
+    match (usable, settings.clients) {
+        (Err(error), _) => finding(false, error.to_string()),
+        (Ok(None), _) => None,
+        (Ok(Some(_)), Some(auth)) => {
+            finding(true, format!("usable; clients come over TLS, their certificates are {auth}"))
+        }
+        (Ok(Some(_)), None) => finding(true, "usable; clients come without TLS".to_owned()),
+    }
 }
 
 fn data_dir(settings: &Settings) -> Finding {

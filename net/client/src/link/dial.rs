@@ -8,8 +8,10 @@ use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::Tls;
+
 /// Bytes to and from a node.
-pub(crate) trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Pipe for T {}
 
@@ -22,16 +24,28 @@ pub(crate) trait Dial: fmt::Debug + Send + Sync {
     fn dial<'a>(&'a self, address: &'a str) -> Dialing<'a>;
 }
 
-/// Over TCP, in the clear.
+/// Over TCP, with TLS or in the clear.
 #[derive(Debug)]
-pub(crate) struct Tcp;
+pub(crate) struct Tcp {
+    pub(crate) tls: Option<Tls>,
+}
 
 impl Dial for Tcp {
     fn dial<'a>(&'a self, address: &'a str) -> Dialing<'a> {
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Box<dyn Pipe>)
-        })
+        Box::pin(dial(address, self.tls.as_ref()))
+    }
+}
+
+/// A bare connection to the node at `host:port`, for tools that speak its protocol themselves. A
+/// program that only uses a store needs no more than a [`Client`](crate::Client).
+///
+/// # Errors
+/// When it cannot be reached, or there is no TLS session with it.
+pub async fn dial(address: &str, tls: Option<&Tls>) -> io::Result<Box<dyn Pipe>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    match tls {
+        None => Ok(Box::new(stream)),
+        Some(tls) => Ok(Box::new(tls.connect(address, stream).await?)),
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::session::{End, Session};
 use super::{Call, Failure, Pipe, Shared};
 use crate::nodes::NodeId;
+use crate::tls;
 
 /// A connection whose node has said welcome.
 pub(super) struct Socket {
@@ -98,16 +99,21 @@ async fn connect(shared: &Shared, address: &str) -> Result<Socket, Unwelcome> {
     };
     wire::encode_hello(&hello, &mut output);
     stream.write_all(&output).await?;
+    stream.flush().await?;
 
     let mut input = BytesMut::new();
     let frame = loop {
         match wire::split_frame(&mut input, RESPONSE_BYTES_MAX) {
             Ok(Some(frame)) => break frame,
             Ok(None) if stream.read_buf(&mut input).await? == 0 => {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                let end = || io::Error::from(io::ErrorKind::UnexpectedEof);
+                return Err(tls::alert(&input).map_or_else(end, broken).into());
             }
             Ok(None) => {}
-            Err(_) => return Err(broken("not a Celeriant node").into()),
+            Err(_) => {
+                let strange = "not a Celeriant node";
+                return Err(broken(tls::alert(&input).unwrap_or(strange)).into());
+            }
         }
     };
     match wire::decode_outbound(frame) {

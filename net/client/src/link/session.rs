@@ -54,6 +54,8 @@ pub(super) struct Session<'a> {
     scratch: Box<[u8]>,
     input: BytesMut,
     output: BytesMut,
+    /// What was written may still be in the stream: TLS keeps what the socket does not take.
+    flush: bool,
     /// The other side took no more bytes when it was last offered some.
     full: bool,
     /// The node has owed a sign of life since then.
@@ -82,6 +84,7 @@ impl<'a> Session<'a> {
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
             input: socket.input,
             output: BytesMut::new(),
+            flush: false,
             full: false,
             quiet_since: Instant::now(),
             pinged_at: None,
@@ -146,7 +149,17 @@ impl<'a> Session<'a> {
                 }
                 Poll::Ready(Ok(written)) => {
                     self.output.advance(written);
+                    self.flush = true;
                     return Poll::Ready(Wake::Wrote);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Wake::Failed(error)),
+                Poll::Pending => self.full = true,
+            }
+        } else if self.flush {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.flush = false;
+                    self.on_wrote();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Wake::Failed(error)),
                 Poll::Pending => self.full = true,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Instant, SystemTime};
 
 use celeriant_actors::settings::{Pair, Settings};
-use celeriant_net::tls::{Files, Material, Name};
+use celeriant_net::tls::{Credentials, Files, Material, Name};
 use celeriant_schema::BootId;
 use celeriant_storage::bucket::probe::{self, Check};
 use celeriant_storage::bucket::s3::{self, S3Bucket};
@@ -16,11 +16,22 @@ use super::Finding;
 
 /// Everything about the pair.
 pub(super) async fn look(pair: &Pair, settings: &Settings) -> Vec<Finding> {
-    let launch = match pair_launch(pair, settings) {
-        Ok(launch) => launch,
-        Err(failure) => return vec![finding("secret", false, failure.to_string())],
+    let Some(files) = &settings.certificates else {
+        let said = "a pair needs tls_ca, tls_cert and tls_key".to_owned();
+        return vec![finding("certificate", false, said)];
     };
-    let mut findings = vec![certificate(&launch.tls, settings)];
+    let credentials = match Credentials::load(files.clone()) {
+        Ok(credentials) => credentials,
+        Err(error) => return vec![finding("certificate", false, error.to_string())],
+    };
+    let mut findings = vec![certificate(&credentials.current(), files, settings)];
+    let launch = match pair_launch(pair, credentials, settings) {
+        Ok(launch) => launch,
+        Err(failure) => {
+            findings.push(finding("secret", false, failure.to_string()));
+            return findings;
+        }
+    };
     findings.extend(endpoint(pair));
     findings.push(bucket(launch.bucket).await);
     findings
@@ -30,12 +41,8 @@ fn finding(what: &'static str, good: bool, said: String) -> Finding {
     Finding { what, good, said }
 }
 
-fn certificate(files: &Files, settings: &Settings) -> Finding {
+fn certificate(material: &Material, files: &Files, settings: &Settings) -> Finding {
     let told = |good, said| finding("certificate", good, said);
-    let material = match Material::load(files) {
-        Ok(material) => material,
-        Err(error) => return told(false, error.to_string()),
-    };
     let path = files.certificate.display();
     let name = match material.judge(SystemTime::now()) {
         Ok(name) => name,

@@ -1,0 +1,158 @@
+//! Clients over TLS: who is let in by a real node, and certificates that are exchanged under it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use celeriant_client::{Client, Url};
+use serde_json::Value;
+
+use crate::support::program::{Called, program};
+use crate::support::{Node, call, wait};
+
+/// A certificate authority with a node of its own, and clients.
+struct Site {
+    dir: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self { dir: tempfile::tempdir().expect("a directory") };
+        site.cert("certs", &["ca"]);
+        site.node_cert("certs");
+        site.cert("certs", &["client", "app", "--grant", "acme:*:read,append"]);
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn cert(&self, certs: &str, arguments: &[&str]) -> Value {
+        let out = self.text(certs);
+        call(&[&["cert"], arguments, &["--out", &out]].concat(), "").line()
+    }
+
+    fn node_cert(&self, certs: &str) {
+        self.cert(certs, &["node", "n", "--data-dir", &self.text("data"), "--shards", "1"]);
+    }
+
+    /// A server on loopback with the files of `certs`, and further flags.
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(["server", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.path("data"));
+        for (flag, name) in [("ca", "ca.crt"), ("cert", "n.crt"), ("key", "n.key")] {
+            command.arg(format!("--tls-{flag}")).arg(self.path("certs").join(name));
+        }
+        command.args(flags);
+        command
+    }
+
+    /// How `client` of `certs` reaches a node.
+    fn url(&self, node: &Node, certs: &str, client: Option<&str>) -> String {
+        let file = |name: String| Url::escape(&self.path(certs).join(name));
+        let url = format!("celeriant://{}?ca={}", node.address(), file("ca.crt".into()));
+        match client {
+            None => url,
+            Some(name) => {
+                let (cert, key) = (file(format!("{name}.crt")), file(format!("{name}.key")));
+                format!("{url}&cert={cert}&key={key}")
+            }
+        }
+    }
+}
+
+fn ls(url: &str) -> Called {
+    call(&["--url", url, "--timeout", "2s", "ls"], "")
+}
+
+#[track_caller]
+fn unreachable(called: &Called, why: &str) {
+    let message = called.error(3)["message"].as_str().expect("text").to_owned();
+    assert!(message.contains(why), "{why:?} is not in {message:?}");
+}
+
+#[test]
+fn a_node_serves_who_shows_a_certificate_of_its_authority_and_nobody_else() {
+    let site = Site::new();
+    site.cert("others", &["ca"]);
+    site.cert("others", &["client", "app"]);
+    let node = Node::run(site.command(&[]));
+    assert_eq!(ls(&site.url(&node, "certs", Some("app"))).code, 0);
+    unreachable(&ls(&site.url(&node, "certs", None)), "certificate required");
+    unreachable(&ls(&site.url(&node, "others", Some("app"))), "another authority");
+    let clear = format!("celeriant://{}", node.address());
+    unreachable(&ls(&clear), "the node speaks TLS");
+    let foreign = site.url(&node, "certs", Some("app"));
+    let other = |what| site.path("others").join(format!("app.{what}"));
+    let flags = |cert: &Path, key: &Path, url: &str| {
+        let (ca, cert, key) = (site.text("certs/ca.crt"), cert.display(), key.display());
+        let flags = ["--ca", &ca, "--cert", &cert.to_string(), "--key", &key.to_string()];
+        call(&[&["--url", url, "--timeout", "2s"], &flags[..], &["ls"]].concat(), "")
+    };
+    unreachable(&flags(&other("crt"), &other("key"), &clear), "unknown");
+    assert_eq!(flags(&other("crt"), &other("key"), &foreign).code, 0, "the URL comes first");
+    let own = |what| site.path("certs").join(format!("app.{what}"));
+    assert_eq!(flags(&own("crt"), &own("key"), &format!("{clear}?tls=on")).code, 0);
+    assert_eq!(node.terminate(), Some(0));
+
+    let dev = Node::dev(&site.path("dev"), &[]);
+    unreachable(&ls(&site.url(&dev, "certs", Some("app"))), "does not speak TLS");
+
+    let lax = Node::run(site.command(&["--tls-client-auth", "none"]));
+    assert_eq!(ls(&site.url(&lax, "certs", None)).code, 0);
+    drop(lax);
+    let open = Node::run(site.command(&["--insecure-plaintext", "true"]));
+    assert_eq!(ls(&format!("celeriant://{}", open.address())).code, 0);
+}
+
+#[test]
+fn a_client_s_certificate_is_made_whole_and_carries_its_grants() {
+    let site = Site::new();
+    let made = site.cert("certs", &["client", "ops", "--grant", "*:*:all"]);
+    assert_eq!((&made["client"], &made["grants"]), (&"ops".into(), &"*:*:all".into()));
+    let out = site.text("certs");
+    let again = call(&["cert", "client", "ops", "--out", &out], "");
+    assert!(again.error(2)["message"].as_str().expect("text").contains("is there already"));
+    let wrong = call(&["cert", "client", "x", "--grant", "acme:*:write", "--out", &out], "");
+    assert!(wrong.code == 2 && wrong.stderr.contains("none of all"), "{}", wrong.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn certificates_are_exchanged_under_connections_that_go_on() {
+    let site = Site::new();
+    let node = Node::run(site.command(&[]));
+    let url = site.url(&node, "certs", Some("app"));
+    let client = Client::connect(&url).await.expect("served");
+    // Another authority with certificates of its own for the same node and client. What is there
+    // is exchanged file by file, as people do it.
+    let cluster = fs::read_to_string(site.path("certs/cluster-id")).expect("there");
+    site.cert("new", &["ca", "--cluster", cluster.trim()]);
+    site.cert("new", &["client", "app"]);
+    let node_cert = |certs: &str, name: &str| {
+        // The node's data directory is in use: its certificate is made for a copy of its name.
+        let data = site.path("copy");
+        let _ = fs::remove_dir_all(&data);
+        fs::create_dir(&data).expect("a directory");
+        let data = data.display().to_string();
+        site.cert(certs, &["node", name, "--data-dir", &data, "--shards", "1"]);
+    };
+    node_cert("new", "n");
+    for name in ["ca.crt", "n.crt", "n.key"] {
+        fs::copy(site.path("new").join(name), site.path("certs").join(name)).expect("copied");
+    }
+    let new = site.url(&node, "new", Some("app"));
+    wait::until("the new authority to count", || (ls(&new).code == 0).then_some(()));
+    client.list_orgs().collect().await.expect("the old connection goes on");
+
+    // Half of a set is no reason to stop: what was good stays, and a whole set is taken on demand.
+    fs::write(site.path("certs/n.key"), "half of it").expect("written");
+    node.signal("-HUP");
+    assert_eq!(ls(&new).code, 0);
+    client.list_orgs().collect().await.expect("the old connection goes on");
+    assert_eq!(node.terminate(), Some(0));
+}
