@@ -83,7 +83,7 @@ fn a_node_serves_who_shows_a_certificate_of_its_authority_and_nobody_else() {
     site.cert("others", &["client", "app"]);
     let node = Node::run(site.command(&[]));
     assert_eq!(ls(&site.url(&node, "certs", Some("app"))).code, 0);
-    unreachable(&ls(&site.url(&node, "certs", None)), "certificate required");
+    unreachable(&ls(&site.url(&node, "certs", None)), "CertificateRequired");
     unreachable(&ls(&site.url(&node, "others", Some("app"))), "another authority");
     let clear = format!("celeriant://{}", node.address());
     unreachable(&ls(&clear), "the node speaks TLS");
@@ -94,7 +94,7 @@ fn a_node_serves_who_shows_a_certificate_of_its_authority_and_nobody_else() {
         let flags = ["--ca", &ca, "--cert", &cert.to_string(), "--key", &key.to_string()];
         call(&[&["--url", url, "--timeout", "2s"], &flags[..], &["ls"]].concat(), "")
     };
-    unreachable(&flags(&other("crt"), &other("key"), &clear), "unknown");
+    unreachable(&flags(&other("crt"), &other("key"), &clear), "UnknownCA");
     assert_eq!(flags(&other("crt"), &other("key"), &foreign).code, 0, "the URL comes first");
     let own = |what| site.path("certs").join(format!("app.{what}"));
     assert_eq!(flags(&own("crt"), &own("key"), &format!("{clear}?tls=on")).code, 0);
