@@ -5,6 +5,8 @@
 //! Everything is made anew for every sample by the program itself: certificates, data directories,
 //! bucket. The bucket idles in a healthy pair.
 
+#![allow(clippy::disallowed_methods)] // A benchmark reads the clock.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

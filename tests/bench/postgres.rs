@@ -5,6 +5,8 @@
 //! standby, which must have every transaction on its disk before it is answered, two servers are
 //! made for each sample.
 
+#![allow(clippy::disallowed_methods)] // A benchmark reads the clock.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

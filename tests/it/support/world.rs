@@ -32,8 +32,6 @@ pub(crate) struct World {
 /// What a round did to writers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Felt {
-    /// Until writes went on.
-    pub(crate) took: Duration,
     /// The longest time without a receipt, until then.
     pub(crate) pause: Duration,
     /// The longest time without a receipt from then on, until the pair was whole.
@@ -76,11 +74,10 @@ impl World {
         let (before, began) = (self.progress.receipts(), Instant::now());
         act(self, leader);
         self.writes_go_on("afterwards", leader);
-        let (took, after) = (began.elapsed(), self.progress.receipts());
+        let after = self.progress.receipts();
         let pause = self.progress.longest_pause(before);
         wait::until(&format!("a whole pair after {what}"), || self.pair.whole());
         Felt {
-            took,
             pause,
             healing: self.progress.longest_pause(after),
             whole: began.elapsed(),
