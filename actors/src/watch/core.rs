@@ -69,8 +69,9 @@ pub struct Core<R> {
     /// Shards that were told to tell, or would be told again.
     is_on: bool,
     idle_ticks: u32,
-    /// Shards that were asked how far they are.
-    nudged: Vec<bool>,
+    /// For which stamp each shard was asked how far it is: once is enough, since one that cannot
+    /// tell more then tells it by itself when it can.
+    nudged: Vec<Stamp>,
     /// Want to begin at what comes next, before anybody knows where that is.
     beginning: Vec<Poll<R>>,
     waiting: Waiting<R>,
@@ -99,7 +100,7 @@ impl<R> Core<R> {
             ring: Ring::new(shards),
             is_on: false,
             idle_ticks: 0,
-            nudged: vec![false; shards.into()],
+            nudged: vec![Stamp::ZERO; shards.into()],
             beginning: Vec::new(),
             waiting: Waiting::default(),
             next_ask: 0,
@@ -220,12 +221,9 @@ impl<R> Core<R> {
                     self.serve_stalled(now, effects);
                 }
             }
-            FeedNews::Told { batches, upto } if self.is_on => {
-                self.nudged[at] = false;
-                self.ring.told(at, &batches, upto);
-            }
+            FeedNews::Told { batches, upto } if self.is_on => self.ring.told(at, &batches, upto),
             FeedNews::Lost if self.is_on => {
-                self.nudged[at] = false;
+                self.nudged[at] = Stamp::ZERO;
                 self.ring.lost(at);
                 effects.push(Effect::Step(shard, Step::Listen { watch: self.index }));
                 // What they wait for may be in none of the news.
@@ -258,10 +256,12 @@ impl<R> Core<R> {
         if self.ring.range().1 > before {
             self.serve_stalled(now, effects);
         }
-        let behind: Vec<usize> = self.ring.holding_back().filter(|at| !self.nudged[*at]).collect();
-        for at in behind {
-            self.nudged[at] = true;
-            effects.push(Effect::Step(ShardId::new(at as u16), Step::Nudge));
+        let Some(next) = self.ring.next() else { return };
+        for at in self.ring.behind_stamp(next) {
+            if self.nudged[at] < next {
+                self.nudged[at] = next;
+                effects.push(Effect::Step(ShardId::new(at as u16), Step::Nudge));
+            }
         }
     }
 
@@ -313,7 +313,7 @@ impl<R> Core<R> {
         if self.idle_ticks >= IDLE_TICKS {
             self.is_on = false;
             self.ring = Ring::new(self.shards);
-            self.nudged.fill(false);
+            self.nudged.fill(Stamp::ZERO);
             self.tell_all(effects, |watch| Step::Unlisten { watch });
         }
     }

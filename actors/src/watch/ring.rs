@@ -155,13 +155,15 @@ impl Ring {
         self.shards.iter().filter_map(|shard| shard.closed).min().unwrap_or_default()
     }
 
-    /// Shards without which the next batch cannot enter.
-    pub(super) fn holding_back(&self) -> impl Iterator<Item = usize> {
-        let first = self.shards.iter().filter_map(|shard| shard.queue.front().map(Entry::last));
-        let next = first.min();
-        let is_behind = move |closed: Stamp| next.is_some_and(|next| closed < next);
+    /// The stamp that must be complete before the next batch can enter.
+    pub(super) fn next(&self) -> Option<Stamp> {
+        self.shards.iter().filter_map(|shard| shard.queue.front().map(Entry::last)).min()
+    }
+
+    /// Shards that may come up with something before that stamp.
+    pub(super) fn behind_stamp(&self, stamp: Stamp) -> impl Iterator<Item = usize> {
         let shards = self.shards.iter().enumerate();
-        let behind = shards.filter(move |(_, shard)| shard.closed.is_some_and(is_behind));
+        let behind = shards.filter(move |(_, it)| it.closed.is_some_and(|closed| closed < stamp));
         behind.map(|(at, _)| at)
     }
 

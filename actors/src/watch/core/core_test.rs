@@ -142,7 +142,9 @@ fn shards_are_merged_by_stamp_and_none_is_passed() {
     rig.poll(1, "*", Some(100), 1_000);
     rig.told(0, &[batch("a/t/1", 103), batch("a/t/1", 106)], 110);
     assert_eq!(rig.answers(), [], "shard 1 may still come up with something before");
-    assert!(matches!(rig.steps[..], [(1, Step::Nudge)]), "and is asked for it, once");
+    assert!(matches!(rig.steps[..], [(1, Step::Nudge)]), "and is asked for it");
+    rig.told(1, &[], 101);
+    assert_eq!(rig.steps.len(), 1, "once: it tells by itself when it knows more");
     rig.told(1, &[batch("a/t/2", 104)], 105);
     assert_eq!(rig.answers(), [(1, vec![103, 104], 105)]);
     rig.poll(1, "*", Some(105), 1_000);
