@@ -41,6 +41,8 @@ pub(super) struct Feed {
     joining: Vec<usize>,
     /// Committed frames, in log order, that were not told.
     held: VecDeque<Held>,
+    /// Those before them, while they are being read for who begins to listen.
+    read: VecDeque<Held>,
     held_bytes: usize,
     /// Everything up to here was told.
     told: Stamp,
@@ -69,6 +71,13 @@ struct Found {
 impl Feed {
     fn is_on(&self) -> bool {
         !self.listeners.is_empty() || !self.joining.is_empty()
+    }
+
+    /// Nobody listens.
+    fn forget(&mut self) {
+        self.held.clear();
+        self.read.clear();
+        self.held_bytes = 0;
     }
 }
 
@@ -114,8 +123,7 @@ impl<R> Core<R> {
         feed.listeners.retain(|listener| *listener != watch);
         feed.joining.retain(|listener| *listener != watch);
         if !feed.is_on() {
-            feed.held.clear();
-            feed.held_bytes = 0;
+            feed.forget();
         }
     }
 
@@ -137,26 +145,24 @@ impl<R> Core<R> {
         // Frames that were committed meanwhile are held already.
         let known = self.feed.held.front().map(|held| held.first_lsn);
         let is_new = |lsn: Lsn| lsn <= self.committed && known.is_none_or(|known| lsn < known);
-        let mut read = Vec::new();
         let mut last = None;
         for frame in frames.into_iter().flat_map(split) {
-            let Some(held) = Held::of(frame) else { break };
-            if !is_new(held.first_lsn) {
-                last = None;
-                break;
-            }
-            last = Some(held.last_stamp);
-            read.push(held);
-        }
-        for held in read.into_iter().rev() {
+            let held = Held::of(frame).filter(|held| is_new(held.first_lsn));
+            last = held.as_ref().map(|held| held.last_stamp);
+            let Some(held) = held else { break };
             self.feed.held_bytes += held.bytes.len();
-            self.feed.held.push_front(held);
+            self.feed.read.push_back(held);
         }
         match last {
             Some(_) if self.feed.held_bytes > HELD_BYTES_MAX => self.lose_listeners(effects),
             // Perhaps that was not all.
             Some(last) => self.read_for_listeners(last, effects),
-            None => self.join_listeners(effects),
+            None => {
+                let mut held = std::mem::take(&mut self.feed.read);
+                held.append(&mut self.feed.held);
+                self.feed.held = held;
+                self.join_listeners(effects);
+            }
         }
     }
 
@@ -212,8 +218,7 @@ impl<R> Core<R> {
         let feed = &mut self.feed;
         let all = feed.listeners.drain(..).chain(feed.joining.drain(..));
         effects.extend(all.map(|watch| Effect::Feed(watch, FeedNews::Lost)));
-        feed.held.clear();
-        feed.held_bytes = 0;
+        feed.forget();
     }
 
     /// A watch wants what is behind a stamp.
