@@ -20,7 +20,8 @@ pub(crate) async fn seal(
     for (index, event) in (0..).zip(events) {
         let (mut inner, secrecy) = event.into_parts();
         let failed = |reason: String| Error::Encode { reason };
-        // What was read of a secret must not get into the store in the clear by being written again.
+        // What was read of a secret must not get into the store in the clear by being written
+        // again.
         if matches!(secrecy, Secrecy::Opened | Secrecy::Shredded) {
             let again = "was encrypted when it was read: say for whom it is to be again";
             return Err(failed(format!("event {} {again}", inner.event_type)));

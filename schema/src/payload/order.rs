@@ -7,8 +7,8 @@ enum Visit {
     Done,
 }
 
-/// All of `count` nodes, each after those that it leads to; `edge` names the nth of those. Recursion
-/// would be as deep as a schema likes, so this has none.
+/// All of `count` nodes, each after those that it leads to; `edge` names the nth of those.
+/// Recursion would be as deep as a schema likes, so this has none.
 ///
 /// # Errors
 /// A node from which a way leads back to itself.
