@@ -33,6 +33,8 @@ mod rig;
 
 use std::time::Duration;
 
+use celeriant_storage::bucket::{Cause, Outcome};
+
 use crate::clock::Micros;
 
 pub use self::logs::BucketLogs;
@@ -75,8 +77,14 @@ impl Settings {
         least.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most)
     }
 
-    /// How long an operation may take after so many failures in a row.
-    fn deadline(&self, failures: u32) -> Duration {
-        Duration::from_micros(self.deadline.saturating_mul(1 << failures.min(3)))
+    /// How long an operation may take after so many in a row that took too long.
+    fn deadline(&self, timeouts: u32) -> Duration {
+        Duration::from_micros(self.deadline.saturating_mul(1 << timeouts.min(3)))
     }
+}
+
+/// How many in a row took too long, after one more that failed, and so many before it.
+fn timeouts(before: u32, failed: &Outcome) -> u32 {
+    let is_late = failed.as_ref().is_err_and(|error| error.cause == Cause::Deadline);
+    if is_late { before + 1 } else { 0 }
 }

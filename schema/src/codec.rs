@@ -124,6 +124,20 @@ impl<'a> Reader<'a> {
         Ok(crate::Hash(self.array()?))
     }
 
+    /// A length and so many bytes of UTF-8.
+    pub(crate) fn text(
+        &mut self,
+        what: &'static str,
+        bytes_max: usize,
+    ) -> Result<&'a str, DecodeError> {
+        let count = usize::from(self.u16()?);
+        if count > bytes_max {
+            return Err(DecodeError::Limit { what, limit: bytes_max as u64 });
+        }
+        std::str::from_utf8(self.take(count)?)
+            .map_err(|_| DecodeError::invalid(what, "is not valid UTF-8"))
+    }
+
     /// A flag byte or word of which only `known` may be set.
     #[inline]
     pub(crate) fn flags(&mut self, known: u8) -> Result<u8, DecodeError> {

@@ -16,10 +16,12 @@
 
 mod avro;
 mod compatibility;
+mod cursor;
 #[cfg(test)]
 #[path = "payload/hostile_test.rs"]
 mod hostile;
 mod json;
+mod order;
 mod protobuf;
 
 use crate::limits::{SCHEMA_BYTES_MAX, SCHEMA_MESSAGE_BYTES_MAX};

@@ -179,7 +179,7 @@ impl Registry {
                 false => Err(Refusal::SchemaExists { schema: name.to_string() }),
             };
         }
-        if self.schemas(name.org()).count() >= ORG_SCHEMAS_MAX {
+        if self.orgs.get(name.org()).map_or(0, Org::count) >= ORG_SCHEMAS_MAX {
             let what = format!("schemas of {}", name.org());
             return Err(Refusal::TooLarge { what, limit: ORG_SCHEMAS_MAX as u64 });
         }
@@ -254,6 +254,12 @@ impl Registry {
 }
 
 impl Org {
+    /// How many schemas.
+    fn count(&self) -> usize {
+        let scopes = std::iter::once(&self.every).chain(self.kinds.values());
+        scopes.flat_map(|scope| scope.types.values()).map(BTreeMap::len).sum()
+    }
+
     fn scope_mut(&mut self, kind: Option<&str>) -> &mut Scope {
         match kind {
             Some(kind) => self.kinds.entry(kind.to_owned()).or_default(),

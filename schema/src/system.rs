@@ -28,6 +28,9 @@ const SCHEMA_REGISTERED: &str = "SchemaRegistered";
 const POLICY_SET: &str = "PolicySet";
 const VERSION: SchemaVersion = SchemaVersion { major: 1, minor: 0 };
 
+/// What errors call a text in them.
+const TEXT: &str = "text of a system event";
+
 const FLAG_FORCED: u8 = 1;
 const FLAG_CLOSED: u8 = 1;
 const FLAG_ALLOW_ENCRYPTED: u8 = 2;
@@ -270,9 +273,9 @@ impl SystemEvent {
             .ok_or(DecodeError::invalid("format of a schema", "is not known"))?;
         let forced = input.flags(FLAG_FORCED)? != 0;
         let version = SchemaVersion { major: input.u16()?, minor: input.u16()? };
-        let kind = text(input, NAME_BYTES_MAX)?;
-        let event_type = text(input, EVENT_TYPE_BYTES_MAX)?;
-        let message = text(input, SCHEMA_MESSAGE_BYTES_MAX)?.to_owned();
+        let kind = input.text(TEXT, NAME_BYTES_MAX)?;
+        let event_type = input.text(TEXT, EVENT_TYPE_BYTES_MAX)?;
+        let message = input.text(TEXT, SCHEMA_MESSAGE_BYTES_MAX)?.to_owned();
         let len = input.u32()? as usize;
         if len > SCHEMA_BYTES_MAX {
             return Err(DecodeError::Limit { what: "schema", limit: SCHEMA_BYTES_MAX as u64 });
@@ -286,7 +289,7 @@ impl SystemEvent {
 
     fn policy_set(org: &str, input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let flags = input.flags(FLAG_CLOSED | FLAG_ALLOW_ENCRYPTED)?;
-        let kind = text(input, NAME_BYTES_MAX)?;
+        let kind = input.text(TEXT, NAME_BYTES_MAX)?;
         let kind = (!kind.is_empty()).then(|| kind.to_owned());
         check_scope(org, kind.as_deref())
             .map_err(|_| DecodeError::invalid("place of a policy", "is not one"))?;
@@ -323,15 +326,6 @@ fn check_scope(org: &str, kind: Option<&str>) -> Result<(), SchemaNameError> {
 fn put_text(out: &mut Vec<u8>, text: &str) {
     out.put_u16_le(text.len() as u16);
     out.put_slice(text.as_bytes());
-}
-
-fn text<'a>(input: &mut Reader<'a>, bytes_max: usize) -> Result<&'a str, DecodeError> {
-    let len = usize::from(input.u16()?);
-    if len > bytes_max {
-        return Err(DecodeError::Limit { what: "text of a system event", limit: bytes_max as u64 });
-    }
-    std::str::from_utf8(input.take(len)?)
-        .map_err(|_| DecodeError::invalid("text of a system event", "is not valid UTF-8"))
 }
 
 #[cfg(test)]

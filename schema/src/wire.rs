@@ -353,13 +353,7 @@ impl<'a> Input<'a> {
     }
 
     fn text(&mut self, what: &'static str, bytes_max: usize) -> Result<String, DecodeError> {
-        let count = usize::from(self.u16()?);
-        if count > bytes_max {
-            return Err(DecodeError::Limit { what, limit: bytes_max as u64 });
-        }
-        let text = std::str::from_utf8(self.take(count)?)
-            .map_err(|_| DecodeError::invalid(what, "is not valid UTF-8"))?;
-        Ok(text.to_owned())
+        self.reader.text(what, bytes_max).map(str::to_owned)
     }
 
     /// How many things to make room for: what is claimed, but no more than can be there.

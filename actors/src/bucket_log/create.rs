@@ -13,9 +13,9 @@
 //! that a `GET` finds decides, compared as a whole.
 
 use bytes::Bytes;
-use celeriant_storage::bucket::{Cause, Done, Effect as Left, Key, Op, Outcome, Request, Token};
+use celeriant_storage::bucket::{Done, Effect as Left, Key, Op, Outcome, Request, Token};
 
-use super::Settings;
+use super::{Settings, timeouts};
 use crate::clock::Micros;
 
 /// A body that a slow line may need more than one deadline for.
@@ -134,10 +134,8 @@ impl Creation {
             }
             outcome => {
                 // An answer that fits no question leaves everything open.
-                let error = outcome.err();
-                let left = error.as_ref().map_or(Left::Unknown, |error| error.effect);
-                let is_late = error.is_some_and(|error| error.cause == Cause::Deadline);
-                self.timeouts = if is_late { self.timeouts + 1 } else { 0 };
+                self.timeouts = timeouts(self.timeouts, &outcome);
+                let left = outcome.map_or_else(|error| error.effect, |_| Left::Unknown);
                 self.maybe |= puts && left == Left::Unknown;
                 self.again(now, self.maybe, settings)
             }

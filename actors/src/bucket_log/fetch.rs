@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use celeriant_schema::{ClusterId, Epoch};
-use celeriant_storage::bucket::{Cause, Done, Op, Outcome, Request, Token};
+use celeriant_storage::bucket::{Done, Op, Outcome, Request, Token};
 
-use super::Settings;
 use super::slot::Name;
+use super::{Settings, timeouts};
 use crate::clock::Micros;
 
 /// What is known of a slot.
@@ -120,8 +120,7 @@ impl Fetches {
             Ok(Done::Found { body, .. }) => fetch.seen = Seen::Found(body),
             Ok(Done::Absent) => fetch.seen = Seen::Absent,
             outcome => {
-                let is_late = outcome.is_err_and(|error| error.cause == Cause::Deadline);
-                fetch.timeouts = if is_late { fetch.timeouts + 1 } else { 0 };
+                fetch.timeouts = timeouts(fetch.timeouts, &outcome);
                 fetch.failures += 1;
                 fetch.at = now.saturating_add(settings.pause(fetch.failures));
             }

@@ -247,24 +247,29 @@ impl<R> Core<R> {
         let findings = std::mem::take(&mut write.findings);
         match judge(findings, write.order.iter()) {
             Verdict::Refuse(refusal) => {
-                let Some(mut write) = self.writes.remove(&txn) else { return };
-                write.release_held(txn, effects);
-                effects.push(Effect::Refuse(write.route, refusal));
+                self.end(txn, effects, |route| Effect::Refuse(route, refusal));
             }
-            Verdict::Landed(receipt) => self.end(txn, Response::Receipt(receipt), effects),
+            Verdict::Landed(receipt) => {
+                self.end(txn, effects, |route| Effect::Reply(route, Response::Receipt(receipt)));
+            }
             Verdict::Accept => unreachable!("{txn}: a shard that does not hold has findings"),
         }
     }
 
     fn refuse(&mut self, txn: TxnId, refusal: Refusal, effects: &mut Vec<Effect<R>>) {
-        self.end(txn, Response::Refused(refusal), effects);
+        self.end(txn, effects, |route| Effect::Reply(route, Response::Refused(refusal)));
     }
 
     /// Ends a write that appended nothing.
-    fn end(&mut self, txn: TxnId, response: Response, effects: &mut Vec<Effect<R>>) {
+    fn end(
+        &mut self,
+        txn: TxnId,
+        effects: &mut Vec<Effect<R>>,
+        answer: impl FnOnce(R) -> Effect<R>,
+    ) {
         let Some(mut write) = self.writes.remove(&txn) else { return };
         write.release_held(txn, effects);
-        effects.push(Effect::Reply(write.route, response));
+        effects.push(answer(write.route));
     }
 
     /// One leg is committed. The last one decides the write.

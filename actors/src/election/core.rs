@@ -21,7 +21,11 @@
 #[cfg(test)]
 mod follower_test;
 #[cfg(test)]
-mod leader_test;
+mod hand_over_test;
+#[cfg(test)]
+mod lease_test;
+#[cfg(test)]
+mod reconfigure_test;
 #[cfg(test)]
 pub(super) mod rig;
 

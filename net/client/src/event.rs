@@ -170,12 +170,9 @@ impl Event {
         self.inner
     }
 
-    /// With the subject that its payload is to be encrypted for.
-    pub(crate) fn into_parts(self) -> (celeriant_schema::Event, Option<String>) {
-        match self.secrecy {
-            Secrecy::For(subject) => (self.inner, Some(subject)),
-            _ => (self.inner, None),
-        }
+    /// With what is to become of its payload.
+    pub(crate) fn into_parts(self) -> (celeriant_schema::Event, Secrecy) {
+        (self.inner, self.secrecy)
     }
 
     pub(crate) fn set_payload(&mut self, payload: Bytes, secrecy: Secrecy) {

@@ -124,20 +124,16 @@ impl Read {
         let key = self.query.key.clone();
         let request = Request::Read(self.query);
         match self.client.call(&request, Resend::Read, timeout).await? {
-            Response::Page(mut page) => Ok(Page {
-                batches: {
-                    let mut batches = batches(&mut page)?;
-                    if let Some(keys) = keys {
-                        for batch in &mut batches {
-                            sealing::open(&*keys, &key, batch).await?;
-                        }
+            Response::Page(mut page) => {
+                let mut batches = batches(&mut page)?;
+                if let Some(keys) = keys {
+                    for batch in &mut batches {
+                        sealing::open(&*keys, &key, batch).await?;
                     }
-                    batches
-                },
-                version: page.version,
-                stamp: page.stamp,
-                next: page.next,
-            }),
+                }
+                let celeriant_schema::Page { version, stamp, next, .. } = page;
+                Ok(Page { version, stamp, batches, next })
+            }
             other => Err(unexpected(&other)),
         }
     }

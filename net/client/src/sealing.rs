@@ -18,10 +18,16 @@ pub(crate) async fn seal(
     let mut ciphers: Vec<(String, String, BatchCipher)> = Vec::new();
     let mut sealed = Vec::with_capacity(events.len());
     for (index, event) in (0..).zip(events) {
-        let (mut inner, subject) = event.into_parts();
-        if let Some(subject) = subject {
+        let (mut inner, secrecy) = event.into_parts();
+        let failed = |reason: String| Error::Encode { reason };
+        // What was read of a secret must not get into the store in the clear by being written
+        // again.
+        if matches!(secrecy, Secrecy::Opened | Secrecy::Shredded) {
+            let again = "was encrypted when it was read: say for whom it is to be again";
+            return Err(failed(format!("event {} {again}", inner.event_type)));
+        }
+        if let Secrecy::For(subject) = secrecy {
             let no_ring = "is to be encrypted, but the client's options name no key ring";
-            let failed = |reason: String| Error::Encode { reason };
             let keys =
                 keys.ok_or_else(|| failed(format!("event {} {no_ring}", inner.event_type)))?;
             let at = match ciphers.iter().position(|(known, ..)| *known == subject) {

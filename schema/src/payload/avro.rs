@@ -17,6 +17,8 @@ use apache_avro::schema::{InnerDecimalSchema, NamespaceRef, UuidSchema};
 
 pub(super) use compare::compare;
 
+use super::cursor::Cursor;
+use super::order::bottom_up;
 use super::{DEPTH_MAX, SchemaInvalid, Violation, invalid};
 
 /// Most nodes of a schema.
@@ -83,9 +85,9 @@ impl Schema {
 
     pub(super) fn check(&self, payload: &[u8]) -> Result<(), Violation> {
         let empty_left = EMPTY_VALUES_MAX + payload.len();
-        let mut walk = Walk { schema: self, rest: payload, empty_left };
+        let mut walk = Walk { schema: self, bytes: Cursor { rest: payload }, empty_left };
         walk.value(self.root, 0)?;
-        match walk.rest.len() {
+        match walk.bytes.rest.len() {
             0 => Ok(()),
             more => Err(Violation::new(format!("is followed by {more} more byte(s)"))),
         }
@@ -149,38 +151,15 @@ impl Graph {
     /// A record that always holds another of its kind has no finite value, and checking one would
     /// not end.
     fn check_recursion(&self) -> Result<(), SchemaInvalid> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Visit {
-            New,
-            Open,
-            Done,
-        }
-        let mut state = vec![Visit::New; self.nodes.len()];
-        for start in 0..self.nodes.len() {
-            let mut stack = vec![(start, 0)];
-            while let Some((number, next)) = stack.pop() {
-                if next == 0 && state[number] != Visit::New {
-                    continue;
-                }
-                state[number] = Visit::Open;
-                let fields = match &self.nodes[number].kind {
-                    Kind::Record(fields) => fields.as_slice(),
-                    _ => &[],
-                };
-                let Some(field) = fields.get(next) else {
-                    state[number] = Visit::Done;
-                    continue;
-                };
-                if state[field.node] == Visit::Open {
-                    let name = self.nodes[field.node].names.first();
-                    let name = name.map_or("a record", String::as_str);
-                    return Err(invalid(format!("{name} always holds another one of itself")));
-                }
-                stack.push((number, next + 1));
-                stack.push((field.node, 0));
-            }
-        }
-        Ok(())
+        let always = |number: usize, nth: usize| match &self.nodes[number].kind {
+            Kind::Record(fields) => fields.get(nth).map(|field| field.node),
+            _ => None,
+        };
+        bottom_up(self.nodes.len(), always).map(drop).map_err(|number| {
+            let name = self.nodes[number].names.first();
+            let name = name.map_or("a record", String::as_str);
+            invalid(format!("{name} always holds another one of itself"))
+        })
     }
 }
 
@@ -263,7 +242,7 @@ fn depth(value: &serde_json::Value) -> usize {
 /// Takes a payload apart, beside its schema.
 struct Walk<'a> {
     schema: &'a Schema,
-    rest: &'a [u8],
+    bytes: Cursor<'a>,
     empty_left: usize,
 }
 
@@ -275,7 +254,7 @@ impl Walk<'_> {
         let schema = self.schema;
         match &schema.nodes[number].kind {
             Kind::Null => self.count_empty(),
-            Kind::Boolean => match self.take(1)? {
+            Kind::Boolean => match self.bytes.take(1)? {
                 [0 | 1] => Ok(()),
                 _ => Err(Violation::new("is neither true nor false")),
             },
@@ -284,12 +263,12 @@ impl Walk<'_> {
                 Err(_) => Err(Violation::new("does not fit an int")),
             },
             Kind::Long => self.long().map(drop),
-            Kind::Float => self.take(4).map(drop),
-            Kind::Double => self.take(8).map(drop),
-            Kind::Bytes => self.bytes().map(drop),
+            Kind::Float => self.bytes.take(4).map(drop),
+            Kind::Double => self.bytes.take(8).map(drop),
+            Kind::Bytes => self.counted().map(drop),
             Kind::String => self.text(),
             Kind::Fixed(0) => self.count_empty(),
-            Kind::Fixed(size) => self.take(*size).map(drop),
+            Kind::Fixed(size) => self.bytes.take(*size).map(drop),
             Kind::Enum { symbols, .. } => self.index(symbols.len(), "symbol").map(drop),
             Kind::Array(items) => self
                 .blocks(|walk, at| walk.value(*items, depth + 1).map_err(|error| error.below(&at))),
@@ -320,12 +299,12 @@ impl Walk<'_> {
             }
             // A negative count says that the block's size follows, for readers that skip it.
             let size = if count < 0 { Some(self.long()?) } else { None };
-            let before = self.rest.len();
+            let before = self.bytes.rest.len();
             for _ in 0..count.unsigned_abs() {
                 item(self, at)?;
                 at += 1;
             }
-            let taken = before - self.rest.len();
+            let taken = before - self.bytes.rest.len();
             if size.is_some_and(|size| usize::try_from(size) != Ok(taken)) {
                 return Err(Violation::new("has a block whose size is not what it says"));
             }
@@ -333,15 +312,15 @@ impl Walk<'_> {
     }
 
     fn text(&mut self) -> Result<(), Violation> {
-        match std::str::from_utf8(self.bytes()?) {
+        match std::str::from_utf8(self.counted()?) {
             Ok(_) => Ok(()),
             Err(_) => Err(Violation::new("is not valid UTF-8")),
         }
     }
 
-    fn bytes(&mut self) -> Result<&[u8], Violation> {
+    fn counted(&mut self) -> Result<&[u8], Violation> {
         match usize::try_from(self.long()?) {
-            Ok(len) => self.take(len),
+            Ok(len) => self.bytes.take(len),
             Err(_) => Err(Violation::new("has a negative length")),
         }
     }
@@ -353,27 +332,10 @@ impl Walk<'_> {
     }
 
     fn long(&mut self) -> Result<i64, Violation> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
-            }
-        }
-        Err(Violation::new("has a number that does not fit a long"))
-    }
-
-    fn take(&mut self, count: usize) -> Result<&[u8], Violation> {
-        let Some((taken, rest)) = self.rest.split_at_checked(count) else {
-            return Err(Violation::new("ends early"));
-        };
-        self.rest = rest;
-        Ok(taken)
+        let number = self.bytes.varint()?;
+        let value =
+            number.ok_or_else(|| Violation::new("has a number that does not fit a long"))?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
     fn count_empty(&mut self) -> Result<(), Violation> {

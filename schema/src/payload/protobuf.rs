@@ -21,6 +21,7 @@ use protox::file::{File, FileResolver, GoogleFileResolver};
 
 pub(super) use compare::compare;
 
+use super::cursor::Cursor;
 use super::{DEPTH_MAX, SchemaInvalid, Violation, invalid};
 
 /// Name under which a `.proto` text is compiled.
@@ -107,7 +108,7 @@ impl Schema {
     }
 
     pub(super) fn check(&self, payload: &[u8]) -> Result<(), Violation> {
-        Walk { schema: self, rest: payload }.message(0, None, 0)
+        Walk { schema: self, bytes: Cursor { rest: payload } }.message(0, None, 0)
     }
 }
 
@@ -216,7 +217,7 @@ impl Graph {
 /// Takes a payload apart, beside its schema.
 struct Walk<'a> {
     schema: &'a Schema,
-    rest: &'a [u8],
+    bytes: Cursor<'a>,
 }
 
 impl<'a> Walk<'a> {
@@ -234,7 +235,7 @@ impl<'a> Walk<'a> {
         // How many of the required fields were there, each counted once.
         let mut seen = vec![false; message.required.len()];
         loop {
-            if self.rest.is_empty() && group.is_none() {
+            if self.bytes.rest.is_empty() && group.is_none() {
                 break;
             }
             let (field_number, wire) = self.tag()?;
@@ -284,7 +285,7 @@ impl<'a> Walk<'a> {
                 && field.cardinality == Cardinality::Repeated =>
             {
                 let mut inside = self.inside()?;
-                while !inside.rest.is_empty() {
+                while !inside.bytes.rest.is_empty() {
                     inside.value(kind)?;
                 }
                 Ok(())
@@ -305,10 +306,10 @@ impl<'a> Walk<'a> {
             }
             Kind::Scalar(scalar) => match scalar.wire {
                 Wire::Varint => self.varint().map(drop),
-                Wire::Fixed32 => self.take(4).map(drop),
-                Wire::Fixed64 => self.take(8).map(drop),
+                Wire::Fixed32 => self.bytes.take(4).map(drop),
+                Wire::Fixed64 => self.bytes.take(8).map(drop),
                 _ => {
-                    let bytes = self.inside()?.rest;
+                    let bytes = self.inside()?.bytes.rest;
                     if scalar.name == "string" && std::str::from_utf8(bytes).is_err() {
                         return Err(Violation::new("is not valid UTF-8"));
                     }
@@ -337,31 +338,12 @@ impl<'a> Walk<'a> {
     /// A walk over the next bytes, whose length stands before them.
     fn inside(&mut self) -> Result<Self, Violation> {
         let len = usize::try_from(self.varint()?).map_err(|_| Violation::new("ends early"))?;
-        Ok(Self { schema: self.schema, rest: self.take(len)? })
+        Ok(Self { schema: self.schema, bytes: Cursor { rest: self.bytes.take(len)? } })
     }
 
     fn varint(&mut self) -> Result<u64, Violation> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(Violation::new("has a number of more than 64 bits"))
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Violation> {
-        let Some((taken, rest)) = self.rest.split_at_checked(count) else {
-            return Err(Violation::new("ends early"));
-        };
-        self.rest = rest;
-        Ok(taken)
+        let number = self.bytes.varint()?;
+        number.ok_or_else(|| Violation::new("has a number of more than 64 bits"))
     }
 }
 

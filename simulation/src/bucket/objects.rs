@@ -52,9 +52,7 @@ impl Objects {
     /// Puts the version before the last `back` ones back, as a restore from a backup does. `false`
     /// when there is no such version, or it is the one that is there.
     pub fn restore(&mut self, key: &str, back: usize) -> bool {
-        let Some(history) = self.history.get(key) else { return false };
-        let at = history.len().checked_sub(1 + back);
-        let Some(older) = at.and_then(|at| history.get(at)).cloned() else { return false };
+        let Some(older) = self.older(key, back).cloned() else { return false };
         if self.current.get(key) == Some(&older) {
             return false;
         }

@@ -237,17 +237,9 @@ impl State {
     /// What was reported too early and is still under way reaches the device: the handle that it
     /// was for is closed by a process that goes on.
     pub(super) fn end_late_writes(&mut self) {
-        let is_late = |flight: &Flight| flight.outcome == Outcome::Late;
-        let late: Vec<_> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| is_late(flight))
-            .map(|(turn, _)| *turn)
-            .collect();
-        for turn in late {
-            if let Some(flight) = self.flights.remove(&turn) {
-                apply(&mut self.durable, &flight.op, &Fate::Keep);
-            }
+        let late = self.flights.extract_if(.., |_, flight| flight.outcome == Outcome::Late);
+        for (_, flight) in late {
+            apply(&mut self.durable, &flight.op, &Fate::Keep);
         }
     }
 

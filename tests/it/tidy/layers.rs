@@ -27,7 +27,8 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer {
         folder: "schema",
         may_use: &[],
-        tests_may_use: &[],
+        // Itself, with all of its features.
+        tests_may_use: &["celeriant-schema"],
         must_not_know: &["tokio", "kameo", "io-uring", "rustix", "libc", "socket2", "quinn"],
     },
     Layer {

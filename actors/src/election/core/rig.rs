@@ -21,6 +21,9 @@ pub(in crate::election) const MS: Micros = 1_000;
 pub(in crate::election) const ME: StoreId = StoreId::new(1);
 pub(in crate::election) const PEER: StoreId = StoreId::new(2);
 
+/// In sync with each other.
+pub(in crate::election) const PAIR: Set = Set::Pair(ME, PEER);
+
 pub(in crate::election) fn process(store: StoreId, boot: u64) -> Process {
     Process { store, boot: BootId::new(boot) }
 }
@@ -417,4 +420,26 @@ impl Rig {
     pub(in crate::election) fn has(&self, wanted: impl Fn(&Effect) -> bool) -> bool {
         self.out.iter().any(wanted)
     }
+}
+
+/// A leader of the pair that has just frozen: the register was read, the CAS not sent.
+pub(in crate::election) fn frozen() -> (Rig, (u64, AckRule)) {
+    let mut rig = Rig::leading(&pair(me()));
+    rig.event(Event::FollowerSilent { store: PEER });
+    while rig.has(|effect| matches!(effect, Effect::Bucket(..))) {
+        rig.get();
+    }
+    let rule = rig.rule().expect("a rule");
+    (rig, rule)
+}
+
+/// The number of the next heartbeat that goes out.
+pub(in crate::election) fn beat(rig: &mut Rig) -> u64 {
+    rig.messages();
+    rig.wait(100);
+    let beat = rig.messages().into_iter().find_map(|message| match message {
+        Message::Heartbeat { number, .. } => Some(number),
+        _ => None,
+    });
+    beat.expect("a heartbeat")
 }

@@ -96,6 +96,26 @@ async fn the_store_sees_ciphertext_and_readers_with_the_ring_the_payload() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_read_of_a_secret_is_not_written_again_in_the_clear() {
+    let fake = Fake::start();
+    let keys = Arc::new(Keys::default());
+    let client = client(&fake, Some(keys.clone())).await;
+    client.append(&key("1"), [card("ann")]).await.expect("lands");
+    let opened = read(&client, "1").await.expect("readable")[0].events[0].event.clone();
+    let refused = client.append(&key("2"), [opened.clone()]).await;
+    assert!(matches!(refused, Err(Error::Encode { .. })), "{refused:?}");
+    client.append(&key("2"), [opened.encrypt_for("ann")]).await.expect("lands");
+    let stored = format!("{:?}", fake.lock().writes);
+    assert!(!stored.contains(CANARY), "{stored}");
+    let copy = &read(&client, "2").await.expect("readable")[0].events[0];
+    assert_eq!(copy.to_json::<serde_json::Value>().expect("json")["card"], CANARY);
+    keys.shred("ann");
+    let shredded = read(&client, "1").await.expect("readable")[0].events[0].event.clone();
+    let refused = client.append(&key("3"), [shredded]).await;
+    assert!(matches!(refused, Err(Error::Encode { .. })), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn destroying_a_key_shreds_what_it_encrypted_and_nothing_else() {
     let fake = Fake::start();
     let keys = Arc::new(Keys::default());

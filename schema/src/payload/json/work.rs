@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::super::order::bottom_up;
 use super::super::{DEPTH_MAX, SchemaInvalid, invalid, pointer};
 
 /// Most subschemas of a schema.
@@ -227,29 +228,11 @@ impl Graph {
     /// Every node after those that it applies to the same value. There is none if one of them
     /// comes back to itself: that would never end.
     fn order(&self) -> Result<Vec<usize>, SchemaInvalid> {
-        let mut order = Vec::with_capacity(self.nodes.len());
-        let mut state = vec![Visit::New; self.nodes.len()];
-        for start in 0..self.nodes.len() {
-            let mut stack = vec![(start, 0)];
-            while let Some((number, next)) = stack.pop() {
-                if next == 0 && state[number] != Visit::New {
-                    continue;
-                }
-                state[number] = Visit::Open;
-                let Some(child) = self.nodes[number].same.get(next) else {
-                    state[number] = Visit::Done;
-                    order.push(number);
-                    continue;
-                };
-                stack.push((number, next + 1));
-                if state[*child] == Visit::Open {
-                    let path = &self.nodes[*child].path;
-                    return Err(invalid(format!("{path}: refers to itself without an end")));
-                }
-                stack.push((*child, 0));
-            }
-        }
-        Ok(order)
+        let same = |number: usize, nth: usize| self.nodes[number].same.get(nth).copied();
+        bottom_up(self.nodes.len(), same).map_err(|number| {
+            let path = &self.nodes[number].path;
+            invalid(format!("{path}: refers to itself without an end"))
+        })
     }
 
     /// The root's weight, by depth.
@@ -286,30 +269,22 @@ impl Graph {
     /// Nodes of the schema when every reference stands for a copy of its target, recursion cut.
     fn inlined(&self, root: usize) -> u64 {
         let mut counts = vec![None; self.nodes.len()];
-        let mut state = vec![Visit::New; self.nodes.len()];
+        let mut seen = vec![false; self.nodes.len()];
         let mut stack = vec![root];
         while let Some(&number) = stack.last() {
             let node = &self.nodes[number];
             let children = || node.same.iter().chain(&node.every).chain(&node.one);
-            state[number] = Visit::Open;
-            if let Some(child) = children().find(|child| state[**child] == Visit::New) {
+            seen[number] = true;
+            if let Some(child) = children().find(|child| !seen[**child]) {
                 stack.push(*child);
                 continue;
             }
             let below = children().map(|child| counts[*child].unwrap_or(1_u64));
             counts[number] = Some(below.fold(1, u64::saturating_add));
-            state[number] = Visit::Done;
             stack.pop();
         }
         counts[root].unwrap_or(u64::MAX)
     }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Visit {
-    New,
-    Open,
-    Done,
 }
 
 /// The place that a reference of the form `#/…` names.
