@@ -27,7 +27,10 @@ const CATCHING_UP_MAX: usize = 8;
 const LOOK_BYTES_MIN: usize = 64 << 10;
 /// After so many ticks without anybody, the shards are told to be silent.
 const IDLE_TICKS: u32 = 30;
-/// When a watch is full.
+/// Whoever wants to begin at what comes next waits for that at least, in µs: a shard says at once
+/// where that is, unless it is busy or has just been started.
+const BEGINNING_MIN: Micros = 1_000_000;
+/// When a watch is full, or does not know yet where to begin.
 const OVERLOAD_RETRY_MS: u32 = 1_000;
 
 /// What the shell must do.
@@ -128,7 +131,8 @@ impl<R> Core<R> {
         self.switch_on(effects);
         match poll.query.after {
             None if self.ring.is_live() => self.answer_head(poll, effects),
-            None => self.beginning.push(poll),
+            None if self.is_released => effects.push(unready(poll)),
+            None => self.beginning.push(Poll { until: until.max(now + BEGINNING_MIN), ..poll }),
             Some(_) => self.serve(now, poll, effects),
         }
     }
@@ -291,7 +295,10 @@ impl<R> Core<R> {
         } else {
             self.stalled.push(poll);
         }
-        if let Some(poll) = self.queued.pop_front() {
+        // One that is served from the ring leaves its turn to the next.
+        while self.catching_up.len() < CATCHING_UP_MAX
+            && let Some(poll) = self.queued.pop_front()
+        {
             self.serve(now, poll, effects);
         }
     }
@@ -305,6 +312,8 @@ impl<R> Core<R> {
             effects.push(Effect::Reply(poll.route, page));
         }
         self.serve_stalled(now, effects);
+        let late = self.beginning.extract_if(.., |poll| poll.until <= now);
+        effects.extend(late.map(unready));
         if !self.is_on || self.held() > 0 {
             self.idle_ticks = 0;
             return;
@@ -322,14 +331,19 @@ impl<R> Core<R> {
     pub fn release(&mut self, effects: &mut Vec<Effect<R>>) {
         self.is_released = true;
         let head = self.ring.range().1;
-        let waiting = self.waiting.take_if(|_| true);
-        let at_rest = waiting.into_iter().chain(std::mem::take(&mut self.beginning));
-        for poll in at_rest.chain(std::mem::take(&mut self.stalled)) {
-            let upto = poll.query.after.unwrap_or(head);
+        for poll in self.waiting.take_if(|_| true).into_iter().chain(self.stalled.drain(..)) {
+            let upto = poll.after();
             let page = FeedPage { batches: Vec::new(), upto, head: head.max(upto) };
             effects.push(Effect::Reply(poll.route, page));
         }
+        effects.extend(self.beginning.drain(..).map(unready));
     }
+}
+
+/// Nobody knows yet where "from now on" begins.
+fn unready<R>(poll: Poll<R>) -> Effect<R> {
+    let what = "a shard that has not said how far it is".into();
+    Effect::Refuse(poll.route, Refusal::Overloaded { what, retry_after_ms: OVERLOAD_RETRY_MS })
 }
 
 /// What the ring has for a poll, as much as a page takes.

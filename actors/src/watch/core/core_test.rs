@@ -45,11 +45,13 @@ struct Rig {
     now: u64,
     pages: Vec<(u32, FeedPage)>,
     steps: Vec<(u16, Step)>,
+    refused: Vec<u32>,
 }
 
 impl Rig {
     fn new(shards: u16) -> Self {
-        Self { core: Core::new(0, shards), now: 0, pages: Vec::new(), steps: Vec::new() }
+        let (pages, steps, refused) = (Vec::new(), Vec::new(), Vec::new());
+        Self { core: Core::new(0, shards), now: 0, pages, steps, refused }
     }
 
     /// One that its shards tell everything behind `upto`.
@@ -121,7 +123,7 @@ impl Rig {
             match effect {
                 Effect::Step(shard, step) => self.steps.push((shard.value(), step)),
                 Effect::Reply(route, page) => self.pages.push((route, page)),
-                Effect::Refuse(route, refusal) => panic!("{route}: {refusal}"),
+                Effect::Refuse(route, _) => self.refused.push(route),
             }
         }
     }
@@ -133,6 +135,10 @@ impl Rig {
         };
         let pages = std::mem::take(&mut self.pages).into_iter();
         pages.map(|(route, page)| (route, stamps(&page), page.upto.value())).collect()
+    }
+
+    fn refused(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.refused)
     }
 }
 
@@ -243,6 +249,39 @@ fn few_read_the_log_at_a_time_and_all_get_their_turn() {
     assert_eq!(rig.answer_asks(&[batch("a/t/1", 50)], 100), CATCHING_UP_MAX);
     assert_eq!(rig.answer_asks(&[batch("a/t/1", 50)], 100), 3);
     assert_eq!(rig.answers().len(), many as usize);
+}
+
+#[test]
+fn whoever_queues_for_the_log_and_finds_it_in_the_ring_leaves_the_turn_to_the_next() {
+    let mut rig = Rig::new(1);
+    let many = 3 * CATCHING_UP_MAX as u32;
+    for route in 0..many {
+        rig.poll(route, "*", Some(100), 60_000);
+    }
+    let asks = std::mem::take(&mut rig.steps);
+    rig.hear(0, FeedNews::Listening { upto: Stamp::new(100) });
+    rig.steps = asks;
+    assert_eq!(rig.answer_asks(&[], 100), CATCHING_UP_MAX);
+    rig.told(0, &[batch("a/t/1", 101)], 101);
+    assert_eq!(rig.answers().len(), many as usize);
+}
+
+#[test]
+fn nobody_waits_for_ever_to_be_told_where_to_begin() {
+    let mut rig = Rig::new(2);
+    rig.poll(1, "*", None, 0);
+    rig.poll(2, "*", None, 3_000);
+    rig.hear(0, FeedNews::Listening { upto: Stamp::new(100) });
+    rig.tick(999_999);
+    assert!(rig.refused().is_empty());
+    rig.tick(1_000_000);
+    assert_eq!(rig.refused(), [1]);
+    let mut effects = Vec::new();
+    rig.core.release(&mut effects);
+    rig.deliver(effects);
+    assert_eq!(rig.refused(), [2]);
+    rig.poll(3, "*", None, 0);
+    assert_eq!((rig.refused(), rig.answers()), (vec![3], vec![]), "never the beginning of all");
 }
 
 #[test]
