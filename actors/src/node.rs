@@ -376,17 +376,7 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
-        let (node_id, clock) = (settings.net.node_id.clone(), Arc::clone(&ground.clock));
-        let (admin_standing, cluster) = (Arc::clone(&standing), self.cluster.clone());
-        let admin = Admin { node_id, standing: admin_standing, cluster, clock };
-        let shared = Arc::new(Shared {
-            admin,
-            admission: Admission::new(settings.admission_bytes),
-            shards: Arc::clone(&shards),
-            standing: Arc::clone(&standing),
-            boot: ground.boot,
-            counter: AtomicU64::new(1),
-        });
+        let shared = self.shared(settings, &ground, &shards, &standing);
         let stamps = match self.cluster {
             Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
             None => StampClock::new(ground.clock.as_ref(), floor),
@@ -416,6 +406,30 @@ impl Node {
             News::Leading => Ok(()),
             other => unreachable!("{other:?} while waiting for shards to lead"),
         }
+    }
+
+    /// What the routers of all threads share.
+    fn shared(
+        &self,
+        settings: &Settings,
+        ground: &Ground,
+        shards: &Arc<[Recipient<ShardMail>]>,
+        standing: &Arc<Standing>,
+    ) -> Arc<Shared> {
+        let admin = Admin {
+            node_id: settings.net.node_id.clone(),
+            standing: Arc::clone(standing),
+            cluster: self.cluster.clone(),
+            clock: Arc::clone(&ground.clock),
+        };
+        Arc::new(Shared {
+            admin,
+            admission: Admission::new(settings.admission_bytes),
+            shards: Arc::clone(shards),
+            standing: Arc::clone(standing),
+            boot: ground.boot,
+            counter: AtomicU64::new(1),
+        })
     }
 
     /// A node on its own takes an epoch and leads it.

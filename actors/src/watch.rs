@@ -5,7 +5,7 @@
 //! shards ── news: batches, closed stamps ──► merged by stamp ──► ring (the newest, bounded)
 //!                                                                  │
 //! connection ── page wanted, behind a stamp ──► in the ring? ──yes─┴──► answer, or wait
-//!                                                  └──no──► catch up: ask the shards, merge, answer
+//!                                                  └──no──► ask the shards, merge, answer
 //! ```
 //! A watcher is a client that asks for page after page. Nothing is kept of it between two pages:
 //! one that is slow, or gone, costs nothing, and falls back from the ring to the log by itself.

@@ -6,8 +6,8 @@
 //! is cut, a device that fails, space that runs out); clients and bucket outside
 //! ```
 //! Each kind once by default. `CELERIANT_ATTACKS="kill-leader=200 cut-link=50 …"` says which and
-//! how often (`tests/attack` does), in turn; a table of what writers felt comes at the end, and each
-//! round goes to the file that `CELERIANT_ATTACKS_OUT` names, as a line of JSON.
+//! how often (`tests/attack` does), in turn; a table of what writers felt comes at the end, and
+//! each round goes to the file that `CELERIANT_ATTACKS_OUT` names, as a line of JSON.
 //!
 //! Needs root, `ip`, `nft`, `mkfs.ext4`, loop devices and Python for an ioctl; without them it is
 //! skipped, loudly.

@@ -4,8 +4,8 @@
 //! shard 0: … ─► queue ─┐   up to the lowest closed stamp
 //! shard 1: … ─► queue ─┴──────────► entries │ floor < stamp <= head
 //! ```
-//! A batch enters when no shard can come up with an earlier one. Bounded by bytes: the oldest leave,
-//! and the floor rises; whoever is below it reads the log.
+//! A batch enters when no shard can come up with an earlier one. Bounded by bytes: the oldest
+//! leave, and the floor rises; whoever is below it reads the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -37,6 +37,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 const CONNECTIONS_MAX: usize = 64;
 /// A read that any node may answer waits for a follower half of its time, and at most this long.
 const FOLLOWER_PATIENCE: Duration = Duration::from_secs(1);
+/// What can be sent again waits for a leader half of its time, and at most this long, if there is
+/// another node to ask.
+pub(crate) const LEADER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How a [`Client`] behaves. `Client::connect` uses the defaults.
 ///
@@ -44,7 +47,9 @@ const FOLLOWER_PATIENCE: Duration = Duration::from_secs(1);
 /// second or two, sometimes for several. A `timeout` well above that lets them ride it out.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A call takes at most this long, with everything that is sent again.
+    /// A call takes at most this long, with everything that is sent again: what can be goes to
+    /// another node, if there is one, when a node has not answered it for 3 s (nor for half of
+    /// what is left).
     pub timeout: Duration,
     /// Reaching one node takes at most this long, and at most a third of `timeout`; then the next
     /// one is tried.
@@ -129,7 +134,9 @@ impl Client {
         let client = Self { inner: Arc::new(inner) };
         let deadline = Instant::now() + client.timeout().min(TIMEOUT_MAX);
         for id in ids {
-            if let Attempt::Answer(_) = client.inner.send(id, &Request::Ping, deadline).await? {
+            if let Attempt::Answer(_) =
+                client.inner.send(id, &Request::Ping, deadline, deadline).await?
+            {
                 return Ok(client);
             }
         }
@@ -261,7 +268,8 @@ impl Client {
             let Some(choice) = inner.choose(place, deadline).await else {
                 return Err(course.out_of_time(inner.shared.failure()));
             };
-            let attempt = match inner.attempt(choice, place, request, deadline).await {
+            let once = resend == Resend::Unsequenced;
+            let attempt = match inner.attempt(choice, place, request, once, deadline).await {
                 Ok(attempt) => attempt,
                 Err(error) => return Err(course.not_sent(error)),
             };
@@ -303,14 +311,19 @@ impl Inner {
         choice: Choice,
         place: Place,
         request: &Request,
+        once: bool,
         deadline: Instant,
     ) -> Result<Attempt, Error> {
         let begin = Instant::now();
-        let patience = (deadline.saturating_duration_since(begin) / 2).min(FOLLOWER_PATIENCE);
-        // A page of a feed takes its time wherever it is asked for.
-        let is_hurried = choice.spread && !matches!(request, Request::Feed(_));
-        let until = if is_hurried { begin + patience } else { deadline };
-        let attempt = self.send(choice.node, request, until).await?;
+        let half = deadline.saturating_duration_since(begin) / 2;
+        let until = match request {
+            // A page of a feed takes its time wherever it is asked for.
+            Request::Feed(_) => deadline,
+            _ if choice.spread => begin + half.min(FOLLOWER_PATIENCE),
+            _ if once || self.shared.nodes(|nodes| nodes.is_alone()) => deadline,
+            _ => begin + half.min(LEADER_PATIENCE),
+        };
+        let attempt = self.send(choice.node, request, until, deadline).await?;
         let now = Instant::now();
         self.shared.nodes(|nodes| match &attempt {
             Attempt::Answer(Response::Refused(Refusal::NotLeader { leader })) => {
@@ -325,6 +338,9 @@ impl Inner {
             {
                 nodes.is_behind(now, choice, now - begin);
             }
+            // It is there, and cannot do it: perhaps it leads nobody any more, and is the last to
+            // hear of it.
+            Attempt::TimedOut { .. } => nodes.does_not_lead(now, choice, None),
             Attempt::Answer(answer) if place == Place::Leader && only_a_leader_says(answer) => {
                 nodes.leads(choice);
             }
@@ -338,11 +354,12 @@ impl Inner {
         node: NodeId,
         request: &Request,
         until: Instant,
+        deadline: Instant,
     ) -> Result<Attempt, Error> {
         // Forgotten meanwhile: there are newer addresses.
         let Some(links) = self.links(node) else { return Ok(Attempt::Lost { sent: false }) };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        links[lane(request, links.len())].attempt(id, request, until).await
+        links[lane(request, links.len())].attempt(id, request, until, deadline).await
     }
 
     fn links(&self, node: NodeId) -> Option<Arc<[Link]>> {

@@ -155,7 +155,8 @@ impl Link {
         Self { calls, node, shared }
     }
 
-    /// Sends `request` once and waits for its answer.
+    /// Sends `request` once, for the node to give up at `deadline`, and waits for its answer
+    /// `until` then.
     ///
     /// # Errors
     /// `Error::TooLarge` when the node would not take it.
@@ -163,13 +164,14 @@ impl Link {
         &self,
         id: u64,
         request: &Request,
+        until: Instant,
         deadline: Instant,
     ) -> Result<Attempt, Error> {
         let frame = self.encode(id, request, deadline)?;
         let stage = Arc::new(Stage::default());
         let (answer, answered) = oneshot::channel();
         let call = Call { id, frame, stage: Arc::clone(&stage), answer };
-        match timeout_at(deadline, self.calls.send(call)).await {
+        match timeout_at(until, self.calls.send(call)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
                 // The driver ends only with its runtime: nothing was or will be sent.
@@ -180,7 +182,7 @@ impl Link {
             }
             Err(_) => return Ok(Attempt::TimedOut { sent: false }),
         }
-        Ok(match timeout_at(deadline, answered).await {
+        Ok(match timeout_at(until, answered).await {
             Ok(Ok(response)) => Attempt::Answer(response),
             Ok(Err(_)) => Attempt::Lost { sent: !stage.cancel() },
             Err(_) => Attempt::TimedOut { sent: !stage.cancel() },

@@ -106,6 +106,11 @@ impl Nodes {
         self.nodes.iter().map(|node| node.id).collect()
     }
 
+    /// Whether there is only one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.nodes.len() == 1
+    }
+
     /// Where a node is; `None` once it is forgotten.
     pub(crate) fn address(&self, id: NodeId) -> Option<&str> {
         self.nodes.iter().find(|node| node.id == id).map(|node| node.address.as_str())
@@ -191,7 +196,7 @@ impl Nodes {
 
     /// The node was not reached, or lost; noticing it `took` this long.
     pub(crate) fn down(&mut self, now: Instant, id: NodeId, took: Duration) {
-        let alone = self.nodes.len() == 1;
+        let alone = self.is_alone();
         let Some(node) = self.find(id) else { return };
         if node.down_until.is_some_and(|at| at > now) {
             return;

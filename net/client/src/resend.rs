@@ -46,6 +46,8 @@ pub(crate) struct Course {
     resend: Resend,
     /// An earlier attempt may have been done, or may still be. Reads never are in doubt.
     in_doubt: bool,
+    /// A node did not answer in time: whatever others say later explains less.
+    is_late: bool,
     /// Why the latest attempt was not done, if it certainly was not.
     refused: Option<Refusal>,
     backoff: Backoff,
@@ -64,7 +66,7 @@ pub(crate) enum Next {
 impl Course {
     pub(crate) fn new(resend: Resend, seed: u64) -> Self {
         let backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX, seed);
-        Self { resend, in_doubt: false, refused: None, backoff, attempts: 0 }
+        Self { resend, in_doubt: false, is_late: false, refused: None, backoff, attempts: 0 }
     }
 
     /// Attempts that have been taken in.
@@ -81,6 +83,7 @@ impl Course {
             Attempt::Answer(response) => Next::Done(response),
             Attempt::Lost { sent } => self.doubt(sent, Error::UnknownOutcome, Duration::ZERO),
             Attempt::TimedOut { sent } => {
+                self.is_late |= sent;
                 self.doubt(sent, Error::Timeout { definite: false }, Duration::ZERO)
             }
         }
@@ -143,8 +146,8 @@ impl Course {
 
     /// What the caller is told when time is up; `failure`: why a node could not be reached.
     pub(crate) fn out_of_time(self, failure: Option<Error>) -> Error {
-        if self.in_doubt {
-            return Error::Timeout { definite: false };
+        if self.in_doubt || self.is_late {
+            return Error::Timeout { definite: !self.in_doubt };
         }
         let refused = self.refused.map(Error::from);
         refused.or(failure).unwrap_or(Error::Timeout { definite: true })

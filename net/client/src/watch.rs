@@ -108,8 +108,8 @@ impl Watch {
     }
 
     /// What happens, as it happens: the next page is asked for when one begins to be taken, so at
-    /// most two are held. Goes on by itself whatever becomes of nodes and connections, where it left
-    /// off; an error is told only when going on cannot help.
+    /// most two are held. Goes on by itself whatever becomes of nodes and connections, where it
+    /// left off; an error is told only when going on cannot help.
     pub fn stream(self) -> Feed {
         let mut feed = Feed { watch: Some(self), page: None, end: None, ready: VecDeque::new() };
         feed.ask();

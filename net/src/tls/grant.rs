@@ -160,7 +160,7 @@ mod tests {
             ("acme:account:", "none of"),
             (":account:read", "is empty"),
             ("a/b:account:read", "not allowed"),
-            ("$system:*:all", "may not start"),
+            ("$other:*:all", "may not start"),
         ] {
             let said = text.parse::<Grant>().expect_err(text).to_string();
             assert!(said.contains(why), "{said}");

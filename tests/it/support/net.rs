@@ -67,9 +67,10 @@ impl Net {
         self.address_of(2 + at)
     }
 
-    /// What a command starts with that runs where a node is.
+    /// What a command starts with that runs where a node is. Not `ip netns exec`: that copies the
+    /// mounts, too, and what is mounted in the copy stays in use.
     pub(crate) fn prefix(&self, at: usize) -> Vec<String> {
-        ["ip", "netns", "exec", &self.space(at)].map(String::from).into()
+        vec!["nsenter".into(), format!("--net=/run/netns/{}", self.space(at))]
     }
 
     /// Where the bucket listens.

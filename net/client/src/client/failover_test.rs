@@ -6,6 +6,7 @@ use celeriant_schema::{Refusal, Request, Stamp, Version};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::client::LEADER_PATIENCE;
 use crate::fake::{Fake, Fault, Reach, Role};
 use crate::nodes::NODES_MAX;
 use crate::{AggregateKey, Client, Error, Event, Options, Write};
@@ -128,6 +129,31 @@ async fn a_connection_that_goes_silent_is_left_in_bounded_time() {
     let lost = lost.await.expect("no panic");
     assert!(matches!(lost, Err(Error::UnknownOutcome)), "{lost:?}");
     assert_eq!(version(b), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_lives_and_gets_nothing_done_is_left_for_the_other() {
+    let nodes = Fake::pair();
+    let client = both(&nodes).await;
+    let [a, b] = &nodes;
+    unsequenced(&client).await.expect("lands");
+    a.faults((0..100).map(|_| Fault::Silence));
+    b.role(Role::Leads);
+    let begin = Instant::now();
+    let lost = tokio::spawn(unsequenced(&client).send());
+    sequenced(&client, 1).await.expect("lands at the other node");
+    assert!(begin.elapsed() < LEADER_PATIENCE + Duration::from_secs(1), "{:?}", begin.elapsed());
+    sequenced(&client, 2).await.expect("lands there at once");
+    assert!(begin.elapsed() < LEADER_PATIENCE + Duration::from_secs(1));
+    let lost = lost.await.expect("no panic");
+    assert!(matches!(lost, Err(Error::Timeout { definite: false })), "{lost:?}");
+
+    // Whoever knows only that one gains nothing by asking again.
+    let alone = Fake::start();
+    let client = alone.client().await;
+    alone.faults([Fault::AnswerLate(Duration::from_secs(9))]);
+    sequenced(&client, 1).await.expect("lands, late");
+    assert_eq!(alone.lock().writes.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
