@@ -15,11 +15,11 @@ use crate::invariants::{Violation, Violations};
 use crate::model::command;
 use crate::pair::betrayal::Betrayal;
 use crate::sabotage::Sabotage;
-use crate::scenario::{Expectation, Profile, Scenario};
+use crate::scenario::{Profile, Scenario};
 use crate::shrink::shrink;
 use crate::stopwatch::Stopwatch;
 use crate::trace::Trace;
-use crate::world::{Outcome, run};
+use crate::world::{Outcome, run, run_until_expected};
 
 /// A whole node of Celeriant, simulated: one seed, one run, no real time.
 #[derive(Debug, Parser)]
@@ -269,9 +269,9 @@ fn replay(files: &[PathBuf], output: Output) -> ExitCode {
                 return ExitCode::from(2);
             }
         };
-        let (outcome, hash) = carry_out(&scenario, output);
-        let violated = !outcome.violations.is_empty();
-        let as_expected = violated == (scenario.expect == Expectation::Violated);
+        let (outcome, as_expected) =
+            run_until_expected(&scenario, |scenario| carry_out(scenario, output).0);
+        let hash = outcome.trace_hash;
         right &= as_expected;
         totals.add(scenario.seed, &outcome);
         if output.format == Format::Table {

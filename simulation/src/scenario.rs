@@ -34,6 +34,14 @@ pub enum Expectation {
     Violated,
 }
 
+fn one() -> u64 {
+    1
+}
+
+fn is_one(number: &u64) -> bool {
+    *number == 1
+}
+
 /// A run as data.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +57,10 @@ pub struct Scenario {
     /// What it is to come to.
     #[serde(default)]
     pub expect: Expectation,
+    /// It is to come to that with one of so many seeds, from `seed` on: what a planted bug takes
+    /// to do harm may come about a little earlier or later with every change of anything.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub within: u64,
     /// Violations that it came to when it was recorded; for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub found: Vec<String>,
@@ -241,6 +253,7 @@ impl Scenario {
             profile,
             about: String::new(),
             expect: Expectation::Holds,
+            within: 1,
             found: Vec::new(),
             sabotage: None,
             duration_ms,

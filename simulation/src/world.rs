@@ -30,7 +30,7 @@ use crate::oracle::{Evidence, Excuses, check_final};
 use crate::pair;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
-use crate::scenario::Scenario;
+use crate::scenario::{Expectation, Scenario};
 use crate::timeline::{Micros, Timeline};
 use crate::trace::Trace;
 use crate::watcher::Watcher;
@@ -58,6 +58,25 @@ pub struct Outcome {
     pub disk_operations: u64,
     /// How often each thing was reached.
     pub reached: Reached,
+}
+
+/// Runs a scenario, with as many seeds as it says at most, until it comes to what it is to come to.
+/// The latest run, and whether it did.
+pub fn run_until_expected(
+    scenario: &Scenario,
+    mut run: impl FnMut(&Scenario) -> Outcome,
+) -> (Outcome, bool) {
+    let mut scenario = scenario.clone();
+    let last = scenario.seed + scenario.within.max(1) - 1;
+    loop {
+        let outcome = run(&scenario);
+        let violated = !outcome.violations.is_empty();
+        let as_expected = violated == (scenario.expect == Expectation::Violated);
+        if as_expected || scenario.seed == last {
+            return (outcome, as_expected);
+        }
+        scenario.seed += 1;
+    }
 }
 
 /// Runs a scenario to its end.
