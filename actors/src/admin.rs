@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! {"order":"status"}                             this node's view, whatever its role
+//! {"order":"schema","do":"register",…}           schemas: register, policy, list, show
 //! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use celeriant_net::{Reply, ReplySender};
 use celeriant_schema::peer::{Features, Tip};
 use celeriant_schema::{Epoch, Refusal, Response, StoreId};
+use kameo::actor::Recipient;
+use kameo::error::SendError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,6 +25,8 @@ use crate::election::register::{Member, Set};
 use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
 use crate::node::pair::Cluster;
 use crate::route::Route;
+use crate::schemas::SchemaMail;
+use crate::schemas::order::SchemaOrder;
 use crate::standing::Standing;
 
 /// What an operator may order.
@@ -32,6 +37,8 @@ pub enum Order {
     Status,
     /// Say what went wrong around the node, as a scenario of the simulator.
     Record,
+    /// Something about schemas.
+    Schema(SchemaOrder),
     /// Let the other node lead.
     HandOver,
     /// A member is lost for good; another store takes its place.
@@ -74,6 +81,8 @@ pub struct Admin {
     pub cluster: Option<Cluster>,
     /// The node's.
     pub clock: Arc<dyn Clock>,
+    /// Who knows of schemas.
+    pub registrar: Recipient<SchemaMail>,
 }
 
 impl Admin {
@@ -84,6 +93,13 @@ impl Admin {
             Err(error) => return refuse(route, invalid("order", &error)),
         };
         match (order, &self.cluster) {
+            (Order::Schema(order), _) => {
+                let mail = SchemaMail { order, route };
+                if let Err(SendError::ActorNotRunning(mail)) = self.registrar.tell(mail).try_send()
+                {
+                    refuse(mail.route, Refusal::NoLeader);
+                }
+            }
             (Order::Status, _) => answer(route, &self.status()),
             (Order::Record, Some(_)) => {
                 let scenario = self.standing.chronicle().scenario(self.clock.now());

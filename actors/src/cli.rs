@@ -4,6 +4,7 @@
 //! args      words → values (clap)          failure   what went wrong → exit code and error object
 //! output    table or JSON                  shapes    receipts and events as JSON
 //! append · write · query · inspect         one request each, through the client
+//! schema                                 what payloads must conform to
 //! cluster · cert                         the nodes of a pair, and their certificates
 //! serve     dev, server, server check      bench     load and numbers
 //! ```
@@ -23,6 +24,7 @@ mod failure;
 mod inspect;
 mod output;
 mod query;
+mod schema;
 mod serve;
 mod shapes;
 mod watch;
@@ -73,6 +75,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Server(server) => block_on(serve::server(server, output)),
         Command::Bucket(bucket) => block_on(serve::bucket(bucket, output)),
         Command::Cluster { action } => block_on(cluster::run(action, &global, output)),
+        Command::Schema { action } => block_on(schema::run(action, &global, output)),
         Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),

@@ -46,6 +46,7 @@ pub mod node;
 pub mod replicator;
 pub mod route;
 pub mod router;
+pub mod schemas;
 pub mod settings;
 pub mod settlement;
 pub mod shard;

@@ -14,6 +14,7 @@
 // Spawning is this module's job; everywhere else it is banned (.clippy.toml).
 #![allow(clippy::disallowed_methods)]
 
+mod aside;
 pub mod pair;
 mod solo;
 mod worker;
@@ -28,11 +29,12 @@ use celeriant_net::Door;
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
-use kameo::actor::{Recipient, Spawn};
+use kameo::actor::{ActorRef, Recipient, Spawn};
 use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::aside::Aside;
 use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
 use self::worker::{AbortOnDrop, Common, News, Order, Run, Survey, Worker, watch};
@@ -43,9 +45,10 @@ use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
 use crate::replicator::activation::Activation;
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::{Router, Shared};
+use crate::schemas::Registrar;
 use crate::settlement::Contradiction;
 pub use crate::shard::Disks;
-use crate::shard::Joints;
+use crate::shard::{Joints, Orgs};
 use crate::standing::Standing;
 use crate::watch::{NewsMail, WatchMail};
 
@@ -167,6 +170,8 @@ pub struct Node {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The node's own actors, which give the orders.
     actors: Vec<AbortOnDrop>,
+    /// The registrar.
+    aside: Option<Aside>,
     threads: Vec<std::thread::JoinHandle<()>>,
     surveyed: Vec<celeriant_storage::recovery::Report>,
     cluster: Option<Cluster>,
@@ -190,6 +195,7 @@ impl Node {
             news,
             tasks: Vec::new(),
             actors: Vec::new(),
+            aside: None,
             threads: Vec::new(),
             surveyed: Vec::new(),
             cluster: None,
@@ -211,7 +217,7 @@ impl Node {
             node.launch(index, placement, worker)?;
         }
         let ground = Ground { cluster, boot, clock, news: news_sender };
-        match node.run(&settings, ground, membership).await {
+        match node.run(&settings, ground, membership, placement).await {
             Ok(()) => Ok(node),
             Err(error) => {
                 node.kill();
@@ -318,6 +324,7 @@ impl Node {
     /// `Placement::Threads` the threads end when they notice.
     pub fn kill(self) {
         drop(self.actors);
+        drop(self.aside);
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
@@ -350,6 +357,7 @@ impl Node {
         settings: &Settings,
         ground: Ground,
         membership: Membership,
+        placement: Placement,
     ) -> Result<(), Error> {
         let Surveys { shards: surveys, coordinators, watches } = self.survey(settings).await?;
         let floor = surveys.iter().map(|s| s.max_stamp).max().unwrap_or(Stamp::ZERO);
@@ -376,15 +384,17 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
-        let shared = self.shared(settings, &ground, &shards, &standing);
+        let registrar = Registrar::prepare_with_mailbox(mailbox::unbounded());
+        let registers = registrar.actor_ref().clone();
+        let shared = self.shared(settings, &ground, &shards, &standing, registers.clone());
+        let orgs = Arc::new(Orgs::new());
         let stamps = match self.cluster {
             Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
             None => StampClock::new(ground.clock.as_ref(), floor),
         };
-        let joints = Joints::default();
+        let (joints, clock) = (Joints::default(), Arc::clone(&ground.clock));
         for (index, (begin, poll)) in begins.into_iter().zip(polls).enumerate() {
-            let clock = Arc::clone(&ground.clock);
-            let router = Router::new(Arc::clone(&shared), clock, index, begin, poll);
+            let router = Router::new(Arc::clone(&shared), clock.clone(), index, begin, poll);
             self.routers.push(router.clone());
             let run = Run {
                 stamps: stamps.clone(),
@@ -394,10 +404,14 @@ impl Node {
                 coordinators: Arc::clone(&coordinators),
                 watches: Arc::clone(&watches),
                 orderer: orderer.clone(),
+                registrar: registers.clone().recipient(),
+                orgs: Arc::clone(&orgs),
                 router,
             };
             let _ = self.orders[index].send(Order::Run(Box::new(run)));
         }
+        let args = Registrar::new(orgs, self.routers[0].clone(), shards, clock);
+        self.aside = Some(Aside::run(placement, &ground.news, "registrar", registrar, args)?);
         drop(ground);
         if self.cluster.is_some() {
             return Ok(());
@@ -415,12 +429,14 @@ impl Node {
         ground: &Ground,
         shards: &Arc<[Recipient<ShardMail>]>,
         standing: &Arc<Standing>,
+        registrar: ActorRef<Registrar>,
     ) -> Arc<Shared> {
         let admin = Admin {
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),
+            registrar: registrar.recipient(),
         };
         Arc::new(Shared {
             admin,

@@ -17,6 +17,7 @@ mod joints;
 mod leg;
 mod orders;
 pub(crate) mod read;
+mod schemas;
 mod search;
 mod tail;
 mod write;
@@ -24,6 +25,7 @@ mod write;
 pub use commit::Elsewhere;
 pub use joints::Joints;
 pub use orders::Reopen;
+pub use schemas::Orgs;
 pub(crate) use write::hash_if_sequenced;
 
 use std::future::poll_fn;
@@ -46,6 +48,7 @@ use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, ShardMail};
 use crate::replicator::orders::{OrderMail, Report, ReportMail};
 use crate::route::{Outbox, Route};
+use crate::schemas::WantedMail;
 use crate::standing::Standing;
 use crate::watch::NewsMail;
 use crate::work::{Answer, AnswerKind, FeedNews, Work};
@@ -76,6 +79,10 @@ pub struct Surroundings {
     pub joints: Joints,
     /// The node's.
     pub standing: Arc<Standing>,
+    /// The node's.
+    pub orgs: Arc<Orgs>,
+    /// Of the cluster.
+    pub shards: u16,
 }
 
 /// What the shell is made of.
@@ -98,6 +105,8 @@ pub struct Args<D> {
     pub shards: Arc<[Recipient<ShardMail>]>,
     /// Who gives the orders.
     pub orderer: Recipient<ReportMail>,
+    /// Who reads schemas.
+    pub registrar: Recipient<WantedMail>,
 }
 
 /// The actor.
@@ -112,6 +121,7 @@ pub struct Shard<D: Disk> {
     coordinators: Arc<[Recipient<AnswerMail>]>,
     shards: Arc<[Recipient<ShardMail>]>,
     orderer: Recipient<ReportMail>,
+    registrar: Recipient<WantedMail>,
     effects: Vec<Effect<Route>>,
     outbox: Outbox,
     /// What goes to each coordinator after this event, in order.
@@ -143,6 +153,8 @@ impl Surroundings {
             elsewhere: self.elsewhere,
             joints: self.joints.clone(),
             standing: Arc::clone(&self.standing),
+            orgs: Arc::clone(&self.orgs),
+            shards: self.shards,
         };
         Core::new(parts, effects)
     }
@@ -222,6 +234,10 @@ impl<D: Disk> Shard<D> {
                 Effect::Tell(shard, step) => {
                     let mail = ShardMail(vec![Work::Step(step)]);
                     let _ = self.shards[usize::from(shard.value())].tell(mail).try_send();
+                }
+                Effect::Schemas { org, version } => {
+                    let shard = self.surroundings.identity.shard;
+                    let _ = self.registrar.tell(WantedMail { shard, org, version }).try_send();
                 }
                 Effect::Report(report) => self.reports.push(report),
                 Effect::Reopen(reopen) => self.reopen = Some(reopen),
@@ -324,6 +340,7 @@ impl<D: Disk> Actor for Shard<D> {
             coordinators: args.coordinators,
             shards: args.shards,
             orderer: args.orderer,
+            registrar: args.registrar,
             effects,
             outbox: Outbox::default(),
             answers,

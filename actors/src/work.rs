@@ -124,6 +124,13 @@ pub enum Step {
     },
     /// A watch that is told everything cannot go on before it knows up to where it was told.
     Nudge,
+    /// An org's schemas were read as far as this shard asked for, or why they cannot be.
+    SchemasRead {
+        /// Which org.
+        org: String,
+        /// Whether.
+        outcome: Result<(), String>,
+    },
     /// This shard's share of a listing.
     List {
         /// Which listing of that coordinator.

@@ -30,7 +30,7 @@ pub const WRITE_EVENTS_MAX: usize = 16_384;
 /// Largest encoded request, in bytes. Larger ones are refused with `TooLarge`.
 pub const REQUEST_BYTES_MAX: usize = 12 << 20;
 /// Largest order of an operator, in bytes.
-pub const ADMIN_BYTES_MAX: usize = 4 << 10;
+pub const ADMIN_BYTES_MAX: usize = 1 << 20;
 /// Largest text of a payload schema, in bytes.
 pub const SCHEMA_BYTES_MAX: usize = 256 << 10;
 /// Longest name of a Protobuf message, with its package, in bytes.

@@ -5,12 +5,9 @@
 //!                             │  └──── propose ──────> the event to append, or why not
 //!                             └ org ─ type, or every type ─ event type ─ version ─> Registered
 //! ```
-//! Every shard has a registry of its own, so checking a write takes no lock; all of them are made
-//! from the same events in the same order, so all of them say the same. Compiled schemas are shared
-//! ([`Validators`]): compiling takes milliseconds, and is done once, by whoever comes first, off
-//! the data path.
-//!
-//! A write to a type that nobody registered a schema for costs one look-up of its org.
+//! A node has one registry, and shares what it says of each org ([`Org`]) with its shards:
+//! immutable, so that checking a write takes no lock. Compiling takes milliseconds, and is done off
+//! the data path; compiled schemas are kept by their text ([`Validators`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +20,7 @@ use crate::ids::Version;
 use crate::key::AggregateKey;
 use crate::payload::{SchemaInvalid, Validator, Violation};
 use crate::refusal::Refusal;
-use crate::request::Write;
+use crate::request::{Member, Write};
 use crate::system::{Policy, SchemaName, SchemaSource, SystemEvent};
 
 /// Most schemas of one org: what one aggregate of the store's own org is read through at start.
@@ -66,11 +63,12 @@ pub struct Registered {
 /// Everything that was said about the schemas of all orgs.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    orgs: BTreeMap<String, Org>,
+    orgs: BTreeMap<String, Arc<Org>>,
 }
 
+/// What holds for one org, up to a version of its aggregate.
 #[derive(Clone, Debug, Default)]
-struct Org {
+pub struct Org {
     /// Newest event of its aggregate that is in here.
     version: Version,
     every: Scope,
@@ -100,6 +98,7 @@ impl Registry {
         if version <= org.version {
             return;
         }
+        let org = Arc::make_mut(org);
         org.version = version;
         match event {
             SystemEvent::SchemaRegistered { name, source, forced } => {
@@ -118,6 +117,20 @@ impl Registry {
     /// Newest event of the org's aggregate that was applied.
     pub fn version(&self, org: &str) -> Version {
         self.orgs.get(org).map_or(Version::NONE, |org| org.version)
+    }
+
+    /// What holds for an org, as it is now; `None`: nothing was ever said of it.
+    pub fn org(&self, org: &str) -> Option<Arc<Org>> {
+        self.orgs.get(org).cloned()
+    }
+
+    /// The policies that were set for an org: its own, if it has one, and those of its types.
+    pub fn policies<'a>(&'a self, org: &'a str) -> impl Iterator<Item = (Option<&'a str>, Policy)> {
+        self.orgs.get(org).into_iter().flat_map(|org| {
+            let kinds = org.kinds.iter().map(|(kind, scope)| (Some(kind.as_str()), scope));
+            let scopes = std::iter::once((None, &org.every)).chain(kinds);
+            scopes.filter_map(|(kind, scope)| Some((kind, scope.policy?)))
+        })
     }
 
     /// The schema that events of this type and version must conform to: the type's own, else the
@@ -179,7 +192,7 @@ impl Registry {
                 false => Err(Refusal::SchemaExists { schema: name.to_string() }),
             };
         }
-        if self.orgs.get(name.org()).map_or(0, Org::count) >= ORG_SCHEMAS_MAX {
+        if self.orgs.get(name.org()).map_or(0, |org| org.count()) >= ORG_SCHEMAS_MAX {
             let what = format!("schemas of {}", name.org());
             return Err(Refusal::TooLarge { what, limit: ORG_SCHEMAS_MAX as u64 });
         }
@@ -220,23 +233,14 @@ impl Registry {
         Err(Refusal::SchemaIncompatible { schema: name.to_string(), reasons })
     }
 
-    /// Checks every event of a write. Does not block, and allocates nothing of its own for what
-    /// conforms.
+    /// Checks every event of a write.
     ///
     /// # Errors
     /// `SchemaViolation` of the first event that does not conform.
     pub fn check_write(&self, write: &Write) -> Result<(), Refusal> {
-        if self.orgs.is_empty() {
-            return Ok(());
-        }
         for member in &write.members {
-            let key = &member.key;
-            let Some(org) = self.orgs.get(key.org()) else { continue };
-            for (event, body) in member.events.iter().enumerate() {
-                org.check(key, &body).map_err(|Violation { path, reason }| {
-                    let event = event as u32;
-                    Refusal::SchemaViolation { key: key.clone(), event, path, reason }
-                })?;
+            if let Some(org) = self.orgs.get(member.key.org()) {
+                org.check_member(member)?;
             }
         }
         Ok(())
@@ -254,6 +258,26 @@ impl Registry {
 }
 
 impl Org {
+    /// Newest event of the org's aggregate that is in here.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Checks every event that a write has for one aggregate of this org. Does not block, and
+    /// allocates nothing of its own for what conforms.
+    ///
+    /// # Errors
+    /// `SchemaViolation` of the first event that does not conform.
+    pub fn check_member(&self, member: &Member) -> Result<(), Refusal> {
+        let key = &member.key;
+        for (event, body) in member.events.iter().enumerate() {
+            self.check(key, &body).map_err(|Violation { path, reason }| {
+                Refusal::SchemaViolation { key: key.detached(), event: event as u32, path, reason }
+            })?;
+        }
+        Ok(())
+    }
+
     /// How many schemas.
     fn count(&self) -> usize {
         let scopes = std::iter::once(&self.every).chain(self.kinds.values());

@@ -1,10 +1,15 @@
 //! What the store writes down about itself, as events in org `$system`: schemas and policies.
 //!
 //! ```text
-//! $system/schemas/acme      everything that was said about schemas of org acme, in order:
-//!   SchemaRegistered@1.0    a schema, its name and its text
-//!   PolicySet@1.0           what an org, or one type of it, demands
+//! $system/schemas/acme           everything that was said about schemas of org acme, in order:
+//!   SchemaRegistered@1.0         a schema, its name and its text
+//!   PolicySet@1.0                what an org, or one type of it, demands
+//! $system/schema-marks-7/acme    the same number of events, in another shard:
+//!   SchemasChanged@1.0           nothing but that there is a newer one above
 //! ```
+//! Both are appended by one write over all shards, so every shard knows by a look at its own mark
+//! whether what it knows of an org's schemas is the newest, and none learns of it later than
+//! others.
 //! One aggregate per org: its version orders and guards registrations, so two that race cannot both
 //! be checked against the same predecessor and then land. The bytes are listed in
 //! `docs/schemas.md`. What these events add up to is the registry's business, not this page's.
@@ -16,6 +21,7 @@ use bytes::{BufMut, Bytes};
 
 use crate::codec::{DecodeError, Reader};
 use crate::event::{ContentType, Event, EventBody, SchemaVersion, check_event_type};
+use crate::ids::ShardId;
 use crate::key::{AggregateKey, NamePart, SYSTEM_ORG, check_name};
 use crate::limits::{
     EVENT_TYPE_BYTES_MAX, NAME_BYTES_MAX, SCHEMA_BYTES_MAX, SCHEMA_MESSAGE_BYTES_MAX,
@@ -23,9 +29,12 @@ use crate::limits::{
 
 /// Type of the aggregates that hold schemas: `$system/schemas/<org>`.
 pub const SCHEMAS_KIND: &str = "schemas";
+/// What the types of marks begin with; a number follows.
+const MARKS_KIND: &str = "schema-marks-";
 
 const SCHEMA_REGISTERED: &str = "SchemaRegistered";
 const POLICY_SET: &str = "PolicySet";
+const SCHEMAS_CHANGED: &str = "SchemasChanged";
 const VERSION: SchemaVersion = SchemaVersion { major: 1, minor: 0 };
 
 /// What errors call a text in them.
@@ -66,6 +75,20 @@ impl Format {
             3 => Self::Protobuf,
             4 => Self::ProtobufSet,
             _ => return None,
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "json" => Self::JsonSchema,
+            "avro" => Self::Avro,
+            "protobuf" => Self::Protobuf,
+            "protobuf-set" => Self::ProtobufSet,
+            _ => return Err("is none of json, avro, protobuf, protobuf-set"),
         })
     }
 }
@@ -214,6 +237,17 @@ impl SystemEvent {
         }
     }
 
+    /// Whether it is about something that can have schemas.
+    ///
+    /// # Errors
+    /// When org or type is no name.
+    pub fn check(&self) -> Result<(), SchemaNameError> {
+        match self {
+            Self::SchemaRegistered { name, .. } => check_scope(name.org(), name.kind()),
+            Self::PolicySet { org, kind, .. } => check_scope(org, kind.as_deref()),
+        }
+    }
+
     /// As an event to append to [`schemas_of`] its org.
     pub fn to_event(&self, client_time: i64) -> Event {
         let mut payload = Vec::new();
@@ -238,16 +272,7 @@ impl SystemEvent {
                 POLICY_SET
             }
         };
-        Event {
-            event_type: event_type.to_owned(),
-            schema: VERSION,
-            content_type: ContentType::Bytes,
-            payload: Bytes::from(payload),
-            event_id: None,
-            metadata: Vec::new(),
-            envelope: None,
-            client_time,
-        }
+        own_event(event_type, payload.into(), client_time)
     }
 
     /// Reads an event of [`schemas_of`]`(org)`. The text is copied: it keeps no buffer alive.
@@ -307,6 +332,52 @@ impl SystemEvent {
 /// When `org` is not a name.
 pub fn schemas_of(org: &str) -> Result<AggregateKey, crate::key::KeyError> {
     AggregateKey::new(SYSTEM_ORG, SCHEMAS_KIND, org)
+}
+
+/// The aggregate of `shard`, of so many, that counts what was said about an org's schemas: in one
+/// shard that is [`schemas_of`] the org itself.
+///
+/// # Errors
+/// When `org` is not a name.
+///
+/// # Panics
+/// When there is no such shard.
+pub fn mark_of(
+    org: &str,
+    shard: ShardId,
+    shards: u16,
+) -> Result<AggregateKey, crate::key::KeyError> {
+    assert!(shard.value() < shards, "shard {shard} of {shards} would be sought for ever");
+    let key = schemas_of(org)?;
+    if key.shard(shards) == shard {
+        return Ok(key);
+    }
+    let mut number = 0_u64;
+    loop {
+        let key = AggregateKey::new(SYSTEM_ORG, &format!("{MARKS_KIND}{number}"), org)?;
+        if key.shard(shards) == shard {
+            return Ok(key);
+        }
+        number += 1;
+    }
+}
+
+/// What is appended to a mark.
+pub fn mark_event(client_time: i64) -> Event {
+    own_event(SCHEMAS_CHANGED, Bytes::new(), client_time)
+}
+
+fn own_event(event_type: &str, payload: Bytes, client_time: i64) -> Event {
+    Event {
+        event_type: event_type.to_owned(),
+        schema: VERSION,
+        content_type: ContentType::Bytes,
+        payload,
+        event_id: None,
+        metadata: Vec::new(),
+        envelope: None,
+        client_time,
+    }
 }
 
 fn check_scope(org: &str, kind: Option<&str>) -> Result<(), SchemaNameError> {
@@ -404,5 +475,19 @@ mod tests {
         let org = "o".repeat(NAME_BYTES_MAX);
         assert_eq!(schemas_of(&org).expect("valid").id(), org);
         assert!(schemas_of("$system").is_err());
+    }
+
+    #[test]
+    fn every_shard_has_one_mark_and_one_of_them_is_the_aggregate_itself() {
+        for shards in [1, 2, 7, 64] {
+            let marks: Vec<AggregateKey> = (0..shards)
+                .map(|shard| mark_of("acme", ShardId::new(shard), shards).expect("valid"))
+                .collect();
+            let own = schemas_of("acme").expect("valid");
+            assert_eq!(marks.iter().filter(|mark| **mark == own).count(), 1);
+            for (shard, mark) in marks.iter().enumerate() {
+                assert_eq!((mark.shard(shards).value(), mark.id()), (shard as u16, "acme"));
+            }
+        }
     }
 }

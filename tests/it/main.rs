@@ -12,6 +12,7 @@ mod inspect;
 mod kill;
 mod pair;
 mod process;
+mod schemas;
 mod support;
 mod tidy;
 mod tls;

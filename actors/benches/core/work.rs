@@ -76,6 +76,8 @@ impl Shard {
         let recovered = runtime.block_on(recover(&mut disk, identity, &Settings::default()));
         let recovered = recovered.expect("an empty folder");
         let parts = Parts {
+            orgs: Arc::default(),
+            shards: 1,
             identity,
             stamps: StampClock::new(&Still, recovered.max_stamp),
             elsewhere: Elsewhere::Alone,

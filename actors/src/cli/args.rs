@@ -13,6 +13,7 @@ use celeriant_schema::ClusterId;
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::failure::Failure;
+use super::schema::SchemaAction;
 
 /// An event store: append, retry, read; lose nothing.
 #[derive(Debug, Parser)]
@@ -117,6 +118,11 @@ pub(super) enum Command {
     Watch(Watch),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
+    /// What payloads must conform to: register, list, show, check, demand
+    Schema {
+        #[command(subcommand)]
+        action: SchemaAction,
+    },
     /// See and order about the nodes of a pair
     Cluster {
         #[command(subcommand)]

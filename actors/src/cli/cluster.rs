@@ -122,7 +122,7 @@ async fn ask(global: &Global, url: &str) -> Result<Value, Failure> {
     order(global, url, &Order::Status).await
 }
 
-async fn order(global: &Global, url: &str, order: &Order) -> Result<Value, Failure> {
+pub(super) async fn order(global: &Global, url: &str, order: &Order) -> Result<Value, Failure> {
     let client = Client::connect_with(url, Options { connections: 1, ..options(global)? }).await?;
     let order = serde_json::to_string(order).map_err(std::io::Error::from)?;
     let report = client.admin(order).await?;

@@ -144,6 +144,14 @@ fn refusal_fields(refusal: &Refusal) -> Map<String, Value> {
         Refusal::Trimmed { key, first_available } => {
             json!({"key": key.as_str(), "first_available": first_available.value()})
         }
+        Refusal::SchemaViolation { key, event, path, reason } => {
+            json!({"key": key.as_str(), "event": event, "path": path, "reason": reason})
+        }
+        Refusal::SchemaExists { schema } => json!({"schema": schema}),
+        Refusal::SchemaInvalid { schema, reason } => json!({"schema": schema, "reason": reason}),
+        Refusal::SchemaIncompatible { schema, reasons } => {
+            json!({"schema": schema, "reasons": reasons})
+        }
         Refusal::NotLeader { leader } => json!({"leader": leader}),
         Refusal::NotYet { wanted, reached } => {
             json!({"wanted": wanted.value(), "reached": reached.value()})

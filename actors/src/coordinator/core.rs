@@ -213,8 +213,13 @@ impl<R> Core<R> {
             let refusal = Refusal::DeadlineExceeded { definite: true };
             return self.refuse(txn, refusal, effects);
         }
-        if let Some(refusal) = write.refusal.take() {
-            return self.refuse(txn, refusal, effects);
+        match write.refusal.take() {
+            None => {}
+            // It rests on what the shard knows of schemas.
+            Some(refusal @ Refusal::SchemaViolation { .. }) => {
+                return self.end(txn, effects, |route| Effect::Refuse(route, refusal));
+            }
+            Some(refusal) => return self.refuse(txn, refusal, effects),
         }
         match write.phase {
             _ if write.parts.iter().all(|part| part.state == State::Held) => {

@@ -22,7 +22,8 @@ use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, Coordinator, ShardMail};
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::Router;
-use crate::shard::{Args, Disks, Drain, Elsewhere, Joints, Shard, Surroundings, Tick};
+use crate::schemas::WantedMail;
+use crate::shard::{Args, Disks, Drain, Elsewhere, Joints, Orgs, Shard, Surroundings, Tick};
 use crate::standing::Standing;
 use crate::watch::{NewsMail, Release, Watch, WatchMail};
 
@@ -55,6 +56,8 @@ pub(super) struct Run {
     pub(super) coordinators: Arc<[Recipient<AnswerMail>]>,
     pub(super) watches: Arc<[Recipient<NewsMail>]>,
     pub(super) orderer: Recipient<ReportMail>,
+    pub(super) registrar: Recipient<WantedMail>,
+    pub(super) orgs: Arc<Orgs>,
     pub(super) router: Router,
 }
 
@@ -297,6 +300,8 @@ impl<D: Disk> Worker<D> {
                 elsewhere,
                 joints: run.joints.clone(),
                 standing: Arc::clone(&run.standing),
+                orgs: Arc::clone(&run.orgs),
+                shards: run.shards.len() as u16,
             };
             let args = Args {
                 surroundings,
@@ -308,6 +313,7 @@ impl<D: Disk> Worker<D> {
                 watches: Arc::clone(&run.watches),
                 shards: Arc::clone(&run.shards),
                 orderer: run.orderer.clone(),
+                registrar: run.registrar.clone(),
             };
             self.running.push(actor.actor_ref().clone());
             let name = format!("shard {}", identity.shard);

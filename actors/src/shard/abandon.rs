@@ -26,6 +26,7 @@ impl<R> Core<R> {
         let mut waiting: Vec<Work<R>> = std::mem::take(&mut self.backlog).into();
         waiting.extend(self.accepted.take_waiting());
         waiting.extend(self.cold.take_all());
+        waiting.extend(self.schemas.take_waiting());
         let asks = self.take_asks();
         self.carried.extend(asks);
         let undone = Response::Refused(self.refusal());

@@ -117,6 +117,9 @@ impl<R> Core<R> {
             location,
         };
         self.directory.apply(&member.receipt.key, &batch);
+        if member.receipt.key.is_system() {
+            self.schemas.forget(member.receipt.key.id());
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::{
     AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, ListPage, Lsn, Member, Receipt,
-    Response, Sequence, ShardId, Stamp, TxnId,
+    Response, Sequence, ShardId, Stamp, TxnId, Version,
 };
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::directory::{Directory, Pins};
@@ -42,6 +42,7 @@ use super::joints::Joints;
 use super::leg::Leg;
 use super::orders::{Leadership, Reopen};
 use super::read::Reads;
+use super::schemas::{Orgs, Schemas};
 use super::search::Searches;
 use super::tail::Tail;
 use crate::clock::{Micros, StampClock};
@@ -63,6 +64,13 @@ pub enum Effect<R> {
     Answer(usize, Answer),
     /// Tell a watch.
     Feed(usize, FeedNews),
+    /// Have the schemas of an org read, up to that version of its aggregate at least.
+    Schemas {
+        /// Which org.
+        org: String,
+        /// Up to where.
+        version: Version,
+    },
     /// Tell every coordinator that all parts of writes that this shard had are gone.
     StoppedLeading,
     /// Tell another shard of this node.
@@ -96,6 +104,10 @@ pub struct Parts {
     pub joints: Joints,
     /// The node's.
     pub standing: Arc<Standing>,
+    /// The node's.
+    pub orgs: Arc<Orgs>,
+    /// Of the cluster.
+    pub shards: u16,
 }
 
 /// What a shard is to its log.
@@ -152,6 +164,7 @@ pub struct Core<R> {
     pub(super) failure: Option<Error>,
     pub(super) joints: Joints,
     pub(super) standing: Arc<Standing>,
+    pub(super) schemas: Schemas<R>,
     pub(super) encoded: Vec<EncodedBatch>,
     pub(super) ops: Vec<(Token, Op)>,
 }
@@ -268,6 +281,7 @@ impl<R> Core<R> {
             failure: None,
             joints: parts.joints,
             standing: parts.standing,
+            schemas: Schemas::new(parts.orgs, parts.shards),
             encoded: Vec::new(),
             ops: Vec::new(),
         };
@@ -405,7 +419,8 @@ impl<R> Core<R> {
         let nothing_waits = self.backlog.is_empty()
             && self.owed.is_empty()
             && self.legs.is_empty()
-            && self.cold.is_empty();
+            && self.cold.is_empty()
+            && self.schemas.is_empty();
         self.log.idle() && self.pending.is_empty() && nothing_waits
     }
 
@@ -559,3 +574,5 @@ mod feed_test;
 mod follower_test;
 #[cfg(test)]
 pub(crate) mod rig;
+#[cfg(test)]
+mod schema_test;

@@ -19,6 +19,7 @@ use super::commit::location;
 use super::core::{Applied, Core, Effect, Owed, Pending, Role, Then};
 use super::write::size;
 use crate::clock::Micros;
+use crate::verdict::Findings;
 use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step, Work};
 
 /// One part of a write over several shards.
@@ -108,6 +109,10 @@ impl<R> Core<R> {
             let step = Step::Reserve { txn, coordinator, mode, part };
             return self.wait_for(&key, Work::Step(step));
         }
+        if let Err(lacks) = self.know_schemas(&part.members) {
+            let step = Step::Reserve { txn, coordinator, mode, part };
+            return self.wait_to_know(Work::Step(step), lacks, effects);
+        }
         let view = View { directory: &self.directory, pins: &self.pins };
         let (client, hash) = (part.client_id, part.write_hash);
         let inspected = self.accepted.inspect(view, self.committed, client, hash, &part.members);
@@ -118,10 +123,39 @@ impl<R> Core<R> {
                 return self.park(Work::Step(step), obstacle, effects);
             }
         };
+        self.decide_reservation(txn, coordinator, mode, part, findings, effects);
+    }
+
+    /// Every aggregate of the part is at hand: holds them, or says what speaks against it.
+    fn decide_reservation(
+        &mut self,
+        txn: TxnId,
+        coordinator: usize,
+        mode: Mode,
+        part: Arc<Part>,
+        findings: Findings,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        let shard = self.shard;
+        let tell = |kind| Effect::Answer(coordinator, Answer { shard, kind });
+        // What has landed is not checked again.
+        let conforms = match findings.is_clear() {
+            true => self.schemas.check(&part.members),
+            false => Ok(()),
+        };
+        if let Err(refusal) = conforms {
+            self.accepted.close_all(&part.members, self.committed);
+            return effects.push(tell(AnswerKind::Refused { txn, refusal }));
+        }
         if findings.is_clear() && mode != Mode::Check {
             for member in &part.members {
                 self.accepted.opened_mut(&member.key).hold = Some(txn);
+                if member.key.is_system() {
+                    self.schemas.forget(member.key.id());
+                }
             }
+            let (meta, blobs) = size(&part.members, SHARDS_MAX.into());
+            let space = Log::leg_bytes(meta, blobs);
             self.promised_bytes += space;
             let stage = Stage::Held { promised_bytes: space };
             self.legs.insert(txn, Leg { coordinator, part, stage });

@@ -223,6 +223,8 @@ impl<R> Core<R> {
             unreachable!("only who follows is told to lead");
         };
         self.log.lead(*epoch, *boot);
+        // A follower does not look at what it shows.
+        self.schemas.forget_all();
         self.owed.push_back(Owed::Start);
         for leg in follower.into_pending() {
             let Some(commit) = decisions.get(&leg.txn) else {

@@ -36,6 +36,9 @@ impl<R> Core<R> {
                 return self.backlog.push_back(Work::Task(task));
             }
         }
+        if let Err(lacks) = self.know_schemas(&write.members) {
+            return self.wait_to_know(Work::Task(task), lacks, effects);
+        }
         let hash = hash_if_sequenced(write);
         let view = View { directory: &self.directory, pins: &self.pins };
         let (client, members) = (write.client_id, &write.members);
@@ -47,13 +50,17 @@ impl<R> Core<R> {
         let uncommitted = findings.uncommitted;
         let keys = write.members.iter().map(|member| &member.key);
         let response = match judge(findings, keys) {
-            Verdict::Accept => {
-                let attempt = self.next_attempt();
-                let written = self.append(now, attempt, client, hash, members, None);
-                let guarding = members.iter().filter(|member| member.events.is_empty());
-                guarding.for_each(|member| self.accepted.close(&member.key, self.committed));
-                return self.await_commit(task.route, written);
-            }
+            // Last: what has landed is not checked again.
+            Verdict::Accept => match self.schemas.check(members) {
+                Ok(()) => {
+                    let attempt = self.next_attempt();
+                    let written = self.append(now, attempt, client, hash, members, None);
+                    let guarding = members.iter().filter(|member| member.events.is_empty());
+                    guarding.for_each(|member| self.accepted.close(&member.key, self.committed));
+                    return self.await_commit(task.route, written);
+                }
+                Err(refusal) => Response::Refused(refusal),
+            },
             Verdict::Landed(receipt) => Response::Receipt(receipt),
             Verdict::Refuse(refusal) => Response::Refused(refusal),
         };

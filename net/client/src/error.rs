@@ -59,6 +59,36 @@ pub enum Error {
         /// Lowest version that can be read.
         first_available: Version,
     },
+    /// An event does not conform to its schema; nothing was appended.
+    SchemaViolation {
+        /// Which aggregate's batch.
+        key: AggregateKey,
+        /// Which event of the batch, from 0.
+        event: u32,
+        /// Where in the payload, as a JSON pointer; empty for the whole of it.
+        path: String,
+        /// What is wrong there. Never quotes the payload.
+        reason: String,
+    },
+    /// Another schema is registered under this name.
+    SchemaExists {
+        /// Its name.
+        schema: String,
+    },
+    /// The text is no schema, or one that the store does not take.
+    SchemaInvalid {
+        /// Its name.
+        schema: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A minor version that does not fit to the one before it.
+    SchemaIncompatible {
+        /// Its name.
+        schema: String,
+        /// What does not fit, each with its place.
+        reasons: Vec<String>,
+    },
     /// The node does not lead, and no other one that does could be found in time.
     NotLeader {
         /// Address of the leader, if known.
@@ -220,6 +250,14 @@ impl Error {
             Self::NotFound { key } => Refusal::NotFound { key },
             Self::Deleted { key } => Refusal::Deleted { key },
             Self::Trimmed { key, first_available } => Refusal::Trimmed { key, first_available },
+            Self::SchemaViolation { key, event, path, reason } => {
+                Refusal::SchemaViolation { key, event, path, reason }
+            }
+            Self::SchemaExists { schema } => Refusal::SchemaExists { schema },
+            Self::SchemaInvalid { schema, reason } => Refusal::SchemaInvalid { schema, reason },
+            Self::SchemaIncompatible { schema, reasons } => {
+                Refusal::SchemaIncompatible { schema, reasons }
+            }
             Self::NotLeader { leader } => Refusal::NotLeader { leader },
             Self::NoLeader => Refusal::NoLeader,
             Self::NotYet { wanted, reached } => Refusal::NotYet { wanted, reached },
@@ -256,6 +294,14 @@ impl From<Refusal> for Error {
             Refusal::NotFound { key } => Self::NotFound { key },
             Refusal::Deleted { key } => Self::Deleted { key },
             Refusal::Trimmed { key, first_available } => Self::Trimmed { key, first_available },
+            Refusal::SchemaViolation { key, event, path, reason } => {
+                Self::SchemaViolation { key, event, path, reason }
+            }
+            Refusal::SchemaExists { schema } => Self::SchemaExists { schema },
+            Refusal::SchemaInvalid { schema, reason } => Self::SchemaInvalid { schema, reason },
+            Refusal::SchemaIncompatible { schema, reasons } => {
+                Self::SchemaIncompatible { schema, reasons }
+            }
             Refusal::NotLeader { leader } => Self::NotLeader { leader },
             Refusal::NoLeader => Self::NoLeader,
             Refusal::NotYet { wanted, reached } => Self::NotYet { wanted, reached },

@@ -18,7 +18,7 @@ use celeriant_storage::{DirectoryBudget, Identity};
 use super::{Core, Effect, Elsewhere, Parts};
 use crate::clock::{Clock, Micros, StampClock};
 use crate::replicator::orders::{Lead, Order, Report};
-use crate::shard::{Joints, Reopen};
+use crate::shard::{Joints, Orgs, Reopen};
 use crate::standing::Standing;
 use crate::work::{Answer, FeedNews, Step, Task, Work};
 
@@ -124,6 +124,10 @@ pub(crate) struct Rig {
     disk: MemoryDisk,
     /// What was answered, by route, since last asked.
     replies: Vec<(u32, Response)>,
+    /// What the node knows of schemas.
+    pub(crate) orgs: Arc<Orgs>,
+    /// Orgs whose schemas were asked for.
+    pub(crate) wanted: Vec<(String, Version)>,
     /// Routes of answers that need the proof of a read.
     pub(crate) reads: Vec<u32>,
     answers: Vec<Answer>,
@@ -220,7 +224,10 @@ impl Rig {
             }
         };
         let recovered = recovered.expect("recovers");
+        let orgs = Arc::new(Orgs::new());
         let parts = Parts {
+            orgs: Arc::clone(&orgs),
+            shards: identity.shard.value() + 1,
             identity,
             stamps: StampClock::new(&Still, recovered.max_stamp),
             elsewhere,
@@ -237,8 +244,21 @@ impl Rig {
         let (replies, answers, reports) = (Vec::new(), Vec::new(), Vec::new());
         let (told, reopen) = (Vec::new(), None);
         let (reads, news) = (Vec::new(), Vec::new());
-        let mut rig =
-            Self { core, disk, replies, reads, answers, news, reports, told, reopen, now: 0 };
+        let wanted = Vec::new();
+        let mut rig = Self {
+            core,
+            disk,
+            replies,
+            orgs,
+            wanted,
+            reads,
+            answers,
+            news,
+            reports,
+            told,
+            reopen,
+            now: 0,
+        };
         rig.deliver(effects);
         rig
     }
@@ -335,6 +355,7 @@ impl Rig {
                 Effect::Report(report) => self.reports.push(report),
                 Effect::Tell(shard, step) => self.told.push((shard, step)),
                 Effect::Reopen(reopen) => self.reopen = Some(reopen),
+                Effect::Schemas { org, version } => self.wanted.push((org, version)),
                 Effect::StoppedLeading => {}
             }
         }

@@ -1,0 +1,245 @@
+//! The registrar: reads and compiles the schemas of orgs, and registers new ones (semantics.md §8).
+//!
+//! ```text
+//! shard ── wanted: org, up to version ──► reads $system/schemas/<org>, compiles ──► Orgs ──► shard
+//! operator ── register, policy ──► decides on what is newest ──► one write over all shards ─► Orgs
+//! ```
+//! One actor a node, on a thread of its own: compiling takes milliseconds. It reads and writes like
+//! any client, through a router; what it appends is guarded by the version that it decided on.
+//! Deliberately absent: state that is not in the log.
+
+pub mod order;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use celeriant_net::{Incoming, Reply, ReplySender, Service};
+use celeriant_schema::event::EventBody;
+use celeriant_schema::registry::{Proposal, Registry, Validators};
+use celeriant_schema::system::{SystemEvent, mark_event, mark_of, schemas_of};
+use celeriant_schema::{
+    AggregateKey, ClientId, EncodedEvents, Event, Guard, Member, ReadQuery, Refusal, Request,
+    Response, ShardId, Version, Write,
+};
+use kameo::Actor;
+use kameo::actor::{ActorRef, Recipient};
+use kameo::error::Infallible;
+use kameo::message::{Context, Message};
+use tokio::time::Instant;
+
+use self::order::SchemaOrder;
+use crate::clock::Clock;
+use crate::coordinator::ShardMail;
+use crate::route::Route;
+use crate::router::Router;
+use crate::shard::Orgs;
+use crate::work::{Step, Work};
+
+/// Registrations that race with others are decided anew so often.
+const TRIES_MAX: usize = 16;
+/// The registrar's own requests are given up after this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What one of them is admitted as, besides its events, in bytes.
+const REQUEST_BYTES: usize = 1 << 10;
+
+/// Mail from a shard: it cannot check writes of an org before it is known up to `version`.
+pub struct WantedMail {
+    /// Who asks.
+    pub shard: ShardId,
+    /// Which org.
+    pub org: String,
+    /// Newest event of the org's aggregate that must be known.
+    pub version: Version,
+}
+
+/// An operator's order, and the way back.
+pub struct SchemaMail {
+    /// What to do.
+    pub order: SchemaOrder,
+    /// Whom to answer.
+    pub route: Route,
+}
+
+/// The actor.
+pub struct Registrar {
+    registry: Registry,
+    validators: Validators,
+    orgs: Arc<Orgs>,
+    router: Router,
+    shards: Arc<[Recipient<ShardMail>]>,
+    clock: Arc<dyn Clock>,
+    next_id: AtomicU64,
+}
+
+impl Registrar {
+    /// A registrar that knows nothing yet. What it reads goes to `orgs`.
+    pub fn new(
+        orgs: Arc<Orgs>,
+        router: Router,
+        shards: Arc<[Recipient<ShardMail>]>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (registry, validators) = (Registry::default(), Validators::default());
+        Self { registry, validators, orgs, router, shards, clock, next_id: AtomicU64::new(1) }
+    }
+
+    /// What the registry says, up to the newest event of an org that this node shows (`any`), or
+    /// that there is.
+    async fn read(&mut self, org: &str, any: bool) -> Result<(), Refusal> {
+        let key = schemas_of(org).map_err(|error| invalid("org", &error))?;
+        loop {
+            let from = self.registry.version(org).next();
+            let query = ReadQuery { from, any, ..ReadQuery::all(key.clone()) };
+            let page = match self.ask(Request::Read(query), REQUEST_BYTES).await {
+                Response::Page(page) => page,
+                Response::Refused(Refusal::NotFound { .. }) => return Ok(()),
+                Response::Refused(refusal) => return Err(refusal),
+                other => unreachable!("{other:?} answers no read"),
+            };
+            for event in page.batches.iter().flat_map(|batch| &batch.events) {
+                let event_body = EventBody::new(&event.body);
+                let read = event_body.and_then(|body| SystemEvent::from_event(org, &body));
+                let read = read.map_err(|error| {
+                    // Written by a newer version of the store, which this node cannot obey.
+                    let what = format!("schemas of {org}, which this node cannot read: {error}");
+                    Refusal::Overloaded { what, retry_after_ms: PATIENCE.as_millis() as u32 }
+                })?;
+                self.registry.apply(read, event.version, &self.validators);
+            }
+            if page.next.is_none() {
+                break;
+            }
+        }
+        self.publish(org);
+        Ok(())
+    }
+
+    fn publish(&self, org: &str) {
+        if let Some(known) = self.registry.org(org) {
+            self.orgs.insert(org.to_owned(), known);
+        }
+    }
+
+    /// Decides on what is newest until nobody came first, and appends it.
+    async fn append(
+        &mut self,
+        org: &str,
+        decide: impl Fn(&Registry) -> Result<Proposal, Refusal>,
+        is_dry: bool,
+    ) -> Result<Outcome, Refusal> {
+        for _ in 0..TRIES_MAX {
+            self.read(org, false).await?;
+            let (event, version) = match decide(&self.registry)? {
+                Proposal::Known => return Ok(Outcome::Known),
+                Proposal::Append(event, version) => (event, version),
+            };
+            if is_dry {
+                return Ok(Outcome::WouldLand);
+            }
+            let (write, bytes) = self.write_of(org, &event, version)?;
+            match self.ask(Request::Write(write), bytes).await {
+                Response::Receipt(_) => {
+                    self.registry.apply(event, version.next(), &self.validators);
+                    self.publish(org);
+                    return Ok(Outcome::Landed);
+                }
+                Response::Refused(Refusal::Conflict { .. }) => {}
+                Response::Refused(refusal) => return Err(refusal),
+                other => unreachable!("{other:?} answers no write"),
+            }
+        }
+        let what = format!("registrations of {org}");
+        Err(Refusal::Overloaded { what, retry_after_ms: 100 })
+    }
+
+    /// The event, and a mark for every other shard.
+    fn write_of(
+        &self,
+        org: &str,
+        event: &SystemEvent,
+        version: Version,
+    ) -> Result<(Write, usize), Refusal> {
+        let shards = self.shards.len() as u16;
+        let now = self.clock.wall();
+        let own = schemas_of(org).map_err(|error| invalid("org", &error))?;
+        let member = |key: AggregateKey, event: &Event| -> Result<Member, Refusal> {
+            let events = EncodedEvents::encode(std::slice::from_ref(event))?;
+            Ok(Member { key, guard: Guard::Exact(version), sequence: None, events })
+        };
+        let mut members = vec![member(own.clone(), &event.to_event(now))?];
+        for shard in (0..shards).map(ShardId::new) {
+            let mark = mark_of(org, shard, shards).map_err(|error| invalid("org", &error))?;
+            if mark != own {
+                members.push(member(mark, &mark_event(now))?);
+            }
+        }
+        let bytes =
+            members.iter().map(|member| member.events.as_bytes().len() + REQUEST_BYTES).sum();
+        Ok((Write { client_id: ClientId::NONE, members }, bytes))
+    }
+
+    /// Asks the node, like any client.
+    async fn ask(&self, request: Request, bytes: usize) -> Response {
+        let (replies, mut inbox) = ReplySender::channel();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let deadline = Some(Instant::now() + PATIENCE);
+        let bytes = bytes as u32;
+        self.router.submit(vec![Incoming { id, deadline, bytes, request }], &replies);
+        drop(replies);
+        let answered = inbox.recv().await.and_then(|mut answers| answers.pop());
+        // Whoever had to answer is gone: the node stops.
+        answered.map_or(Response::Refused(Refusal::UnknownOutcome), |reply| reply.response)
+    }
+}
+
+/// What became of an order.
+enum Outcome {
+    Landed,
+    Known,
+    WouldLand,
+}
+
+fn invalid(field: &str, reason: &dyn std::fmt::Display) -> Refusal {
+    Refusal::InvalidArgument { field: field.into(), reason: reason.to_string() }
+}
+
+impl Actor for Registrar {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(registrar: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(registrar)
+    }
+}
+
+impl Message<WantedMail> for Registrar {
+    type Reply = ();
+
+    async fn handle(&mut self, mail: WantedMail, _: &mut Context<Self, ()>) {
+        let WantedMail { shard, org, version } = mail;
+        let mut outcome = Ok(());
+        if self.registry.version(&org) < version {
+            // What a shard shows of a mark, another shows of the aggregate.
+            outcome = self.read(&org, true).await.map_err(|refusal| refusal.to_string());
+        }
+        let step = Step::SchemasRead { org, outcome };
+        let mail = ShardMail(vec![Work::Step(step)]);
+        let _ = self.shards[usize::from(shard.value())].tell(mail).try_send();
+    }
+}
+
+impl Message<SchemaMail> for Registrar {
+    type Reply = ();
+
+    async fn handle(&mut self, mail: SchemaMail, _: &mut Context<Self, ()>) {
+        let SchemaMail { order, route } = mail;
+        let response = match self.carry_out(order).await {
+            Ok(report) => Response::Admin(report.to_string().into()),
+            Err(refusal) => Response::Refused(refusal),
+        };
+        let Route { replies, id, permit } = route;
+        replies.send(vec![Reply { id, response }]);
+        drop(permit);
+    }
+}
