@@ -20,10 +20,12 @@
 // The world owns every task that it spawns; the ban is for what runs inside it.
 #![allow(clippy::disallowed_methods)]
 
+pub mod air;
 pub mod bucket;
 pub mod cli;
 pub mod client;
 pub mod crash;
+pub mod damage;
 pub mod disk;
 pub mod fault;
 pub mod gate;

@@ -59,6 +59,8 @@ struct State {
     acknowledged: Acknowledged,
     /// Entries of which a place was lost.
     lost: BTreeSet<(AggregateKey, Version, Hash)>,
+    /// A node that has lost them under its own name, until it has them again.
+    behind: Option<usize>,
     receipts: Receipts,
 }
 
@@ -126,7 +128,8 @@ impl Overseer {
             return;
         }
         let frames = Walked::parse_all(name, offset, bytes, identity);
-        let State { logs, disks, acknowledged, exposed, .. } = &mut *self.lock();
+        let state = &mut *self.lock();
+        let State { logs, disks, acknowledged, exposed, .. } = state;
         for frame in &frames {
             i22_caps::check_frame(frame, self.frame_bytes_max, &self.violations);
             logs.note(identity.shard, frame, &self.violations);
@@ -134,6 +137,11 @@ impl Overseer {
         let gone = disks[node].written(identity.shard, (name, offset, bytes.len()), &frames);
         self.reached.add("events cut from a disk", gone.len() as u64);
         i12_no_cut::check_gone(node, &gone, acknowledged, exposed, &self.violations);
+        if state.behind == Some(node) && state.has_again(node) {
+            self.reached.note("restored store has everything again");
+            state.behind = None;
+            state.lost.clear();
+        }
     }
 
     /// The process of a node is gone: this is what it leaves.
@@ -141,14 +149,13 @@ impl Overseer {
         &self,
         node: usize,
         images: impl Iterator<Item = (Identity, &'a Files)>,
-        intact: bool,
     ) {
         let left = Held::of(images);
         let State { disks, acknowledged, .. } = &mut *self.lock();
         for (key, version, hash) in acknowledged.entries() {
             let was = disks[node].entries().has(key, version, hash);
             let is = left.entries().has(key, version, hash);
-            self.violations.check("I12", is || !was || !intact, || {
+            self.violations.check("I12", is || !was, || {
                 format!("node {node} lost {key} version {version} in a crash")
             });
         }
@@ -164,6 +171,32 @@ impl Overseer {
         let lost = std::mem::take(&mut state.disks[node]);
         let lost = lost.entries().iter().map(|(key, version, hash)| (key.clone(), version, hash));
         state.lost.extend(lost);
+    }
+
+    /// The disks of a node are what they were earlier, when it had promised `promised`.
+    pub fn restored<'a>(
+        &self,
+        node: usize,
+        promised: Epoch,
+        images: impl Iterator<Item = (Identity, &'a Files)>,
+    ) {
+        let state = &mut *self.lock();
+        state.promises[node].goes_back_to(promised);
+        let was = std::mem::replace(&mut state.disks[node], Held::of(images));
+        let gone = was.entries().iter().map(|(key, version, hash)| (key.clone(), version, hash));
+        let is = state.disks[node].entries();
+        state.lost.extend(gone.filter(|(key, version, hash)| !is.has(key, *version, *hash)));
+        state.behind = (!state.lost.is_empty()).then_some(node);
+    }
+
+    /// Whether no entry is known to be in one place less.
+    pub fn is_whole(&self) -> bool {
+        self.lock().lost.is_empty()
+    }
+
+    /// Whether a store does not have what it has acknowledged.
+    pub fn is_behind(&self) -> bool {
+        self.lock().behind.is_some()
     }
 
     /// Something in the bucket has changed.
@@ -207,7 +240,8 @@ impl Overseer {
         }
         self.reached.note(format!("register {:?} {}", config.phase, kind_of(config)));
         let stores = [state.store(0), state.store(1)];
-        if config.active.set == Set::pair(stores[0], stores[1]) {
+        let rules = config.active.set == Set::pair(stores[0], stores[1]);
+        if rules && state.behind.is_none() {
             // The copy is made, or else.
             state.lost.clear();
         }
@@ -259,6 +293,12 @@ impl Overseer {
 }
 
 impl State {
+    /// Everything that it had lost.
+    fn has_again(&self, node: usize) -> bool {
+        let held = self.disks[node].entries();
+        self.lost.iter().all(|(key, version, hash)| held.has(key, *version, *hash))
+    }
+
     fn places(&self) -> Places<'_> {
         let disk = |node: usize| (self.store(node as u16), &self.disks[node]);
         Places { disks: [disk(0), disk(1)], slots: &self.slots, lost: &self.lost }
