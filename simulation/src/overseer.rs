@@ -11,7 +11,7 @@ use celeriant_actors::election::register::{CONFIG_KEY, Config, Phase, Process, S
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::peer::Message;
 use celeriant_schema::{
-    AggregateKey, BootId, ClusterId, Epoch, Hash, Request, Response, StoreId, Version,
+    AggregateKey, BootId, ClusterId, Epoch, Hash, Refusal, Request, Response, StoreId, Version,
 };
 use celeriant_storage::Identity;
 
@@ -25,6 +25,7 @@ use crate::invariants::i03_promises::Promises;
 use crate::invariants::i04_two_places::{Entry, Places};
 use crate::invariants::i07_exposed_is_final::Exposed;
 use crate::invariants::i08_one_entry_per_position::Acknowledged;
+use crate::invariants::i10_guards_and_atomicity::Legs;
 use crate::invariants::i12_no_cut::Held;
 use crate::invariants::i15_slots::Slots;
 use crate::invariants::{
@@ -51,6 +52,7 @@ pub struct Overseer {
 #[derive(Default)]
 struct State {
     logs: Logs,
+    legs: Legs,
     disks: [Held; 2],
     promises: [Promises; 2],
     register: Register,
@@ -129,8 +131,9 @@ impl Overseer {
         }
         let frames = Walked::parse_all(name, offset, bytes, identity);
         let state = &mut *self.lock();
-        let State { logs, disks, acknowledged, exposed, .. } = state;
+        let State { logs, legs, disks, acknowledged, exposed, .. } = state;
         for frame in &frames {
+            legs.note(identity.shard, frame);
             i22_caps::check_frame(frame, self.frame_bytes_max, &self.violations);
             logs.note(identity.shard, frame, &self.violations);
         }
@@ -145,11 +148,7 @@ impl Overseer {
     }
 
     /// The process of a node is gone: this is what it leaves.
-    pub fn left<'a>(
-        &self,
-        node: usize,
-        images: impl Iterator<Item = (Identity, &'a Files)>,
-    ) {
+    pub fn left<'a>(&self, node: usize, images: impl Iterator<Item = (Identity, &'a Files)>) {
         let left = Held::of(images);
         let State { disks, acknowledged, .. } = &mut *self.lock();
         for (key, version, hash) in acknowledged.entries() {
@@ -231,6 +230,7 @@ impl Overseer {
         let (Some(node), Some(after)) = (change.node, after.clone()) else {
             return state.register.meddled_with(after.and_then(Result::ok));
         };
+        let before = state.register.ruling().cloned();
         state.register.changed(after, &self.violations);
         let Some(config) = state.register.current() else { return };
         // A claim that arrives late may be one of a disk that is gone since.
@@ -251,6 +251,9 @@ impl Overseer {
             i05_leader_has_all::check(&places, state.acknowledged.entries(), config, violations);
             places.check_activation(state.acknowledged.entries(), config, violations);
             state.slots.check_chain(config, &self.violations);
+            if let Some(claim) = before.filter(|before| before.phase == Phase::Claimed) {
+                state.slots.check_fenced(&claim, &self.violations);
+            }
         }
     }
 
@@ -306,9 +309,10 @@ impl State {
 
     /// R4: nobody is shown what is not committed.
     fn check_shown(&self, entry: Entry<'_>, violations: &Violations) {
-        if let Some(config) = self.register.ruling() {
-            self.places().check_shown(entry, config, violations);
-        }
+        let Some(config) = self.register.ruling() else { return };
+        let places = self.places();
+        places.check_shown(entry, config, violations);
+        self.legs.check_shown(entry, |entry| places.is_committed(entry, config), violations);
     }
 
     fn store(&self, node: u16) -> StoreId {
@@ -338,6 +342,13 @@ impl Eyes for Overseer {
                     state.check_shown((&query.key, event.version, event.hash), &self.violations);
                 }
                 state.exposed.page(&query.key, page, &self.violations);
+            }
+            (_, Response::Refused(Refusal::Conflict { conflicts, .. })) => {
+                let Some(config) = state.register.ruling() else { return };
+                for conflict in conflicts {
+                    let version = (&conflict.key, conflict.actual);
+                    state.places().check_conflict(version, config, &self.violations);
+                }
             }
             (Request::Head(query), Response::Head(head)) => {
                 state.check_shown((&query.key, head.version, head.hash), &self.violations);
