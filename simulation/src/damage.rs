@@ -4,6 +4,8 @@
 //! Only frames are hit of which the log itself knows that they were durable: what is vouched for by
 //! nothing that is left cannot be missed by anybody, on a disk that lies.
 
+use std::fmt;
+
 use celeriant_schema::Lsn;
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_storage::Identity;
@@ -13,7 +15,7 @@ use crate::disk::{Files, Media};
 use crate::walk::{Walked, walk};
 
 /// A place in a file that does not hold what was written there.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Scar {
     /// Which file.
     pub name: String,
@@ -23,6 +25,12 @@ pub struct Scar {
     pub was: Vec<u8>,
     /// What is there instead.
     pub is: Vec<u8>,
+}
+
+impl fmt::Debug for Scar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {} at {}", self.is.len(), self.name, self.offset)
+    }
 }
 
 impl Scar {

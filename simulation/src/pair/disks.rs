@@ -9,6 +9,8 @@
 //! ```
 //! One place at a time: what two places hold is lost when both are.
 
+use std::fmt;
+
 use celeriant_actors::election::register::Set;
 use celeriant_actors::election::vocabulary::Command;
 use celeriant_schema::{Epoch, StoreId};
@@ -24,16 +26,22 @@ use crate::power_cut::Crash;
 use crate::timeline::Micros;
 use crate::world::spawn;
 
-/// How often an operator tries again, in µs.
-const AGAIN: Micros = 500_000;
+/// How soon an operator tries again, in µs at least and at most.
+const AGAIN: (Micros, Micros) = (300_000, 3_000_000);
 
 /// A node's directory as it was.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Snapshot {
     store: StoreId,
     epochs: (Epoch, Epoch),
     /// By shard.
     files: Vec<Files>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of {}, which had promised {}", self.store, self.epochs.0)
+    }
 }
 
 impl World {
@@ -185,7 +193,7 @@ impl World {
                 && register.leader.store == self.sites[other].safe.store()
         });
         if !leads || !self.sites[other].is_up() {
-            return self.heal_at(now + AGAIN, Heal::Scrap(node));
+            return self.heal_at(now + AGAIN.0, Heal::Scrap(node));
         }
         let lost = self.empty(node, false);
         self.sites[node].stage = Stage::Down { until: now + 1_000 };
@@ -212,6 +220,8 @@ impl World {
             });
         }
         self.faults_injected += 1;
-        self.heal_at(self.timeline.now() + 4 * AGAIN, Heal::Replace { node, lost });
+        // Never in step with anything that a node does.
+        let again = self.rng.between(AGAIN.0, AGAIN.1);
+        self.heal_at(self.timeline.now() + again, Heal::Replace { node, lost });
     }
 }

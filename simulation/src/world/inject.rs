@@ -336,7 +336,7 @@ impl World {
 
     fn heal(&mut self, heal: Heal) {
         let now = self.timeline.now();
-        self.trace.note(&[8, now], format_args!("{now} healed"));
+        self.trace.note(&[8, now], format_args!("{now} healed {heal:?}"));
         match heal {
             Heal::Space(shard) => self.machine.medias[shard].ail(|a| a.full = false),
             Heal::Speed(shard) => self.machine.medias[shard].ail(|a| {
