@@ -337,6 +337,7 @@ impl<R> Core<R> {
             };
             if !building.take(&frame, &self.identity, batch) {
                 self.reads.pages.insert(number, building);
+                self.cache.forget(place.segment, place.frame_offset);
                 return self.fail_page(number, frame_place, effects);
             }
         }
