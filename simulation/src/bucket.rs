@@ -172,6 +172,11 @@ impl Cloud {
         change(&mut self.shared.lock().ailments);
     }
 
+    /// Whether some operation is to meet with something.
+    pub fn is_ailing(&self) -> bool {
+        !self.shared.lock().ailments.pending.is_empty()
+    }
+
     /// Takes an object away, as an operator's mistake does. `false` when there is none.
     pub fn lose(&self, key: &str) -> bool {
         self.meddle(key, "bucket-object-deleted", |objects| objects.lose(key))

@@ -82,6 +82,10 @@ struct Run {
     /// Two nodes and a bucket instead of one node.
     #[arg(long)]
     pair: bool,
+    /// The real link between the nodes of a pair, over simulated datagrams. Faults are the seed's,
+    /// the trace is not.
+    #[arg(long, requires = "pair", conflicts_with = "twice")]
+    quic: bool,
     /// Breaks the store on purpose: every seed is expected to fail.
     #[arg(long, value_parser = parse_sabotage)]
     sabotage: Option<Sabotage>,
@@ -176,6 +180,7 @@ fn run_seeds(options: &Run) -> ExitCode {
         scenario.sabotage = options.sabotage;
         if let Some(shape) = &mut scenario.pair {
             shape.betrayal = options.betrayal;
+            shape.quic = options.quic;
         }
         let (mut outcome, hash) = carry_out(&scenario, options.output);
         if options.twice {

@@ -56,6 +56,11 @@ impl Power {
         self.trip_at.store(operation, Ordering::Relaxed);
     }
 
+    /// Whether it is to lose power at some operation.
+    pub fn is_tripped(&self) -> bool {
+        self.trip_at.load(Ordering::Relaxed) > self.operations()
+    }
+
     /// Power is gone: nothing starts, nothing completes.
     pub fn is_off(&self) -> bool {
         self.off.load(Ordering::Relaxed)
@@ -257,19 +262,24 @@ impl Media {
         change(&mut self.shared.lock().ailments);
     }
 
-    /// Flips one bit of what is durable. `false` when there is no such byte.
-    pub fn rot(&self, name: &str, offset: u64, bit: u8) -> bool {
-        self.shared.lock().durable.flip(name, offset, bit)
-    }
-
     /// Takes a file away, as an operator's mistake does. `false` when there is none.
     pub fn lose(&self, name: &str) -> bool {
         self.shared.lock().durable.remove(name)
     }
 
-    /// All files are gone: another disk.
-    pub fn wipe(&self) {
-        self.shared.lock().durable = Files::default();
+    /// Whether some operation is to fail.
+    pub fn is_ailing(&self) -> bool {
+        !self.shared.lock().ailments.pending.is_empty()
+    }
+
+    /// Changes bytes without a word. `false` where there are none.
+    pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) -> bool {
+        self.shared.lock().durable.overwrite(name, offset, bytes)
+    }
+
+    /// Another disk, with other content, in the place of this one.
+    pub fn replace(&self, files: Files) {
+        self.shared.lock().durable = files;
     }
 
     /// Calls `observer` with name, offset and content of every write that becomes durable.

@@ -80,6 +80,10 @@ kinds! {
     RotWatermark,
     /// A bit of a segment's header page flips; it is repaired after a while.
     RotSegmentHeader,
+    /// A write of a shard's log that was reported done was not; it is repaired after a while.
+    LoseWrite,
+    /// A write of a shard's log went to where another one was; it is repaired after a while.
+    MisdirectWrite,
     /// A run of the directory is gone after a crash.
     LoseRun,
     /// The directory's manifest is gone after a crash.
@@ -115,6 +119,10 @@ kinds! {
     HandOver,
     /// A follower's disks are replaced by empty ones; after a while an operator says so.
     Wipe,
+    /// A follower starts on a copy of the leader's directory; after a while an operator sees it.
+    Clone,
+    /// A follower's directory is, after a while, what it is now: a snapshot is restored.
+    Restore,
     /// The next change of a superblock fails.
     FailPromise,
     /// No client reaches a node, for a while.
@@ -221,7 +229,7 @@ impl Kind {
         Self::ConfigRestored,
     ];
 
-    /// Every kind that can befall a pair: no damage of what is durable, no lost files.
+    /// Every kind that can befall a pair: no bits that flip, no lost files.
     pub fn all_of_pair() -> Vec<Self> {
         let alone = Self::ALL.into_iter().filter(|kind| {
             !matches!(
@@ -280,7 +288,9 @@ impl Fault {
             | Kind::RotRun
             | Kind::RotManifest
             | Kind::RotWatermark
-            | Kind::RotSegmentHeader => (rng.number() >> 16, rng.between(500_000, 3_000_000)),
+            | Kind::RotSegmentHeader
+            | Kind::LoseWrite
+            | Kind::MisdirectWrite => (rng.number() >> 16, rng.between(500_000, 3_000_000)),
             Kind::ClockAhead | Kind::ClockBack => (rng.between(1, 100_000_000_000), 0),
             Kind::ClockFast => (rng.between(10, 3_000), rng.between(100_000, 3_000_000)),
             Kind::ClockSlow => (rng.between(10, 900), rng.between(100_000, 3_000_000)),
@@ -314,6 +324,8 @@ impl Fault {
             Kind::StayDown
             | Kind::Pause
             | Kind::Wipe
+            | Kind::Clone
+            | Kind::Restore
             | Kind::Isolate
             | Kind::ConfigDeleted
             | Kind::LinkCut

@@ -44,7 +44,8 @@ impl Gate {
         self.lock().closed
     }
 
-    fn holds(&self, cx: &Context<'_>) -> bool {
+    /// Whether nothing passes; then `cx` is woken when it is open again.
+    pub(crate) fn holds(&self, cx: &Context<'_>) -> bool {
         let mut inner = self.lock();
         if inner.closed && !inner.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
             inner.waiting.push(cx.waker().clone());

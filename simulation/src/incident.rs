@@ -10,7 +10,7 @@ use crate::timeline::Micros;
 type Step = ((u64, u64), Kind, u16, (u64, u64));
 
 /// Every incident.
-const INCIDENTS: [&[Step]; 12] = [
+const INCIDENTS: [&[Step]; 13] = [
     // The leader goes on with the bucket, sleeps through its lease, and wakes up deposed.
     &[
         ((0, 0), Kind::LinkPartition, FOLLOWER, (900, 1_500)),
@@ -71,6 +71,12 @@ const INCIDENTS: [&[Step]; 12] = [
     &[
         ((0, 0), Kind::LinkPartition, LEADER, (500, 3_000)),
         ((0, 1_200), Kind::Kill, LEADER, (0, 0)),
+    ],
+    // A member that has nothing yet, and whose leader is lost for longer than its lease.
+    &[
+        ((0, 0), Kind::Wipe, FOLLOWER, (700, 1_000)),
+        ((0, 10), Kind::LinkPartition, FOLLOWER, (9_000, 12_000)),
+        ((2_000, 4_000), Kind::StayDown, LEADER, (4_000, 7_000)),
     ],
     // Clocks as far apart as they may be, and a leader that hears nobody.
     &[

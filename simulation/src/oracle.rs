@@ -190,7 +190,10 @@ fn check_refusal(
 ) -> Result<(), String> {
     let excuses = &evidence.excuses;
     let excused = match refusal {
-        Refusal::Overloaded { .. } => excuses.overload,
+        // Or a feed that could not begin, on a node that was just about to stop.
+        Refusal::Overloaded { .. } => {
+            excuses.overload || matches!(*operation.request, Request::Feed(_))
+        }
         Refusal::DeadlineExceeded { definite } => attempt.deadline && *definite,
         Refusal::NoLeader | Refusal::NotLeader { .. } | Refusal::UnknownOutcome => excuses.outage,
         Refusal::Internal { .. } => excuses.rot,

@@ -11,7 +11,7 @@ use celeriant_actors::election::register::{CONFIG_KEY, Config, Phase, Process, S
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::peer::Message;
 use celeriant_schema::{
-    AggregateKey, BootId, ClusterId, Epoch, Hash, Request, Response, StoreId, Version,
+    AggregateKey, BootId, ClusterId, Epoch, Hash, Refusal, Request, Response, StoreId, Version,
 };
 use celeriant_storage::Identity;
 
@@ -25,6 +25,7 @@ use crate::invariants::i03_promises::Promises;
 use crate::invariants::i04_two_places::{Entry, Places};
 use crate::invariants::i07_exposed_is_final::Exposed;
 use crate::invariants::i08_one_entry_per_position::Acknowledged;
+use crate::invariants::i10_guards_and_atomicity::Legs;
 use crate::invariants::i12_no_cut::Held;
 use crate::invariants::i15_slots::Slots;
 use crate::invariants::{
@@ -51,6 +52,7 @@ pub struct Overseer {
 #[derive(Default)]
 struct State {
     logs: Logs,
+    legs: Legs,
     disks: [Held; 2],
     promises: [Promises; 2],
     register: Register,
@@ -59,6 +61,8 @@ struct State {
     acknowledged: Acknowledged,
     /// Entries of which a place was lost.
     lost: BTreeSet<(AggregateKey, Version, Hash)>,
+    /// A node that has lost them under its own name, until it has them again.
+    behind: Option<usize>,
     receipts: Receipts,
 }
 
@@ -126,29 +130,31 @@ impl Overseer {
             return;
         }
         let frames = Walked::parse_all(name, offset, bytes, identity);
-        let State { logs, disks, acknowledged, exposed, .. } = &mut *self.lock();
+        let state = &mut *self.lock();
+        let State { logs, legs, disks, acknowledged, exposed, .. } = state;
         for frame in &frames {
+            legs.note(identity.shard, frame);
             i22_caps::check_frame(frame, self.frame_bytes_max, &self.violations);
             logs.note(identity.shard, frame, &self.violations);
         }
         let gone = disks[node].written(identity.shard, (name, offset, bytes.len()), &frames);
         self.reached.add("events cut from a disk", gone.len() as u64);
         i12_no_cut::check_gone(node, &gone, acknowledged, exposed, &self.violations);
+        if state.behind == Some(node) && state.has_again(node) {
+            self.reached.note("restored store has everything again");
+            state.behind = None;
+            state.lost.clear();
+        }
     }
 
     /// The process of a node is gone: this is what it leaves.
-    pub fn left<'a>(
-        &self,
-        node: usize,
-        images: impl Iterator<Item = (Identity, &'a Files)>,
-        intact: bool,
-    ) {
+    pub fn left<'a>(&self, node: usize, images: impl Iterator<Item = (Identity, &'a Files)>) {
         let left = Held::of(images);
         let State { disks, acknowledged, .. } = &mut *self.lock();
         for (key, version, hash) in acknowledged.entries() {
             let was = disks[node].entries().has(key, version, hash);
             let is = left.entries().has(key, version, hash);
-            self.violations.check("I12", is || !was || !intact, || {
+            self.violations.check("I12", is || !was, || {
                 format!("node {node} lost {key} version {version} in a crash")
             });
         }
@@ -164,6 +170,32 @@ impl Overseer {
         let lost = std::mem::take(&mut state.disks[node]);
         let lost = lost.entries().iter().map(|(key, version, hash)| (key.clone(), version, hash));
         state.lost.extend(lost);
+    }
+
+    /// The disks of a node are what they were earlier, when it had promised `promised`.
+    pub fn restored<'a>(
+        &self,
+        node: usize,
+        promised: Epoch,
+        images: impl Iterator<Item = (Identity, &'a Files)>,
+    ) {
+        let state = &mut *self.lock();
+        state.promises[node].goes_back_to(promised);
+        let was = std::mem::replace(&mut state.disks[node], Held::of(images));
+        let gone = was.entries().iter().map(|(key, version, hash)| (key.clone(), version, hash));
+        let is = state.disks[node].entries();
+        state.lost.extend(gone.filter(|(key, version, hash)| !is.has(key, *version, *hash)));
+        state.behind = (!state.lost.is_empty()).then_some(node);
+    }
+
+    /// Whether no entry is known to be in one place less.
+    pub fn is_whole(&self) -> bool {
+        self.lock().lost.is_empty()
+    }
+
+    /// Whether a store does not have what it has acknowledged.
+    pub fn is_behind(&self) -> bool {
+        self.lock().behind.is_some()
     }
 
     /// Something in the bucket has changed.
@@ -198,6 +230,7 @@ impl Overseer {
         let (Some(node), Some(after)) = (change.node, after.clone()) else {
             return state.register.meddled_with(after.and_then(Result::ok));
         };
+        let before = state.register.ruling().cloned();
         state.register.changed(after, &self.violations);
         let Some(config) = state.register.current() else { return };
         // A claim that arrives late may be one of a disk that is gone since.
@@ -207,7 +240,8 @@ impl Overseer {
         }
         self.reached.note(format!("register {:?} {}", config.phase, kind_of(config)));
         let stores = [state.store(0), state.store(1)];
-        if config.active.set == Set::pair(stores[0], stores[1]) {
+        let rules = config.active.set == Set::pair(stores[0], stores[1]);
+        if rules && state.behind.is_none() {
             // The copy is made, or else.
             state.lost.clear();
         }
@@ -217,6 +251,9 @@ impl Overseer {
             i05_leader_has_all::check(&places, state.acknowledged.entries(), config, violations);
             places.check_activation(state.acknowledged.entries(), config, violations);
             state.slots.check_chain(config, &self.violations);
+            if let Some(claim) = before.filter(|before| before.phase == Phase::Claimed) {
+                state.slots.check_fenced(&claim, &self.violations);
+            }
         }
     }
 
@@ -259,6 +296,12 @@ impl Overseer {
 }
 
 impl State {
+    /// Everything that it had lost.
+    fn has_again(&self, node: usize) -> bool {
+        let held = self.disks[node].entries();
+        self.lost.iter().all(|(key, version, hash)| held.has(key, *version, *hash))
+    }
+
     fn places(&self) -> Places<'_> {
         let disk = |node: usize| (self.store(node as u16), &self.disks[node]);
         Places { disks: [disk(0), disk(1)], slots: &self.slots, lost: &self.lost }
@@ -266,9 +309,10 @@ impl State {
 
     /// R4: nobody is shown what is not committed.
     fn check_shown(&self, entry: Entry<'_>, violations: &Violations) {
-        if let Some(config) = self.register.ruling() {
-            self.places().check_shown(entry, config, violations);
-        }
+        let Some(config) = self.register.ruling() else { return };
+        let places = self.places();
+        places.check_shown(entry, config, violations);
+        self.legs.check_shown(entry, |entry| places.is_committed(entry, config), violations);
     }
 
     fn store(&self, node: u16) -> StoreId {
@@ -298,6 +342,13 @@ impl Eyes for Overseer {
                     state.check_shown((&query.key, event.version, event.hash), &self.violations);
                 }
                 state.exposed.page(&query.key, page, &self.violations);
+            }
+            (_, Response::Refused(Refusal::Conflict { conflicts, .. })) => {
+                let Some(config) = state.register.ruling() else { return };
+                for conflict in conflicts {
+                    let version = (&conflict.key, conflict.actual);
+                    state.places().check_conflict(version, config, &self.violations);
+                }
             }
             (Request::Head(query), Response::Head(head)) => {
                 state.check_shown((&query.key, head.version, head.hash), &self.violations);

@@ -13,7 +13,9 @@
 //! last, it is read back from both nodes, after a restart of each and a hand-over.
 
 pub mod betrayal;
+mod disks;
 mod inject;
+mod network;
 mod rest;
 pub mod safe;
 pub mod seams;
@@ -31,8 +33,10 @@ use tokio::task::JoinHandle;
 
 use self::betrayal::Betrayal;
 use self::inject::Heal;
+use self::network::Network;
 use self::safe::Safe;
 use self::site::{FEATURES, Grounds, Site, Stage};
+use crate::air::Air;
 use crate::bucket::Cloud;
 use crate::client::{Client, Surroundings, WATCHERS};
 use crate::disk::Observer;
@@ -86,13 +90,16 @@ impl World {
         let frame_bytes_max = crate::machine::log_settings(&scenario.shape).frame_bytes_max();
         let overseer = Overseer::new(cluster, frame_bytes_max, timeline, &violations, &reached);
         let ledger = Ledger::default();
-        let cable = Cable::new(
-            Behaviour::default(),
-            rng.fork("cable"),
-            timeline.clone(),
-            trace.clone(),
-            reached.clone(),
-        );
+        let network = match shape.quic {
+            true => quic(&rng, timeline, &reached),
+            false => Network::Cable(Cable::new(
+                Behaviour::default(),
+                rng.fork("cable"),
+                timeline.clone(),
+                trace.clone(),
+                reached.clone(),
+            )),
+        };
         let cloud =
             Cloud::new(rng.fork("cloud"), Some(timeline.clone()), trace.clone(), reached.clone());
         let eyes = overseer.clone();
@@ -108,7 +115,7 @@ impl World {
             rng: rng.fork("world"),
             sites: Vec::new(),
             grounds: Grounds {
-                cable,
+                network,
                 cloud,
                 overseer: overseer.clone(),
                 election,
@@ -166,6 +173,10 @@ impl World {
         Site {
             index,
             machine,
+            certified: safe.store(),
+            copied: None,
+            scars: Vec::new(),
+            address: self.grounds.network.address_of(index),
             safe,
             wire,
             stage: Stage::Down { until: Micros::MAX },
@@ -245,6 +256,15 @@ impl World {
             workload: self.scenario.workload.clone(),
             until,
         }
+    }
+}
+
+/// The real link, over datagrams.
+fn quic(rng: &Rng, timeline: &Timeline, reached: &Reached) -> Network {
+    let air = Air::new(rng.fork("air"), timeline.clone(), reached.clone());
+    match Network::of_datagrams(air) {
+        Ok(network) => network,
+        Err(error) => panic!("no certificates: {error}"),
     }
 }
 

@@ -127,6 +127,10 @@ pub struct PairShape {
     pub timing: Timing,
     /// Once nothing is wrong any more, a write must be acknowledged within so many ms.
     pub resumes_within_ms: u64,
+    /// The real link between the nodes, over simulated datagrams. Such a run has no trace of its
+    /// own: see [`crate::air`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quic: bool,
     /// While clients work, at most so long may no new write be acknowledged, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms_max: Option<u64>,
@@ -141,6 +145,7 @@ impl Default for PairShape {
             rejoin_ms: (5_000, 20_000),
             timing: Timing::default(),
             resumes_within_ms: 30_000,
+            quic: false,
             pause_ms_max: None,
             betrayal: None,
         }

@@ -12,7 +12,9 @@ use crate::invariants::i02_log_matching::Logs;
 use crate::invariants::i06_acknowledged_is_durable::Durable;
 use crate::invariants::i07_exposed_is_final::Exposed;
 use crate::invariants::i08_one_entry_per_position::Acknowledged;
-use crate::invariants::{Violations, i07_exposed_is_final, i12_no_cut, i22_caps};
+use crate::invariants::{
+    Violations, i07_exposed_is_final, i12_no_cut, i17_recovery_is_idempotent, i22_caps,
+};
 use crate::ledger::{Place, receipt_of};
 use crate::walk::{Walked, walk};
 use crate::wire::Eyes;
@@ -59,6 +61,9 @@ impl Watcher {
         let mut state = self.lock();
         let state = &mut *state;
         for (identity, files) in images {
+            if intact {
+                i17_recovery_is_idempotent::check_tail(files, &identity, &self.violations);
+            }
             for frame in walk(files, &identity) {
                 if intact {
                     state.logs.in_log(identity.shard, &frame, &self.violations);

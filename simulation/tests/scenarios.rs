@@ -31,7 +31,7 @@ fn scenarios() -> Vec<(String, Scenario)> {
 #[test]
 fn recorded_scenarios_come_to_what_they_expect() {
     let scenarios = scenarios();
-    assert!(scenarios.len() >= 46, "only {} are left", scenarios.len());
+    assert!(scenarios.len() >= 65, "only {} are left", scenarios.len());
     let affordable =
         |name: &str, scenario: &Scenario| scenario.pair.is_none() || REPLAYED.contains(&name);
     let mut pairs = 0;

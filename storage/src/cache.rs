@@ -54,6 +54,11 @@ impl FrameCache {
         self.frames.insert((segment, frame_offset), frame);
     }
 
+    /// Lets go of a frame: it is not what should be there.
+    pub fn forget(&mut self, segment: u32, frame_offset: u32) {
+        self.frames.remove(&(segment, frame_offset));
+    }
+
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
         self.frames.weight()
@@ -66,6 +71,14 @@ mod tests {
 
     fn frame(fill: u8) -> Bytes {
         Bytes::from(vec![fill; 4096])
+    }
+
+    #[test]
+    fn what_is_forgotten_is_gone() {
+        let mut cache = FrameCache::new(64 << 10);
+        cache.insert(1, 2, frame(3));
+        cache.forget(1, 2);
+        assert_eq!((cache.get(1, 2), cache.bytes()), (None, 0));
     }
 
     #[test]

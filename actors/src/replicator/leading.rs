@@ -376,11 +376,22 @@ impl Leading {
     }
 
     fn compare(&mut self, tips: &[Tip], requests: &mut u64, effects: &mut Vec<Effect>) {
+        let mut is_short = false;
         for tip in tips {
-            if let Some(stream) = self.streams.get_mut(&tip.shard) {
-                *requests += 1;
-                stream.compare(tip, *requests, effects);
-            }
+            let Some(stream) = self.streams.get_mut(&tip.shard) else { continue };
+            *requests += 1;
+            let Some(lost) = stream.compare(tip, *requests, effects) else { continue };
+            is_short = true;
+            effects.push(Effect::Alarm(format!(
+                "the follower's shard {}: it has lost what it had acknowledged, {} to {}",
+                tip.shard, tip.durable.lsn, lost.lsn
+            )));
+            self.tell_held(tip.shard, effects);
+        }
+        // Until it holds everything again it is no place, and must not claim as if it were.
+        if is_short {
+            let silent = |store| Effect::Election(Fact::FollowerSilent { store });
+            effects.extend(self.holder.map(silent));
         }
     }
 

@@ -160,12 +160,21 @@ impl Stream {
         matches!(self.stage, Stage::Level | Stage::Behind { .. }) && self.held == self.sealed
     }
 
-    /// The follower has said where its log ends.
-    pub(super) fn compare(&mut self, tip: &Tip, request: u64, effects: &mut Vec<Effect>) {
+    /// The follower has said where its log ends. Returns what it had acknowledged, if that is more:
+    /// a disk that is what it was some time ago, or that lied.
+    pub(super) fn compare(
+        &mut self,
+        tip: &Tip,
+        request: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Position> {
         self.reset();
+        let is_short = tip.durable.lsn < self.held.lsn;
+        let lost = is_short.then(|| std::mem::replace(&mut self.held, tip.durable));
         let comparison = Comparison::new(tip.durable);
         self.stage = Stage::Comparing { request, comparison };
         self.go_on_comparing(effects);
+        lost
     }
 
     fn go_on_comparing(&mut self, effects: &mut Vec<Effect>) {

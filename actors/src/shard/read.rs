@@ -323,7 +323,8 @@ impl<R> Core<R> {
         effects: &mut Vec<Effect<R>>,
     ) {
         let Some(mut building) = self.reads.pages.remove(&number) else { return };
-        while let Some((_, _, place)) = building.wanted() {
+        while let Some(batch) = building.wanted() {
+            let (_, _, place) = batch;
             let frame_place = (place.segment, place.frame_offset);
             let found = match &loaded {
                 Some((at, bytes)) if *at == frame_place => Some(bytes.clone()),
@@ -334,8 +335,9 @@ impl<R> Core<R> {
                 self.reads.pages.insert(number, building);
                 return;
             };
-            if !building.take(&frame, &self.identity, place) {
+            if !building.take(&frame, &self.identity, batch) {
                 self.reads.pages.insert(number, building);
+                self.cache.forget(place.segment, place.frame_offset);
                 return self.fail_page(number, frame_place, effects);
             }
         }
@@ -436,12 +438,19 @@ impl<R> PageInProgress<R> {
         self.plan.get(self.at).copied()
     }
 
-    /// Adds the matching events of one batch; `false` if the frame does not hold what it should.
-    fn take(&mut self, bytes: &Bytes, identity: &Identity, place: BatchLocation) -> bool {
+    /// Adds the matching events of one batch; `false` if the frame does not hold what it should: a
+    /// device may have put another one there, which is whole.
+    fn take(
+        &mut self,
+        bytes: &Bytes,
+        identity: &Identity,
+        (first, last, place): (Version, Version, BatchLocation),
+    ) -> bool {
         let Ok((header, key, events)) = frame::read_batch(bytes, identity, &place) else {
             return false;
         };
-        if key != self.query.key {
+        let versions = (header.first_version, header.last_version);
+        if key != self.query.key || versions != (first, last) {
             return false;
         }
         self.at += 1;

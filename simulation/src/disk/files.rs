@@ -120,6 +120,17 @@ impl Files {
         true
     }
 
+    /// Puts `bytes` where others are. `false` where there are not so many.
+    pub fn overwrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> bool {
+        let Some(content) = self.files.get_mut(name) else { return false };
+        let end = offset as usize + bytes.len();
+        let Some(place) = Arc::make_mut(content).get_mut(offset as usize..end) else {
+            return false;
+        };
+        place.copy_from_slice(bytes);
+        true
+    }
+
     /// Writes the sectors of `content` that `survives` names.
     pub(super) fn write(
         &mut self,

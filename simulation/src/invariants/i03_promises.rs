@@ -28,6 +28,11 @@ impl Promises {
         (self.process, self.told) = (process, self.promised);
     }
 
+    /// Somebody has restored what the store was when it had promised that.
+    pub fn goes_back_to(&mut self, epoch: Epoch) {
+        (self.promised, self.told) = (epoch, epoch);
+    }
+
     /// The process that runs, or ran last.
     pub fn process(&self) -> Process {
         self.process

@@ -28,10 +28,8 @@ impl Places<'_> {
     pub fn check_receipt(&self, receipt: &Receipt, config: &Config, violations: &Violations) {
         for part in &receipt.writes {
             let entry = (&part.key, part.last_version, part.hash);
-            let places = self.count(entry, config);
-            let wanted = 2 - usize::from(!self.lost.is_empty());
-            violations.check("I6", places >= wanted, || {
-                format!("acknowledged and in {places} places: {part:?}")
+            violations.check("I6", self.is_committed(entry, config), || {
+                format!("acknowledged and in {} places: {part:?}", self.count(entry, config))
             });
             self.check_entry("I4", entry, config, violations);
         }
@@ -67,10 +65,29 @@ impl Places<'_> {
 
     /// A reader is shown an entry.
     pub fn check_shown(&self, entry: Entry<'_>, config: &Config, violations: &Violations) {
-        let wanted = 2 - usize::from(!self.lost.is_empty());
-        let places = self.count(entry, config);
-        violations
-            .check("R4", places >= wanted, || format!("shown and in {places} places: {entry:?}"));
+        violations.check("R4", self.is_committed(entry, config), || {
+            format!("shown and in {} places: {entry:?}", self.count(entry, config))
+        });
+    }
+
+    /// A writer is told of a conflict with a version.
+    pub fn check_conflict(
+        &self,
+        (key, version): (&AggregateKey, Version),
+        config: &Config,
+        violations: &Violations,
+    ) {
+        let hashes = self.disks.iter().flat_map(|(_, held)| held.entries().hashes(key, version));
+        let mut entries = hashes.map(|hash| (key, version, *hash));
+        let committed = entries.any(|entry| self.is_committed(entry, config));
+        violations.check("R3", committed || version == Version::NONE, || {
+            format!("a conflict with {key} version {version}, which is not in two places")
+        });
+    }
+
+    /// Whether an entry is where one must be that somebody is told of.
+    pub fn is_committed(&self, entry: Entry<'_>, config: &Config) -> bool {
+        self.count(entry, config) >= 2 - usize::from(!self.lost.is_empty())
     }
 
     fn check_entry(

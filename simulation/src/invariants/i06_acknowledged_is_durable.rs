@@ -41,6 +41,11 @@ impl Durable {
         }
     }
 
+    /// What is there at that position.
+    pub fn hashes(&self, key: &AggregateKey, version: Version) -> &[Hash] {
+        self.events.get(&(key.clone(), version)).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether the event is there.
     pub fn has(&self, key: &AggregateKey, version: Version, hash: Hash) -> bool {
         let hashes = self.events.get(&(key.clone(), version));

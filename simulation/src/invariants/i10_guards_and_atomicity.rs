@@ -5,13 +5,66 @@ use std::collections::BTreeMap;
 
 use celeriant_schema::event::EventBody;
 use celeriant_schema::hash::{EventContext, chain_start, event_hash};
-use celeriant_schema::{AggregateKey, Stamp, Version};
+use celeriant_schema::record::Record;
+use celeriant_schema::{AggregateKey, Hash, ShardId, Stamp, Version, WriteId};
 
 use super::Violations;
+use super::i04_two_places::Entry;
 use crate::history::{Batch, History, Landing, passes};
 use crate::ledger::Operation;
+use crate::walk::Walked;
 
 const RULE: &str = "I10";
+
+/// The writes over several shards that were ever on a disk: what belongs together.
+#[derive(Debug, Default)]
+pub struct Legs {
+    writes: BTreeMap<WriteId, Whole>,
+    /// By the last event of each batch.
+    of: BTreeMap<(AggregateKey, Version, Hash), WriteId>,
+}
+
+#[derive(Debug, Default)]
+struct Whole {
+    participants: Vec<ShardId>,
+    /// Last events of each leg's batches; none of one that only guards.
+    legs: BTreeMap<ShardId, Vec<(AggregateKey, Version, Hash)>>,
+}
+
+impl Legs {
+    /// A frame is on a shard's disk.
+    pub fn note(&mut self, shard: ShardId, frame: &Walked) {
+        for (_, record, _) in &frame.records {
+            let Record::Leg(leg) = record else { continue };
+            let ends = leg.batches.iter().map(|b| (b.key.clone(), b.last_version, b.hash));
+            let ends: Vec<_> = ends.collect();
+            self.of.extend(ends.iter().map(|end| (end.clone(), leg.write_id)));
+            let whole = self.writes.entry(leg.write_id).or_default();
+            whole.participants.clone_from(&leg.participants);
+            whole.legs.insert(shard, ends);
+        }
+    }
+
+    /// An entry is shown: if it is of a leg, all of the write must be `held` where it counts.
+    pub fn check_shown(
+        &self,
+        (key, version, hash): Entry<'_>,
+        held: impl Fn(Entry<'_>) -> bool,
+        violations: &Violations,
+    ) {
+        let txn = self.of.get(&(key.clone(), version, hash));
+        let Some(whole) = txn.and_then(|txn| self.writes.get(txn)) else { return };
+        for shard in &whole.participants {
+            let leg = whole.legs.get(shard);
+            let there = leg.is_some_and(|ends| ends.iter().all(|(k, v, h)| held((k, *v, *h))));
+            violations.check(RULE, there, || {
+                format!(
+                    "{key} version {version} is shown without its leg in shard {shard}: {leg:?}"
+                )
+            });
+        }
+    }
+}
 
 /// Checks the final log by itself and against what was asked.
 pub fn check_final(operations: &[Operation], history: &History, violations: &Violations) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use celeriant_actors::bucket_log::Seal;
 use celeriant_actors::bucket_log::slot::{Content, Name, Part, Slot};
-use celeriant_actors::election::register::{Config, Link};
+use celeriant_actors::election::register::{Config, Link, Set};
 use celeriant_schema::peer::Position;
 use celeriant_schema::{ClusterId, Epoch, ShardId};
 use celeriant_storage::Identity;
@@ -98,6 +98,16 @@ impl Slots {
                 });
             }
         }
+    }
+
+    /// A claim over a configuration with the bucket is activated: the last log of its chain must
+    /// have been ended by a fence, or a slot may come late that nobody reads.
+    pub fn check_fenced(&self, before: &Config, violations: &Violations) {
+        let over_bucket = matches!(before.active.set, Set::Bucket(_));
+        let last = before.active.chain.last().filter(|_| over_bucket);
+        violations.check(RULE, last.is_none_or(|link| self.is_fenced(link.epoch)), || {
+            format!("epoch {} is taken over without a fence", before.active.epoch)
+        });
     }
 
     /// A node deleted a slot. It was ordered while a pair ruled; a request that is under way when

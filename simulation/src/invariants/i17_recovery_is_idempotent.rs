@@ -1,11 +1,14 @@
 //! I17: recovery is idempotent: crash at any step of it, same log.
 
+use celeriant_schema::limits::SECTOR_BYTES;
+use celeriant_storage::segment::FIRST_FRAME_OFFSET;
 use celeriant_storage::{Identity, Settings};
 
 use super::Violations;
 use crate::disk::{Fate, Files, Flight};
 use crate::reopen::{LogState, reopen, reopen_until};
 use crate::rng::Rng;
+use crate::walk::{Walked, walk};
 
 const RULE: &str = "I17";
 
@@ -29,6 +32,27 @@ pub fn check(
         expect(&left, identity, settings, &first, &when, violations);
     }
     compared
+}
+
+/// A process has started on an image: nothing is left behind the end of its log that was there when
+/// it started, for a later start to stumble over.
+pub fn check_tail(files: &Files, identity: &Identity, violations: &Violations) {
+    let frames = walk(files, identity);
+    let newest = frames.last().map(|frame| frame.header.epoch).unwrap_or_default();
+    for (name, content) in files.iter().filter(|(name, _)| name.ends_with(".seg")) {
+        let of_file = frames.iter().rev().find(|frame| frame.name == name);
+        let end = of_file
+            .map_or(FIRST_FRAME_OFFSET, |frame| frame.offset + frame.header.frame_bytes() as u64);
+        let rest = content.get(end as usize..).unwrap_or_default();
+        let Some(at) = rest.iter().position(|byte| *byte != 0) else { continue };
+        let at = at - at % SECTOR_BYTES;
+        // What is written since may be done in any order.
+        let is_new = Walked::parse(name, end + at as u64, &rest[at..], identity)
+            .is_some_and(|frame| frame.header.epoch >= newest);
+        violations.check(RULE, is_new, || {
+            format!("shard {}: something is left in {name} at {}", identity.shard, end + at as u64)
+        });
+    }
 }
 
 /// The image recovers to `expected`.

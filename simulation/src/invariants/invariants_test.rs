@@ -121,6 +121,19 @@ fn an_event_that_changes_after_it_was_seen_is_seen() {
     assert_eq!(rules(&violations), ["I7"]);
 }
 
+#[test]
+fn what_a_recovery_leaves_behind_the_end_of_the_log_is_seen() {
+    let violations = Violations::default();
+    let mut files = reopen(&image(), identity(), &settings()).expect("opens").0;
+    i17::check_tail(&files, &identity(), &violations);
+    assert_eq!(violations.list(), []);
+    let last = walk(&files, &identity()).pop().expect("it has frames");
+    let behind = last.offset + last.header.frame_bytes() as u64 + 4_096;
+    assert!(files.overwrite(&last.name, behind, &[1]));
+    i17::check_tail(&files, &identity(), &violations);
+    assert_eq!(rules(&violations), ["I17"]);
+}
+
 const ONE: StoreId = StoreId::new(1);
 const OTHER: StoreId = StoreId::new(2);
 
@@ -161,6 +174,32 @@ fn a_leader_without_an_acknowledged_entry_is_seen() {
     let violations = Violations::default();
     i05_leader_has_all::check(&places, [(key, version, hash)].into_iter(), &config(), &violations);
     assert_eq!(rules(&violations), ["I5"]);
+}
+
+#[test]
+fn a_conflict_with_what_is_not_in_two_places_is_seen() {
+    let frames = frames();
+    let (key, version, _) = frames[0].events().next().expect("it has events");
+    let (held, slots, lost) =
+        (Held::of([(identity(), &image())].into_iter()), Slots::default(), BTreeSet::new());
+    let (none, violations) = (Held::default(), Violations::default());
+    let places = Places { disks: [(ONE, &held), (OTHER, &held)], slots: &slots, lost: &lost };
+    places.check_conflict((key, version), &config(), &violations);
+    let places = Places { disks: [(ONE, &held), (OTHER, &none)], ..places };
+    places.check_conflict((key, Version::NONE), &config(), &violations);
+    assert!(violations.none());
+    places.check_conflict((key, version), &config(), &violations);
+    assert_eq!(rules(&violations), ["R3"]);
+}
+
+#[test]
+fn a_take_over_from_the_bucket_without_a_fence_is_seen() {
+    let violations = Violations::default();
+    let of_pair = Active { set: Set::pair(ONE, OTHER), ..config().active };
+    Slots::default().check_fenced(&Config { active: of_pair, ..config() }, &violations);
+    assert!(violations.none());
+    Slots::default().check_fenced(&config(), &violations);
+    assert_eq!(rules(&violations), ["I15"]);
 }
 
 #[test]

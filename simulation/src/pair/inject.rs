@@ -8,7 +8,7 @@ use celeriant_actors::election::vocabulary::Command;
 use celeriant_schema::StoreId;
 
 use super::World;
-use super::betrayal::Betrayal;
+use super::disks::Snapshot;
 use super::site::{Stage, end_of};
 use crate::bucket::{Ailment as BucketAilment, Outage};
 use crate::client::Client;
@@ -41,6 +41,12 @@ pub(super) enum Heal {
     Register(Bytes),
     /// An operator puts the new store in the place of the lost one.
     Replace { node: usize, lost: StoreId },
+    /// A node has empty disks instead of a copy of its peer's.
+    Uncopy { node: usize, lost: StoreId },
+    /// A node has its directory as it was.
+    Restore { node: usize, snapshot: Box<Snapshot> },
+    /// A node gets another disk instead of a damaged one.
+    Scrap(usize),
 }
 
 impl World {
@@ -49,6 +55,10 @@ impl World {
         let words = [6, fault.kind as u64, now, u64::from(fault.node)];
         self.trace.note(&words, format_args!("{now} fault {fault:?}"));
         self.faults_injected += 1;
+        if self.overseer.is_behind() {
+            // Its leader is all that stands between it and what it has forgotten.
+            return self.reached.note("fault spared a restored store");
+        }
         let node = match fault.node {
             LEADER => self.leader().unwrap_or(0),
             FOLLOWER => 1 - self.leader().unwrap_or(0),
@@ -91,6 +101,9 @@ impl World {
             Kind::Pause => self.pause(node, fault),
             Kind::HandOver => self.order_hand_over(),
             Kind::Wipe => self.wipe(node, fault),
+            Kind::Clone => self.clone_leader(node, fault),
+            Kind::Restore => self.take_snapshot(node, fault),
+            Kind::LoseWrite | Kind::MisdirectWrite => self.spoil_write(node, fault),
             Kind::FailPromise => {
                 self.sites[node].safe.fail_next(true);
                 true
@@ -148,26 +161,9 @@ impl World {
         true
     }
 
-    /// The follower's disks are replaced by empty ones. An operator says so, later.
-    fn wipe(&mut self, node: usize, fault: &Fault) -> bool {
-        // The only other place must not be gone.
-        if self.leader() == Some(node) || !self.is_in_sync() {
-            return false;
-        }
-        let at = self.timeline.now() + fault.lasts;
-        self.down(node, &mut Crash::any(), at);
-        let site = &mut self.sites[node];
-        let keeps_name = self.shape.betrayal == Some(Betrayal::WipedStoreKeepsItsName);
-        let lost = site.safe.wipe(keeps_name);
-        site.machine.medias.iter().for_each(|media| media.wipe());
-        self.overseer.wiped(node, site.safe.store());
-        self.heal_at(at, Heal::Replace { node, lost });
-        true
-    }
-
     fn trouble_link(&mut self, node: usize, fault: &Fault) -> bool {
         let (lasts, amount) = (fault.lasts, fault.amount);
-        self.grounds.cable.trouble(match fault.kind {
+        self.grounds.network.trouble(match fault.kind {
             Kind::LinkCut => Trouble::Cut { to: end_of(node), lasts },
             Kind::LinkFlap => Trouble::Flap { period: amount, lasts },
             Kind::LinkSlow => Trouble::Slow { extra: amount, lasts },
@@ -176,8 +172,7 @@ impl World {
             Kind::LinkReset => Trouble::Reset,
             Kind::LinkDuplicate => Trouble::Duplicate,
             _ => Trouble::Partition { lasts },
-        });
-        true
+        })
     }
 
     fn trouble_bucket(&mut self, node: usize, fault: &Fault) -> bool {
@@ -324,10 +319,12 @@ impl World {
 
     /// Puts everything right.
     pub(super) fn heal_all(&mut self) {
+        // A snapshot is not what anybody needs now.
+        self.heals.retain(|_, heal| !matches!(heal, Heal::Restore { .. }));
         for heal in std::mem::take(&mut self.heals).into_values() {
             self.heal(heal);
         }
-        self.grounds.cable.heal();
+        self.grounds.network.heal();
         self.grounds.cloud.ail(|ailments| ailments.heal());
         let now = self.timeline.now();
         for site in &mut self.sites {
@@ -347,7 +344,9 @@ impl World {
                     ailments.latency = Latency::default();
                 });
             }
-            if let Stage::Down { until } = &mut site.stage {
+            if let Stage::Down { until } = &mut site.stage
+                && site.scars.is_empty()
+            {
                 *until = now.min(*until);
             }
         }
@@ -378,32 +377,13 @@ impl World {
             Heal::Bucket => self.grounds.cloud.ail(|ailments| ailments.heal()),
             Heal::Register(body) => self.grounds.cloud.put_back(CONFIG_KEY, body),
             Heal::Replace { node, lost } => self.order_replacement(node, lost),
+            Heal::Uncopy { node, lost } => self.uncopy(node, lost),
+            Heal::Restore { node, snapshot } => self.restore(node, *snapshot),
+            Heal::Scrap(node) => self.scrap(node),
         }
     }
 
     fn each_disk(&self, node: usize, change: impl Fn(&mut crate::disk::Ailments)) {
         self.sites[node].machine.medias.iter().for_each(|media| media.ail(&change));
-    }
-
-    /// An operator orders it again and again until it is done.
-    fn order_replacement(&mut self, node: usize, lost: StoreId) {
-        let member = self.sites[node].member();
-        let there = self.overseer.register().is_some_and(|c| c.member(member.store).is_some());
-        if there {
-            return;
-        }
-        let leader = self.leader().and_then(|leader| self.sites[leader].node());
-        if let Some(cluster) = leader.and_then(|leader| leader.cluster().cloned()) {
-            let reached = self.reached.clone();
-            spawn(async move {
-                let outcome = cluster.command(Command::Replace { lost, member }).await;
-                reached.note(match outcome {
-                    Ok(()) => "replacement done".into(),
-                    Err(refused) => format!("replacement refused: {refused}"),
-                });
-            });
-        }
-        self.faults_injected += 1;
-        self.heal_at(self.timeline.now() + 2_000_000, Heal::Replace { node, lost });
     }
 }

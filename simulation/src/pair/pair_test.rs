@@ -33,6 +33,16 @@ fn calm_pairs_hold() {
 }
 
 #[test]
+fn pairs_hold_with_quic_itself_between_them() {
+    for seed in 1..4 {
+        let mut scenario = short(seed, Profile::Swarm);
+        scenario.pair.as_mut().expect("a pair").quic = true;
+        let outcome = assert_holds(&scenario);
+        assert!(outcome.reached.counts().contains_key("datagram sent") && outcome.events > 0);
+    }
+}
+
+#[test]
 fn what_a_node_records_is_a_scenario() {
     let peer = |boot| Process { store: StoreId::new(2), boot: BootId::new(boot) };
     let chronicle = Chronicle::default();

@@ -53,6 +53,12 @@ impl Safe {
         std::mem::replace(&mut inner.store, store)
     }
 
+    /// It is as it was when that had been promised and seen.
+    pub fn restore(&self, (promised, seen): (Epoch, Epoch)) {
+        let mut inner = self.lock();
+        (inner.promised, inner.seen) = (promised, seen);
+    }
+
     /// Which store it is.
     pub fn store(&self) -> StoreId {
         self.lock().store
@@ -67,6 +73,11 @@ impl Safe {
     /// The next change fails, and may be there or not.
     pub fn fail_next(&self, fails: bool) {
         self.lock().fails = fails;
+    }
+
+    /// Whether the next change fails.
+    pub fn is_ailing(&self) -> bool {
+        self.lock().fails
     }
 
     /// How often a change failed.

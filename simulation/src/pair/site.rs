@@ -1,6 +1,6 @@
 //! One node of a pair: its machine, which outlives every process, and the process that runs now.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,15 +14,18 @@ use celeriant_actors::node::pair::Pair;
 use celeriant_actors::node::{Components, Error, Membership, Node, Placement};
 use celeriant_actors::replicator::core::Settings as ReplicatorSettings;
 use celeriant_schema::peer::{Features, Hello};
+use celeriant_schema::{Epoch, StoreId};
 
 use super::betrayal::{Betrayal, Betrayed};
+use super::network::{Network, Visitor};
 use super::safe::Safe;
 use super::seams::Seen;
 use crate::bucket::Cloud;
 use crate::client::address_of;
+use crate::damage::Scar;
 use crate::disk::SimDisk;
 use crate::gate::Gated;
-use crate::link::{Cable, End};
+use crate::link::End;
 use crate::machine::Machine;
 use crate::overseer::Overseer;
 use crate::rng::Rng;
@@ -37,6 +40,14 @@ pub(super) struct Site {
     pub(super) index: usize,
     pub(super) machine: Machine,
     pub(super) safe: Safe,
+    /// The store that its certificate is for.
+    pub(super) certified: StoreId,
+    /// What its directory says that it is, if that is a copy of another's.
+    pub(super) copied: Option<Copied>,
+    /// Where its log is not what was written, by shard.
+    pub(super) scars: Vec<(usize, Scar)>,
+    /// Where its peer finds it.
+    pub(super) address: String,
     pub(super) wire: Wire,
     pub(super) stage: Stage,
     /// Powers of the next process.
@@ -50,6 +61,13 @@ pub(super) struct Site {
     /// Operations with which power goes during the next starts.
     pub(super) trips: Vec<u64>,
     pub(super) rng: Rng,
+}
+
+/// Who a copied directory says that it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copied {
+    pub(super) store: StoreId,
+    pub(super) epochs: (Epoch, Epoch),
 }
 
 /// What its process is doing.
@@ -75,7 +93,7 @@ pub(super) enum Turn {
 /// What all processes of a pair are made with.
 #[derive(Clone)]
 pub(super) struct Grounds {
-    pub(super) cable: Cable,
+    pub(super) network: Network,
     pub(super) cloud: Cloud,
     pub(super) overseer: Overseer,
     pub(super) election: election::Settings,
@@ -100,13 +118,19 @@ impl Site {
         self.node().is_some()
     }
 
+    /// What its directory says that it is.
+    fn identity(&self) -> Copied {
+        let own = || Copied { store: self.safe.store(), epochs: self.safe.epochs() };
+        self.copied.unwrap_or_else(own)
+    }
+
     /// Its entry of the register.
     pub(super) fn member(&self) -> Member {
         Member {
             store: self.safe.store(),
             node: format!("{}", (b'a' + self.index as u8) as char),
             clients: address_of(self.index),
-            replication: format!("link{}", self.index),
+            replication: self.address.clone(),
             features: FEATURES,
         }
     }
@@ -119,7 +143,9 @@ impl Site {
             power.trip_at(power.operations() + operation);
         }
         let boot = self.machine.next_boot();
-        let (gate, member) = (self.machine.gate.clone(), self.member());
+        let Copied { store, epochs } = self.identity();
+        let gate = self.machine.gate.clone();
+        let member = Member { store, ..self.member() };
         let hello = Hello {
             cluster: self.machine.cluster,
             store: member.store,
@@ -129,9 +155,17 @@ impl Site {
             features: member.features,
             address: member.replication.clone(),
         };
-        let Grounds { cable, cloud, overseer, election, replicator, betrayal } = grounds;
+        let Grounds { network, cloud, overseer, election, replicator, betrayal } = grounds;
+        let seed = self.rng.number();
+        let (node, certified) = (self.index, self.certified);
+        let link = match network.connect(Visitor { node, hello, certified, gate: &gate, seed }) {
+            Ok(link) => link,
+            Err(error) => {
+                self.stage = Stage::Starting(Box::pin(ready(Err(error))));
+                return;
+            }
+        };
         overseer.begins(self.index, member.store, boot);
-        let link = Gated::new(cable.attach(end_of(self.index), hello), &gate);
         let node = self.index as u16;
         // Two lanes of one process: handles of the same generation.
         let buckets = cloud.attach_two(node);
@@ -146,7 +180,7 @@ impl Site {
             buckets,
             log: Box::new(log),
             keeper: Box::new(self.safe.attach(*betrayal == Some(Betrayal::PromisesForgotten))),
-            epochs: self.safe.epochs(),
+            epochs,
             may: self.may,
             seal: Seal::new(None),
             election: *election,

@@ -3,7 +3,7 @@
 use celeriant_actors::node::{Error, Node};
 
 use super::World;
-use super::site::{Stage, Turn, end_of, next_turn};
+use super::site::{Stage, Turn, next_turn};
 use crate::machine::{note_recovery, way_into};
 use crate::power_cut::Crash;
 use crate::timeline::Micros;
@@ -80,6 +80,9 @@ impl World {
     fn up(&mut self, node: usize, running: Node) {
         note_recovery(&running, &self.reached);
         let site = &mut self.sites[node];
+        if !site.scars.is_empty() {
+            self.reached.note("damaged log not read by a start");
+        }
         site.starts_failed = 0;
         site.wire.plug(way_into(&running, &self.scenario.shape, &self.violations));
         site.stage = Stage::Up(Box::new(running));
@@ -90,7 +93,14 @@ impl World {
     fn start_failed(&mut self, node: usize, error: &Error) {
         self.explain(node, "did not start", error);
         self.reached.note("start failed");
-        self.sites[node].starts_failed += 1;
+        let site = &mut self.sites[node];
+        if site.copied.is_some() {
+            self.reached.note("copied directory refused");
+        } else if !site.scars.is_empty() {
+            self.reached.note("damaged log refused");
+        } else {
+            site.starts_failed += 1;
+        }
         if self.sites[node].starts_failed == STARTS_MAX {
             self.violations.add("liveness", format_args!("node {node} does not start: {error}"));
         }
@@ -110,7 +120,8 @@ impl World {
             });
         }
         let failed = std::mem::replace(&mut site.seen_ailments, reached) < reached;
-        self.violations.check("node", failed || full, || {
+        let unfit = site.copied.is_some() || !site.scars.is_empty();
+        self.violations.check("node", failed || full || unfit, || {
             format!("node {node} {what} without a reason: {error}")
         });
     }
@@ -128,15 +139,19 @@ impl World {
         site.wire.unplug();
         site.machine.power.cut();
         site.end(until);
-        self.grounds.cable.crash(end_of(node));
+        self.grounds.network.crash(node);
         self.grounds.cloud.crash(node as u16);
         let in_flight = site.machine.lose_flights(crash, &mut self.rng);
         self.reached.add("operations in flight at a crash", in_flight as u64);
         let now = self.timeline.now();
         let words = [1, node as u64, in_flight as u64];
         self.trace.note(&words, format_args!("{now} node {node} is gone, {in_flight} in flight"));
-        let images: Vec<_> = site.machine.medias.iter().map(|media| media.image()).collect();
+        let mut images: Vec<_> = site.machine.medias.iter().map(|media| media.image()).collect();
+        // What a device lost without a word counts as there until the device is given up.
+        site.scars.iter().for_each(|(shard, scar)| scar.mended(&mut images[*shard]));
         let identities = (0..images.len()).map(|shard| site.machine.identity(shard));
-        self.overseer.left(node, identities.zip(&images), true);
+        if site.copied.is_none() {
+            self.overseer.left(node, identities.zip(&images));
+        }
     }
 }

@@ -6,12 +6,15 @@ use celeriant_storage::watermark::WATERMARK_NAME;
 
 use super::{World, spawn};
 use crate::client::Client;
+use crate::damage::{Scar, Witness, known, lost_write, misdirected_write};
 use crate::disk::{Ailment, Ailments, Latency};
 use crate::fault::{Fault, Kind};
 use crate::power_cut::{Crash, How};
 use crate::rng::Rng;
 use crate::timeline::Micros;
-use crate::walk::walk;
+
+/// What is damaged together with a bit of it, in bytes.
+const PAGE_BYTES: usize = 4096;
 
 /// Something to be put right at a time.
 #[derive(Clone, Debug)]
@@ -22,8 +25,8 @@ pub(super) enum Heal {
     Speed(usize),
     /// The node's clock runs at the world's rate.
     Clock,
-    /// A flipped bit is put back, unless what it was in has been written since.
-    Rot { shard: usize, name: String, offset: u64, bit: u8, page: Vec<u8> },
+    /// What was damaged is put right, unless it has been written since.
+    Scar { shard: usize, scar: Scar },
 }
 
 impl World {
@@ -87,6 +90,7 @@ impl World {
             | Kind::RotManifest
             | Kind::RotWatermark
             | Kind::RotSegmentHeader => self.rot(fault),
+            Kind::LoseWrite | Kind::MisdirectWrite => self.spoil_write(fault),
             Kind::LoseRun => self.lose_file(fault, ".run").await,
             Kind::LoseManifest => self.lose_file(fault, MANIFEST_NAME).await,
             _ => self.ail(fault),
@@ -166,22 +170,45 @@ impl World {
     fn rot(&mut self, fault: &Fault) -> bool {
         let shard = usize::from(fault.shard) % self.machine.medias.len();
         let Some((name, offset)) = self.rot_target(shard, fault) else { return false };
-        if self.is_rotten(shard, &name, offset) {
+        let image = self.machine.medias[shard].image();
+        let (page, within) = (offset - offset % PAGE_BYTES as u64, offset as usize % PAGE_BYTES);
+        let flip = |bytes: &mut Vec<u8>| {
+            if let Some(byte) = bytes.get_mut(within) {
+                *byte ^= 1 << (fault.amount % 8);
+            }
+        };
+        let scar = Scar::of(&image, &name, (page, PAGE_BYTES), flip);
+        self.inflict(shard, Vec::from_iter(scar), fault.lasts)
+    }
+
+    /// A write of the log is not where it was reported to be.
+    fn spoil_write(&mut self, fault: &Fault) -> bool {
+        let shard = usize::from(fault.shard) % self.machine.medias.len();
+        let image = self.machine.medias[shard].image();
+        let known = known(&image, &self.machine.identity(shard), Witness::Any);
+        let scars = match fault.kind {
+            Kind::LoseWrite => lost_write(&image, &known, fault.amount),
+            _ => misdirected_write(&image, &known, fault.amount),
+        };
+        self.inflict(shard, scars, fault.lasts)
+    }
+
+    /// Whether it came to that: one scar at a place, so that each can be put right.
+    fn inflict(&mut self, shard: usize, scars: Vec<Scar>, lasts: Micros) -> bool {
+        if scars.is_empty() || scars.iter().any(|scar| self.is_scarred(shard, scar)) {
             return false;
         }
-        let bit = (fault.amount % 8) as u8;
-        let media = &self.machine.medias[shard];
-        if !media.rot(&name, offset, bit) {
-            return false;
-        }
-        let page = page_of(media.image().content(&name).unwrap_or_default(), offset);
         self.excuses.rot = true;
-        self.trace.note(&[7, offset], format_args!("rot in {shard}/{name} at {offset}"));
-        // A note is never repaired from elsewhere: a start that went by the other one would be
-        // deceived.
-        let lasts = if name == WATERMARK_NAME { Micros::MAX / 2 } else { fault.lasts };
-        let heal = Heal::Rot { shard, name, offset, bit, page };
-        self.heal_at(self.timeline.now() + lasts, heal);
+        for (at, scar) in (self.timeline.now() + lasts..).zip(scars) {
+            let Scar { name, offset, is, .. } = &scar;
+            let text = format_args!("{} bytes damaged in {shard}/{name} at {offset}", is.len());
+            self.trace.note(&[7, *offset], text);
+            scar.inflict(&self.machine.medias[shard]);
+            // A note is never repaired from elsewhere: a start that went by the other one would be
+            // deceived.
+            let at = if *name == WATERMARK_NAME { Micros::MAX / 2 } else { at };
+            self.heal_at(at, Heal::Scar { shard, scar });
+        }
         true
     }
 
@@ -190,10 +217,7 @@ impl World {
         let choose = |count: usize| (fault.amount / 8) as usize % count.max(1);
         match fault.kind {
             Kind::RotFrame => {
-                let frames = walk(&image, &self.machine.identity(shard));
-                let vouched = frames.iter().map(|frame| frame.header.durable_upto).max()?;
-                let known = frames.iter().take_while(|frame| frame.header.last_lsn() <= vouched);
-                let known: Vec<_> = known.collect();
+                let known = known(&image, &self.machine.identity(shard), Witness::Any);
                 let frame = known.get(choose(known.len()))?;
                 let within = self.rng.below(frame.header.frame_bytes() as u64);
                 Some((frame.name.clone(), frame.offset + within))
@@ -248,20 +272,18 @@ impl World {
         }
     }
 
-    /// Forgets flipped bits in pages that have been written again since.
-    pub(super) fn forget_overwritten_rot(&mut self) {
+    /// Forgets damage that has been written over since.
+    pub(super) fn forget_overwritten_scars(&mut self) {
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         self.heals.retain(|_, heal| match heal {
-            Heal::Rot { shard, name, offset, page, .. } => {
-                page_of(images[*shard].content(name).unwrap_or_default(), *offset) == *page
-            }
+            Heal::Scar { shard, scar } => scar.is_in(&images[*shard]),
             _ => true,
         });
     }
 
     /// Puts everything right.
     pub(super) fn heal_all(&mut self) {
-        self.forget_overwritten_rot();
+        self.forget_overwritten_scars();
         for heal in std::mem::take(&mut self.heals).into_values() {
             self.heal(heal);
         }
@@ -282,45 +304,39 @@ impl World {
         }
     }
 
-    /// Whether a flipped bit is somewhere.
-    pub(super) fn rotten(&self) -> bool {
-        self.heals.values().any(|heal| matches!(heal, Heal::Rot { .. }))
+    /// Whether something is damaged.
+    pub(super) fn scarred(&self) -> bool {
+        self.heals.values().any(|heal| matches!(heal, Heal::Scar { .. }))
     }
 
-    /// Whether a bit of that page is flipped already: one at a time can be put back.
-    fn is_rotten(&self, shard: usize, name: &str, offset: u64) -> bool {
-        self.heals.values().any(|heal| match heal {
-            Heal::Rot { shard: other, name: file, offset: at, .. } => {
-                *other == shard && file == name && at / 4096 == offset / 4096
-            }
+    /// Whether something there is damaged already.
+    fn is_scarred(&self, shard: usize, scar: &Scar) -> bool {
+        let is_there = |heal: &Heal| match heal {
+            Heal::Scar { shard: other, scar: known } => *other == shard && known.overlaps(scar),
             _ => false,
-        })
+        };
+        self.heals.values().any(is_there)
     }
 
-    /// Puts flipped bits back, as a peer or an operator would when `damaged` is reported. The note
-    /// is put back only when it is what was reported: a start that went by the other one would be
+    /// Puts damage right, as a peer or an operator would when `damaged` is reported. The note is
+    /// put back only when it is what was reported: a start that went by the other one would be
     /// deceived.
-    pub(super) fn repair_rot(&mut self, damaged: &str) {
+    pub(super) fn repair_scars(&mut self, damaged: &str) {
         let about_note = damaged == WATERMARK_NAME;
-        let due: Vec<_> = self
-            .heals
-            .iter()
-            .filter(|(_, heal)| match heal {
-                Heal::Rot { name, .. } => (name == WATERMARK_NAME) == about_note,
-                _ => false,
-            })
-            .map(|(at, _)| *at)
-            .collect();
-        for at in due {
-            if let Some(heal) = self.heals.remove(&at) {
-                self.heal(heal);
-            }
+        let is_due = |heal: &Heal| match heal {
+            Heal::Scar { scar, .. } => (scar.name == WATERMARK_NAME) == about_note,
+            _ => false,
+        };
+        let due = self.heals.iter().filter(|(_, heal)| is_due(heal));
+        let due: Vec<_> = due.map(|(at, _)| *at).collect();
+        for heal in due.iter().filter_map(|at| self.heals.remove(at)).collect::<Vec<_>>() {
+            self.heal(heal);
         }
     }
 
     fn heal(&mut self, heal: Heal) {
         let now = self.timeline.now();
-        self.trace.note(&[8, now], format_args!("{now} healed"));
+        self.trace.note(&[8, now], format_args!("{now} healed {heal:?}"));
         match heal {
             Heal::Space(shard) => self.machine.medias[shard].ail(|a| a.full = false),
             Heal::Speed(shard) => self.machine.medias[shard].ail(|a| {
@@ -328,19 +344,7 @@ impl World {
                 a.latency = Latency::default();
             }),
             Heal::Clock => self.machine.clock.run_at(1000),
-            Heal::Rot { shard, name, offset, bit, page } => {
-                let media = &self.machine.medias[shard];
-                let image = media.image();
-                if page_of(image.content(&name).unwrap_or_default(), offset) == page {
-                    media.rot(&name, offset, bit);
-                }
-            }
+            Heal::Scar { shard, scar } => scar.mend(&self.machine.medias[shard]),
         }
     }
-}
-
-/// The 4 KiB around a byte.
-fn page_of(content: &[u8], offset: u64) -> Vec<u8> {
-    let from = (offset as usize / 4096 * 4096).min(content.len());
-    content[from..(from + 4096).min(content.len())].to_vec()
 }

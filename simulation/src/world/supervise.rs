@@ -57,7 +57,7 @@ impl World {
     /// The node stopped by itself: only what is wrong with its disks explains that.
     fn node_failed(&mut self, error: &Error) {
         self.trace.note(&[3], format_args!("{} the node failed: {error}", self.timeline.now()));
-        let explained = self.ailments_explain() || self.rotten();
+        let explained = self.ailments_explain() || self.scarred();
         self.violations.check("node", explained, || format!("stopped without a reason: {error}"));
         self.reached.note("node stopped by itself");
     }
@@ -89,7 +89,7 @@ impl World {
     }
 
     fn look_at_remains(&mut self, shard: usize) {
-        if !self.rng.chance(COMPARED_PER_MILLE) || self.rotten() {
+        if !self.rng.chance(COMPARED_PER_MILLE) || self.scarred() {
             return;
         }
         let (identity, image) = (self.machine.identity(shard), self.machine.medias[shard].image());
@@ -146,11 +146,11 @@ impl World {
     }
 
     fn up(&mut self, node: Node) {
-        self.forget_overwritten_rot();
+        self.forget_overwritten_scars();
         note_recovery(&node, &self.reached);
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
-        self.watcher.recovered(identities.zip(&images), !self.rotten());
+        self.watcher.recovered(identities.zip(&images), !self.scarred());
         let submit = way_into(&node, &self.scenario.shape, &self.violations);
         let submit = match self.scenario.sabotage {
             None | Some(Sabotage::LyingDisks) => submit,
@@ -164,15 +164,15 @@ impl World {
 
     fn start_failed(&mut self, error: &Error) {
         self.trace.note(&[5], format_args!("{} no start: {error}", self.timeline.now()));
-        let explained = self.ailments_explain() || self.rotten() || self.any_full();
+        let explained = self.ailments_explain() || self.scarred() || self.any_full();
         self.violations.check("start", explained, || format!("failed without a reason: {error}"));
         self.reached.note("start failed");
         let Error::Storage { source: celeriant_storage::Error::Damage(damage), .. } = error else {
             return;
         };
-        if self.rotten() {
-            self.reached.note("rot seen by a start");
-            self.repair_rot(&damage.file);
+        if self.scarred() {
+            self.reached.note("damage seen by a start");
+            self.repair_scars(&damage.file);
         }
     }
 

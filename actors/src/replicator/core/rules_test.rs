@@ -192,6 +192,31 @@ fn another_store_holds_nothing_and_what_the_rule_does_not_name_does_not_count() 
 }
 
 #[test]
+fn a_store_that_comes_back_without_what_it_had_acknowledged_is_no_place_any_more() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.ack(2, 6);
+    assert_eq!(rig.held(), Some(Lsn::new(6)));
+    rig.event(Event::Down { in_order: false });
+    rig.out.clear();
+    rig.event(Event::Up(PEER));
+    rig.message(Message::Promised { epoch: epoch(2), tips: vec![tip(6)] });
+    assert!(!rig.silent(), "it has everything");
+    rig.event(Event::Down { in_order: false });
+    rig.out.clear();
+    // Its disk was replaced by a snapshot of it.
+    rig.meet(PEER, 2);
+    assert!(rig.silent());
+    let alarm = |effect: &Effect| matches!(effect, Effect::Alarm(_)).then_some(());
+    assert!(rig.take(alarm).is_some());
+    assert_eq!(rig.held(), Some(Lsn::new(5)));
+    rig.report(Report::Read(frames(5, 6)));
+    rig.ack(2, 6);
+    assert_eq!(rig.held(), Some(Lsn::new(6)), "it has caught up");
+}
+
+#[test]
 fn by_two_rules_the_lesser_place_counts_and_that_is_said_before_it_is_confirmed() {
     let mut rig = Rig::leading(Set::Bucket(ME));
     rig.meet(PEER, 2);
