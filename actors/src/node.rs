@@ -5,6 +5,7 @@
 //! run      actors start; every shard follows
 //! lead     a node on its own leads at once (solo); one of a pair when the election says so (pair)
 //! listen   each thread accepts connections of its own (SO_REUSEPORT)
+//! http     one more thread serves HTTP, if it is wanted (gateway)
 //! stop     a leader of a pair hands over; listeners first, then shards drain
 //! ```
 //!
@@ -15,6 +16,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aside;
+mod gateway;
 pub mod pair;
 mod solo;
 mod worker;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use celeriant_net::Door;
+use celeriant_net::{Door, http};
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
@@ -35,6 +37,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::aside::Aside;
+use self::gateway::Gateway;
 use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
 use self::worker::{AbortOnDrop, Common, News, Order, Run, Survey, Worker, watch};
@@ -166,6 +169,9 @@ pub struct Node {
     routers: Vec<Router>,
     orders: Vec<mpsc::UnboundedSender<Order>>,
     news: mpsc::UnboundedReceiver<News>,
+    /// For those who come later; does not keep the news alive.
+    reporter: mpsc::WeakUnboundedSender<News>,
+    gateway: Option<Gateway>,
     /// Tasks of `Placement::Here`, for [`Node::kill`].
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The node's own actors, which give the orders.
@@ -193,6 +199,8 @@ impl Node {
             routers: Vec::new(),
             orders: Vec::new(),
             news,
+            reporter: news_sender.downgrade(),
+            gateway: None,
             tasks: Vec::new(),
             actors: Vec::new(),
             aside: None,
@@ -260,6 +268,24 @@ impl Node {
         Ok(bound)
     }
 
+    /// Serves HTTP at `addr`, through `door`, on a thread of its own, with the router of the first
+    /// thread. Port 0 picks a free one. Returns the address.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or a thread cannot be started.
+    pub async fn serve_http(
+        &mut self,
+        addr: SocketAddr,
+        door: Door,
+        settings: http::Settings,
+    ) -> Result<SocketAddr, Error> {
+        let Some(news) = self.reporter.upgrade() else { return Err(self.failed().await) };
+        let router = self.router(0).clone();
+        let (gateway, bound) = Gateway::start(addr, router, settings, door, news).await?;
+        self.gateway = Some(gateway);
+        Ok(bound)
+    }
+
     /// Waits until a part of the node stops by itself, which nothing survives.
     pub async fn failed(&mut self) -> Error {
         loop {
@@ -286,6 +312,9 @@ impl Node {
                     tracing::warn!("not handed over in time; ending anyway");
                 },
             }
+        }
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop().await;
         }
         self.order_all(|| Order::Quiesce).await;
         self.order_all(|| Order::Drain).await;

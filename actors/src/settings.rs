@@ -5,9 +5,8 @@
 //!                   └── text per key, with its source ──► parsed and checked ──► Settings
 //! ```
 //! Every problem is reported at once, each with the key, where the value came from, and why it
-//! cannot be used. A key of a feature that this version lacks is refused, not ignored: a node that
-//! seems to have it and doesn't would be worse than one that doesn't start. Clients come over TLS
-//! as soon as there are certificates; without TLS a node listens on loopback only, unless told so.
+//! cannot be used. Clients come over TLS as soon as there are certificates; without TLS a node
+//! listens on loopback only, unless told so.
 //!
 //! Deliberately absent: reading files, variables or the command line. Those are arguments.
 
@@ -25,7 +24,7 @@ use std::path::PathBuf;
 use celeriant_net::tls::{ClientAuth, Files};
 use celeriant_storage::bucket::Location;
 
-pub use keys::{KEYS, Key, Support, nearest};
+pub use keys::{KEYS, Key, nearest};
 
 /// What a node is told, checked. Plain data.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +35,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Where the HTTP gateway listens; `None`: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Origins whose pages may use the gateway.
+    pub http_cors: Vec<String>,
     /// Shards of a store that is made now; `None`: as many as cores, or as the store has.
     pub shards: Option<u16>,
     /// Threads that serve.

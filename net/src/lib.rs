@@ -3,6 +3,8 @@
 //! ```text
 //! listener    accepts (one per thread, SO_REUSEPORT), caps the number of connections; TLS
 //! connection  one task per client: socket ⇄ frames ⇄ Service, and the limits
+//! http        the gateway: the same Service over HTTP
+//! json        receipts, events, writes as JSON: of the gateway and of the command line
 //! link        the other node of a pair: the seam, and its implementation over QUIC
 //! service     what stands behind: submit a batch of requests, answers come back in batches
 //! settings    identity and limits as plain data; the signal to stop
@@ -13,6 +15,8 @@
 //! simulation use it without sockets.
 
 pub mod connection;
+pub mod http;
+pub mod json;
 pub mod link;
 pub mod listener;
 pub mod service;

@@ -116,17 +116,52 @@ pub async fn serve<V: Service>(
     service: V,
     settings: Arc<Settings>,
     door: Door,
+    stop: Stop,
+) {
+    let limits = Limits {
+        connections_max: settings.connections_max,
+        handshakes_max: settings.handshakes_max,
+        handshake_timeout: settings.handshake_timeout,
+    };
+    let host = Binary { service, settings, stop: stop.clone() };
+    host_clients(listener, host, limits, door, stop).await;
+}
+
+/// What a listener does with those whom it let in.
+pub(crate) trait Host: Clone + Send + 'static {
+    /// Serves one to its end, and ends soon after the signal to stop.
+    fn serve<S>(self, stream: S, peer: SocketAddr) -> impl Future<Output = ()> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Tells one that there is no room, within a moment.
+    fn send_away(self, stream: TcpStream) -> impl Future<Output = ()> + Send;
+}
+
+/// How many may come in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections_max: usize,
+    pub(crate) handshakes_max: usize,
+    pub(crate) handshake_timeout: Duration,
+}
+
+/// Lets clients in and gives them to `host`; see [`serve`].
+pub(crate) async fn host_clients<H: Host>(
+    listener: TcpListener,
+    host: H,
+    limits: Limits,
+    door: Door,
     mut stop: Stop,
 ) {
-    let host = Host { service, settings, stop: stop.clone() };
-    let mut visitors = Visitors::new(&host.settings);
+    let mut visitors = Visitors::new(limits);
     loop {
         tokio::select! {
             biased;
             () = stop.wait() => break,
             Some(_) = visitors.connections.join_next(), if !visitors.connections.is_empty() => {}
             secured = visitors.handshakes.next() => if let Some((stream, guest)) = secured {
-                visitors.connections.spawn(host.clone().run(stream, guest));
+                visitors.connections.spawn(guest.stay(host.clone(), stream));
             },
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => visitors.let_in(&host, &door, stream, peer),
@@ -143,30 +178,33 @@ pub async fn serve<V: Service>(
 
 /// Everybody who came in by one listener.
 struct Visitors {
+    connections_max: usize,
     handshakes: Handshakes,
     connections: JoinSet<()>,
     refusals: Door,
 }
 
 impl Visitors {
-    fn new(settings: &Settings) -> Self {
-        let handshakes = Handshakes::new(settings.handshakes_max, settings.handshake_timeout);
-        Self { handshakes, connections: JoinSet::new(), refusals: Door::default() }
+    fn new(limits: Limits) -> Self {
+        Self {
+            connections_max: limits.connections_max,
+            handshakes: Handshakes::new(limits.handshakes_max, limits.handshake_timeout),
+            connections: JoinSet::new(),
+            refusals: Door::default(),
+        }
     }
 
-    fn let_in<V: Service>(
-        &mut self,
-        host: &Host<V>,
-        door: &Door,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) {
-        let Some(inside) = door.enter(host.settings.connections_max) else {
+    fn let_in<H: Host>(&mut self, host: &H, door: &Door, stream: TcpStream, peer: SocketAddr) {
+        let Some(inside) = door.enter(self.connections_max) else {
             // Over TLS nobody is told: it would take a session.
             if door.tls.is_none()
                 && let Some(inside) = self.refusals.enter(REFUSALS_MAX)
             {
-                self.connections.spawn(send_away(stream, inside));
+                let sent_away = host.clone().send_away(stream);
+                self.connections.spawn(async move {
+                    sent_away.await;
+                    drop(inside);
+                });
             }
             return;
         };
@@ -177,22 +215,34 @@ impl Visitors {
         let guest = Guest { peer, _inside: inside };
         match &door.tls {
             Some(tls) => self.handshakes.begin(tls.clone(), stream, guest),
-            None => drop(self.connections.spawn(host.clone().run(stream, guest))),
+            None => drop(self.connections.spawn(guest.stay(host.clone(), stream))),
         }
     }
 }
 
-/// What every connection of a listener is given.
+impl Guest {
+    async fn stay<H: Host, S>(self, host: H, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        host.serve(stream, self.peer).await;
+        drop(self);
+    }
+}
+
+/// Serves the binary protocol.
 #[derive(Clone)]
-struct Host<V> {
+struct Binary<V> {
     service: V,
     settings: Arc<Settings>,
     stop: Stop,
 }
 
-impl<V: Service> Host<V> {
-    async fn run<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, guest: Guest) {
-        let peer = guest.peer;
+impl<V: Service> Host for Binary<V> {
+    async fn serve<S>(self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         match connection::serve(stream, self.service, self.settings, self.stop).await {
             Ended::Closed | Ended::Stopped => {}
             Ended::Refused(refusal) => tracing::info!(%peer, %refusal, "connection refused"),
@@ -200,11 +250,11 @@ impl<V: Service> Host<V> {
             Ended::Failed(error) => tracing::debug!(%peer, %error, "connection failed"),
         }
     }
-}
 
-async fn send_away(stream: TcpStream, _inside: Inside) {
-    let what = String::from("connections");
-    connection::refuse(stream, &Refusal::Overloaded { what, retry_after_ms: 1000 }).await;
+    async fn send_away(self, stream: TcpStream) {
+        let what = String::from("connections");
+        connection::refuse(stream, &Refusal::Overloaded { what, retry_after_ms: 1000 }).await;
+    }
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -287,7 +287,8 @@ impl Refusal {
 
 impl Refusal {
     /// The same, with `place` (`"members[3]."`) before the field it names.
-    pub(crate) fn inside(self, place: &str) -> Self {
+    #[must_use]
+    pub fn inside(self, place: &str) -> Self {
         match self {
             Self::InvalidArgument { field, reason } => {
                 Self::InvalidArgument { field: format!("{place}{field}"), reason }

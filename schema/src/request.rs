@@ -5,11 +5,14 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::codec::DecodeError;
-use crate::event::EncodedEvents;
+use crate::event::{EncodedEvents, check_event_type};
 use crate::feed::FeedQuery;
 use crate::ids::{ClientId, Sequence, Stamp, Version};
-use crate::key::AggregateKey;
-use crate::limits::{NUMBER_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX};
+use crate::key::{AggregateKey, NamePart, check_name};
+use crate::limits::{
+    ADMIN_BYTES_MAX, FILTER_TYPES_MAX, NAME_BYTES_MAX, NUMBER_MAX, REQUEST_BYTES_MAX,
+    WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX,
+};
 use crate::refusal::Refusal;
 
 /// What must hold for an aggregate at the moment a write is accepted (semantics.md §2).
@@ -175,13 +178,84 @@ pub enum Request {
     Admin(Bytes),
 }
 
+/// Bytes of a member before its key, on the wire.
+pub(crate) const MEMBER_BYTES: usize = 28;
+/// Bytes of a write before its members, on the wire.
+const WRITE_BYTES: usize = 22;
+/// Bytes of a frame before a request's body.
+const HEADER_BYTES: usize = 16;
+
+impl Request {
+    /// Checks what can be checked without any state: what a server refuses whatever it holds.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `TooLarge`.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Write(write) => write.check(),
+            Self::Read(query) => query.check(),
+            Self::List(query) => query.check(),
+            Self::Feed(query) => Ok(query.check()?),
+            Self::Admin(order) if order.len() > ADMIN_BYTES_MAX => {
+                Err(Refusal::TooLarge { what: "order".into(), limit: ADMIN_BYTES_MAX as u64 })
+            }
+            Self::Head(_) | Self::Ping | Self::Admin(_) => Ok(()),
+        }
+    }
+}
+
+impl ReadQuery {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.types.len() > FILTER_TYPES_MAX {
+            return Err(DecodeError::Limit { what: "types", limit: FILTER_TYPES_MAX as u64 }.into());
+        }
+        self.types.iter().try_for_each(|name: &Bytes| check_event_type(name))?;
+        if self.limit == Some(0) {
+            return Err(DecodeError::invalid("limit", "must be at least 1").into());
+        }
+        Ok(())
+    }
+}
+
+impl ListQuery {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.kind.is_some() && self.org.is_none() {
+            return Err(DecodeError::invalid("type", "needs an org").into());
+        }
+        let parts = [(NamePart::Org, "org", &self.org), (NamePart::Type, "type", &self.kind)];
+        for (part, field, name) in parts {
+            let Some(name) = name else { continue };
+            check_name(part, name.as_bytes()).map_err(|error| Refusal::InvalidArgument {
+                field: field.into(),
+                reason: error.to_string(),
+            })?;
+        }
+        let after = self.after.as_deref().unwrap_or_default();
+        for (what, text) in [("prefix", self.prefix.as_str()), ("after", after)] {
+            if text.len() > NAME_BYTES_MAX {
+                return Err(DecodeError::Limit { what, limit: NAME_BYTES_MAX as u64 }.into());
+            }
+        }
+        if self.limit == 0 {
+            return Err(DecodeError::invalid("limit", "must be at least 1").into());
+        }
+        Ok(())
+    }
+}
+
 /// Members up to this many are compared pairwise: cheaper than sorting, and allocates nothing.
 const PAIRWISE_MEMBERS_MAX: usize = 16;
 
 impl Write {
+    /// What it takes on the wire, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        let member = |m: &Member| MEMBER_BYTES + m.key.as_bytes().len() + m.events.as_bytes().len();
+        HEADER_BYTES + WRITE_BYTES + self.members.iter().map(member).sum::<usize>()
+    }
+
     /// Checks what can be checked without any state (semantics.md §1 to §3): members, each once, at
-    /// least one with events; sequences on all that have events or on none, and then a client id.
-    /// Events are valid by their type.
+    /// least one with events; sequences on all that have events or on none, and then a client id;
+    /// a size that fits into a frame of the log. Events are valid by their type.
     ///
     /// # Errors
     /// `InvalidArgument` or `TooLarge`, naming the member by its index.
@@ -213,6 +287,9 @@ impl Write {
         }
         if self.has_a_key_twice() {
             return Err(DecodeError::invalid("members", "name an aggregate twice").into());
+        }
+        if self.encoded_len() > REQUEST_BYTES_MAX {
+            return Err(limit("request", REQUEST_BYTES_MAX).into());
         }
         Ok(())
     }

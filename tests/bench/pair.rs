@@ -101,6 +101,7 @@ fn start(
     let certificate = |what: &str| folder.join("certs").join(what);
     let mut command = Command::new(&plan.celeriant);
     command.args(["--format", "json", "server", "--node-id", name, "--listen", &address]);
+    command.args(["--http", ""]);
     command.args(["--threads", &plan.threads.to_string(), "--log", "warn"]);
     command.arg("--data-dir").arg(folder.join(name)).envs(KEYS);
     command.arg("--tls-ca").arg(certificate("ca.crt"));

@@ -33,7 +33,7 @@ fn a_wrong_configuration_names_every_key_and_why() {
     config("data_dir = \"d\"\nthread = 2\nmemory = \"much\"", &["did you mean threads?", "memory"]);
     config("listen = \"0.0.0.0:7440\"", &["data_dir: missing", "is not loopback"]);
     config("data_dir = \"d\"\nbucket = \"s3://b\"", &["tls_ca: missing", "celeriant cert"]);
-    config("data_dir = \"d\"\nhttp = \"[::1]:7442\"", &["http", "not in this version yet"]);
+    config("data_dir = \"d\"\nhttp = \"0.0.0.0:7442\"", &["http = ", "is not loopback"]);
     config("data_dir = ", &["not valid TOML"]);
     refused(&call(&["server", "--config", "/no/such/file"], ""), "/no/such/file");
     refused(&server(dir.path(), &["--log", "a=b=c"]), "log");

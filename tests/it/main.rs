@@ -8,6 +8,7 @@ mod bucket;
 mod command_line;
 mod configuration;
 mod demo;
+mod http;
 mod inspect;
 mod kill;
 mod pair;

@@ -2,6 +2,7 @@
 //! with an oracle, waiting.
 
 pub(crate) mod disk;
+pub(crate) mod http;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod oracle;
@@ -10,6 +11,7 @@ pub(crate) mod program;
 pub(crate) mod wait;
 pub(crate) mod world;
 
+pub(crate) use http::Http;
 pub(crate) use node::Node;
 pub(crate) use pair::{Pair, Place};
 pub(crate) use program::{call, skipped};

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use bytes::Bytes;
 use celeriant_client::Event;
+use celeriant_net::json;
 use celeriant_schema::{ContentType, Receipt};
 use serde::de::IgnoredAny;
 
 use super::args::{Append, Global};
+use super::connect;
 use super::failure::Failure;
 use super::output::Output;
-use super::{connect, shapes};
 
 /// Appends and prints the receipt.
 pub(super) async fn run(append: Append, global: &Global, output: &Output) -> Result<(), Failure> {
@@ -26,7 +27,7 @@ pub(super) async fn run(append: Append, global: &Global, output: &Output) -> Res
 }
 
 fn event(append: &Append) -> Result<Event, Failure> {
-    let Some(content_type) = shapes::parse_content_type(&append.content_type) else {
+    let Some(content_type) = json::parse_content_type(&append.content_type) else {
         let name = &append.content_type;
         return Err(Failure::usage(format!(
             "--content-type {name}: must be json, avro, protobuf or bytes"
@@ -81,7 +82,7 @@ pub(super) fn check_json(what: &str, payload: &[u8]) -> Result<(), Failure> {
 /// A receipt, for scripts or people.
 pub(super) fn print_receipt(receipt: &Receipt, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
-        return output.json(&shapes::receipt(receipt));
+        return output.json(&json::receipt(receipt));
     }
     for write in &receipt.writes {
         let (first, last) = (write.first_version, write.last_version);

@@ -7,9 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use celeriant_actors::settings::KEYS;
-use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Stamp, Tls};
+use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Tls};
+use celeriant_net::json::{Begin, parse_begin};
 use celeriant_net::tls::Grant;
-use celeriant_schema::ClusterId;
+use celeriant_schema::{ClusterId, Refusal};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::failure::Failure;
@@ -258,8 +259,8 @@ pub(super) struct Dev {
     /// Threads that serve [default: as many as cores]
     #[arg(long)]
     pub(super) threads: Option<u16>,
-    /// HTTP gateway (not in this version yet)
-    #[arg(long, hide = true, value_name = "ADDR")]
+    /// Where HTTP is served; "" = off [default: as --listen, with port 7442]
+    #[arg(long, value_name = "ADDR")]
     pub(super) http: Option<String>,
 }
 
@@ -425,7 +426,8 @@ pub(super) struct Watch {
     /// org/type/id, org/type, org, or '*'
     pub(super) selector: Selector,
     /// Where to begin: start, now, a stamp, or a time (RFC 3339)
-    #[arg(long, default_value = "now", value_parser = begin, value_name = "start|now|STAMP|TIME")]
+    #[arg(long, default_value = "now", value_parser = parse_begin)]
+    #[arg(value_name = "start|now|STAMP|TIME")]
     pub(super) from: Begin,
     /// Where to end: with what is there when it begins [default: never]
     #[arg(long, value_parser = ["now"], value_name = "now")]
@@ -439,31 +441,6 @@ pub(super) struct Watch {
     /// Also print how far it has got: where to go on (JSON only)
     #[arg(long)]
     pub(super) checkpoints: bool,
-}
-
-/// Where a watch begins.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Begin {
-    Now,
-    /// Behind this stamp.
-    After(Stamp),
-}
-
-fn begin(text: &str) -> Result<Begin, String> {
-    match text {
-        "start" => Ok(Begin::After(Stamp::ZERO)),
-        "now" => Ok(Begin::Now),
-        stamp if stamp.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let stamp: u64 = stamp.parse().map_err(|_| "is too large for a stamp".to_owned())?;
-            Ok(Begin::After(Stamp::new(stamp)))
-        }
-        time => {
-            let time: jiff::Timestamp =
-                time.parse().map_err(|error| format!("is no stamp, and no time: {error}"))?;
-            let first = Stamp::from_unix_micros(time.as_microsecond()).value();
-            Ok(Begin::After(Stamp::new(first.saturating_sub(1))))
-        }
-    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -561,14 +538,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// What must hold for an aggregate.
 pub(super) fn expect(text: &str) -> Result<Expect, String> {
-    match text {
-        "any" => Ok(Expect::Any),
-        "none" => Ok(Expect::NoStream),
-        "exists" => Ok(Expect::Exists),
-        _ => text
-            .parse::<u64>()
-            .map(Expect::from)
-            .map_err(|_| "must be a version, none, exists or any".to_owned()),
+    match celeriant_net::json::parse_guard(text) {
+        Ok(guard) => Ok(guard.into()),
+        Err(Refusal::InvalidArgument { reason, .. }) => Err(reason),
+        Err(other) => Err(other.to_string()),
     }
 }
 

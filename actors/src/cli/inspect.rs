@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use celeriant_net::json;
 use celeriant_schema::record::{BatchView, Record, WriteRecord};
 use celeriant_schema::{ClientId, Event, Guard};
 use celeriant_storage::inspect::{Folder, Frame, Item, PlacedRecord, folders};
@@ -16,7 +17,6 @@ use serde_json::{Map, Value, json};
 use super::args::Inspect;
 use super::failure::Failure;
 use super::output::Output;
-use super::shapes;
 
 /// Prints it; fails when something is damaged.
 pub(super) fn run(inspect: &Inspect, output: &Output) -> Result<(), Failure> {
@@ -211,7 +211,7 @@ impl<W: Write> Printer<W> {
             Record::EpochStart(start) => {
                 let fields = json!({"lsn": lsn, "kind": "epoch_start",
                     "epoch": start.epoch.value(), "boot": format!("{:016x}", start.boot.value()),
-                    "server_time": shapes::time(start.server_time), "stamp": start.stamp.value()});
+                    "server_time": json::time(start.server_time), "stamp": start.stamp.value()});
                 self.put(3, "record", fields)
             }
         }
@@ -229,7 +229,7 @@ impl<W: Write> Printer<W> {
         let fields = json!({
             "lsn": lsn, "kind": kind, "write_id": write.write_id.to_string(),
             "client_id": (client != ClientId::NONE).then(|| client.to_string()),
-            "server_time": shapes::time(write.server_time), "stamp": write.stamp.value(),
+            "server_time": json::time(write.server_time), "stamp": write.stamp.value(),
             "participants": (kind == "leg").then_some(participants),
         });
         self.put(3, "record", fields)?;
@@ -259,7 +259,7 @@ impl<W: Write> Printer<W> {
             match event {
                 Ok((event, hash)) => {
                     let fields = json!({"version": version, "type": event.event_type,
-                        "content_type": shapes::content_type(event.content_type),
+                        "content_type": json::content_type(event.content_type),
                         "payload_bytes": event.payload.len(), "hash": hash.to_string()});
                     self.put(5, "event", fields)?;
                 }

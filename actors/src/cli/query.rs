@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use celeriant_client::{Batch, Client, Error, Recorded};
+use celeriant_net::json;
 use celeriant_schema::{AggregateKey, Version};
 use serde_json::{Value, json};
 
@@ -72,8 +73,8 @@ fn print(
         writeln!(lines, "{line}")?;
         return Ok(());
     }
-    let time = text(shapes::time(batch.server_time));
-    let payload = shapes::payload_text(event);
+    let time = text(json::time(batch.server_time));
+    let payload = json::payload_text(event);
     writeln!(lines, "{:>8}  {time}  {:<24}  {payload}", event.version, event.event_type)?;
     Ok(())
 }
@@ -103,7 +104,7 @@ pub(super) async fn head(head: Head, global: &Global, output: &Output) -> Result
     if info.version == Version::NONE {
         return Err(Error::NotFound { key: head.key }.into());
     }
-    let shape = shapes::head(head.key.as_str(), &info, head.client_id);
+    let shape = json::head(head.key.as_str(), &info, head.client_id);
     if output.is_json() {
         return output.json(&shape);
     }

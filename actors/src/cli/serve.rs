@@ -17,8 +17,8 @@ use celeriant_actors::election;
 use celeriant_actors::launch::{Launch, PairLaunch};
 use celeriant_actors::node::{Error, Node};
 use celeriant_actors::settings::{Loaded, Pair, Settings};
-use celeriant_net::Door;
 use celeriant_net::tls::{Acceptor, Credentials};
+use celeriant_net::{Door, http};
 use celeriant_storage::bucket::embedded::{self, EmbeddedBucket, Faults};
 use celeriant_storage::bucket::s3;
 use celeriant_storage::store;
@@ -33,10 +33,6 @@ pub(super) use self::running::Signals;
 
 /// One node for trying things out.
 pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
-    if dev.http.is_some() {
-        let why = "--http: not in this version yet: it has no HTTP gateway";
-        return Err(Failure::usage(why));
-    }
     let mut flags = BTreeMap::from([
         ("data_dir".to_owned(), dev.data_dir.display().to_string()),
         ("listen".to_owned(), dev.listen),
@@ -44,14 +40,15 @@ pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
         ("memory".to_owned(), "512MiB".to_owned()),
         ("log".to_owned(), "warn".to_owned()),
     ]);
+    flags.extend(dev.http.map(|http| ("http".to_owned(), http)));
     flags.extend(dev.shards.map(|shards| ("shards".to_owned(), shards.to_string())));
     flags.extend(dev.threads.map(|threads| ("threads".to_owned(), threads.to_string())));
     let settings = Settings::load(None, [], &flags)?.settings;
     let log = Log::to_stderr(&settings)?;
-    let (node, address) = start(&settings, None, true).await?;
+    let (node, addresses) = start(&settings, None, true).await?;
     // Before anybody is told that it runs: from then on a signal is a wish to stop in good order.
     let signals = Signals::catch()?;
-    greet(&settings, address, output)?;
+    greet(&settings, addresses, output)?;
     let exchangeable = Exchangeable { log, credentials: None, configured: None };
     serve(node, signals, &exchangeable).await
 }
@@ -73,12 +70,13 @@ pub(super) async fn server(server: Server, output: &Output) -> Result<(), Failur
         tracing::warn!("{note}");
     }
     let credentials = credentials(&loaded.settings)?;
-    let (node, address) =
+    let (node, addresses) =
         start(&loaded.settings, credentials.clone(), server.allow_buffered).await?;
     let signals = Signals::catch()?;
-    tracing::info!(%address, data_dir = %loaded.settings.data_dir.display(), "ready");
+    let (address, data_dir) = (addresses.clients, loaded.settings.data_dir.display());
+    tracing::info!(%address, http = ?addresses.http, %data_dir, "ready");
     if output.is_json() {
-        output.json(&ready(&loaded.settings, address))?;
+        output.json(&ready(&loaded.settings, addresses))?;
     }
     let exchangeable = Exchangeable { log, credentials, configured: Some(server) };
     serve(node, signals, &exchangeable).await
@@ -158,10 +156,11 @@ async fn start(
     settings: &Settings,
     credentials: Option<Credentials>,
     allow_buffered: bool,
-) -> Result<(Node, SocketAddr), Failure> {
+) -> Result<(Node, Addresses), Failure> {
     let settings = &with_ports(settings)?;
-    let door = door(settings, credentials.clone())?;
-    let pair = settings.pair.as_ref().zip(credentials);
+    let door = || door(settings, credentials.clone());
+    let (clients_door, http_door) = (door()?, door()?);
+    let pair = settings.pair.as_ref().zip(credentials.clone());
     let launch = Launch {
         data_dir: settings.data_dir.clone(),
         node_id: settings.node_id.clone(),
@@ -172,13 +171,33 @@ async fn start(
         pair: pair.map(|(pair, own)| pair_launch(pair, own, settings)).transpose()?,
     };
     let mut node = launch.start().await.map_err(why_not)?;
-    match node.listen(settings.listen, door).await {
-        Ok(address) => Ok((node, address)),
+    match listen(&mut node, settings, clients_door, http_door).await {
+        Ok(addresses) => Ok((node, addresses)),
         Err(error) => {
             node.stop().await;
             Err(why_not(error))
         }
     }
+}
+
+/// Where a node listens.
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    clients: SocketAddr,
+    http: Option<SocketAddr>,
+}
+
+async fn listen(
+    node: &mut Node,
+    settings: &Settings,
+    clients_door: Door,
+    http_door: Door,
+) -> Result<Addresses, Error> {
+    let clients = node.listen(settings.listen, clients_door).await?;
+    let Some(http) = settings.http else { return Ok(Addresses { clients, http: None }) };
+    let gateway = http::Settings { cors: settings.http_cors.clone(), ..http::Settings::default() };
+    let http = node.serve_http(http, http_door, gateway).await?;
+    Ok(Addresses { clients, http: Some(http) })
 }
 
 /// A pair's register says where its nodes are found, before they listen: where any port will do,
@@ -274,22 +293,33 @@ fn end_with_stdin() -> Result<(), Failure> {
     Ok(())
 }
 
-fn ready(settings: &Settings, address: SocketAddr) -> serde_json::Value {
+fn ready(settings: &Settings, addresses: Addresses) -> serde_json::Value {
     let tls = if settings.clients.is_some() { "?tls=on" } else { "" };
     json!({
         "ready": true,
-        "url": format!("celeriant://{address}{tls}"),
+        "url": format!("celeriant://{}{tls}", addresses.clients),
+        "http": addresses.http.map(|http| http_url(settings, http)),
         "data_dir": settings.data_dir.display().to_string(),
         "pid": std::process::id(),
     })
 }
 
+fn http_url(settings: &Settings, address: SocketAddr) -> String {
+    let scheme = if settings.clients.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}")
+}
+
 /// Says what to try next. Every line can be pasted into a shell as it is.
-fn greet(settings: &Settings, address: SocketAddr, output: &Output) -> Result<(), Failure> {
+fn greet(settings: &Settings, addresses: Addresses, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
-        return output.json(&ready(settings, address));
+        return output.json(&ready(settings, addresses));
     }
-    let program = program();
+    let (program, address) = (program(), addresses.clients);
+    let http = addresses.http.map(|http| http_url(settings, http));
+    let curl = http.as_ref().map_or_else(String::new, |http| {
+        format!("\n  curl {http}/v1/aggregates/acme/account/alice/events")
+    });
+    let http = http.unwrap_or_else(|| "off".to_owned());
     let url = match address.to_string().as_str() {
         "127.0.0.1:7440" => String::new(),
         other => format!(" --url celeriant://{other}"),
@@ -297,7 +327,8 @@ fn greet(settings: &Settings, address: SocketAddr, output: &Output) -> Result<()
     let run = format!("{program}{url}");
     output.line(&format!(
         "Celeriant {version}: one node, for trying things out\n\
-         \n  clients   celeriant://{address}   (loopback, no TLS)\n  data      {data}\n\
+         \n  clients   celeriant://{address}   (loopback, no TLS)\n  HTTP      {http}\
+         \n  data      {data}\n\
          \nTry in another terminal:\n\
          \n  {run} append acme/account/alice --type Opened --data '{{\"owner\":\"Alice\"}}' \
          --expect none\
@@ -305,7 +336,7 @@ fn greet(settings: &Settings, address: SocketAddr, output: &Output) -> Result<()
          --expect 1\
          \n  {run} read acme/account/alice\
          \n  {run} ls acme/account\
-         \n  {run} bench write --connections 64 --duration 5\n\
+         \n  {run} bench write --connections 64 --duration 5{curl}\n\
          \nOpening alice twice is refused: that is the guard. \
          Stop with Ctrl-C, or try kill -9 {pid}:\n\
          what was answered is there after the next start.",

@@ -3,9 +3,10 @@
 use std::io::Write;
 
 use celeriant_client::Watched;
+use celeriant_net::json::Begin;
 use serde_json::json;
 
-use super::args::{Begin, Global, Watch};
+use super::args::{Global, Watch};
 use super::failure::Failure;
 use super::output::Output;
 use super::{connect, query};

@@ -1,5 +1,4 @@
-//! The table of configuration keys: name, what it takes, what it is for, whether this version has
-//! it.
+//! The table of configuration keys: name, what it takes, what it is for.
 
 /// One key: in the file as it is, as a flag with `-` for `_`, as a variable in capitals after
 /// `CELERIANT_`.
@@ -11,77 +10,49 @@ pub struct Key {
     pub takes: &'static str,
     /// What it is for.
     pub help: &'static str,
-    /// Whether this version has what it configures.
-    pub support: Support,
 }
 
-/// Whether a version has what a key configures.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Support {
-    /// It works.
-    Here,
-    /// Refused unless it has this value, which means "off".
-    OnlyOff(&'static str, &'static str),
-}
-
-const fn key(name: &'static str, takes: &'static str, support: Support, help: &'static str) -> Key {
-    Key { name, takes, help, support }
+const fn key(name: &'static str, takes: &'static str, help: &'static str) -> Key {
+    Key { name, takes, help }
 }
 
 /// All of them, in the order of the documentation.
 pub const KEYS: &[Key] = &[
-    key("node_id", "a name", Support::Here, "Name of this node, unique in its cluster"),
-    key("data_dir", "a path", Support::Here, "Directory of this node's files"),
-    key("listen", "host:port", Support::Here, "Where clients connect; loopback unless allowed"),
-    key("replication", "host:port", Support::Here, "Where the other node connects (QUIC)"),
-    key(
-        "http",
-        "host:port",
-        Support::OnlyOff("", "this version has no HTTP gateway: it comes later"),
-        "Where the HTTP gateway listens; \"\" = off",
-    ),
-    key("advertise", "host:port", Support::Here, "What clients are told to connect to"),
-    key(
-        "advertise_replication",
-        "host:port",
-        Support::Here,
-        "What the other node is told to connect to",
-    ),
-    key(
-        "bucket",
-        "a URL",
-        Support::Here,
-        "The bucket that both nodes share; none = a node on its own",
-    ),
-    key("bucket_endpoint", "a URL", Support::Here, "Of an S3-compatible store"),
-    key("shards", "a number", Support::Here, "Shards of a new store; fixed once it is made"),
-    key("threads", "a number", Support::Here, "Threads that serve"),
-    key("memory", "a size", Support::Here, "Budget for caches and requests in flight"),
-    key("tls_ca", "a path", Support::Here, "Certificate authority of the nodes and of clients"),
-    key("tls_cert", "a path", Support::Here, "This node's certificate"),
-    key("tls_key", "a path", Support::Here, "This node's private key"),
+    key("node_id", "a name", "Name of this node, unique in its cluster"),
+    key("data_dir", "a path", "Directory of this node's files"),
+    key("listen", "host:port", "Where clients connect; loopback unless allowed"),
+    key("replication", "host:port", "Where the other node connects (QUIC)"),
+    key("http", "host:port", "Where the HTTP gateway listens; \"\" = off"),
+    key("http_cors", "origins", "Origins whose pages may use the gateway, with commas between"),
+    key("advertise", "host:port", "What clients are told to connect to"),
+    key("advertise_replication", "host:port", "What the other node is told to connect to"),
+    key("bucket", "a URL", "The bucket that both nodes share; none = a node on its own"),
+    key("bucket_endpoint", "a URL", "Of an S3-compatible store"),
+    key("shards", "a number", "Shards of a new store; fixed once it is made"),
+    key("threads", "a number", "Threads that serve"),
+    key("memory", "a size", "Budget for caches and requests in flight"),
+    key("tls_ca", "a path", "Certificate authority of the nodes and of clients"),
+    key("tls_cert", "a path", "This node's certificate"),
+    key("tls_key", "a path", "This node's private key"),
     key(
         "tls_client_auth",
         "required, optional or none",
-        Support::Here,
         "Whether clients must show a certificate of tls_ca",
     ),
     key(
         "insecure_plaintext",
         "true or false",
-        Support::Here,
         "Serve clients without TLS, also on anything but loopback",
     ),
-    key("log", "a level or filter", Support::Here, "error, warn, info, debug or trace"),
-    key("log_format", "text or json", Support::Here, "How log lines look"),
-    key("heartbeat_ms", "a number", Support::Here, "Between the nodes of a pair"),
+    key("log", "a level or filter", "error, warn, info, debug or trace"),
+    key("log_format", "text or json", "How log lines look"),
+    key("heartbeat_ms", "a number", "Between the nodes of a pair"),
     key(
         "rejoin_after_ms",
         "a number",
-        Support::Here,
         "Pause before a follower that was lost counts again; doubles when it is lost again soon",
     ),
-    key("cluster_secret_file", "a path", Support::Here, "Secret for hashes on bucket objects"),
+    key("cluster_secret_file", "a path", "Secret for hashes on bucket objects"),
 ];
 
 /// The key of this name.

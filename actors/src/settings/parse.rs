@@ -7,10 +7,11 @@ use celeriant_net::tls::{ClientAuth, Files};
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_storage::bucket::Location;
 
-use super::keys::{KEYS, Support};
+use super::keys::KEYS;
 use super::{ConfigError, Given, Loaded, LogFormat, Pair, Settings, Shown};
 
 const LISTEN: &str = "127.0.0.1:7440";
+const HTTP_PORT: u16 = 7442;
 const REPLICATION: &str = "127.0.0.1:7441";
 const HEARTBEAT_MS: u64 = 100;
 const REJOIN_AFTER_MS: u64 = 5_000;
@@ -21,7 +22,6 @@ const THREADS_MAX: usize = 1024;
 
 /// Understands and checks what was given.
 pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
-    check_support(&mut given);
     let node_id = given.get("node_id").unwrap_or("node").to_owned();
     if node_id.is_empty() || node_id.len() > 64 || node_id.chars().any(char::is_control) {
         given.refuse("node_id", "must be 1 to 64 bytes without control characters");
@@ -34,16 +34,13 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     let listen = address(&mut given, "listen", LISTEN);
     let certificates = certificates(&mut given);
     let clients = clients(&mut given, certificates.is_some() && !plaintext);
-    let exposed = listen.filter(|listen| !listen.ip().is_loopback());
-    if let Some(listen) = exposed.filter(|_| certificates.is_none() && !plaintext) {
-        let why = format!(
-            "{} is not loopback, and without TLS everybody who reaches it could read and write: \
-             give tls_ca, tls_cert and tls_key (`celeriant cert` makes them), or set \
-             insecure_plaintext = true to do it all the same",
-            listen.ip()
-        );
-        given.refuse("listen", why);
+    let may_be_exposed = certificates.is_some() || plaintext;
+    check_exposure(&mut given, "listen", listen, may_be_exposed);
+    let http = http(&mut given, listen);
+    if given.get("http").is_some() {
+        check_exposure(&mut given, "http", http, may_be_exposed);
     }
+    let http_cors = origins(&mut given);
     let shards = number(&mut given, "shards", 1, u64::from(SHARDS_MAX));
     let threads = number(&mut given, "threads", 1, THREADS_MAX as u64);
     let memory = memory(&mut given);
@@ -60,6 +57,8 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         node_id,
         data_dir,
         listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        http,
+        http_cors,
         shards: shards.map(|shards| shards as u16),
         threads: threads.map_or_else(cores, |threads| threads as usize),
         memory,
@@ -76,16 +75,49 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     Ok(Loaded { settings, shown, notes })
 }
 
-/// Refuses keys of what this version lacks.
-fn check_support(given: &mut Given) {
-    for key in KEYS {
-        let Some(text) = given.get(key.name).map(str::to_owned) else { continue };
-        if let Support::OnlyOff(off, why) = key.support
-            && text != off
-        {
-            given.refuse(key.name, format!("not in this version yet: {why}; only {off:?} works"));
-        }
+/// Without TLS everybody who reaches an address could read and write.
+fn check_exposure(given: &mut Given, name: &str, address: Option<SocketAddr>, may: bool) {
+    let Some(address) = address.filter(|address| !address.ip().is_loopback() && !may) else {
+        return;
+    };
+    let why = format!(
+        "{} is not loopback, and without TLS everybody who reaches it could read and write: give \
+         tls_ca, tls_cert and tls_key (`celeriant cert` makes them), or set insecure_plaintext = \
+         true to do it all the same",
+        address.ip()
+    );
+    given.refuse(name, why);
+}
+
+/// Where the gateway listens: if nothing is said, where clients connect, at its own port. Where any
+/// port will do for clients, any will do for the gateway.
+fn http(given: &mut Given, listen: Option<SocketAddr>) -> Option<SocketAddr> {
+    match given.get("http") {
+        Some("") => None,
+        Some(_) => address(given, "http", ""),
+        None => listen.map(|listen| {
+            SocketAddr::new(listen.ip(), if listen.port() == 0 { 0 } else { HTTP_PORT })
+        }),
     }
+}
+
+/// Origins as browsers say them: scheme, host, port, nothing else.
+fn origins(given: &mut Given) -> Vec<String> {
+    let text = given.get("http_cors").unwrap_or_default();
+    let origins: Vec<String> = text
+        .split(',')
+        .map(|origin| origin.trim().to_owned())
+        .filter(|origin| !origin.is_empty())
+        .collect();
+    let is_origin = |origin: &String| {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let allowed = |c: char| c.is_ascii_graphic() && !"/*?#@".contains(c);
+        host.is_some_and(|host| !host.is_empty() && host.chars().all(allowed))
+    };
+    if let Some(bad) = origins.iter().find(|origin| !is_origin(origin)).cloned() {
+        given.refuse("http_cors", format!("{bad} is not an origin, like https://app.example.com"));
+    }
+    origins
 }
 
 /// Keys that only a node of a pair has.
@@ -253,6 +285,7 @@ fn show(given: &Given, settings: &Settings, plaintext: bool) -> Vec<Shown> {
     let default = |name: &str| match name {
         "node_id" => settings.node_id.clone(),
         "listen" => settings.listen.to_string(),
+        "http" => settings.http.map(|http| http.to_string()).unwrap_or_default(),
         "replication" if settings.pair.is_some() => REPLICATION.to_owned(),
         "heartbeat_ms" if settings.pair.is_some() => HEARTBEAT_MS.to_string(),
         "rejoin_after_ms" if settings.pair.is_some() => REJOIN_AFTER_MS.to_string(),

@@ -65,11 +65,38 @@ fn all_problems_are_named_at_once_with_where_the_value_came_from() {
 }
 
 #[test]
-fn what_this_version_lacks_is_refused_not_ignored() {
-    let text = refused("data_dir = \"d\"\nhttp = \"127.0.0.1:7442\"");
-    assert!(text.contains("not in this version yet"), "{text}");
-    let off = "data_dir = \"d\"\nhttp = \"\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
-    let loaded = load(off).expect("switched off");
+fn the_gateway_is_where_clients_connect_unless_told_otherwise_or_off() {
+    let http = |text: &str| {
+        let settings = load(&format!("data_dir = \"d\"\n{text}")).expect("valid").settings;
+        settings.http.map(|http| http.to_string())
+    };
+    assert_eq!(http("").as_deref(), Some("127.0.0.1:7442"));
+    assert_eq!(http("listen = \"[::1]:7440\"").as_deref(), Some("[::1]:7442"));
+    assert_eq!(http("listen = \"127.0.0.1:0\"").as_deref(), Some("127.0.0.1:0"));
+    let open = "listen = \"0.0.0.0:7440\"\ninsecure_plaintext = true";
+    assert_eq!(http(open).as_deref(), Some("0.0.0.0:7442"));
+    assert_eq!(http("http = \"127.0.0.1:80\"").as_deref(), Some("127.0.0.1:80"));
+    assert_eq!(http("http = \"\""), None);
+    let text = refused("data_dir = \"d\"\nhttp = \"0.0.0.0:7442\"");
+    assert!(text.contains("http = \"0.0.0.0:7442\"") && text.contains("not loopback"), "{text}");
+}
+
+#[test]
+fn origins_are_named_one_by_one() {
+    let cors = "data_dir = \"d\"\nhttp_cors = \"https://a.example, http://localhost:3000\"";
+    let settings = load(cors).expect("valid").settings;
+    assert_eq!(settings.http_cors, ["https://a.example", "http://localhost:3000"]);
+    assert!(load("data_dir = \"d\"").expect("valid").settings.http_cors.is_empty());
+    for bad in ["*", "https://*.example", "a.example", "https://a.example/", "https://"] {
+        let text = refused(&format!("data_dir = \"d\"\nhttp_cors = \"{bad}\""));
+        assert!(text.contains("is not an origin"), "{text}");
+    }
+}
+
+#[test]
+fn what_only_a_pair_has_is_noted_without_a_bucket() {
+    let off = "data_dir = \"d\"\ntls_client_auth = \"none\"\nheartbeat_ms = 100";
+    let loaded = load(off).expect("valid");
     assert_eq!(loaded.notes.len(), 1, "without a bucket: {:?}", loaded.notes);
 }
 

@@ -40,6 +40,17 @@ impl From<u64> for Expect {
     }
 }
 
+impl From<Guard> for Expect {
+    fn from(guard: Guard) -> Self {
+        match guard {
+            Guard::Any => Self::Any,
+            Guard::NoStream => Self::NoStream,
+            Guard::Exists => Self::Exists,
+            Guard::Exact(version) => Self::Exact(version),
+        }
+    }
+}
+
 impl From<Expect> for Guard {
     fn from(expect: Expect) -> Self {
         match expect {

@@ -1,24 +1,18 @@
 //! Requests in bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::feed::{feed, put_feed};
 use super::{Input, kind, put_frame, put_key, put_text};
 use crate::codec::DecodeError;
-use crate::event::{EncodedEvents, check_event_type};
+use crate::event::EncodedEvents;
 use crate::hash::sequence_number;
 use crate::ids::{ClientId, Sequence, Stamp, Version};
-use crate::limits::{
-    ADMIN_BYTES_MAX, FILTER_TYPES_MAX, NAME_BYTES_MAX, REQUEST_BYTES_MAX, WRITE_EVENTS_MAX,
-    WRITE_MEMBERS_MAX,
-};
+use crate::limits::{FILTER_TYPES_MAX, NAME_BYTES_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX};
 use crate::refusal::Refusal;
-use crate::request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Write};
-
-/// Bytes of a member before its key.
-const MEMBER_BYTES: usize = 28;
-/// Bytes of a write before its members.
-const WRITE_BYTES: usize = 22;
+use crate::request::{
+    Guard, HeadQuery, ListQuery, MEMBER_BYTES, Member, ReadQuery, Request, Write,
+};
 
 /// Bits of a read's and a head's flags.
 mod flag {
@@ -48,37 +42,29 @@ pub fn encode_request(
     if id == 0 {
         return Err(DecodeError::invalid("id", "must not be 0 for a request").into());
     }
-    let start = out.len();
-    let bytes = match request {
+    request.check()?;
+    match request {
         Request::Write(write) => {
-            write.check()?;
-            out.reserve(write_bytes(write)?);
-            put_request(out, kind::WRITE, id, deadline_ms, |out| put_write(out, write))
+            // Nothing is copied twice.
+            out.reserve(write.encoded_len());
+            put_request(out, kind::WRITE, id, deadline_ms, |out| put_write(out, write));
         }
         Request::Read(query) => {
-            check_read(query)?;
-            put_request(out, kind::READ, id, deadline_ms, |out| put_read(out, query))
+            put_request(out, kind::READ, id, deadline_ms, |out| put_read(out, query));
         }
         Request::Head(query) => {
-            put_request(out, kind::HEAD, id, deadline_ms, |out| put_head(out, query))
+            put_request(out, kind::HEAD, id, deadline_ms, |out| put_head(out, query));
         }
         Request::List(query) => {
-            check_list(query)?;
-            put_request(out, kind::LIST, id, deadline_ms, |out| put_list(out, query))
+            put_request(out, kind::LIST, id, deadline_ms, |out| put_list(out, query));
         }
         Request::Feed(query) => {
-            query.check()?;
-            put_request(out, kind::FEED, id, deadline_ms, |out| put_feed(out, query))
+            put_request(out, kind::FEED, id, deadline_ms, |out| put_feed(out, query));
         }
         Request::Ping => put_request(out, kind::PING, id, deadline_ms, |_| {}),
         Request::Admin(order) => {
-            check_admin(order)?;
-            put_request(out, kind::ADMIN, id, deadline_ms, |out| out.put_slice(order))
+            put_request(out, kind::ADMIN, id, deadline_ms, |out| out.put_slice(order));
         }
-    };
-    if bytes > REQUEST_BYTES_MAX {
-        out.truncate(start);
-        return Err(too_large());
     }
     Ok(())
 }
@@ -96,14 +82,7 @@ pub(super) fn decode(kind: u8, input: &mut Input<'_>) -> Result<Request, Refusal
         _ => return Err(DecodeError::invalid("kind", "of request is not known").into()),
     };
     input.finish()?;
-    match &request {
-        Request::Write(write) => write.check()?,
-        Request::Read(query) => check_read(query)?,
-        Request::List(query) => check_list(query)?,
-        Request::Feed(query) => query.check()?,
-        Request::Admin(order) => check_admin(order)?,
-        Request::Head(_) | Request::Ping => {}
-    }
+    request.check()?;
     Ok(request)
 }
 
@@ -113,29 +92,11 @@ fn put_request(
     id: u64,
     deadline_ms: u32,
     body: impl FnOnce(&mut BytesMut),
-) -> usize {
+) {
     put_frame(out, kind, id, |out| {
         out.put_u32_le(deadline_ms);
         body(out);
-    })
-}
-
-fn check_admin(order: &Bytes) -> Result<(), Refusal> {
-    if order.len() <= ADMIN_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Refusal::TooLarge { what: "order".into(), limit: ADMIN_BYTES_MAX as u64 })
-}
-
-fn too_large() -> Refusal {
-    Refusal::TooLarge { what: "request".into(), limit: REQUEST_BYTES_MAX as u64 }
-}
-
-/// Size of a write's frame, so that nothing is copied twice or in vain.
-fn write_bytes(write: &Write) -> Result<usize, Refusal> {
-    let member = |m: &Member| MEMBER_BYTES + m.key.as_bytes().len() + m.events.as_bytes().len();
-    let bytes = 16 + WRITE_BYTES + write.members.iter().map(member).sum::<usize>();
-    if bytes > REQUEST_BYTES_MAX { Err(too_large()) } else { Ok(bytes) }
+    });
 }
 
 pub(super) fn put_write(out: &mut BytesMut, write: &Write) {
@@ -242,17 +203,6 @@ fn read(input: &mut Input<'_>) -> Result<ReadQuery, DecodeError> {
     Ok(ReadQuery { key, from, to, backwards, limit, types, client, since, until, min_stamp, any })
 }
 
-fn check_read(query: &ReadQuery) -> Result<(), DecodeError> {
-    if query.types.len() > FILTER_TYPES_MAX {
-        return Err(DecodeError::Limit { what: "types", limit: FILTER_TYPES_MAX as u64 });
-    }
-    query.types.iter().try_for_each(|name: &Bytes| check_event_type(name))?;
-    if query.limit == Some(0) {
-        return Err(DecodeError::invalid("limit", "must be at least 1"));
-    }
-    Ok(())
-}
-
 fn put_head(out: &mut BytesMut, query: &HeadQuery) {
     let bit = |flag, set| if set { flag } else { 0 };
     out.put_u8(
@@ -296,31 +246,6 @@ fn list(input: &mut Input<'_>) -> Result<ListQuery, DecodeError> {
     let after = some(flags & flag::AFTER != 0, || input.text("after", NAME_BYTES_MAX))?;
     let prefix = input.text("prefix", NAME_BYTES_MAX)?;
     Ok(ListQuery { org, kind, prefix, after, limit })
-}
-
-fn check_list(query: &ListQuery) -> Result<(), Refusal> {
-    use crate::key::{NamePart, check_name};
-    if query.kind.is_some() && query.org.is_none() {
-        return Err(DecodeError::invalid("type", "needs an org").into());
-    }
-    let parts = [(NamePart::Org, "org", &query.org), (NamePart::Type, "type", &query.kind)];
-    for (part, field, name) in parts {
-        let Some(name) = name else { continue };
-        check_name(part, name.as_bytes()).map_err(|error| Refusal::InvalidArgument {
-            field: field.into(),
-            reason: error.to_string(),
-        })?;
-    }
-    let after = query.after.as_deref().unwrap_or_default();
-    for (what, text) in [("prefix", query.prefix.as_str()), ("after", after)] {
-        if text.len() > NAME_BYTES_MAX {
-            return Err(DecodeError::Limit { what, limit: NAME_BYTES_MAX as u64 }.into());
-        }
-    }
-    if query.limit == 0 {
-        return Err(DecodeError::invalid("limit", "must be at least 1").into());
-    }
-    Ok(())
 }
 
 fn put_some<T>(out: &mut BytesMut, value: Option<T>, put: impl FnOnce(&mut BytesMut, T)) {

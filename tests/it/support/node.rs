@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::http::Http;
 use super::program::{Called, call, program};
 use super::wait;
 
@@ -16,6 +17,8 @@ pub(crate) struct Node {
     child: Child,
     /// `celeriant://…`.
     pub(crate) url: String,
+    /// `http://…`, if it serves that.
+    pub(crate) http: Option<String>,
 }
 
 impl Node {
@@ -52,13 +55,20 @@ impl Node {
         let ready: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("not ready: {line:?}, {:?}", child.try_wait()));
         let url = ready["url"].as_str().expect("a URL").to_owned();
-        Self { child, url }
+        let http = ready["http"].as_str().map(str::to_owned);
+        Self { child, url, http }
     }
 
     /// `127.0.0.1:port`.
     pub(crate) fn address(&self) -> &str {
         let rest = self.url.trim_start_matches("celeriant://");
         rest.split_once('?').map_or(rest, |(address, _)| address)
+    }
+
+    /// HTTP to this node, in the clear.
+    pub(crate) fn http(&self) -> Http {
+        let url = self.http.as_deref().expect("it serves HTTP");
+        Http::at(url.strip_prefix("http://").expect("in the clear"))
     }
 
     /// Runs the program against this node.

@@ -147,6 +147,12 @@ impl Pair {
         self.dir.as_ref().expect("kept until the end").path().join(name)
     }
 
+    /// Authority, certificate and key of a client, as files.
+    pub(crate) fn certificate(&self) -> [String; 3] {
+        let files = ["ca.crt".into(), format!("{CLIENT}.crt"), format!("{CLIENT}.key")];
+        files.map(|name: String| self.path("certs").join(name).display().to_string())
+    }
+
     /// Of one node.
     pub(crate) fn url_of(&self, at: usize) -> String {
         self.url_to(&self.members[at].address)
@@ -173,6 +179,7 @@ impl Pair {
             ("node_id", name.to_owned()),
             ("data_dir", self.data(at).display().to_string()),
             ("listen", self.members[at].address.clone()),
+            ("http", format!("{}:0", place.ip)),
             ("replication", format!("{}:{}", place.ip, free_port())),
             ("bucket", format!("s3://{bucket}/pair")),
             ("bucket_endpoint", endpoint.to_owned()),

@@ -295,6 +295,7 @@ fn configuration(dir: &Path, name: &str, listen: &str, peer: &str, bucket: &str)
         ("node_id", name.to_owned()),
         ("data_dir", file(name)),
         ("listen", listen.to_owned()),
+        ("http", String::new()),
         ("replication", peer.to_owned()),
         ("bucket", format!("s3://{BUCKET}/demo")),
         ("bucket_endpoint", bucket.to_owned()),

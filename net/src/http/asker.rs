@@ -1,0 +1,181 @@
+//! Turns a request into a future: the service answers by id, in batches; whoever asked waits for
+//! one answer.
+//!
+//! One way back for all that the gateway asks. A question whose asker is gone (a client that hung
+//! up) stays noted until its answer comes, because until then the node works on it: the number of
+//! notes is the number of questions that are open, and it is bounded.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use celeriant_schema::{Refusal, Request, Response};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::service::{Incoming, ReplyReceiver, ReplySender, Service};
+
+/// Behind a request's own deadline, for the answer that it has passed to come.
+const GRACE: Duration = Duration::from_secs(1);
+/// When too much is open: about as long as it takes to answer some of it.
+const RETRY_MS: u32 = 100;
+
+/// Asks the service. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub(super) struct Asker<V> {
+    service: V,
+    sender: ReplySender,
+    open: Arc<Mutex<Open>>,
+    open_max: usize,
+}
+
+/// Brings the answers to those who asked.
+pub(super) struct Answers {
+    receiver: ReplyReceiver,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    asked: BTreeMap<u64, oneshot::Sender<Response>>,
+}
+
+impl<V: Service> Asker<V> {
+    /// At most `open_max` questions may be open. [`Answers::bring`] must run meanwhile.
+    pub(super) fn new(service: V, open_max: usize) -> (Self, Answers) {
+        let (sender, receiver) = ReplySender::channel();
+        let open = Arc::default();
+        let answers = Answers { receiver, open: Arc::clone(&open) };
+        (Self { service, sender, open, open_max }, answers)
+    }
+
+    /// Asks, and waits for the answer. `bytes`: what the question took on its way here.
+    ///
+    /// # Errors
+    /// What the service refuses, what is wrong with the request by itself, `Overloaded` when too
+    /// much is open, and `DeadlineExceeded` when there is no answer in time.
+    pub(super) async fn ask(
+        &self,
+        request: Request,
+        bytes: usize,
+        patience: Duration,
+    ) -> Result<Response, Refusal> {
+        request.check()?;
+        let deadline = Instant::now() + patience;
+        let (id, answer) = self.note()?;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let incoming = Incoming { id, deadline: Some(deadline), bytes, request };
+        self.service.submit(vec![incoming], &self.sender);
+        match timeout_at(deadline + GRACE, answer).await {
+            Ok(Ok(Response::Refused(refusal))) => Err(refusal),
+            Ok(Ok(response)) => Ok(response),
+            // The node ends without a word, or is late: nobody can tell what became of it.
+            Ok(Err(_)) => Err(Refusal::UnknownOutcome),
+            Err(_) => Err(Refusal::DeadlineExceeded { definite: false }),
+        }
+    }
+
+    fn note(&self) -> Result<(u64, oneshot::Receiver<Response>), Refusal> {
+        let mut open = lock(&self.open);
+        if open.asked.len() >= self.open_max {
+            let what = "unanswered requests over HTTP".into();
+            return Err(Refusal::Overloaded { what, retry_after_ms: RETRY_MS });
+        }
+        open.next += 1;
+        let id = open.next;
+        let (sender, answer) = oneshot::channel();
+        open.asked.insert(id, sender);
+        Ok((id, answer))
+    }
+}
+
+impl Answers {
+    /// Does it for ever.
+    pub(super) async fn bring(mut self) {
+        while let Some(replies) = self.receiver.recv().await {
+            for reply in replies {
+                let asked = lock(&self.open).asked.remove(&reply.id);
+                match asked {
+                    // Whoever has hung up wants no answer.
+                    Some(asked) => drop(asked.send(reply.response)),
+                    None => tracing::error!(id = reply.id, "answer to nothing that was asked"),
+                }
+            }
+        }
+    }
+}
+
+/// A panic while holding it cannot leave it half-changed: each change is one call.
+fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use celeriant_schema::ListQuery;
+
+    use super::*;
+    use crate::service::Reply;
+
+    /// Answers a batch when it is told to.
+    #[derive(Clone, Default)]
+    struct Slow(Arc<Mutex<Vec<(u64, ReplySender)>>>);
+
+    impl Service for Slow {
+        fn submit(&self, requests: Vec<Incoming>, replies: &ReplySender) {
+            let asked = requests.into_iter().map(|incoming| (incoming.id, replies.clone()));
+            self.0.lock().expect("whole").extend(asked);
+        }
+    }
+
+    impl Slow {
+        fn answer_all(&self) {
+            for (id, replies) in self.0.lock().expect("whole").drain(..) {
+                replies.send(vec![Reply { id, response: Response::Pong }]);
+            }
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_are_answered_bounded_and_given_up_in_time() {
+        let service = Slow::default();
+        let (asker, answers) = Asker::new(service.clone(), 2);
+        let script = async {
+            let ping = || asker.ask(Request::Ping, 10, PATIENCE);
+            let (one, other, ()) = tokio::join!(ping(), ping(), async { service.answer_all() });
+            assert_eq!((one, other), (Ok(Response::Pong), Ok(Response::Pong)));
+
+            // An asker that is gone counts until its question is answered.
+            for _ in 0..2 {
+                tokio::select! {
+                    biased;
+                    _ = ping() => panic!("nobody answers"),
+                    () = std::future::ready(()) => {}
+                }
+            }
+            assert!(matches!(ping().await, Err(Refusal::Overloaded { .. })));
+            service.answer_all();
+            tokio::task::yield_now().await;
+            let late = ping().await;
+            assert_eq!(late, Err(Refusal::DeadlineExceeded { definite: false }));
+
+            let list = ListQuery {
+                org: None,
+                kind: Some("t".into()),
+                prefix: String::new(),
+                after: None,
+                limit: 1,
+            };
+            let wrong = asker.ask(Request::List(list), 10, PATIENCE).await;
+            assert!(matches!(wrong, Err(Refusal::InvalidArgument { .. })), "not even asked");
+        };
+        tokio::select! {
+            biased;
+            () = answers.bring() => panic!("it goes on"),
+            () = script => {}
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! What there is: one table. The router is made of it, and so is openapi.json.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+
+use super::call::Call;
+use super::problem::{Problem, invalid};
+use super::{Gateway, append, cors, inspector, node, read, watch};
+use crate::service::Service;
+
+/// One operation: where it is, what it takes, what it answers.
+pub(super) struct Route {
+    pub(super) verb: Verb,
+    pub(super) path: &'static str,
+    pub(super) operation: Operation,
+    pub(super) what: &'static str,
+    pub(super) query: &'static [Parameter],
+    pub(super) headers: &'static [Parameter],
+    /// Name of the schema of its body.
+    pub(super) body: Option<&'static str>,
+    /// What it answers when it is done.
+    pub(super) answers: &'static [Answer],
+    /// How it may fail, besides 400 and 503.
+    pub(super) problems: &'static [u16],
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verb {
+    Get,
+    Post,
+}
+
+/// What is done; its name is the operation's id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Operation {
+    Append,
+    Write,
+    ReadEvents,
+    ReadHead,
+    ListOrgs,
+    ListTypes,
+    ListAggregates,
+    Watch,
+    ReadFeed,
+    Cluster,
+    Live,
+    Ready,
+    Metrics,
+    Describe,
+    Inspect,
+    InspectorScript,
+    InspectorStyle,
+}
+
+/// A parameter of the query string, or a header.
+pub(super) struct Parameter {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) is_required: bool,
+    pub(super) what: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Text,
+    Number,
+    Switch,
+    Names,
+}
+
+/// An answer: its status, media type and the name of its schema.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) media: &'static str,
+    pub(super) schema: &'static str,
+}
+
+const JSON: &str = "application/json";
+
+const fn parameter(name: &'static str, kind: Kind, what: &'static str) -> Parameter {
+    Parameter { name, kind, is_required: false, what }
+}
+
+const fn json(status: u16, schema: &'static str) -> Answer {
+    Answer { status, media: JSON, schema }
+}
+
+const fn text(media: &'static str) -> Answer {
+    Answer { status: 200, media, schema: "Text" }
+}
+
+const ANY: Parameter =
+    parameter("any", Kind::Switch, "1: a follower may answer, with what it knows to be committed");
+const MIN_STAMP: Parameter =
+    parameter("min_stamp", Kind::Number, "Wait until everything up to this stamp is there");
+const OF_CLIENT: Parameter = parameter("client_id", Kind::Text, "A client's UUID");
+const TYPES: Parameter = parameter("types", Kind::Names, "Only events of these types");
+const RAW: Parameter = parameter("raw", Kind::Switch, "1: payloads as the very bytes, in base64");
+const SELECTOR: Parameter = Parameter {
+    name: "selector",
+    kind: Kind::Text,
+    is_required: true,
+    what: "org/type/id, org/type, org, or *",
+};
+const PREFIX: Parameter = parameter("prefix", Kind::Text, "Only names that start with this");
+const AFTER: Parameter = parameter("after", Kind::Text, "Only names after this one");
+const NAMES_LIMIT: Parameter = parameter("limit", Kind::Number, "At most so many, 1,000 at most");
+const IF_NONE_MATCH: Parameter =
+    parameter("If-None-Match", Kind::Text, "The ETag that the caller has: 304 if it still holds");
+const NAMES: &[Parameter] = &[PREFIX, AFTER, NAMES_LIMIT];
+const IDEMPOTENCY: Parameter = parameter(
+    "Idempotency-Key",
+    Kind::Text,
+    "A name for this request: the same again is answered with the original receipt",
+);
+
+/// All of them.
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        verb: Verb::Post,
+        path: "/v1/aggregates/{org}/{type}/{id}/events",
+        operation: Operation::Append,
+        what: "Append events to one aggregate",
+        query: &[],
+        headers: &[
+            parameter("If-Match", Kind::Text, "The version it must be at, in quotes; * = exists"),
+            parameter("If-None-Match", Kind::Text, "*: it must not exist"),
+            parameter("Celeriant-Client-Id", Kind::Text, "Whose sequence it is, a UUID"),
+            parameter("Celeriant-Sequence", Kind::Number, "Dense from 1 for client and aggregate"),
+            IDEMPOTENCY,
+        ],
+        body: Some("Append"),
+        answers: &[json(201, "Receipt")],
+        problems: &[408, 409, 410, 412, 413, 415, 422, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/aggregates/{org}/{type}/{id}/events",
+        operation: Operation::ReadEvents,
+        what: "Read events: a page, or all of them line by line",
+        query: &[
+            parameter("from", Kind::Number, "Lowest version"),
+            parameter("to", Kind::Number, "Highest version"),
+            parameter("backwards", Kind::Switch, "1: newest first"),
+            parameter("limit", Kind::Number, "Stop behind the batch that reaches so many"),
+            TYPES,
+            OF_CLIENT,
+            MIN_STAMP,
+            ANY,
+            RAW,
+        ],
+        headers: &[
+            parameter("Accept", Kind::Text, "application/x-ndjson: all events, one a line"),
+            IF_NONE_MATCH,
+        ],
+        body: None,
+        answers: &[
+            json(200, "Page"),
+            Answer { status: 200, media: "application/x-ndjson", schema: "Event" },
+            Answer { status: 304, media: "", schema: "" },
+        ],
+        problems: &[404, 410, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/aggregates/{org}/{type}/{id}/head",
+        operation: Operation::ReadHead,
+        what: "An aggregate's state, without its events",
+        query: &[OF_CLIENT, MIN_STAMP, ANY],
+        headers: &[IF_NONE_MATCH],
+        body: None,
+        answers: &[json(200, "Head"), Answer { status: 304, media: "", schema: "" }],
+        problems: &[404, 504],
+    },
+    Route {
+        verb: Verb::Post,
+        path: "/v1/write",
+        operation: Operation::Write,
+        what: "Write to many aggregates, all or none",
+        query: &[],
+        headers: &[IDEMPOTENCY],
+        body: Some("Write"),
+        answers: &[json(201, "Receipt")],
+        problems: &[408, 409, 410, 413, 415, 422, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/orgs",
+        operation: Operation::ListOrgs,
+        what: "Names of orgs",
+        query: NAMES,
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Orgs")],
+        problems: &[413, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/orgs/{org}/types",
+        operation: Operation::ListTypes,
+        what: "Names of an org's types",
+        query: NAMES,
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Types")],
+        problems: &[413, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/orgs/{org}/types/{type}/aggregates",
+        operation: Operation::ListAggregates,
+        what: "Ids of a type's aggregates",
+        query: NAMES,
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Aggregates")],
+        problems: &[413, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/watch",
+        operation: Operation::Watch,
+        what: "Events as they happen: Server-Sent Events, id = stamp, event = append | checkpoint",
+        query: &[
+            SELECTOR,
+            parameter("from", Kind::Text, "start, now (if nothing is said), a stamp, or a time"),
+            TYPES,
+            RAW,
+        ],
+        headers: &[parameter("Last-Event-ID", Kind::Number, "Go on behind this stamp")],
+        body: None,
+        answers: &[Answer { status: 200, media: "text/event-stream", schema: "Event" }],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/feed",
+        operation: Operation::ReadFeed,
+        what: "A page of a feed, up to now",
+        query: &[
+            SELECTOR,
+            parameter("after", Kind::Number, "Only events behind this stamp"),
+            parameter("limit", Kind::Number, "At most so many events; 1,000 if nothing is said"),
+            TYPES,
+            RAW,
+        ],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Feed")],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/cluster",
+        operation: Operation::Cluster,
+        what: "What this node knows of itself and the cluster",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Status")],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/health/live",
+        operation: Operation::Live,
+        what: "The process answers",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Live")],
+        problems: &[],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/health/ready",
+        operation: Operation::Ready,
+        what: "The node can serve everything; with any=1, what a follower may answer",
+        query: &[ANY],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Ready"), json(503, "Ready")],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/metrics",
+        operation: Operation::Metrics,
+        what: "Gauges of this node, for Prometheus",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[text("text/plain; version=0.0.4")],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/openapi.json",
+        operation: Operation::Describe,
+        what: "This description",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Description")],
+        problems: &[],
+    },
+    file(
+        "/",
+        Operation::Inspect,
+        "The inspector: a page for people",
+        &[text("text/html; charset=utf-8")],
+    ),
+    file(
+        "/inspector.js",
+        Operation::InspectorScript,
+        "Its script",
+        &[text("text/javascript; charset=utf-8")],
+    ),
+    file(
+        "/inspector.css",
+        Operation::InspectorStyle,
+        "Its style",
+        &[text("text/css; charset=utf-8")],
+    ),
+];
+
+/// A file that is part of the program.
+const fn file(
+    path: &'static str,
+    operation: Operation,
+    what: &'static str,
+    answers: &'static [Answer],
+) -> Route {
+    Route {
+        verb: Verb::Get,
+        path,
+        operation,
+        what,
+        query: &[],
+        headers: &[],
+        body: None,
+        answers,
+        problems: &[],
+    }
+}
+
+/// Everything in the table, and an answer to everything that is not.
+pub(super) fn router<V: Service>(gateway: Gateway<V>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let filter = match route.verb {
+            Verb::Get => MethodFilter::GET,
+            Verb::Post => MethodFilter::POST,
+        };
+        let gateway = gateway.clone();
+        let handler = move |request: Request| {
+            let gateway = gateway.clone();
+            async move { gateway.serve(route, request).await.into_response() }
+        };
+        router = router.route(route.path, on(filter, handler));
+    }
+    let absent = || async { problem(StatusCode::NOT_FOUND, "path", "nothing is here") };
+    let other = || async {
+        problem(StatusCode::METHOD_NOT_ALLOWED, "method", "cannot be used here; see allow")
+    };
+    let router = router.fallback(absent).method_not_allowed_fallback(other);
+    let origins: Arc<[String]> = gateway.settings.cors.clone().into();
+    router.layer(from_fn(move |request: Request, next: Next| {
+        cors::answer(Arc::clone(&origins), request, next)
+    }))
+}
+
+fn problem(status: StatusCode, field: &str, reason: &str) -> Response {
+    Problem::with_status(status, invalid(field, reason)).into_response()
+}
+
+impl<V: Service> Gateway<V> {
+    async fn serve(self, route: &'static Route, request: Request) -> Result<Response, Problem> {
+        let call = Call::new(route, request).await?;
+        match route.operation {
+            Operation::Append => append::append(&self, call).await,
+            Operation::Write => append::write_many(&self, call).await,
+            Operation::ReadEvents => read::events(&self, call).await,
+            Operation::ReadHead => read::head(&self, call).await,
+            Operation::ListOrgs => read::names(&self, call, "orgs").await,
+            Operation::ListTypes => read::names(&self, call, "types").await,
+            Operation::ListAggregates => read::names(&self, call, "aggregates").await,
+            Operation::Watch => watch::watch(&self, call).await,
+            Operation::ReadFeed => watch::feed(&self, call).await,
+            Operation::Cluster => node::cluster(&self).await,
+            Operation::Live => Ok(node::live()),
+            Operation::Ready => node::ready(&self, call).await,
+            Operation::Metrics => node::metrics(&self).await,
+            Operation::Describe => Ok(node::description()),
+            Operation::Inspect => Ok(inspector::page()),
+            Operation::InspectorScript => Ok(inspector::script()),
+            Operation::InspectorStyle => Ok(inspector::style()),
+        }
+    }
+}

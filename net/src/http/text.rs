@@ -1,0 +1,87 @@
+//! Events of a page as text, in pieces: a page is never there twice as a whole.
+
+use celeriant_schema::{
+    AggregateKey, BatchHeader, Event, FeedPage, Page, ReadBatch, ReadEvent, Refusal, Stamp,
+};
+
+use crate::json::{self, EventShape};
+
+/// A piece of text is at least this large, if there is more: one write to the socket each.
+pub(super) const PIECE_BYTES: usize = 32 << 10;
+
+/// An event that is still to be told.
+pub(super) struct Told {
+    /// Whose it is.
+    pub(super) key: AggregateKey,
+    header: BatchHeader,
+    event: ReadEvent,
+}
+
+impl Told {
+    /// The events of a page of one aggregate, in the order of reading.
+    pub(super) fn of_page(key: &AggregateKey, page: Page, backwards: bool) -> Vec<Self> {
+        let mut told = Vec::new();
+        for ReadBatch { header, mut events } in page.batches {
+            if backwards {
+                events.reverse();
+            }
+            let events = events.into_iter();
+            told.extend(events.map(|event| Self::new(key, &header, event)));
+        }
+        told
+    }
+
+    /// The events of a page of a feed.
+    pub(super) fn of_feed(page: FeedPage) -> Vec<Self> {
+        let mut told = Vec::new();
+        for batch in page.batches {
+            let (key, header) = (batch.key, batch.batch.header);
+            let events = batch.batch.events.into_iter();
+            told.extend(events.map(|event| Self::new(&key, &header, event)));
+        }
+        told
+    }
+
+    fn new(key: &AggregateKey, header: &BatchHeader, event: ReadEvent) -> Self {
+        Self { key: key.clone(), header: header.clone(), event }
+    }
+
+    /// Its stamp.
+    pub(super) fn stamp(&self) -> Stamp {
+        let ahead = self.event.version.value().saturating_sub(self.header.first_version.value());
+        Stamp::new(self.header.stamp.value().saturating_add(ahead))
+    }
+
+    /// One line of JSON, without a line break.
+    pub(super) fn to_json(&self, raw: bool) -> Result<String, Refusal> {
+        let internal = |error: &dyn std::fmt::Display| {
+            tracing::error!(key = %self.key, version = %self.event.version, %error, "not an event");
+            Refusal::Internal { id: self.event.version.value() }
+        };
+        let event = Event::decode(&self.event.body).map_err(|error| internal(&error))?;
+        let shape = EventShape {
+            key: self.key.as_str(),
+            version: self.event.version,
+            stamp: self.stamp(),
+            hash: self.event.hash,
+            client_id: self.header.client_id,
+            sequence: self.header.sequence,
+            server_time: self.header.server_time,
+            event: &event,
+            raw,
+        };
+        json::event(&shape).map_err(|error| internal(&error))
+    }
+}
+
+/// Events as the content of a JSON list.
+pub(super) fn list(events: &[Told], raw: bool) -> Result<String, Refusal> {
+    let mut text = String::new();
+    for event in events {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&event.to_json(raw)?);
+    }
+    Ok(text)
+}

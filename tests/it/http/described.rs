@@ -1,0 +1,106 @@
+//! openapi.json against the running node: every operation is in it and answers as it says.
+
+use serde_json::{Value, json};
+
+use crate::support::http::Answer;
+use crate::support::{Http, Node};
+
+/// A request of each operation that does something, and one that does not.
+fn samples(http: &Http, operation: &str) -> Vec<Answer> {
+    let events = "/v1/aggregates/acme/account/alice/events";
+    let append = json!({"events": [{"type": "T", "data": {"a": 1}, "meta": {"user": "u"}}]});
+    let write = json!({"writes": [{"key": "acme/account/bob", "events": append["events"]}]});
+    let get = |path: &str| http.get(path);
+    match operation {
+        "Append" => vec![
+            http.post(events, &[], &append),
+            http.post(events, &[("if-none-match", "*")], &append),
+            http.post(events, &[("celeriant-sequence", "1")], &append),
+            http.request("POST", events, &[], b"{}"),
+        ],
+        "Write" => vec![
+            http.post("/v1/write", &[], &write),
+            http.post("/v1/write", &[], &json!({"writes": []})),
+        ],
+        "ReadEvents" => vec![
+            get(events),
+            get(&format!("{events}?raw=1&limit=1")),
+            http.request("GET", events, &[("accept", "application/x-ndjson")], b""),
+            http.request("GET", events, &[("if-none-match", "\"1\"")], b""),
+            get("/v1/aggregates/acme/account/nobody/events"),
+            get(&format!("{events}?form=1")),
+        ],
+        "ReadHead" => {
+            let head = "/v1/aggregates/acme/account/alice/head";
+            let client = "?client_id=00000000-0000-0000-0000-000000000001";
+            vec![get(head), get(&format!("{head}{client}")), get("/v1/aggregates/a/b/c/head")]
+        }
+        "ListOrgs" => vec![get("/v1/orgs"), get("/v1/orgs?limit=x")],
+        "ListTypes" => vec![get("/v1/orgs/acme/types"), get("/v1/orgs/:/types")],
+        "ListAggregates" => vec![get("/v1/orgs/acme/types/account/aggregates?limit=1")],
+        "Watch" => vec![http.open("/v1/watch?selector=acme", &[]).head, get("/v1/watch")],
+        "ReadFeed" => vec![get("/v1/feed?selector=acme"), get("/v1/feed")],
+        "Cluster" => vec![get("/v1/cluster"), get("/v1/cluster?x=1")],
+        "Live" => vec![get("/health/live")],
+        "Ready" => vec![get("/health/ready"), get("/health/ready?any=2")],
+        "Metrics" => vec![get("/metrics")],
+        "Inspect" => vec![get("/")],
+        "InspectorScript" => vec![get("/inspector.js")],
+        "InspectorStyle" => vec![get("/inspector.css")],
+        "Describe" => vec![get("/openapi.json")],
+        other => panic!("no sample of {other}: add one"),
+    }
+}
+
+#[test]
+fn every_operation_is_described_and_answers_as_it_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
+    let http = node.http();
+    let document = http.get("/openapi.json").expect(200);
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut operations = Vec::new();
+    // Writes first: the others need something to be there.
+    for verb in ["post", "get"] {
+        let paths = document["paths"].as_object().expect("paths");
+        for (path, verbs) in paths {
+            let Some(described) = verbs.get(verb) else { continue };
+            let operation = described["operationId"].as_str().expect("a name");
+            for answer in samples(&http, operation) {
+                check(&document, described, &answer, &format!("{verb} {path}"));
+            }
+            operations.push(operation.to_owned());
+        }
+    }
+    assert_eq!(operations.len(), 17, "{operations:?}");
+}
+
+fn check(document: &Value, described: &Value, answer: &Answer, what: &str) {
+    let status = answer.status.to_string();
+    let responses = described["responses"].as_object().expect("responses");
+    let response = responses.get(&status).unwrap_or_else(|| panic!("{what}: {answer:?}"));
+    let Some(kind) = answer.header("content-type") else {
+        assert!(response.get("content").is_none() && answer.body.is_empty(), "{what}: {status}");
+        return;
+    };
+    let schema = &response["content"][kind]["schema"];
+    assert!(schema.is_object(), "{what}: {status} is not described as {kind}");
+    let whole = json!({"$ref": schema["$ref"], "components": document["components"]});
+    let validator = jsonschema::validator_for(&whole).expect("a schema");
+    let values: Vec<Value> = match kind {
+        "text/event-stream" => Vec::new(),
+        kind if kind.starts_with("text/") => {
+            vec![String::from_utf8_lossy(&answer.body).into_owned().into()]
+        }
+        "application/x-ndjson" => {
+            let lines = std::str::from_utf8(&answer.body).expect("UTF-8").lines();
+            lines.map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        }
+        _ => vec![answer.json()],
+    };
+    for value in values {
+        if let Err(error) = validator.validate(&value) {
+            panic!("{what}: {status}: {error}: {value}");
+        }
+    }
+}
