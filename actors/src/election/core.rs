@@ -19,6 +19,8 @@
 //! Deliberately absent: logs, frames, acknowledgements (the replicator's), and reads.
 
 #[cfg(test)]
+mod claim_test;
+#[cfg(test)]
 mod follower_test;
 #[cfg(test)]
 mod hand_over_test;

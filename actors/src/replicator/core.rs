@@ -350,6 +350,10 @@ impl Core {
 #[cfg(test)]
 mod core_test;
 #[cfg(test)]
+mod following_test;
+#[cfg(test)]
 pub(super) mod rig;
+#[cfg(test)]
+mod rules_rig;
 #[cfg(test)]
 mod rules_test;

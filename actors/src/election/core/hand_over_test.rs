@@ -1,4 +1,4 @@
-//! Leaders that hand over, shut down, or do what an operator says.
+//! Leaders that hand over, shut down, or do what an operator says; and whoever is handed the lead.
 
 use celeriant_schema::StoreId;
 use celeriant_schema::peer::{Features, Message, Tip};
@@ -270,4 +270,85 @@ fn a_follower_is_told_to_ask_the_leader() {
     let command = Command::Replace { lost: PEER, member: member(StoreId::new(3)) };
     rig.event(Event::Command { id: 1, command });
     assert_eq!(rig.answer(), Some(Err(Refused::NotLeading)));
+}
+
+// ---- handed over -----------------------------------------------------------------------------
+
+#[test]
+fn a_status_says_how_its_node_came_to_lead() {
+    let mut rig = Rig::new(None);
+    rig.obey();
+    assert_eq!((rig.role(), rig.core.status().reason), (RoleName::Leading, Reason::Created));
+    let mut rig = Rig::following(&pair(peer()));
+    rig.write(&pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]));
+    let (register, etag) = (Default::default(), String::new());
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.obey();
+    assert_eq!((rig.role(), rig.core.status().reason), (RoleName::Leading, Reason::HandedToUs));
+}
+
+#[test]
+fn the_process_that_the_register_names_promises_and_leads_at_once() {
+    let mut rig = Rig::following(&pair(peer()));
+    let mut config = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    config.nonce = 99;
+    rig.write(&config);
+    let (register, etag) = (Default::default(), String::new());
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.serve();
+    assert!(rig.lead().is_none(), "leads before it promised");
+    rig.obey();
+    assert_eq!(rig.lead(), Some(config));
+}
+
+#[test]
+fn a_register_that_the_peer_tells_is_believed_only_if_it_is_the_next() {
+    let handed = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    let seal = Seal::new(Some(b"a secret of somebody else"));
+    let old = pair(me());
+    for register in [old.encode(&Seal::new(None)), handed.encode(&seal)] {
+        let mut rig = Rig::following(&pair(peer()));
+        rig.message(Message::HandOver { epoch: epoch(4), register, etag: "\"9\"".into() });
+        assert!(!rig.has(|effect| matches!(effect, Effect::Promise(_))));
+        rig.obey();
+        assert_eq!((rig.core.status().distrust, rig.role()), (None, RoleName::Following));
+    }
+}
+
+#[test]
+fn a_read_that_was_sent_before_the_peer_told_the_register_says_nothing() {
+    let mut rig = Rig::following(&pair(peer()));
+    rig.message(Message::Deposed { epoch: epoch(3), ver: 6 });
+    let (token, op) = rig.request().expect("a read");
+    let before = rig.apply(op);
+    let handed = pair(peer()).activated(epoch(4), me(), Set::pair(ME, PEER), vec![]);
+    rig.write(&handed);
+    let (register, etag) = rig.register.clone().expect("a register");
+    let etag = etag.as_str().to_owned();
+    rig.message(Message::HandOver { epoch: epoch(4), register, etag });
+    rig.complete(token, Ok(before));
+    assert_eq!(rig.core.status().distrust, None, "an older one than was told");
+    rig.obey();
+    assert_eq!(rig.lead(), Some(handed));
+}
+
+#[test]
+fn a_process_that_was_restarted_is_not_the_one_that_the_register_names() {
+    let config = pair(process(ME, 9));
+    let mut rig = Rig::new(Some(&config));
+    rig.run(500);
+    assert!(rig.lead().is_none());
+    rig.run(1_000);
+    assert_eq!((rig.config().phase, rig.config().leader), (Phase::Claimed, me()), "R8: it claims");
+}
+
+#[test]
+fn a_process_never_leads_an_epoch_twice() {
+    let mut rig = Rig::leading(&pair(me()));
+    rig.message(Message::Deposed { epoch: epoch(4), ver: 6 });
+    assert_eq!(rig.step_down(), Some(Reason::Deposed { epoch: epoch(4) }));
+    // The register still names it: it claims like anybody else.
+    rig.run(5_000);
+    assert!(rig.lead().is_none());
+    assert_eq!((rig.config().phase, rig.config().epoch), (Phase::Claimed, epoch(4)));
 }

@@ -443,3 +443,8 @@ pub(in crate::election) fn beat(rig: &mut Rig) -> u64 {
     });
     beat.expect("a heartbeat")
 }
+
+/// Whether a lease was granted.
+pub(in crate::election) fn granted(messages: &[Message]) -> bool {
+    messages.iter().any(|message| matches!(message, Message::LeaseGrant { .. }))
+}

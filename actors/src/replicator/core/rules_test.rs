@@ -1,179 +1,13 @@
-//! Single rules of the core, one event after the other.
+//! Single rules of a leader, one event after the other.
 
-use celeriant_schema::peer::{Committed, Durable, Position};
-use celeriant_schema::{BootId, Hash, Lsn, Stamp, TxnId, WriteId};
+use celeriant_schema::peer::Committed;
+use celeriant_schema::{BootId, Lsn, Stamp, TxnId, WriteId};
 
+use super::rules_rig::*;
 use super::*;
-use crate::election::register::{Active, Phase, Process, Set};
+use crate::election::register::Set;
 use crate::election::vocabulary::{AckRule, Place, Reason};
-use crate::replicator::orders::Frames;
 use crate::settlement::Trace;
-
-const ME: StoreId = StoreId::new(1);
-const PEER: StoreId = StoreId::new(2);
-const MS: Micros = 1_000;
-const SHARD: ShardId = ShardId::new(0);
-
-fn epoch(number: u64) -> Epoch {
-    Epoch::new(number)
-}
-
-fn at(lsn: u64) -> Position {
-    let hash = if lsn == 0 { Hash::ZERO } else { Hash([lsn as u8; 32]) };
-    Position { lsn: Lsn::new(lsn), hash }
-}
-
-fn tip(lsn: u64) -> Tip {
-    Tip { shard: SHARD, epoch: epoch(1), durable: at(lsn), floor: Lsn::ZERO }
-}
-
-fn frames(before: u64, end: u64) -> Frames {
-    Frames { before: at(before), end: at(end), bytes: vec![0; 512].into() }
-}
-
-/// One shard, and what the core wants.
-struct Rig {
-    core: Core,
-    now: Micros,
-    out: Vec<Effect>,
-}
-
-impl Rig {
-    fn new() -> Self {
-        let me = Identity { store: ME, boot: BootId::new(7), shards: 1 };
-        let core = Core::new(me, Settings::default(), epoch(1));
-        Self { core, now: 0, out: Vec::new() }
-    }
-
-    /// Leads epoch 2 alone with its log that ends at 5; nobody is there.
-    fn leading(set: Set) -> Self {
-        let mut rig = Self::new();
-        rig.command(Command::Promised(epoch(2)));
-        rig.report(Report::Promised { epoch: epoch(2), tip: tip(5) });
-        rig.lead(2, set);
-        rig.activate(2);
-        rig.out.clear();
-        rig
-    }
-
-    fn event(&mut self, event: Event) {
-        self.core.handle(self.now, event, &mut self.out);
-    }
-
-    fn command(&mut self, command: Command) {
-        self.event(Event::Command(command));
-    }
-
-    fn report(&mut self, report: Report) {
-        self.event(Event::Shard(SHARD, report));
-    }
-
-    fn message(&mut self, message: Message) {
-        self.event(Event::Received(message));
-    }
-
-    fn flush(&mut self) {
-        self.core.flush(self.now, &mut self.out);
-    }
-
-    fn lead(&mut self, number: u64, set: Set) {
-        let leader = Process { store: ME, boot: BootId::new(7) };
-        let link = Link { epoch: epoch(number), base: vec![at(5); self.core.me.shards.into()] };
-        let chain = if matches!(set, Set::Bucket(_)) { vec![link] } else { Vec::new() };
-        let config = Config {
-            cluster: Default::default(),
-            shards: 1,
-            ver: number,
-            epoch: epoch(number),
-            phase: Phase::Active,
-            leader,
-            active: Active { epoch: epoch(number), leader, set, chain },
-            lease: None,
-            members: Vec::new(),
-            feature_level: 1,
-            nonce: 0,
-        };
-        self.command(Command::Lead(Box::new(config)));
-        self.command(Command::AckRule { number, rule: AckRule::Set(set) });
-    }
-
-    fn activate(&mut self, number: u64) {
-        let epoch = epoch(number);
-        self.report(Report::Surveyed { epoch, tip: tip(5), pending: Vec::new() });
-        self.report(Report::Leading { epoch });
-    }
-
-    /// The follower comes, and turns out to hold the log up to 5.
-    fn meet(&mut self, store: StoreId, number: u64) {
-        self.event(Event::Up(store));
-        self.reconcile(number);
-    }
-
-    fn reconcile(&mut self, number: u64) {
-        self.message(Message::Promised { epoch: epoch(number), tips: vec![tip(5)] });
-        let request = self.order(|order| match order {
-            Order::Find { request, .. } => Some(*request),
-            _ => None,
-        });
-        let frame =
-            Some(celeriant_schema::peer::FramePlace { epoch: epoch(1), before: at(3), end: at(5) });
-        self.report(Report::Found { request: request.expect("compares"), frame });
-        let request = self.sent(|message| match message {
-            Message::Cut { request, .. } => Some(*request),
-            _ => None,
-        });
-        self.message(Message::CutDone { request: request.expect("cuts"), tip: tip(5) });
-        self.flush();
-    }
-
-    /// Takes the first effect that fits.
-    fn take<T>(&mut self, fits: impl Fn(&Effect) -> Option<T>) -> Option<T> {
-        let at = self.out.iter().position(|effect| fits(effect).is_some())?;
-        fits(&self.out.remove(at))
-    }
-
-    fn order<T>(&mut self, fits: impl Fn(&Order) -> Option<T>) -> Option<T> {
-        self.take(|effect| match effect {
-            Effect::Shard(_, order) => fits(order),
-            _ => None,
-        })
-    }
-
-    fn sent<T>(&mut self, fits: impl Fn(&Message) -> Option<T>) -> Option<T> {
-        self.take(|effect| match effect {
-            Effect::Send(message) => fits(message),
-            _ => None,
-        })
-    }
-
-    fn fact<T>(&mut self, fits: impl Fn(&Fact) -> Option<T>) -> Option<T> {
-        self.take(|effect| match effect {
-            Effect::Election(fact) => fits(fact),
-            _ => None,
-        })
-    }
-
-    /// The last word about what other places hold.
-    fn held(&mut self) -> Option<Lsn> {
-        let mut last = None;
-        while let Some(held) = self.order(|order| match order {
-            Order::Held(lsn) => Some(*lsn),
-            _ => None,
-        }) {
-            last = Some(held);
-        }
-        last
-    }
-
-    fn silent(&mut self) -> bool {
-        self.fact(|fact| matches!(fact, Fact::FollowerSilent { .. }).then_some(())).is_some()
-    }
-
-    fn ack(&mut self, number: u64, lsn: u64) {
-        let durable = vec![Durable { shard: SHARD, position: at(lsn) }];
-        self.message(Message::Ack { epoch: epoch(number), durable });
-    }
-}
 
 #[test]
 fn another_store_holds_nothing_and_what_the_rule_does_not_name_does_not_count() {
@@ -275,22 +109,6 @@ fn a_further_epoch_keeps_what_is_held_and_counts_again_only_after_comparing() {
     assert_eq!(rig.held(), None, "an acknowledgement of the epoch before");
     rig.ack(3, 6);
     assert_eq!(rig.held(), Some(Lsn::new(6)));
-}
-
-#[test]
-fn what_becomes_durable_of_a_lower_epoch_is_not_acknowledged() {
-    let mut rig = following();
-    rig.message(append(4));
-    rig.command(Command::Promised(epoch(5)));
-    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
-    let acked = |message: &Message| matches!(message, Message::Ack { .. }).then_some(());
-    rig.flush();
-    assert!(rig.sent(acked).is_none());
-    let mut rig = following();
-    rig.message(append(4));
-    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
-    rig.flush();
-    assert!(rig.sent(acked).is_some());
 }
 
 #[test]
@@ -429,115 +247,6 @@ fn a_follower_is_judged_by_the_fastest_of_many_acknowledgements() {
 }
 
 #[test]
-fn a_promise_is_durable_when_every_shard_has_carried_it_out_also_after_the_session() {
-    let mut rig = Rig::new();
-    rig.event(Event::Up(PEER));
-    rig.command(Command::Promised(epoch(4)));
-    let promise = |order: &Order| matches!(order, Order::Promise { .. }).then_some(());
-    assert!(rig.order(promise).is_some());
-    rig.event(Event::Down { in_order: false });
-    rig.event(Event::Up(PEER));
-    assert!(rig.out.is_empty());
-    rig.report(Report::Promised { epoch: epoch(3), tip: tip(1) });
-    assert!(rig.out.is_empty(), "of another promise");
-    rig.report(Report::Promised { epoch: epoch(4), tip: tip(2) });
-    let tips = rig.fact(|fact| match fact {
-        Fact::PromiseDurable { tips, .. } => Some(tips.clone()),
-        _ => None,
-    });
-    assert_eq!(tips, Some(vec![tip(2)]));
-    let promised = |message: &Message| matches!(message, Message::Promised { .. }).then_some(());
-    assert!(rig.sent(promised).is_none(), "that is the election's to say");
-}
-
-/// A follower of epoch 4 whose log ends at 2 and was compared.
-fn following() -> Rig {
-    let mut rig = Rig::new();
-    rig.event(Event::Up(PEER));
-    rig.command(Command::Promised(epoch(4)));
-    rig.report(Report::Promised { epoch: epoch(4), tip: tip(2) });
-    rig.command(Command::Send(Message::Promised { epoch: epoch(4), tips: vec![tip(2)] }));
-    rig.message(Message::Cut { request: 1, shard: SHARD, epoch: epoch(4), to: at(2) });
-    rig.out.clear();
-    rig
-}
-
-fn append(number: u64) -> Message {
-    Message::Append {
-        shard: SHARD,
-        epoch: epoch(number),
-        before: at(2),
-        commit: Lsn::new(2),
-        closed: Stamp::ZERO,
-        frames: vec![0; 512].into(),
-    }
-}
-
-#[test]
-fn a_cut_of_an_earlier_answer_counts_for_nothing() {
-    let mut rig = following();
-    rig.command(Command::Promised(epoch(4)));
-    rig.report(Report::Promised { epoch: epoch(4), tip: tip(3) });
-    rig.out.clear();
-    rig.message(Message::Cut { request: 1, shard: SHARD, epoch: epoch(4), to: at(3) });
-    rig.message(append(4));
-    assert!(rig.out.is_empty(), "{:?}", rig.out);
-    rig.command(Command::Send(Message::Promised { epoch: epoch(4), tips: vec![tip(3)] }));
-    rig.message(Message::Cut { request: 2, shard: SHARD, epoch: epoch(4), to: at(3) });
-    let done = |message: &Message| matches!(message, Message::CutDone { .. }).then_some(());
-    assert!(rig.sent(done).is_some());
-}
-
-#[test]
-fn a_log_that_was_made_the_leaders_is_not_cut_in_its_epoch_but_compared_again() {
-    let mut rig = following();
-    rig.message(append(4));
-    rig.report(Report::Durable { epoch: epoch(4), tip: tip(3) });
-    rig.out.clear();
-    rig.message(Message::Cut { request: 2, shard: SHARD, epoch: epoch(4), to: at(2) });
-    let cut = |order: &Order| matches!(order, Order::Cut { .. }).then_some(());
-    assert!(rig.order(cut).is_none());
-    rig.report(Report::Promised { epoch: epoch(4), tip: tip(3) });
-    let tips = rig.sent(|message| match message {
-        Message::Promised { tips, .. } => Some(tips.clone()),
-        _ => None,
-    });
-    assert_eq!(tips, Some(vec![tip(3)]));
-    // In the next epoch it may have to be cut.
-    rig.command(Command::Promised(epoch(5)));
-    rig.report(Report::Promised { epoch: epoch(5), tip: tip(3) });
-    rig.command(Command::Send(Message::Promised { epoch: epoch(5), tips: vec![tip(3)] }));
-    rig.message(Message::Cut { request: 3, shard: SHARD, epoch: epoch(5), to: at(2) });
-    assert!(rig.order(cut).is_some());
-}
-
-#[test]
-fn what_is_refused_is_answered_with_an_end_that_is_durable() {
-    let mut rig = following();
-    rig.report(Report::Refused { epoch: epoch(4), tip: tip(2) });
-    let promised = |message: &Message| matches!(message, Message::Promised { .. }).then_some(());
-    assert!(rig.sent(promised).is_none());
-    let promise = |order: &Order| matches!(order, Order::Promise { .. }).then_some(());
-    assert!(rig.order(promise).is_some());
-    rig.message(append(4));
-    assert!(rig.out.is_empty(), "nothing is taken meanwhile");
-    rig.report(Report::Promised { epoch: epoch(4), tip: tip(3) });
-    assert!(rig.sent(promised).is_some());
-}
-
-#[test]
-fn a_leader_of_a_lower_epoch_is_told() {
-    let mut rig = following();
-    rig.message(append(3));
-    let deposed = rig.sent(|message| match message {
-        Message::Deposed { epoch, .. } => Some(*epoch),
-        _ => None,
-    });
-    assert_eq!(deposed, Some(epoch(4)));
-    assert!(rig.out.is_empty(), "{:?}", rig.out);
-}
-
-#[test]
 fn whoever_steps_down_tells_its_shards_first_and_knows_nothing_of_them() {
     let mut rig = Rig::leading(Set::pair(ME, PEER));
     rig.meet(PEER, 2);
@@ -589,13 +298,6 @@ fn nothing_is_held_before_shards_lead_and_a_survey_that_is_not_over_begins_anew(
     assert_eq!(rig.held(), Some(Lsn::new(5)), "from the base of its own log");
 }
 
-fn unhealthy(fact: &Fact) -> Option<String> {
-    match fact {
-        Fact::LogUnhealthy { why } => Some(why.clone()),
-        _ => None,
-    }
-}
-
 #[test]
 fn logs_that_contradict_each_other_are_not_led() {
     let mut rig = Rig::new();
@@ -615,19 +317,6 @@ fn logs_that_contradict_each_other_are_not_led() {
     assert!(rig.fact(unhealthy).is_some());
     let led = |order: &Order| matches!(order, Order::Lead(_) | Order::Held(_)).then_some(());
     assert!(rig.order(led).is_none());
-}
-
-#[test]
-fn a_shard_that_must_not_be_cut_makes_the_log_unhealthy_and_the_leader_hears_of_it() {
-    let mut rig = following();
-    rig.report(Report::Quarantined("shown".into()));
-    assert_eq!(rig.fact(unhealthy).as_deref(), Some("shard 0: shown"));
-    let told = |message: &Message| matches!(message, Message::Quarantined { .. }).then_some(());
-    assert!(rig.sent(told).is_some());
-    let mut rig = Rig::leading(Set::pair(ME, PEER));
-    rig.meet(PEER, 2);
-    rig.message(Message::Quarantined { shard: SHARD, reason: "shown".into() });
-    assert!(rig.silent());
 }
 
 #[test]
