@@ -12,7 +12,6 @@
 
 use std::sync::Arc;
 
-use celeriant_net::{Reply, ReplySender};
 use celeriant_schema::peer::{Features, Tip};
 use celeriant_schema::{Epoch, Refusal, Response, StoreId};
 use kameo::actor::Recipient;
@@ -90,7 +89,7 @@ impl Admin {
     pub(crate) fn take(&self, order: &[u8], route: Route) {
         let order = match serde_json::from_slice(order) {
             Ok(order) => order,
-            Err(error) => return refuse(route, invalid("order", &error)),
+            Err(error) => return refuse(route, Refusal::invalid("order", error)),
         };
         match (order, &self.cluster) {
             (Order::Schema(order), _) => {
@@ -105,7 +104,7 @@ impl Admin {
                 let scenario = self.standing.chronicle().scenario(self.clock.now());
                 answer(route, &json!({"scenario": scenario}));
             }
-            (_, None) => refuse(route, invalid("order", &"this node is not one of a pair")),
+            (_, None) => refuse(route, Refusal::invalid("order", "this node is not one of a pair")),
             (Order::HandOver, Some(cluster)) => self.order(cluster, Command::HandOver, route),
             (Order::Recover { above }, Some(cluster)) => {
                 let above = Epoch::new(above);
@@ -124,7 +123,7 @@ impl Admin {
         let reply = move |result| match result {
             Ok(()) => answer(route, &json!({"done": true})),
             Err(Refused::NotLeading) => refuse(route, standing.refusal()),
-            Err(refused) => refuse(route, invalid("order", &refused)),
+            Err(refused) => refuse(route, Refusal::invalid("order", refused)),
         };
         cluster.order(command, Box::new(reply));
     }
@@ -190,7 +189,7 @@ fn entry(member: &Member) -> Entry {
 
 fn replace(lost: &str, member: Entry) -> Result<Command, Refusal> {
     let store = |text: &str, field| -> Result<StoreId, Refusal> {
-        text.parse().map_err(|_| invalid(field, &"must be a UUID"))
+        text.parse().map_err(|_| Refusal::invalid(field, "must be a UUID"))
     };
     let features = Features { min: member.features.0, max: member.features.1 };
     Ok(Command::Replace {
@@ -205,20 +204,10 @@ fn replace(lost: &str, member: Entry) -> Result<Command, Refusal> {
     })
 }
 
-fn invalid(field: &str, reason: &dyn std::fmt::Display) -> Refusal {
-    Refusal::InvalidArgument { field: field.into(), reason: reason.to_string() }
-}
-
 fn answer(route: Route, report: &Value) {
-    respond(route, Response::Admin(report.to_string().into()));
+    route.answer(Response::Admin(report.to_string().into()));
 }
 
 fn refuse(route: Route, refusal: Refusal) {
-    respond(route, Response::Refused(refusal));
-}
-
-fn respond(route: Route, response: Response) {
-    let Route { replies, id, permit } = route;
-    ReplySender::send(&replies, vec![Reply { id, response }]);
-    drop(permit);
+    route.answer(Response::Refused(refusal));
 }

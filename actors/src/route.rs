@@ -16,6 +16,15 @@ pub struct Route {
     pub permit: Permit,
 }
 
+impl Route {
+    /// Answers now, by itself.
+    pub fn answer(self, response: Response) {
+        let Self { replies, id, permit } = self;
+        replies.send(vec![Reply { id, response }]);
+        drop(permit);
+    }
+}
+
 /// Answers of one moment, in order. What one connection gets in a row goes to it in one message; it
 /// leaves in one write in any case, because the connection takes all that is there.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use celeriant_net::{Incoming, Reply, ReplySender, Service};
+use celeriant_net::{Incoming, ReplySender, Service};
 use celeriant_schema::event::EventBody;
 use celeriant_schema::registry::{Proposal, Registry, Validators};
 use celeriant_schema::system::{SystemEvent, mark_event, mark_of, schemas_of};
@@ -87,7 +87,7 @@ impl Registrar {
     /// What the registry says, up to the newest event of an org that this node shows (`any`), or
     /// that there is.
     async fn read(&mut self, org: &str, any: bool) -> Result<(), Refusal> {
-        let key = schemas_of(org).map_err(|error| invalid("org", &error))?;
+        let key = schemas_of(org).map_err(|error| Refusal::invalid("org", error))?;
         loop {
             let from = self.registry.version(org).next();
             let query = ReadQuery { from, any, ..ReadQuery::all(key.clone()) };
@@ -162,14 +162,15 @@ impl Registrar {
     ) -> Result<(Write, usize), Refusal> {
         let shards = self.shards.len() as u16;
         let now = self.clock.wall();
-        let own = schemas_of(org).map_err(|error| invalid("org", &error))?;
+        let own = schemas_of(org).map_err(|error| Refusal::invalid("org", error))?;
         let member = |key: AggregateKey, event: &Event| -> Result<Member, Refusal> {
             let events = EncodedEvents::encode(std::slice::from_ref(event))?;
             Ok(Member { key, guard: Guard::Exact(version), sequence: None, events })
         };
         let mut members = vec![member(own.clone(), &event.to_event(now))?];
         for shard in (0..shards).map(ShardId::new) {
-            let mark = mark_of(org, shard, shards).map_err(|error| invalid("org", &error))?;
+            let mark =
+                mark_of(org, shard, shards).map_err(|error| Refusal::invalid("org", error))?;
             if mark != own {
                 members.push(member(mark, &mark_event(now))?);
             }
@@ -198,10 +199,6 @@ enum Outcome {
     Landed,
     Known,
     WouldLand,
-}
-
-fn invalid(field: &str, reason: &dyn std::fmt::Display) -> Refusal {
-    Refusal::InvalidArgument { field: field.into(), reason: reason.to_string() }
 }
 
 impl Actor for Registrar {
@@ -238,8 +235,6 @@ impl Message<SchemaMail> for Registrar {
             Ok(report) => Response::Admin(report.to_string().into()),
             Err(refusal) => Response::Refused(refusal),
         };
-        let Route { replies, id, permit } = route;
-        replies.send(vec![Reply { id, response }]);
-        drop(permit);
+        route.answer(response);
     }
 }

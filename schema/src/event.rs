@@ -7,6 +7,10 @@
 
 mod body;
 
+use std::fmt;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 
 use crate::ids::EventId;
@@ -41,6 +45,28 @@ pub struct SchemaVersion {
     pub minor: u16,
 }
 
+impl SchemaVersion {
+    /// 1.0: where versions begin.
+    pub const FIRST: Self = Self { major: 1, minor: 0 };
+}
+
+impl fmt::Display for SchemaVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for SchemaVersion {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('.').and_then(|(major, minor)| {
+            Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        });
+        parts.ok_or("must be written major.minor")
+    }
+}
+
 /// The client-side encryption envelope of a payload (semantics.md §7).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Envelope {
@@ -71,7 +97,33 @@ pub struct Event {
     pub client_time: i64,
 }
 
+/// The wall clock in µs since 1970, for whoever makes events outside of a node: what it says is for
+/// people. A node's actors ask their own clock.
+#[allow(clippy::disallowed_methods)]
+pub fn unix_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl Event {
+    /// An event of version 1.0 with nothing but its payload.
+    pub fn plain(
+        event_type: impl Into<String>,
+        content_type: ContentType,
+        payload: impl Into<Bytes>,
+    ) -> Self {
+        Self {
+            event_type: event_type.into(),
+            schema: SchemaVersion::FIRST,
+            content_type,
+            payload: payload.into(),
+            event_id: None,
+            metadata: Vec::new(),
+            envelope: None,
+            client_time: 0,
+        }
+    }
+
     /// Size of the canonical bytes, in bytes.
     pub fn encoded_len(&self) -> usize {
         body::encoded_len(self)

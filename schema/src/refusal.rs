@@ -202,6 +202,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// `InvalidArgument` of one field.
+    pub fn invalid(field: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self::InvalidArgument { field: field.into(), reason: reason.to_string() }
+    }
+
     /// Stable number: 1xxx the request, 2xxx the state of aggregates, 3xxx the node, 4xxx
     /// schemas, 9xxx the store.
     pub const fn code(&self) -> u16 {

@@ -216,8 +216,8 @@ impl Registry {
             return Ok(false);
         };
         if *newest > name.version() {
-            let reason = format!("must be above {}.{}, the newest", newest.major, newest.minor);
-            return Err(Refusal::InvalidArgument { field: "version".into(), reason });
+            let reason = format!("must be above {newest}, the newest");
+            return Err(Refusal::invalid("version", reason));
         }
         let previous = previous.validator.as_ref().map_err(|error| invalid(name, error.clone()))?;
         let found = candidate.compare(previous);
@@ -317,9 +317,8 @@ impl Org {
                 false => Ok(()),
             };
         }
-        let SchemaVersion { major, minor } = version;
         let Some(registered) = versions.find_map(|versions| versions.get(&version)) else {
-            let reason = format!("version {major}.{minor} of {event_type} is not registered");
+            let reason = format!("version {version} of {event_type} is not registered");
             return Err(whole(reason));
         };
         if fields.envelope().is_some() {

@@ -35,7 +35,7 @@ const MARKS_KIND: &str = "schema-marks-";
 const SCHEMA_REGISTERED: &str = "SchemaRegistered";
 const POLICY_SET: &str = "PolicySet";
 const SCHEMAS_CHANGED: &str = "SchemasChanged";
-const VERSION: SchemaVersion = SchemaVersion { major: 1, minor: 0 };
+const VERSION: SchemaVersion = SchemaVersion::FIRST;
 
 /// What errors call a text in them.
 const TEXT: &str = "text of a system event";
@@ -172,9 +172,8 @@ impl SchemaName {
 
 impl fmt::Display for SchemaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, version) = (self.kind().unwrap_or("*"), self.version);
-        let SchemaVersion { major, minor } = version;
-        write!(f, "{}/{kind}/{}@{major}.{minor}", self.org, self.event_type)
+        let kind = self.kind().unwrap_or("*");
+        write!(f, "{}/{kind}/{}@{}", self.org, self.event_type, self.version)
     }
 }
 
@@ -186,9 +185,7 @@ impl FromStr for SchemaName {
             let (org, rest) = text.split_once('/')?;
             let (kind, rest) = rest.split_once('/')?;
             let (event_type, version) = rest.rsplit_once('@')?;
-            let (major, minor) = version.split_once('.')?;
-            let version = SchemaVersion { major: major.parse().ok()?, minor: minor.parse().ok()? };
-            Some((org, (kind != "*").then_some(kind), event_type, version))
+            Some((org, (kind != "*").then_some(kind), event_type, version.parse().ok()?))
         };
         let reason = || SchemaNameError { reason: format!("{text:?} is not written like that") };
         let (org, kind, event_type, version) = parts().ok_or_else(reason)?;
@@ -368,16 +365,7 @@ pub fn mark_event(client_time: i64) -> Event {
 }
 
 fn own_event(event_type: &str, payload: Bytes, client_time: i64) -> Event {
-    Event {
-        event_type: event_type.to_owned(),
-        schema: VERSION,
-        content_type: ContentType::Bytes,
-        payload,
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time,
-    }
+    Event { client_time, ..Event::plain(event_type, ContentType::Bytes, payload) }
 }
 
 fn check_scope(org: &str, kind: Option<&str>) -> Result<(), SchemaNameError> {

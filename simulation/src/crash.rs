@@ -17,7 +17,7 @@ use celeriant_schema::hash::chain_start;
 use celeriant_schema::record::{BatchDraft, EncodedBatch, EpochStart, Resolve, WriteDraft};
 use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
-    Hash, Lsn, SchemaVersion, Sequence, ShardId, Stamp, TxnId, Version,
+    Hash, Lsn, Sequence, ShardId, Stamp, TxnId, Version,
 };
 use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory};
 use celeriant_storage::disk::{Disk, Op, Token};
@@ -444,15 +444,12 @@ fn key_number(key: &AggregateKey) -> u64 {
 fn events(rng: &mut Rng) -> EncodedEvents {
     let large = rng.chance(100);
     let events: Vec<Event> = (0..rng.between(1, 3))
-        .map(|_| Event {
-            event_type: "T".into(),
-            schema: SchemaVersion { major: 1, minor: 0 },
-            content_type: ContentType::Bytes,
-            payload: Bytes::from(vec![7; rng.below(if large { 4_000 } else { 200 }) as usize]),
-            event_id: None,
-            metadata: Vec::new(),
-            envelope: None,
-            client_time: 0,
+        .map(|_| {
+            Event::plain(
+                "T",
+                ContentType::Bytes,
+                Bytes::from(vec![7; rng.below(if large { 4_000 } else { 200 }) as usize]),
+            )
         })
         .collect();
     match EncodedEvents::encode(&events) {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use celeriant_actors::admin::Order;
 use celeriant_actors::schemas::order::SchemaOrder;
+use celeriant_net::json::base64;
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -129,8 +130,8 @@ fn register(file: &SchemaFile, force: bool, dry_run: bool) -> Result<SchemaOrder
         SchemaKind::Avro => ("avro", text(file, bytes)?),
         SchemaKind::Protobuf => match String::from_utf8(bytes) {
             Ok(text) if !text.contains('\0') => ("protobuf", text),
-            Ok(set) => ("protobuf-set", hex(set.as_bytes())),
-            Err(set) => ("protobuf-set", hex(set.as_bytes())),
+            Ok(set) => ("protobuf-set", base64(set.as_bytes())),
+            Err(set) => ("protobuf-set", base64(set.as_bytes())),
         },
     };
     Ok(SchemaOrder::Register {
@@ -146,10 +147,6 @@ fn register(file: &SchemaFile, force: bool, dry_run: bool) -> Result<SchemaOrder
 fn text(file: &SchemaFile, bytes: Vec<u8>) -> Result<String, Failure> {
     String::from_utf8(bytes)
         .map_err(|_| Failure::usage(format!("{}: is not UTF-8", file.file.display())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One line a schema or policy.

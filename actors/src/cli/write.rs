@@ -1,9 +1,8 @@
 //! `write`: one atomic write over many aggregates, from JSON (`celeriant_net::json`).
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use celeriant_client::{Client, Event, Write};
 use celeriant_net::json::{self, Writing};
+use celeriant_schema::event::unix_micros;
 
 use super::append::{print_receipt, read_file};
 use super::args::{Global, WriteFile};
@@ -33,11 +32,4 @@ fn into_write(writing: Writing, client: &Client) -> Write {
         }
     }
     write
-}
-
-/// The wall clock of whoever writes, as information for people.
-#[allow(clippy::disallowed_methods)]
-fn unix_micros() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

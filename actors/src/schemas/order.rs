@@ -1,12 +1,13 @@
 //! What an operator may order about schemas, and what is answered: JSON.
 
+use celeriant_net::json::{base64, from_base64};
 use celeriant_schema::registry::{Proposal, Registered};
 use celeriant_schema::system::{Format, Policy, SchemaName, SchemaSource, SystemEvent};
 use celeriant_schema::{Refusal, limits::SCHEMA_BYTES_MAX, limits::SCHEMA_MESSAGE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Outcome, Registrar, invalid};
+use super::{Outcome, Registrar};
 
 /// An order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -21,7 +22,7 @@ pub enum SchemaOrder {
         /// Full name of the Protobuf message; empty otherwise.
         #[serde(default)]
         message: String,
-        /// The schema's text; of a `protobuf-set`, its bytes in hexadecimal digits.
+        /// The schema's text; of a `protobuf-set`, its bytes in base64.
         text: String,
         /// Takes compatibility that cannot be decided on the operator's word.
         #[serde(default)]
@@ -58,7 +59,7 @@ impl Registrar {
     pub(super) async fn carry_out(&mut self, order: SchemaOrder) -> Result<Value, Refusal> {
         match order {
             SchemaOrder::Register { schema, format, message, text, force, dry_run } => {
-                let name: SchemaName = schema.parse().map_err(|e| invalid("schema", &e))?;
+                let name: SchemaName = schema.parse().map_err(|e| Refusal::invalid("schema", e))?;
                 let source = source(&format, message, text)?;
                 let org = name.org().to_owned();
                 let outcome = self
@@ -74,7 +75,7 @@ impl Registrar {
             SchemaOrder::Policy { org, kind, closed, allow_encrypted } => {
                 let policy = Policy { closed, allow_encrypted };
                 let event = SystemEvent::PolicySet { org: org.clone(), kind: kind.clone(), policy };
-                event.check().map_err(|error| invalid("org or type", &error))?;
+                event.check().map_err(|error| Refusal::invalid("org or type", error))?;
                 self.append(
                     &org,
                     |all| match all.policies(&org).any(|set| set == (kind.as_deref(), policy)) {
@@ -97,13 +98,13 @@ impl Registrar {
                 Ok(json!({"org": org, "schemas": schemas, "policies": policies}))
             }
             SchemaOrder::Show { schema } => {
-                let name: SchemaName = schema.parse().map_err(|e| invalid("schema", &e))?;
+                let name: SchemaName = schema.parse().map_err(|e| Refusal::invalid("schema", e))?;
                 self.read(name.org(), false).await?;
                 let known = self.registry.schema(&name);
-                let known = known.ok_or_else(|| invalid("schema", &"is not registered"))?;
+                let known = known.ok_or_else(|| Refusal::invalid("schema", "is not registered"))?;
                 let mut shown = schema_json(&name, known);
                 shown["text"] = json!(match known.source.format {
-                    Format::ProtobufSet => to_hex(&known.source.text),
+                    Format::ProtobufSet => base64(&known.source.text),
                     _ => String::from_utf8_lossy(&known.source.text).into_owned(),
                 });
                 Ok(shown)
@@ -113,13 +114,16 @@ impl Registrar {
 }
 
 fn source(format: &str, message: String, text: String) -> Result<SchemaSource, Refusal> {
-    let format: Format = format.parse().map_err(|error| invalid("format", &error))?;
+    let format: Format = format.parse().map_err(|error| Refusal::invalid("format", error))?;
     if message.len() > SCHEMA_MESSAGE_BYTES_MAX {
-        return Err(invalid("message", &format!("has more than {SCHEMA_MESSAGE_BYTES_MAX} bytes")));
+        return Err(Refusal::invalid(
+            "message",
+            format!("has more than {SCHEMA_MESSAGE_BYTES_MAX} bytes"),
+        ));
     }
     let text = match format {
         Format::ProtobufSet => {
-            from_hex(&text).ok_or_else(|| invalid("text", &"is not in hexadecimal digits"))?
+            from_base64(&text).ok_or_else(|| Refusal::invalid("text", "is not base64"))?
         }
         _ => text.into_bytes(),
     };
@@ -128,16 +132,6 @@ fn source(format: &str, message: String, text: String) -> Result<SchemaSource, R
         return Err(Refusal::TooLarge { what: "schema".into(), limit });
     }
     Ok(SchemaSource { format, message, text: text.into() })
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(|pair| (pair.len() == 2).then(|| byte(pair)).flatten()).collect()
 }
 
 fn schema_json(name: &SchemaName, known: &Registered) -> Value {

@@ -97,20 +97,24 @@ impl<R> Schemas<R> {
 
 impl<R> Core<R> {
     /// Makes sure that the schemas of all orgs of a write are known, as far as this shard's marks
-    /// say that there are any.
-    pub(super) fn know_schemas(&mut self, members: &[Member]) -> Result<(), Unknown> {
+    /// say that there are any. Whether there are: else nothing has to be checked.
+    pub(super) fn know_schemas(&mut self, members: &[Member]) -> Result<bool, Unknown> {
+        let mut any = false;
         let mut last = "";
         for key in members.iter().map(|member| &member.key) {
-            if key.org() == last || self.schemas.current.contains_key(key.org()) {
-                last = key.org();
-            } else if !key.is_system() {
-                self.know_org(key.org())?;
+            if key.org() == last || key.is_system() {
+                continue;
             }
+            last = key.org();
+            any |= match self.schemas.current.get(last) {
+                Some(known) => known.is_some(),
+                None => self.know_org(last)?,
+            };
         }
-        Ok(())
+        Ok(any)
     }
 
-    fn know_org(&mut self, org: &str) -> Result<(), Unknown> {
+    fn know_org(&mut self, org: &str) -> Result<bool, Unknown> {
         if self.schemas.waiting.contains_key(org) {
             // Behind those that came first.
             return Err(Unknown::Unread(org.to_owned(), Version::NONE));
@@ -129,6 +133,7 @@ impl<R> Core<R> {
         if known.as_ref().map_or(Version::NONE, |org| org.version()) < wanted {
             return Err(Unknown::Unread(org.to_owned(), wanted));
         }
+        let any = known.is_some();
         let moves = self.accepted.find(&mark).is_some_and(|state| state.hold.is_some());
         if !moves {
             if self.schemas.current.len() >= CURRENT_MAX {
@@ -136,7 +141,7 @@ impl<R> Core<R> {
             }
             self.schemas.current.insert(org.into(), known);
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Keeps work until what it lacks is known.

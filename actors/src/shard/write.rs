@@ -36,9 +36,10 @@ impl<R> Core<R> {
                 return self.backlog.push_back(Work::Task(task));
             }
         }
-        if let Err(lacks) = self.know_schemas(&write.members) {
-            return self.wait_to_know(Work::Task(task), lacks, effects);
-        }
+        let has_schemas = match self.know_schemas(&write.members) {
+            Ok(any) => any,
+            Err(lacks) => return self.wait_to_know(Work::Task(task), lacks, effects),
+        };
         let hash = hash_if_sequenced(write);
         let view = View { directory: &self.directory, pins: &self.pins };
         let (client, members) = (write.client_id, &write.members);
@@ -51,15 +52,15 @@ impl<R> Core<R> {
         let keys = write.members.iter().map(|member| &member.key);
         let response = match judge(findings, keys) {
             // Last: what has landed is not checked again.
-            Verdict::Accept => match self.schemas.check(members) {
-                Ok(()) => {
+            Verdict::Accept => match has_schemas.then(|| self.schemas.check(members)) {
+                None | Some(Ok(())) => {
                     let attempt = self.next_attempt();
                     let written = self.append(now, attempt, client, hash, members, None);
                     let guarding = members.iter().filter(|member| member.events.is_empty());
                     guarding.for_each(|member| self.accepted.close(&member.key, self.committed));
                     return self.await_commit(task.route, written);
                 }
-                Err(refusal) => Response::Refused(refusal),
+                Some(Err(refusal)) => Response::Refused(refusal),
             },
             Verdict::Landed(receipt) => Response::Receipt(receipt),
             Verdict::Refuse(refusal) => Response::Refused(refusal),

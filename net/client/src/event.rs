@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use celeriant_schema::{
@@ -99,17 +98,9 @@ impl Event {
         content_type: ContentType,
         payload: Bytes,
     ) -> Self {
-        let inner = celeriant_schema::Event {
-            event_type,
-            schema,
-            content_type,
-            payload,
-            event_id: None,
-            metadata: Vec::new(),
-            envelope: None,
-            client_time: unix_micros(),
-        };
-        Self::from(inner)
+        let plain = celeriant_schema::Event::plain(event_type, content_type, payload);
+        let client_time = celeriant_schema::event::unix_micros();
+        Self::from(celeriant_schema::Event { schema, client_time, ..plain })
     }
 
     /// The same event with its payload encrypted on the way to the store, with the key that the
@@ -350,20 +341,12 @@ pub(crate) fn batches(page: &mut Page) -> Result<Vec<Batch>, Error> {
 /// `Name` or `Name@major.minor`.
 fn split_name(name: &str) -> Result<(String, SchemaVersion), Error> {
     let Some((event_type, version)) = name.rsplit_once('@') else {
-        return Ok((name.to_owned(), SchemaVersion { major: 1, minor: 0 }));
+        return Ok((name.to_owned(), SchemaVersion::FIRST));
     };
-    let parts = version.split_once('.').and_then(|(major, minor)| {
-        Some(SchemaVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    });
-    let reason = || format!("{name:?}: the schema version after '@' is written major.minor");
-    let schema = parts.ok_or_else(|| Error::Encode { reason: reason() })?;
+    let schema = version.parse().map_err(|reason| Error::Encode {
+        reason: format!("{name:?}: the schema version after '@' {reason}"),
+    })?;
     Ok((event_type.to_owned(), schema))
-}
-
-/// The wall clock, only ever as information for people.
-fn unix_micros() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! `POST …/events` and `POST /v1/write`: guards and sequences from headers and bodies.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use celeriant_schema::event::unix_micros;
 use celeriant_schema::{
     AlreadyApplied, ClientId, Guard, Receipt, Refusal, Request, Response as Answer, Sequence,
     Version,
 };
 
 use super::call::{Call, number};
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::{Gateway, unexpected};
 use crate::json::{self, Part, Writing};
 use crate::service::Service;
@@ -119,11 +118,11 @@ fn precondition(call: &Call) -> Result<Option<Guard>, Refusal> {
         (Some("*"), None) => Ok(Some(Guard::Exists)),
         (Some(tag), None) => match version(tag) {
             Some(version) => Ok(Some(Guard::Exact(version))),
-            None => Err(invalid("if-match", "must be one version, like \"5\", or *")),
+            None => Err(Refusal::invalid("if-match", "must be one version, like \"5\", or *")),
         },
         (None, Some("*")) => Ok(Some(Guard::NoStream)),
-        (None, Some(_)) => Err(invalid("if-none-match", "must be * here")),
-        (Some(_), Some(_)) => Err(invalid("if-match", "not together with if-none-match")),
+        (None, Some(_)) => Err(Refusal::invalid("if-none-match", "must be * here")),
+        (Some(_), Some(_)) => Err(Refusal::invalid("if-match", "not together with if-none-match")),
     }
 }
 
@@ -140,18 +139,23 @@ fn exactly_once(call: &Call) -> Result<Option<(ClientId, Sequence)>, Refusal> {
         (None, None, None) => Ok(None),
         (None, None, Some(key)) => Ok(Some((client_of(key)?, Sequence::new(1)))),
         (Some(client), Some(sequence), None) => {
-            let client = client.parse().map_err(|error| invalid(CLIENT_ID.as_str(), error))?;
+            let client =
+                client.parse().map_err(|error| Refusal::invalid(CLIENT_ID.as_str(), error))?;
             let sequence = number(sequence).filter(|sequence| *sequence > 0);
             let reason = "must be a number from 1 to below 2^53";
-            let sequence = sequence.ok_or_else(|| invalid(SEQUENCE.as_str(), reason))?;
+            let sequence = sequence.ok_or_else(|| Refusal::invalid(SEQUENCE.as_str(), reason))?;
             Ok(Some((client, Sequence::new(sequence))))
         }
         (_, _, Some(_)) => {
             let reason = "not together with celeriant-client-id and celeriant-sequence";
-            Err(invalid(IDEMPOTENCY_KEY.as_str(), reason))
+            Err(Refusal::invalid(IDEMPOTENCY_KEY.as_str(), reason))
         }
-        (Some(_), None, None) => Err(invalid(SEQUENCE.as_str(), "missing beside the client id")),
-        (None, Some(_), None) => Err(invalid(CLIENT_ID.as_str(), "missing beside the sequence")),
+        (Some(_), None, None) => {
+            Err(Refusal::invalid(SEQUENCE.as_str(), "missing beside the client id"))
+        }
+        (None, Some(_), None) => {
+            Err(Refusal::invalid(CLIENT_ID.as_str(), "missing beside the sequence"))
+        }
     }
 }
 
@@ -160,20 +164,12 @@ fn exactly_once(call: &Call) -> Result<Option<(ClientId, Sequence)>, Refusal> {
 fn client_of(key: &str) -> Result<ClientId, Refusal> {
     if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let reason = format!("must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} characters");
-        return Err(invalid(IDEMPOTENCY_KEY.as_str(), reason));
+        return Err(Refusal::invalid(IDEMPOTENCY_KEY.as_str(), reason));
     }
     let hash = blake3::derive_key(IDEMPOTENCY_CONTEXT, key.as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
     Ok(ClientId::new(u128::from_le_bytes(id)))
-}
-
-/// The wall clock, for events whose caller says no time: as information for people. The gateway is
-/// such an event's client.
-#[allow(clippy::disallowed_methods)]
-fn unix_micros() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::routes::Route;
 use super::{Budget, Settings};
 
@@ -68,7 +68,7 @@ impl Call {
     /// The aggregate that the path names.
     pub(super) fn key(&self) -> Result<AggregateKey, Refusal> {
         let key = AggregateKey::new(self.path("org"), self.path("type"), self.path("id"));
-        key.map_err(|error| invalid("path", error))
+        key.map_err(|error| Refusal::invalid("path", error))
     }
 
     /// A parameter of the query string.
@@ -82,7 +82,7 @@ impl Call {
         let Some(text) = self.parameter(name) else { return Ok(None) };
         match number(text) {
             Some(number) => Ok(Some(number)),
-            None => Err(invalid(name, "must be a number below 2^53")),
+            None => Err(Refusal::invalid(name, "must be a number below 2^53")),
         }
     }
 
@@ -91,7 +91,7 @@ impl Call {
         match self.parameter(name) {
             None | Some("0" | "false") => Ok(false),
             Some("1" | "true") => Ok(true),
-            Some(_) => Err(invalid(name, "must be 1 or 0")),
+            Some(_) => Err(Refusal::invalid(name, "must be 1 or 0")),
         }
     }
 
@@ -106,11 +106,14 @@ impl Call {
         let mut values = self.headers.get_all(name).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return match self.headers.contains_key(name) {
-                true => Err(invalid(name.as_str(), "is there twice")),
+                true => Err(Refusal::invalid(name.as_str(), "is there twice")),
                 false => Ok(None),
             };
         };
-        value.to_str().map(Some).map_err(|_| invalid(name.as_str(), "must be visible ASCII"))
+        value
+            .to_str()
+            .map(Some)
+            .map_err(|_| Refusal::invalid(name.as_str(), "must be visible ASCII"))
     }
 
     /// Whether this kind of answer is asked for by name.
@@ -133,7 +136,7 @@ impl Call {
         let kind = self.header(&CONTENT_TYPE)?.unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/json") {
-            let refusal = invalid("content-type", "must be application/json");
+            let refusal = Refusal::invalid("content-type", "must be application/json");
             return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal));
         }
         let body = std::mem::take(&mut self.body);

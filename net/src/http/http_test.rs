@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use celeriant_schema::{
     BatchHeader, ClientId, EncodedEvents, Event, FeedBatch, FeedPage, Hash, Page, ReadBatch,
-    ReadEvent, SchemaVersion, Stamp, Version, WriteId,
+    ReadEvent, Stamp, Version, WriteId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -159,16 +159,7 @@ fn pages(bytes: usize) -> impl FnMut(Request) -> Option<Response> + Send + 'stat
 }
 
 fn event_body(bytes: usize) -> Bytes {
-    let event = Event {
-        event_type: "T".into(),
-        schema: SchemaVersion { major: 1, minor: 0 },
-        content_type: celeriant_schema::ContentType::Bytes,
-        payload: vec![7; bytes].into(),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
-    };
+    let event = Event::plain("T", celeriant_schema::ContentType::Bytes, vec![7; bytes]);
     EncodedEvents::encode(&[event]).expect("valid").as_bytes().clone()
 }
 

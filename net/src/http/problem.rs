@@ -1,5 +1,7 @@
 //! Refusals as answers: `application/problem+json` (RFC 9457) with the fields of every other error.
 
+use std::fmt;
+
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -22,8 +24,8 @@ impl Problem {
     }
 
     /// Something about the request makes no sense.
-    pub(super) fn invalid(field: &str, reason: impl ToString) -> Self {
-        invalid(field, reason).into()
+    pub(super) fn invalid(field: &str, reason: impl fmt::Display) -> Self {
+        Refusal::invalid(field, reason).into()
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -45,11 +47,6 @@ impl Problem {
             _ => None,
         }
     }
-}
-
-/// A refusal of one field.
-pub(super) fn invalid(field: &str, reason: impl ToString) -> Refusal {
-    Refusal::InvalidArgument { field: field.to_owned(), reason: reason.to_string() }
 }
 
 /// What a refusal is in HTTP.

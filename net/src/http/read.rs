@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::append::etag;
 use super::call::Call;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::text::{self, PIECE_BYTES, Told};
 use super::{Gateway, unexpected};
 use crate::json;
@@ -81,7 +81,7 @@ fn read_query(call: &Call) -> Result<ReadQuery, Refusal> {
         backwards: call.switch("backwards")?,
         limit,
         types: call.names("types"),
-        client: client.map_err(|error| invalid("client_id", error))?,
+        client: client.map_err(|error| Refusal::invalid("client_id", error))?,
         min_stamp: call.number("min_stamp")?.map(Stamp::new),
         any: call.switch("any")?,
         ..ReadQuery::all(call.key()?)
@@ -198,7 +198,7 @@ pub(super) async fn head<V: Service>(
     let client = call.parameter("client_id").map(str::parse).transpose();
     let query = HeadQuery {
         key: key.clone(),
-        client: client.map_err(|error| invalid("client_id", error))?,
+        client: client.map_err(|error| Refusal::invalid("client_id", error))?,
         min_stamp: call.number("min_stamp")?.map(Stamp::new),
         any: call.switch("any")?,
     };

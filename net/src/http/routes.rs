@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 
 use super::call::Call;
-use super::problem::{Problem, invalid};
+use celeriant_schema::Refusal;
+
+use super::problem::Problem;
 use super::{Gateway, append, cors, inspector, node, read, watch};
 use crate::service::Service;
 
@@ -377,7 +379,7 @@ pub(super) fn router<V: Service>(gateway: Gateway<V>) -> Router {
 }
 
 fn problem(status: StatusCode, field: &str, reason: &str) -> Response {
-    Problem::with_status(status, invalid(field, reason)).into_response()
+    Problem::with_status(status, Refusal::invalid(field, reason)).into_response()
 }
 
 impl<V: Service> Gateway<V> {

@@ -32,7 +32,7 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::call::Call;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::read::json_body;
 use super::text::{self, PIECE_BYTES, Told};
 use super::{Gateway, SMALL, unexpected};
@@ -107,12 +107,14 @@ pub(super) async fn watch<V: Service>(
 }
 
 fn begin(field: &str, text: &str) -> Result<Begin, Refusal> {
-    parse_begin(text).map_err(|reason| invalid(field, reason))
+    parse_begin(text).map_err(|reason| Refusal::invalid(field, reason))
 }
 
 fn query(call: &Call) -> Result<FeedQuery, Refusal> {
-    let selector = call.parameter("selector").ok_or_else(|| invalid("selector", "missing"))?;
-    let selector: Selector = selector.parse().map_err(|error| invalid("selector", error))?;
+    let selector =
+        call.parameter("selector").ok_or_else(|| Refusal::invalid("selector", "missing"))?;
+    let selector: Selector =
+        selector.parse().map_err(|error| Refusal::invalid("selector", error))?;
     Ok(FeedQuery { selector, types: call.names("types"), after: None, wait_ms: 0 })
 }
 

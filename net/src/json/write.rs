@@ -86,7 +86,7 @@ impl Writing {
 pub fn parse_write(text: &Bytes, now: i64) -> Result<Writing, Refusal> {
     let request: WriteText<'_> = parse(text)?;
     let client_id = match request.client_id {
-        Some(text) => Some(text.parse().map_err(|error| invalid("client_id", error))?),
+        Some(text) => Some(text.parse().map_err(|error| Refusal::invalid("client_id", error))?),
         None => None,
     };
     let mut reader = Reader { source: text, now, events_left: WRITE_EVENTS_MAX };
@@ -108,18 +108,14 @@ pub fn parse_append(text: &Bytes, now: i64) -> Result<Appended, Refusal> {
     let mut reader = Reader { source: text, now, events_left: BATCH_EVENTS_MAX };
     let events = reader.events(request.events)?;
     if events.is_empty() {
-        return Err(invalid("events", "must not be empty"));
+        return Err(Refusal::invalid("events", "must not be empty"));
     }
     Ok(Appended { guard, events })
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a Bytes) -> Result<T, Refusal> {
-    let text = std::str::from_utf8(text).map_err(|error| invalid("body", error))?;
-    serde_json::from_str(text).map_err(|error| invalid("body", error))
-}
-
-fn invalid(field: &str, reason: impl fmt::Display) -> Refusal {
-    Refusal::InvalidArgument { field: field.to_owned(), reason: reason.to_string() }
+    let text = std::str::from_utf8(text).map_err(|error| Refusal::invalid("body", error))?;
+    serde_json::from_str(text).map_err(|error| Refusal::invalid("body", error))
 }
 
 #[derive(serde::Deserialize)]
@@ -194,7 +190,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn part(&mut self, member: MemberText<'_>) -> Result<Part, Refusal> {
-        let key = member.key.parse().map_err(|error| invalid("key", error))?;
+        let key = member.key.parse().map_err(|error| Refusal::invalid("key", error))?;
         let guard = member.expect.map(ExpectText::guard).transpose()?.unwrap_or_default();
         let events = match member.events {
             Some(events) => self.events(events)?,
@@ -205,7 +201,7 @@ impl Reader<'_> {
 
     fn events(&mut self, text: &RawValue) -> Result<Vec<Event>, Refusal> {
         let texts: AtMost<EventText<'_>, BATCH_EVENTS_MAX> =
-            serde_json::from_str(text.get()).map_err(|error| invalid("events", error))?;
+            serde_json::from_str(text.get()).map_err(|error| Refusal::invalid("events", error))?;
         let limit = WRITE_EVENTS_MAX as u64;
         let left = self.events_left.checked_sub(texts.0.len());
         self.events_left = left.ok_or(Refusal::TooLarge { what: "events".into(), limit })?;
@@ -222,13 +218,17 @@ impl Reader<'_> {
             (Some(json), None) => ("json", self.source.slice_ref(json.get().as_bytes())),
             (None, Some(text)) => match from_base64(&text) {
                 Some(bytes) => ("bytes", Bytes::from(bytes)),
-                None => return Err(invalid("data_base64", "not base64")),
+                None => return Err(Refusal::invalid("data_base64", "not base64")),
             },
-            (None, None) => return Err(invalid("data", "missing; or data_base64")),
-            (Some(_), Some(_)) => return Err(invalid("data", "not together with data_base64")),
+            (None, None) => return Err(Refusal::invalid("data", "missing; or data_base64")),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::invalid("data", "not together with data_base64"));
+            }
         };
         let content_type = parse_content_type(text.content_type.as_deref().unwrap_or(default_type))
-            .ok_or_else(|| invalid("content_type", "must be json, avro, protobuf or bytes"))?;
+            .ok_or_else(|| {
+                Refusal::invalid("content_type", "must be json, avro, protobuf or bytes")
+            })?;
         let (event_type, schema) = event_type(text.event_type, text.schema.as_deref())?;
         let event_id: Option<Result<EventId, _>> = text.event_id.map(|id| id.parse());
         Ok(Event {
@@ -236,7 +236,7 @@ impl Reader<'_> {
             schema,
             content_type,
             payload,
-            event_id: event_id.transpose().map_err(|error| invalid("event_id", error))?,
+            event_id: event_id.transpose().map_err(|error| Refusal::invalid("event_id", error))?,
             metadata: text.meta.0,
             envelope: None,
             client_time: match text.time {
@@ -252,18 +252,15 @@ fn event_type(name: String, schema: Option<&str>) -> Result<(String, SchemaVersi
     let (name, version) = match (schema, name.rsplit_once('@')) {
         (Some(version), _) => (name.clone(), version),
         (None, Some((plain, version))) => (plain.to_owned(), version),
-        (None, None) => return Ok((name, SchemaVersion { major: 1, minor: 0 })),
+        (None, None) => return Ok((name, SchemaVersion::FIRST)),
     };
-    let parts = version.split_once('.').and_then(|(major, minor)| {
-        Some(SchemaVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    });
-    let parts = parts.ok_or_else(|| invalid("schema", "must be written major.minor"))?;
-    Ok((name, parts))
+    let version = version.parse().map_err(|reason| Refusal::invalid("schema", reason))?;
+    Ok((name, version))
 }
 
 fn micros(text: &str) -> Result<i64, Refusal> {
     let time: Result<jiff::Timestamp, _> = text.parse();
-    time.map(jiff::Timestamp::as_microsecond).map_err(|error| invalid("time", error))
+    time.map(jiff::Timestamp::as_microsecond).map_err(|error| Refusal::invalid("time", error))
 }
 
 /// A list that ends with an error as soon as it is too long.

@@ -1,7 +1,7 @@
 //! What every benchmark here is made of: a piece of work with a name, and one small event.
 
 use bytes::Bytes;
-use celeriant_schema::{ContentType, Event, SchemaVersion};
+use celeriant_schema::{ContentType, Event};
 
 /// One thing to measure.
 pub(crate) struct Work {
@@ -22,14 +22,5 @@ impl Work {
 
 /// 100 bytes of payload.
 pub(crate) fn event() -> Event {
-    Event {
-        event_type: "Deposited".into(),
-        schema: SchemaVersion { major: 1, minor: 0 },
-        content_type: ContentType::Bytes,
-        payload: Bytes::from(vec![b'x'; 100]),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
-    }
+    Event::plain("Deposited", ContentType::Bytes, Bytes::from(vec![b'x'; 100]))
 }

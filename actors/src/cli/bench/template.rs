@@ -8,7 +8,7 @@ use celeriant_schema::record::write_size;
 use celeriant_schema::wire::encode_request;
 use celeriant_schema::{
     AggregateKey, ClientId, ContentType, EncodedEvents, Event, Guard, Member, ReadQuery, Refusal,
-    Request, SchemaVersion, Version, Write,
+    Request, Version, Write,
 };
 
 use super::super::args::Work;
@@ -104,16 +104,11 @@ pub(super) fn record_bytes(work: Work, run: &str, payload: usize) -> Option<usiz
 }
 
 fn event(payload: usize) -> Event {
-    Event {
-        event_type: "Added".into(),
-        schema: SchemaVersion { major: 1, minor: 0 },
-        content_type: ContentType::Json,
-        payload: Bytes::from(format!("\"{}\"", "x".repeat(payload.saturating_sub(2)))),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
-    }
+    Event::plain(
+        "Added",
+        ContentType::Json,
+        Bytes::from(format!("\"{}\"", "x".repeat(payload.saturating_sub(2)))),
+    )
 }
 
 fn read_query(run: &str) -> ReadQuery {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
-    Lsn, Member, Request, Response, SchemaVersion, Sequence, ShardId, Stamp, Version, Write,
+    Lsn, Member, Request, Response, Sequence, ShardId, Stamp, Version, Write,
 };
 use celeriant_storage::buffer::AlignedBuffer;
 use celeriant_storage::cache::FrameCache;
@@ -367,16 +367,8 @@ pub(crate) fn key(id: &str) -> AggregateKey {
 }
 
 pub(crate) fn events(count: usize, payload: &str) -> EncodedEvents {
-    let event = Event {
-        event_type: "Happened".into(),
-        schema: SchemaVersion { major: 1, minor: 0 },
-        content_type: ContentType::Bytes,
-        payload: Bytes::copy_from_slice(payload.as_bytes()),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
-    };
+    let event =
+        Event::plain("Happened", ContentType::Bytes, Bytes::copy_from_slice(payload.as_bytes()));
     EncodedEvents::encode(&vec![event; count]).expect("valid")
 }
 

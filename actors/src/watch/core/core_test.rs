@@ -13,16 +13,11 @@ use crate::work::{FeedNews, FeedPart, Step, Task};
 
 /// One event of `key` with that stamp; its type is `T` and the stamp's last digit.
 fn batch(key: &str, stamp: u64) -> FeedBatch {
-    let event = Event {
-        event_type: format!("T{}", stamp % 10),
-        schema: celeriant_schema::SchemaVersion { major: 1, minor: 0 },
-        content_type: celeriant_schema::ContentType::Bytes,
-        payload: Bytes::new(),
-        event_id: None,
-        metadata: Vec::new(),
-        envelope: None,
-        client_time: 0,
-    };
+    let event = Event::plain(
+        format!("T{}", stamp % 10),
+        celeriant_schema::ContentType::Bytes,
+        Bytes::new(),
+    );
     let mut body = Vec::new();
     event.encode_into(&mut body).expect("valid");
     let version = Version::new(stamp);
