@@ -19,14 +19,14 @@ use celeriant_schema::event::EventBody;
 use celeriant_schema::registry::{Proposal, Registry, Validators};
 use celeriant_schema::system::{SystemEvent, mark_event, mark_of, schemas_of};
 use celeriant_schema::{
-    AggregateKey, ClientId, EncodedEvents, Event, Guard, Member, ReadQuery, Refusal, Request,
+    AggregateKey, ClientId, EncodedEvents, Event, Guard, Member, Page, ReadQuery, Refusal, Request,
     Response, ShardId, Version, Write,
 };
 use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient};
 use kameo::error::Infallible;
 use kameo::message::{Context, Message};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::order::SchemaOrder;
 use crate::clock::Clock;
@@ -38,7 +38,7 @@ use crate::work::{Step, Work};
 
 /// Registrations that race with others are decided anew so often.
 const TRIES_MAX: usize = 16;
-/// The registrar's own requests are given up after this.
+/// What one mail asks for is given up after this: shards wait behind it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What one of them is admitted as, besides its events, in bytes.
 const REQUEST_BYTES: usize = 1 << 10;
@@ -86,38 +86,58 @@ impl Registrar {
 
     /// What the registry says, up to the newest event of an org that this node shows (`any`), or
     /// that there is.
-    async fn read(&mut self, org: &str, any: bool) -> Result<(), Refusal> {
+    async fn read(&mut self, org: &str, any: bool, deadline: Instant) -> Result<(), Refusal> {
         let key = schemas_of(org).map_err(|error| Refusal::invalid("org", error))?;
         loop {
             let from = self.registry.version(org).next();
             let query = ReadQuery { from, any, ..ReadQuery::all(key.clone()) };
-            let page = match self.ask(Request::Read(query), REQUEST_BYTES).await {
+            let page = match self.ask(Request::Read(query), REQUEST_BYTES, deadline).await {
                 Response::Page(page) => page,
                 Response::Refused(Refusal::NotFound { .. }) => return Ok(()),
                 Response::Refused(refusal) => return Err(refusal),
                 other => unreachable!("{other:?} answers no read"),
             };
-            for event in page.batches.iter().flat_map(|batch| &batch.events) {
-                let event_body = EventBody::new(&event.body);
-                let read = event_body.and_then(|body| SystemEvent::from_event(org, &body));
-                let read = read.map_err(|error| {
-                    // Written by a newer version of the store, which this node cannot obey.
-                    let what = format!("schemas of {org}, which this node cannot read: {error}");
-                    Refusal::Overloaded { what, retry_after_ms: PATIENCE.as_millis() as u32 }
-                })?;
-                self.registry.apply(read, event.version, &self.validators);
-            }
+            let applied = self.apply_page(org, &page);
+            // Also half a page: what is known here and not there would be asked for without end.
+            self.publish(org);
+            applied?;
             if page.next.is_none() {
-                break;
+                return Ok(());
             }
         }
-        self.publish(org);
+    }
+
+    fn apply_page(&mut self, org: &str, page: &Page) -> Result<(), Refusal> {
+        for event in page.batches.iter().flat_map(|batch| &batch.events) {
+            let read = EventBody::new(&event.body);
+            let read = read.and_then(|body| SystemEvent::from_event(org, &body));
+            let read = read.map_err(|error| {
+                // Written by a newer version of the store, which this node cannot obey.
+                let what = format!("schemas of {org}, which this node cannot read: {error}");
+                Refusal::Overloaded { what, retry_after_ms: PATIENCE.as_millis() as u32 }
+            })?;
+            self.registry.apply(read, event.version, &self.validators);
+        }
         Ok(())
     }
 
     fn publish(&self, org: &str) {
         if let Some(known) = self.registry.org(org) {
             self.orgs.insert(org.to_owned(), known);
+        }
+    }
+
+    /// Reads until an org is known up to `version`.
+    async fn catch_up(&mut self, org: &str, version: Version) -> Result<(), String> {
+        if self.registry.version(org) >= version {
+            return Ok(());
+        }
+        let deadline = deadline();
+        // What a shard shows of a mark, another shows of the aggregate.
+        self.read(org, true, deadline).await.map_err(|refusal| refusal.to_string())?;
+        match self.registry.version(org) {
+            known if known < version => Err(format!("known up to {known}, wanted up to {version}")),
+            _ => Ok(()),
         }
     }
 
@@ -128,8 +148,9 @@ impl Registrar {
         decide: impl Fn(&Registry) -> Result<Proposal, Refusal>,
         is_dry: bool,
     ) -> Result<Outcome, Refusal> {
+        let deadline = deadline();
         for _ in 0..TRIES_MAX {
-            self.read(org, false).await?;
+            self.read(org, false, deadline).await?;
             let (event, version) = match decide(&self.registry)? {
                 Proposal::Known => return Ok(Outcome::Known),
                 Proposal::Append(event, version) => (event, version),
@@ -138,7 +159,7 @@ impl Registrar {
                 return Ok(Outcome::WouldLand);
             }
             let (write, bytes) = self.write_of(org, &event, version)?;
-            match self.ask(Request::Write(write), bytes).await {
+            match self.ask(Request::Write(write), bytes, deadline).await {
                 Response::Receipt(_) => {
                     self.registry.apply(event, version.next(), &self.validators);
                     self.publish(org);
@@ -181,17 +202,23 @@ impl Registrar {
     }
 
     /// Asks the node, like any client.
-    async fn ask(&self, request: Request, bytes: usize) -> Response {
+    async fn ask(&self, request: Request, bytes: usize, deadline: Instant) -> Response {
         let (replies, mut inbox) = ReplySender::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let deadline = Some(Instant::now() + PATIENCE);
-        let bytes = bytes as u32;
-        self.router.submit(vec![Incoming { id, deadline, bytes, request }], &replies);
+        let incoming = Incoming { id, deadline: Some(deadline), bytes: bytes as u32, request };
+        self.router.submit(vec![incoming], &replies);
         drop(replies);
-        let answered = inbox.recv().await.and_then(|mut answers| answers.pop());
-        // Whoever had to answer is gone: the node stops.
+        // What waits for a deadline is answered only when somebody looks at it.
+        let answered = timeout_at(deadline, inbox.recv()).await.ok().flatten();
+        let answered = answered.and_then(|mut answers| answers.pop());
+        // Or whoever had to answer is gone: the node stops.
         answered.map_or(Response::Refused(Refusal::UnknownOutcome), |reply| reply.response)
     }
+}
+
+/// When a mail that is begun now is given up.
+fn deadline() -> Instant {
+    Instant::now() + PATIENCE
 }
 
 /// What became of an order.
@@ -215,11 +242,7 @@ impl Message<WantedMail> for Registrar {
 
     async fn handle(&mut self, mail: WantedMail, _: &mut Context<Self, ()>) {
         let WantedMail { shard, org, version } = mail;
-        let mut outcome = Ok(());
-        if self.registry.version(&org) < version {
-            // What a shard shows of a mark, another shows of the aggregate.
-            outcome = self.read(&org, true).await.map_err(|refusal| refusal.to_string());
-        }
+        let outcome = self.catch_up(&org, version).await;
         let step = Step::SchemasRead { org, outcome };
         let mail = ShardMail(vec![Work::Step(step)]);
         let _ = self.shards[usize::from(shard.value())].tell(mail).try_send();

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 pub type Micros = u64;
 
 const MICROS_PER_TICK: Micros = 1000;
+/// Whoever asks for the time so often, and no time passes, spins: thousands are usual.
+const LOOKS_MAX: u32 = 10_000_000;
 
 /// The world's time. Cheap to clone: all clones are one time.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +36,8 @@ pub struct Timeline {
 #[derive(Debug, Default)]
 struct Inner {
     now: Micros,
+    /// How often it was asked for since it moved.
+    looks: u32,
     origin: Option<Instant>,
     heap: BinaryHeap<Reverse<(Micros, u64)>>,
     wakers: BTreeMap<u64, Waker>,
@@ -88,9 +92,15 @@ impl Timeline {
     }
 
     /// Virtual time.
+    ///
+    /// # Panics
+    /// When something spins: it would never end.
     pub fn now(&self) -> Micros {
         let mut inner = self.lock();
+        let before = inner.now;
         inner.follow_tokio();
+        inner.looks = if inner.now == before { inner.looks + 1 } else { 0 };
+        assert!(inner.looks < LOOKS_MAX, "something spins at {before} µs, and no time passes");
         inner.now
     }
 
@@ -157,7 +167,9 @@ impl Inner {
             self.heap.pop();
             // Nobody when its sleeper lost interest.
             if let Some(waker) = self.wakers.remove(&ticket) {
-                self.now = self.now.max(at);
+                if at > self.now {
+                    (self.now, self.looks) = (at, 0);
+                }
                 return Some(waker);
             }
         }
@@ -247,6 +259,17 @@ mod tests {
             assert_eq!(time.now(), 200);
             time.sleep(1_000).await;
             assert_eq!(time.now(), 1_200);
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "something spins at 200 µs")]
+    fn whatever_looks_at_the_time_for_ever_is_stopped() {
+        world(async |time: Timeline| {
+            time.sleep(200).await;
+            loop {
+                time.now();
+            }
         });
     }
 

@@ -130,8 +130,7 @@ impl Leading {
         // catch up anew before anything waits for it. No proof of anything: the register decides.
         let has_to_catch_up = self.watch.is_caught_up() && self.rule.bucket;
         if in_order || has_to_catch_up {
-            let silent = |store| Effect::Election(Fact::FollowerSilent { store });
-            effects.extend(self.holder.map(silent));
+            self.tell_silent(effects);
         }
         self.watch.restart();
     }
@@ -353,9 +352,12 @@ impl Leading {
             Message::CutDone { request, tip } => {
                 self.watch.answered();
                 if let Some(stream) = self.streams.get_mut(&tip.shard) {
-                    stream.cut_done(request, &tip);
+                    let lost = stream.cut_done(request, &tip);
                     self.watch.holds_more();
                     self.tell_held(tip.shard, effects);
+                    if let Some(lost) = lost {
+                        self.tell_lost(&tip, lost, effects);
+                    }
                 }
             }
             Message::Append { epoch, .. } | Message::Cut { epoch, .. }
@@ -368,31 +370,36 @@ impl Leading {
             Message::Append { .. } | Message::Cut { .. } | Message::Ack { .. } => {}
             Message::Quarantined { shard, reason } => {
                 effects.push(Effect::Alarm(format!("the follower's shard {shard}: {reason}")));
-                let silent = |store| Effect::Election(Fact::FollowerSilent { store });
-                effects.extend(self.holder.map(silent));
+                self.tell_silent(effects);
             }
             message => effects.push(Effect::Election(Fact::Message(message))),
         }
     }
 
     fn compare(&mut self, tips: &[Tip], requests: &mut u64, effects: &mut Vec<Effect>) {
-        let mut is_short = false;
         for tip in tips {
             let Some(stream) = self.streams.get_mut(&tip.shard) else { continue };
             *requests += 1;
-            let Some(lost) = stream.compare(tip, *requests, effects) else { continue };
-            is_short = true;
-            effects.push(Effect::Alarm(format!(
-                "the follower's shard {}: it has lost what it had acknowledged, {} to {}",
-                tip.shard, tip.durable.lsn, lost.lsn
-            )));
-            self.tell_held(tip.shard, effects);
+            if let Some(lost) = stream.compare(tip, *requests, effects) {
+                self.tell_held(tip.shard, effects);
+                self.tell_lost(tip, lost, effects);
+            }
         }
-        // Until it holds everything again it is no place, and must not claim as if it were.
-        if is_short {
-            let silent = |store| Effect::Election(Fact::FollowerSilent { store });
-            effects.extend(self.holder.map(silent));
-        }
+    }
+
+    /// Until it holds everything again it is no place, and must not claim as if it were: nothing is
+    /// told of what it holds meanwhile ([`Stream::is_short`]).
+    fn tell_lost(&self, tip: &Tip, lost: Position, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Alarm(format!(
+            "the follower's shard {}: it has lost what it had acknowledged, {} to {}",
+            tip.shard, tip.durable.lsn, lost.lsn
+        )));
+        self.tell_silent(effects);
+    }
+
+    fn tell_silent(&self, effects: &mut Vec<Effect>) {
+        let silent = |store| Effect::Election(Fact::FollowerSilent { store });
+        effects.extend(self.holder.map(silent));
     }
 
     fn acknowledged(&mut self, durable: &[Durable], effects: &mut Vec<Effect>) {
@@ -505,6 +512,7 @@ impl Leading {
                 epoch: self.term.epoch,
                 owes: waits || self.asked && !self.promised,
                 has_caught_up: self.streams.values().all(Stream::has_caught_up),
+                is_short: self.streams.values().any(Stream::is_short),
                 is_urgent: self.rule.bucket || self.rule.follower.is_none(),
             };
             let streams = &self.streams;

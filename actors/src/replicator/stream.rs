@@ -35,6 +35,8 @@ pub(super) struct Stream {
     in_flight_bytes: usize,
     /// The follower durably holds the log up to here.
     held: Position,
+    /// It has acknowledged this much, whatever has become of it.
+    owed: Lsn,
     /// The end of what this node has sealed.
     sealed: Position,
     commit: Lsn,
@@ -74,6 +76,7 @@ impl Stream {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             held: Position::default(),
+            owed: Lsn::ZERO,
             sealed,
             commit: Lsn::ZERO,
             closed: Stamp::ZERO,
@@ -97,7 +100,7 @@ impl Stream {
     /// Another store: what was held says nothing.
     pub(super) fn forget(&mut self) {
         self.reset();
-        self.held = Position::default();
+        (self.held, self.owed) = (Position::default(), Lsn::ZERO);
     }
 
     /// The leadership goes on in a further epoch: the log is the same, so what was acknowledged
@@ -127,9 +130,15 @@ impl Stream {
         asks || !self.in_flight.is_empty()
     }
 
+    /// The follower has lost what it had acknowledged, and does not hold all of it again.
+    pub(super) fn is_short(&self) -> bool {
+        self.held.lsn < self.owed
+    }
+
     /// The follower holds nearly all that is sealed, or it is on its way.
     pub(super) fn has_caught_up(&self) -> bool {
         match &self.stage {
+            _ if self.is_short() => false,
             Stage::Level => true,
             Stage::Behind { next, .. } => {
                 self.sealed.lsn.value() - next.lsn.value() <= NEARLY_RECORDS
@@ -170,7 +179,8 @@ impl Stream {
     ) -> Option<Position> {
         self.reset();
         let is_short = tip.durable.lsn < self.held.lsn;
-        let lost = is_short.then(|| std::mem::replace(&mut self.held, tip.durable));
+        // What it has left was not compared yet.
+        let lost = is_short.then(|| std::mem::take(&mut self.held));
         let comparison = Comparison::new(tip.durable);
         self.stage = Stage::Comparing { request, comparison };
         self.go_on_comparing(effects);
@@ -223,15 +233,17 @@ impl Stream {
         }
     }
 
-    /// The follower's log ends where both were equal.
-    pub(super) fn cut_done(&mut self, number: u64, tip: &Tip) {
-        if let Stage::Cutting { request, to } = self.stage
-            && request == number
-            && tip.durable == to
-        {
-            self.held = to;
-            self.stage = Stage::Behind { next: to, reading: false };
+    /// The follower's log ends where both were equal. Returns what it had acknowledged, as
+    /// [`Stream::compare`] does: what it has in its place was longer, and another log's.
+    pub(super) fn cut_done(&mut self, number: u64, tip: &Tip) -> Option<Position> {
+        let Stage::Cutting { request, to } = self.stage else { return None };
+        if request != number || tip.durable != to {
+            return None;
         }
+        self.stage = Stage::Behind { next: to, reading: false };
+        self.owed = self.owed.max(to.lsn);
+        let before = std::mem::replace(&mut self.held, to);
+        (to.lsn < before.lsn).then_some(before)
     }
 
     /// Where to read on, if it is behind and nothing is being read.
@@ -291,6 +303,7 @@ impl Stream {
         let freed: usize = self.in_flight.drain(..=at).map(|(_, bytes)| bytes).sum();
         self.in_flight_bytes -= freed;
         self.held = position;
+        self.owed = self.owed.max(position.lsn);
         true
     }
 

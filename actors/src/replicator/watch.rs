@@ -28,6 +28,7 @@ pub(super) struct Watch {
     is_heard: bool,
     /// As at the last look.
     is_urgent: bool,
+    is_short: bool,
     pace: Pace,
 }
 
@@ -53,6 +54,8 @@ pub(super) struct Look {
     /// Something is asked or on its way, and not answered.
     pub(super) owes: bool,
     pub(super) has_caught_up: bool,
+    /// It does not hold what it had acknowledged: it counts for nothing until it does again.
+    pub(super) is_short: bool,
     /// A change of the set may wait for what it holds.
     pub(super) is_urgent: bool,
 }
@@ -97,16 +100,16 @@ impl Watch {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        let Look { store, epoch, owes, has_caught_up, is_urgent } = look;
+        let Look { store, epoch, owes, has_caught_up, is_short, is_urgent } = look;
         if owes {
             self.owes_since.get_or_insert(now);
         } else {
             self.owes_since = None;
         }
-        self.is_urgent = is_urgent;
+        (self.is_urgent, self.is_short) = (is_urgent, is_short);
         let is_over = |at: Micros| now >= at.saturating_add(settings.report_every);
         let is_over = self.told_at.is_none_or(is_over);
-        let tells = self.has_news && is_urgent || is_over && self.would_tell();
+        let tells = self.would_tell() && (is_over || self.has_news && is_urgent);
         if tells {
             (self.has_news, self.is_heard, self.told_at) = (false, false, Some(now));
             effects.push(Effect::Election(Fact::FollowerHolds { store, epoch, upto: upto() }));
@@ -157,7 +160,8 @@ impl Watch {
 
     /// Whether there is something to tell once the interval is over.
     fn would_tell(&self) -> bool {
-        self.has_news || self.is_urgent && self.is_heard && !self.is_silent
+        let is_asked = self.is_urgent && self.is_heard && !self.is_silent;
+        !self.is_short && (self.has_news || is_asked)
     }
 
     /// When to look if nothing happens before.

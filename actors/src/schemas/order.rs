@@ -7,7 +7,7 @@ use celeriant_schema::{Refusal, limits::SCHEMA_BYTES_MAX, limits::SCHEMA_MESSAGE
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Outcome, Registrar};
+use super::{Outcome, Registrar, deadline};
 
 /// An order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -88,7 +88,7 @@ impl Registrar {
                 Ok(policy_json(kind.as_deref(), policy))
             }
             SchemaOrder::List { org } => {
-                self.read(&org, false).await?;
+                self.read(&org, false, deadline()).await?;
                 let schemas = self.registry.schemas(&org);
                 let schemas: Vec<Value> =
                     schemas.map(|(name, known)| schema_json(&name, known)).collect();
@@ -99,7 +99,7 @@ impl Registrar {
             }
             SchemaOrder::Show { schema } => {
                 let name: SchemaName = schema.parse().map_err(|e| Refusal::invalid("schema", e))?;
-                self.read(name.org(), false).await?;
+                self.read(name.org(), false, deadline()).await?;
                 let known = self.registry.schema(&name);
                 let known = known.ok_or_else(|| Refusal::invalid("schema", "is not registered"))?;
                 let mut shown = schema_json(&name, known);

@@ -1,4 +1,4 @@
-//! Nodes that don't lead: creating, joining, promising, granting, what they believe, when they claim.
+//! Nodes that don't lead: creating, joining, promising, granting, what they believe, claiming.
 
 use celeriant_schema::StoreId;
 use celeriant_schema::peer::{Message, Tip};

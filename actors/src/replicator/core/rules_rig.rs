@@ -73,6 +73,8 @@ impl Rig {
 
     pub(super) fn flush(&mut self) {
         self.core.flush(self.now, &mut self.out);
+        // Else its shell would spin.
+        assert!(self.core.next_deadline().is_none_or(|at| at > self.now), "a deadline is seen to");
     }
 
     pub(super) fn lead(&mut self, number: u64, set: Set) {
@@ -162,6 +164,14 @@ impl Rig {
             last = Some(held);
         }
         last
+    }
+
+    /// The election is told something that the follower counts for.
+    pub(super) fn counts(&mut self) -> bool {
+        let counts = |fact: &Fact| {
+            matches!(fact, Fact::FollowerHolds { .. } | Fact::FollowerCaughtUp { .. }).then_some(())
+        };
+        self.fact(counts).is_some()
     }
 
     pub(super) fn silent(&mut self) -> bool {

@@ -1,7 +1,7 @@
 //! Single rules of a leader, one event after the other.
 
-use celeriant_schema::peer::Committed;
-use celeriant_schema::{BootId, Lsn, Stamp, TxnId, WriteId};
+use celeriant_schema::peer::{Committed, FramePlace, Position};
+use celeriant_schema::{BootId, Hash, Lsn, Stamp, TxnId, WriteId};
 
 use super::rules_rig::*;
 use super::*;
@@ -45,9 +45,58 @@ fn a_store_that_comes_back_without_what_it_had_acknowledged_is_no_place_any_more
     let alarm = |effect: &Effect| matches!(effect, Effect::Alarm(_)).then_some(());
     assert!(rig.take(alarm).is_some());
     assert_eq!(rig.held(), Some(Lsn::new(5)));
+    rig.now += 10_000 * MS;
+    rig.flush();
+    assert!(!rig.counts(), "it does not hold what it had acknowledged");
     rig.report(Report::Read(frames(5, 6)));
     rig.ack(2, 6);
     assert_eq!(rig.held(), Some(Lsn::new(6)), "it has caught up");
+    rig.flush();
+    assert!(rig.counts());
+}
+
+#[test]
+fn a_store_that_comes_back_with_something_else_is_no_place_either_however_long_it_is() {
+    let mut rig = Rig::leading(Set::pair(ME, PEER));
+    rig.meet(PEER, 2);
+    rig.report(Report::Sealed(frames(5, 6)));
+    rig.ack(2, 6);
+    rig.event(Event::Down { in_order: false });
+    rig.out.clear();
+    rig.event(Event::Up(PEER));
+    let other = |lsn| Position { hash: Hash([99; 32]), ..at(lsn) };
+    let tips = vec![Tip { durable: other(7), ..tip(7) }];
+    rig.message(Message::Promised { epoch: epoch(2), tips });
+    assert!(!rig.silent(), "it may have everything");
+    // Both logs are the same up to 5.
+    let found = |before, end| Some(FramePlace { epoch: epoch(1), before, end });
+    let cut = loop {
+        if let Some((request, lsn)) = rig.order(|order| match order {
+            Order::Find { request, lsn } => Some((*request, lsn.value())),
+            _ => None,
+        }) {
+            let frame = if lsn > 5 { found(at(5), at(6)) } else { found(at(3), at(5)) };
+            rig.report(Report::Found { request, frame });
+        } else if let Some((request, lsn)) = rig.sent(|message| match message {
+            Message::Locate { request, lsn, .. } => Some((*request, lsn.value())),
+            _ => None,
+        }) {
+            let frame = if lsn > 5 { found(at(5), other(lsn)) } else { found(at(3), at(5)) };
+            rig.message(Message::Located { request, shard: SHARD, frame });
+        } else {
+            break rig.sent(|message| match message {
+                Message::Cut { request, to, .. } => Some((*request, *to)),
+                _ => None,
+            });
+        }
+    };
+    let (request, to) = cut.expect("cuts");
+    assert_eq!(to, at(5));
+    rig.message(Message::CutDone { request, tip: tip(5) });
+    assert!(rig.silent(), "it had acknowledged 6");
+    rig.now += 10_000 * MS;
+    rig.flush();
+    assert!(!rig.counts());
 }
 
 #[test]
