@@ -79,6 +79,9 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Origins whose pages may use the gateway, besides its own.
     pub cors: Vec<String>,
+    /// It listens on loopback and asks nobody who he is: only names that cannot be anybody else's
+    /// are answered to.
+    pub is_local: bool,
 }
 
 impl Default for Settings {
@@ -99,6 +102,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(5),
             cors: Vec::new(),
+            is_local: false,
         }
     }
 }

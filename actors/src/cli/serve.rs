@@ -195,7 +195,11 @@ async fn listen(
 ) -> Result<Addresses, Error> {
     let clients = node.listen(settings.listen, clients_door).await?;
     let Some(http) = settings.http else { return Ok(Addresses { clients, http: None }) };
-    let gateway = http::Settings { cors: settings.http_cors.clone(), ..http::Settings::default() };
+    let gateway = http::Settings {
+        cors: settings.http_cors.clone(),
+        is_local: http.ip().is_loopback() && settings.clients.is_none(),
+        ..http::Settings::default()
+    };
     let http = node.serve_http(http, http_door, gateway).await?;
     Ok(Addresses { clients, http: Some(http) })
 }

@@ -48,7 +48,7 @@ fn operation(route: &Route) -> Value {
             .or_insert_with(|| json!({"description": describe(answer.status)}));
         put_content(response, answer);
     }
-    let everywhere = [400, 500, 503];
+    let everywhere = [400, 421, 500, 503];
     for status in everywhere.iter().chain(route.problems) {
         let problem =
             Answer { status: *status, media: "application/problem+json", schema: "Problem" };
@@ -105,6 +105,7 @@ fn describe(status: u16) -> &'static str {
         412 => "The guard in If-Match or If-None-Match failed; nothing was appended",
         413 => "Larger than a limit",
         415 => "The body must be application/json",
+        421 => "Not for this gateway: a name that could be anybody's",
         422 => "A payload does not conform to its schema; nothing was appended",
         503 => "Not now, or not this node; see retry and Retry-After",
         504 => "No answer in time: definite says whether nothing was done",

@@ -28,7 +28,7 @@ pub(super) struct Route {
     pub(super) body: Option<&'static str>,
     /// What it answers when it is done.
     pub(super) answers: &'static [Answer],
-    /// How it may fail, besides 400 and 503.
+    /// How it may fail, besides what any of them may: 400, 421, 500, 503.
     pub(super) problems: &'static [u16],
 }
 
@@ -372,9 +372,9 @@ pub(super) fn router<V: Service>(gateway: Gateway<V>) -> Router {
         problem(StatusCode::METHOD_NOT_ALLOWED, "method", "cannot be used here; see allow")
     };
     let router = router.fallback(absent).method_not_allowed_fallback(other);
-    let origins: Arc<[String]> = gateway.settings.cors.clone().into();
+    let settings = Arc::clone(&gateway.settings);
     router.layer(from_fn(move |request: Request, next: Next| {
-        cors::answer(Arc::clone(&origins), request, next)
+        cors::answer(Arc::clone(&settings), request, next)
     }))
 }
 

@@ -74,7 +74,7 @@ fn a_body_that_is_too_large_is_refused_before_it_is_taken() {
     let (_dir, node, http) = node();
     append(&http);
     let before = node.resident_bytes();
-    let head = "POST /v1/write HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let head = "POST /v1/write HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     // Only claimed.
     let claimed = format!("{head}content-length: 99999999999\r\n\r\n");
     let problem = http.send(claimed.as_bytes()).problem(413);
@@ -103,7 +103,7 @@ fn heads_without_end_and_noise_end_by_themselves() {
     let (_dir, node, http) = node();
     append(&http);
     let before = node.resident_bytes();
-    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(1 << 20));
+    let long = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(1 << 20));
     assert!(matches!(http.send(long.as_bytes()).status, 0 | 400 | 414 | 431));
     let headers = (0..1_000).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
     let many = format!("GET /v1/orgs HTTP/1.1\r\n{headers}\r\n");
@@ -135,7 +135,7 @@ fn a_thousand_who_say_nothing_more_disturb_nobody() {
             0 => b"",
             1 => b"GET /v1/orgs HT",
             _ => {
-                b"POST /v1/write HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                b"POST /v1/write HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                    content-length: 10000000\r\n\r\n{"
             }
         };

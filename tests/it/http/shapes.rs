@@ -250,6 +250,9 @@ fn pages_of_other_origins_are_let_in_by_name_only() {
     assert_eq!(preflight.status, 204);
     let headers = preflight.header("access-control-allow-headers").expect("some");
     assert!(headers.contains("idempotency-key"), "{headers}");
+    // A page whose own name leads here now.
+    let rebound = b"GET /v1/orgs HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(http.send(rebound).problem(421)["field"], "host");
     // What a page may send without asking is never taken.
     let plain = [("content-type", "text/plain"), ("origin", "https://evil.example")];
     let body = opened().to_string();

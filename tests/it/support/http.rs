@@ -58,7 +58,8 @@ impl Http {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        let mut text =
+            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
         if !body.is_empty() {
             text.push_str(&format!("content-length: {}\r\n", body.len()));
         }
@@ -95,7 +96,7 @@ impl Http {
     /// A request whose answer does not end.
     pub(crate) fn open(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
         let mut stream = self.connect();
-        let mut text = format!("GET {path} HTTP/1.1\r\nhost: x\r\n");
+        let mut text = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
