@@ -92,13 +92,17 @@ fn check_exposure(given: &mut Given, name: &str, address: Option<SocketAddr>, ma
 /// Where the gateway listens: if nothing is said, where clients connect, at its own port. Where any
 /// port will do for clients, any will do for the gateway.
 fn http(given: &mut Given, listen: Option<SocketAddr>) -> Option<SocketAddr> {
-    match given.get("http") {
+    let http = match given.get("http") {
         Some("") => None,
         Some(_) => address(given, "http", ""),
         None => listen.map(|listen| {
             SocketAddr::new(listen.ip(), if listen.port() == 0 { 0 } else { HTTP_PORT })
         }),
+    };
+    if http.is_some_and(|http| http.port() != 0) && http == listen {
+        given.refuse("http", "is where clients connect: say another address, or \"\" for none");
     }
+    http
 }
 
 /// Origins as browsers say them: scheme, host, port, nothing else.

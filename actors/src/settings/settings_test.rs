@@ -77,6 +77,8 @@ fn the_gateway_is_where_clients_connect_unless_told_otherwise_or_off() {
     assert_eq!(http(open).as_deref(), Some("0.0.0.0:7442"));
     assert_eq!(http("http = \"127.0.0.1:80\"").as_deref(), Some("127.0.0.1:80"));
     assert_eq!(http("http = \"\""), None);
+    let text = refused("data_dir = \"d\"\nlisten = \"127.0.0.1:7442\"");
+    assert!(text.contains("http") && text.contains("is where clients connect"), "{text}");
     let text = refused("data_dir = \"d\"\nhttp = \"0.0.0.0:7442\"");
     assert!(text.contains("http = \"0.0.0.0:7442\"") && text.contains("not loopback"), "{text}");
 }

@@ -2,17 +2,18 @@
 
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use celeriant_schema::event::unix_micros;
 use celeriant_schema::{
     AlreadyApplied, ClientId, Guard, Receipt, Refusal, Request, Response as Answer, Sequence,
     Version,
 };
 
-use super::call::{Call, number};
+use super::call::Call;
 use super::problem::Problem;
+use super::read::answer;
 use super::{Gateway, unexpected};
-use crate::json::{self, Part, Writing};
+use crate::json::{self, Part, Writing, parse_number};
 use crate::service::Service;
 
 /// Whose sequences these are.
@@ -63,8 +64,10 @@ pub(super) async fn write_many<V: Service>(
     let mut writing = json::parse_write(&body.bytes, unix_micros())?;
     if let Some((client_id, sequence)) = named {
         if writing.client_id.is_some() || writing.parts.iter().any(|part| part.sequence.is_some()) {
+            let is_key = call.header(&IDEMPOTENCY_KEY)?.is_some();
+            let header = if is_key { IDEMPOTENCY_KEY } else { CLIENT_ID };
             let reason = "not together with client_id and sequence in the body";
-            return Err(Problem::invalid(IDEMPOTENCY_KEY.as_str(), reason));
+            return Err(Problem::invalid(header.as_str(), reason));
         }
         writing.client_id = Some(client_id);
         for part in writing.parts.iter_mut().filter(|part| !part.events.is_empty()) {
@@ -96,8 +99,8 @@ async fn write<V: Service>(
 }
 
 fn created(receipt: &Receipt) -> Response {
-    let mut response = (StatusCode::CREATED, json::receipt(receipt).to_string()).into_response();
-    super::read::set_json(&mut response);
+    let mut response = answer(&json::receipt(receipt));
+    *response.status_mut() = StatusCode::CREATED;
     if let [write] = &receipt.writes[..] {
         response.headers_mut().insert(ETAG, etag(write.last_version));
     }
@@ -129,7 +132,7 @@ fn precondition(call: &Call) -> Result<Option<Guard>, Refusal> {
 /// The version of an entity tag.
 pub(super) fn version(tag: &str) -> Option<Version> {
     let digits = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    digits.and_then(number).map(Version::new)
+    digits.and_then(parse_number).map(Version::new)
 }
 
 /// Client id and sequence from headers, if there are any.
@@ -141,7 +144,7 @@ fn exactly_once(call: &Call) -> Result<Option<(ClientId, Sequence)>, Refusal> {
         (Some(client), Some(sequence), None) => {
             let client =
                 client.parse().map_err(|error| Refusal::invalid(CLIENT_ID.as_str(), error))?;
-            let sequence = number(sequence).filter(|sequence| *sequence > 0);
+            let sequence = parse_number(sequence).filter(|sequence| *sequence > 0);
             let reason = "must be a number from 1 to below 2^53";
             let sequence = sequence.ok_or_else(|| Refusal::invalid(SEQUENCE.as_str(), reason))?;
             Ok(Some((client, Sequence::new(sequence))))

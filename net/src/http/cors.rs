@@ -20,9 +20,10 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use celeriant_schema::Refusal;
 
 use super::Settings;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 
 const METHODS: &str = "GET, POST";
 const HEADERS: &str = "content-type, accept, authorization, if-match, if-none-match, \
@@ -37,7 +38,7 @@ pub(super) async fn answer(settings: Arc<Settings>, request: Request, next: Next
     let asks = request.method() == Method::OPTIONS;
     let mut response = if settings.is_local && !is_ours(request.headers(), &settings.cors) {
         let reason = "must be an address, localhost, or a name in http_cors";
-        let refusal = invalid("host", reason);
+        let refusal = Refusal::invalid("host", reason);
         Problem::with_status(StatusCode::MISDIRECTED_REQUEST, refusal).into_response()
     } else if asks {
         StatusCode::NO_CONTENT.into_response()

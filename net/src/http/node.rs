@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::call::Call;
 use super::problem::Problem;
-use super::read::{answer, set_json};
+use super::read::answer;
 use super::{Gateway, openapi, unexpected};
 use crate::service::Service;
 
@@ -96,9 +96,7 @@ fn exposition(status: &Value) -> String {
 
 /// The description of the gateway.
 pub(super) fn description() -> Response {
-    let mut response = openapi::document().to_string().into_response();
-    set_json(&mut response);
-    response
+    answer(&openapi::document())
 }
 
 #[cfg(test)]

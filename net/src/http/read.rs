@@ -56,13 +56,7 @@ fn page_text(query: &ReadQuery, raw: bool, page: Page) -> Result<String, Refusal
         "key": query.key.as_str(), "version": page.version.value(), "stamp": page.stamp.value(),
         "next": page.next.map(Version::value),
     });
-    let mut text = start.to_string();
-    text.pop();
-    text.push_str(",\"events\":[");
-    let events = Told::of_page(&query.key, page, query.backwards);
-    text.push_str(&text::list(&events, raw)?);
-    text.push_str("]}");
-    Ok(text)
+    text::with_events(&start, &Told::of_page(&query.key, page, query.backwards), raw)
 }
 
 async fn read<V: Service>(gateway: &Gateway<V>, query: &ReadQuery) -> Result<Page, Refusal> {
@@ -90,8 +84,11 @@ fn read_query(call: &Call) -> Result<ReadQuery, Refusal> {
 
 /// Whether the caller has what is there already.
 fn is_known(call: &Call, tag: &HeaderValue) -> Result<bool, Refusal> {
+    // Compared weakly, as RFC 9110 has it: a cache on the way may have weakened a tag.
+    let strong = |one: &str| one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes();
     let known = call.header(&IF_NONE_MATCH)?;
-    Ok(known.is_some_and(|tags| tags.split(',').any(|one| one.trim().as_bytes() == tag.as_bytes())))
+    Ok(known
+        .is_some_and(|tags| tags.split(',').map(str::trim).any(|one| one == "*" || strong(one))))
 }
 
 /// All events of a read, page after page, each asked for when the one before is taken.
@@ -253,7 +250,7 @@ pub(super) fn answer(object: &Value) -> Response {
     response
 }
 
-pub(super) fn set_json(response: &mut Response) {
+fn set_json(response: &mut Response) {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
 }
 

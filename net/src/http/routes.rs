@@ -116,6 +116,10 @@ const NAMES_LIMIT: Parameter = parameter("limit", Kind::Number, "At most so many
 const IF_NONE_MATCH: Parameter =
     parameter("If-None-Match", Kind::Text, "The ETag that the caller has: 304 if it still holds");
 const NAMES: &[Parameter] = &[PREFIX, AFTER, NAMES_LIMIT];
+const CLIENT_ID: Parameter =
+    parameter("Celeriant-Client-Id", Kind::Text, "Whose sequence it is, a UUID");
+const SEQUENCE: Parameter =
+    parameter("Celeriant-Sequence", Kind::Number, "Dense from 1 for client and aggregate");
 const IDEMPOTENCY: Parameter = parameter(
     "Idempotency-Key",
     Kind::Text,
@@ -133,8 +137,8 @@ pub(super) const ROUTES: &[Route] = &[
         headers: &[
             parameter("If-Match", Kind::Text, "The version it must be at, in quotes; * = exists"),
             parameter("If-None-Match", Kind::Text, "*: it must not exist"),
-            parameter("Celeriant-Client-Id", Kind::Text, "Whose sequence it is, a UUID"),
-            parameter("Celeriant-Sequence", Kind::Number, "Dense from 1 for client and aggregate"),
+            CLIENT_ID,
+            SEQUENCE,
             IDEMPOTENCY,
         ],
         body: Some("Append"),
@@ -186,7 +190,7 @@ pub(super) const ROUTES: &[Route] = &[
         operation: Operation::Write,
         what: "Write to many aggregates, all or none",
         query: &[],
-        headers: &[IDEMPOTENCY],
+        headers: &[CLIENT_ID, SEQUENCE, IDEMPOTENCY],
         body: Some("Write"),
         answers: &[json(201, "Receipt")],
         problems: &[408, 409, 410, 413, 415, 422, 504],

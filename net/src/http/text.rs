@@ -3,6 +3,7 @@
 use celeriant_schema::{
     AggregateKey, BatchHeader, Event, FeedPage, Page, ReadBatch, ReadEvent, Refusal, Stamp,
 };
+use serde_json::Value;
 
 use crate::json::{self, EventShape};
 
@@ -74,14 +75,17 @@ impl Told {
     }
 }
 
-/// Events as the content of a JSON list.
-pub(super) fn list(events: &[Told], raw: bool) -> Result<String, Refusal> {
-    let mut text = String::new();
-    for event in events {
-        if !text.is_empty() {
+/// An object that is not empty, with a list of `events` as its last field.
+pub(super) fn with_events(object: &Value, events: &[Told], raw: bool) -> Result<String, Refusal> {
+    let mut text = object.to_string();
+    text.pop();
+    text.push_str(",\"events\":[");
+    for (at, event) in events.iter().enumerate() {
+        if at > 0 {
             text.push(',');
         }
         text.push_str(&event.to_json(raw)?);
     }
+    text.push_str("]}");
     Ok(text)
 }

@@ -63,12 +63,8 @@ pub(super) async fn feed<V: Service>(
         events.truncate(limit as usize);
         upto = events.last().map_or(upto, Told::stamp);
     }
-    let mut text = json!({"checkpoint": upto.value(), "caught_up": upto >= head}).to_string();
-    text.pop();
-    text.push_str(",\"events\":[");
-    text.push_str(&text::list(&events, raw)?);
-    text.push_str("]}");
-    Ok(json_body(text, room))
+    let start = json!({"checkpoint": upto.value(), "caught_up": upto >= head});
+    Ok(json_body(text::with_events(&start, &events, raw)?, room))
 }
 
 /// What happens, as it happens.

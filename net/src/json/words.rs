@@ -23,7 +23,7 @@ pub fn parse_guard(text: &str) -> Result<Guard, Refusal> {
         "any" => Ok(Guard::Any),
         "none" => Ok(Guard::NoStream),
         "exists" => Ok(Guard::Exists),
-        _ => match text.parse().ok().filter(|version| *version < NUMBER_MAX) {
+        _ => match parse_number(text) {
             Some(version) => Ok(Guard::Exact(Version::new(version))),
             None => Err(Refusal::InvalidArgument {
                 field: "expect".into(),
@@ -31,6 +31,12 @@ pub fn parse_guard(text: &str) -> Result<Guard, Refusal> {
             }),
         },
     }
+}
+
+/// A number below 2^53, in digits.
+pub(crate) fn parse_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && *number < NUMBER_MAX)
 }
 
 /// The content type of this name.
@@ -48,8 +54,7 @@ pub fn parse_begin(text: &str) -> Result<Begin, String> {
         "start" => Ok(Begin::After(Stamp::ZERO)),
         "now" => Ok(Begin::Now),
         stamp if stamp.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let stamp = stamp.parse().ok().filter(|stamp| *stamp < NUMBER_MAX);
-            let stamp = stamp.ok_or_else(|| "is too large for a stamp".to_owned())?;
+            let stamp = parse_number(stamp).ok_or_else(|| "is too large for a stamp".to_owned())?;
             Ok(Begin::After(Stamp::new(stamp)))
         }
         time => {
@@ -64,6 +69,15 @@ pub fn parse_begin(text: &str) -> Result<Begin, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_stay_exact_for_every_reader() {
+        assert_eq!(parse_number("9007199254740991"), Some(NUMBER_MAX - 1));
+        for bad in ["", "9007199254740992", "+1", "-1", "1.0", "0x1", "99999999999999999999"] {
+            assert_eq!(parse_number(bad), None, "{bad}");
+            assert!(parse_guard(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_watch_begins_at_a_word_a_stamp_or_a_time() {

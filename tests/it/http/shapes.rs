@@ -105,6 +105,9 @@ fn what_a_caller_has_is_not_sent_again_and_payloads_can_be_had_as_they_are() {
     for path in [ALICE, "/v1/aggregates/acme/account/alice/head"] {
         let same = http.request("GET", path, &[("if-none-match", "\"1\"")], b"");
         assert_eq!((same.status, same.body.len()), (304, 0), "{path}");
+        for known in ["*", "W/\"1\"", "\"0\", \"1\""] {
+            assert_eq!(http.request("GET", path, &[("if-none-match", known)], b"").status, 304);
+        }
         assert_eq!(http.request("GET", path, &[("if-none-match", "\"0\"")], b"").status, 200);
     }
     // Names are decoded, whatever they are made of.
