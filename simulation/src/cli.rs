@@ -19,7 +19,7 @@ use crate::scenario::{Profile, Scenario};
 use crate::shrink::shrink;
 use crate::stopwatch::Stopwatch;
 use crate::trace::Trace;
-use crate::world::{Outcome, run, run_until_expected};
+use crate::world::{Outcome, Verdict, run, run_until_expected};
 
 /// A whole node of Celeriant, simulated: one seed, one run, no real time.
 #[derive(Debug, Parser)]
@@ -274,14 +274,14 @@ fn replay(files: &[PathBuf], output: Output) -> ExitCode {
                 return ExitCode::from(2);
             }
         };
-        let (outcome, as_expected) =
-            run_until_expected(&scenario, |scenario| carry_out(scenario, output).0);
-        let hash = outcome.trace_hash;
+        let verdict = run_until_expected(&scenario, |scenario| carry_out(scenario, output).0);
+        let Verdict { seed, outcome, as_expected } = verdict;
         right &= as_expected;
-        totals.add(scenario.seed, &outcome);
+        totals.add(seed, &outcome);
         if output.format == Format::Table {
             let verdict = if as_expected { "as expected" } else { "NOT as expected" };
-            say(format_args!("{}  trace {hash:016x}  {verdict}", file.display()));
+            let hash = outcome.trace_hash;
+            say(format_args!("{}  seed {seed}  trace {hash:016x}  {verdict}", file.display()));
         }
         for violation in outcome.violations.iter().take(5) {
             complain(format_args!("  {}", clipped(&violation.to_string())));

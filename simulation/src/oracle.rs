@@ -192,7 +192,8 @@ fn check_refusal(
     let excused = match refusal {
         // Or a feed that could not begin, on a node that was just about to stop.
         Refusal::Overloaded { .. } => {
-            excuses.overload || matches!(*operation.request, Request::Feed(_))
+            let is_feed = matches!(*operation.request, Request::Feed(_));
+            excuses.overload || is_feed && excuses.outage
         }
         Refusal::DeadlineExceeded { definite } => attempt.deadline && *definite,
         Refusal::NoLeader | Refusal::NotLeader { .. } | Refusal::UnknownOutcome => excuses.outage,

@@ -60,20 +60,31 @@ pub struct Outcome {
     pub reached: Reached,
 }
 
-/// Runs a scenario, with as many seeds as it says at most, until it comes to what it is to come to.
-/// The latest run, and whether it did.
+/// The run of a scenario that decided whether it comes to what it is to come to.
+#[derive(Debug)]
+pub struct Verdict {
+    /// With which seed.
+    pub seed: u64,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// And that is what was expected.
+    pub as_expected: bool,
+}
+
+/// Runs a scenario once; one that is to be violated, with as many seeds as it says until it is.
 pub fn run_until_expected(
     scenario: &Scenario,
     mut run: impl FnMut(&Scenario) -> Outcome,
-) -> (Outcome, bool) {
+) -> Verdict {
     let mut scenario = scenario.clone();
-    let last = scenario.seed + scenario.within.max(1) - 1;
+    let is_to_fail = scenario.expect == Expectation::Violated;
+    let tries = if is_to_fail { scenario.within.max(1) } else { 1 };
+    let last = scenario.seed + tries - 1;
     loop {
         let outcome = run(&scenario);
-        let violated = !outcome.violations.is_empty();
-        let as_expected = violated == (scenario.expect == Expectation::Violated);
+        let as_expected = outcome.violations.is_empty() != is_to_fail;
         if as_expected || scenario.seed == last {
-            return (outcome, as_expected);
+            return Verdict { seed: scenario.seed, outcome, as_expected };
         }
         scenario.seed += 1;
     }

@@ -37,9 +37,8 @@ fn recorded_scenarios_come_to_what_they_expect() {
     let mut pairs = 0;
     for (name, scenario) in scenarios.iter().filter(|(name, scenario)| affordable(name, scenario)) {
         pairs += usize::from(scenario.pair.is_some());
-        let (outcome, as_expected) =
-            run_until_expected(scenario, |scenario| run(scenario, &Trace::default()));
-        assert!(as_expected, "{name}: {:?}", outcome.violations);
+        let verdict = run_until_expected(scenario, |scenario| run(scenario, &Trace::default()));
+        assert!(verdict.as_expected, "{name}: {:?}", verdict.outcome.violations);
     }
     assert_eq!(pairs, REPLAYED.len());
 }

@@ -55,9 +55,7 @@ impl Places<'_> {
         violations: &Violations,
     ) {
         for entry in acknowledged.filter(|entry| self.slots.held(key, *entry)) {
-            let (key_of, version, hash) = entry;
-            let twice = self.disks.iter().all(|(_, held)| has(held, entry))
-                || self.lost.contains(&(key_of.clone(), version, hash));
+            let twice = self.disks.iter().all(|(_, held)| has(held, entry)) || self.is_lost(entry);
             violations
                 .check("I16", twice, || format!("{key} is gone, {entry:?} not on both disks"));
         }
@@ -87,7 +85,7 @@ impl Places<'_> {
 
     /// Whether an entry is where one must be that somebody is told of.
     pub fn is_committed(&self, entry: Entry<'_>, config: &Config) -> bool {
-        self.count(entry, config) >= 2 - usize::from(!self.lost.is_empty())
+        self.count(entry, config) >= 2 - usize::from(self.is_lost(entry))
     }
 
     fn check_entry(
@@ -97,8 +95,7 @@ impl Places<'_> {
         config: &Config,
         violations: &Violations,
     ) {
-        let (key, version, hash) = entry;
-        if !self.lost.is_empty() && self.lost.contains(&(key.clone(), version, hash)) {
+        if self.is_lost(entry) {
             return;
         }
         let held = match config.active.set {
@@ -116,6 +113,11 @@ impl Places<'_> {
             let set = config.active.set;
             format!("{entry:?} is acknowledged and not everywhere in {set}, epoch {}", config.epoch)
         });
+    }
+
+    /// Whether a place of an entry is gone.
+    fn is_lost(&self, (key, version, hash): Entry<'_>) -> bool {
+        !self.lost.is_empty() && self.lost.contains(&(key.clone(), version, hash))
     }
 
     fn count(&self, entry: Entry<'_>, config: &Config) -> usize {
