@@ -43,6 +43,8 @@ pub(super) struct Feed {
     held: VecDeque<Held>,
     /// Those before them, while they are being read for who begins to listen.
     read: VecDeque<Held>,
+    /// What an earlier turn still reads is for nobody.
+    turn: u64,
     held_bytes: usize,
     /// Everything up to here was told.
     told: Stamp,
@@ -77,6 +79,7 @@ impl Feed {
     fn forget(&mut self) {
         self.held.clear();
         self.read.clear();
+        self.turn += 1;
         self.held_bytes = 0;
     }
 }
@@ -134,12 +137,17 @@ impl<R> Core<R> {
 
     fn read_for_listeners(&mut self, behind: Stamp, effects: &mut Vec<Effect<R>>) {
         let step = self.log.read_behind(behind, self.committed, LISTEN_BYTES);
-        self.found(Purpose::Listen, step, effects);
+        self.found(Purpose::Listen { turn: self.feed.turn }, step, effects);
     }
 
     /// Takes what was read for those who begin to listen; `None`: there was nothing.
-    pub(super) fn listeners_found(&mut self, frames: Option<&Bytes>, effects: &mut Vec<Effect<R>>) {
-        if self.feed.joining.is_empty() {
+    pub(super) fn listeners_found(
+        &mut self,
+        turn: u64,
+        frames: Option<&Bytes>,
+        effects: &mut Vec<Effect<R>>,
+    ) {
+        if turn != self.feed.turn {
             return;
         }
         // Frames that were committed meanwhile are held already.

@@ -20,7 +20,7 @@ pub(super) enum Purpose {
     /// Frames that are to be shown here.
     Tail,
     /// What is committed when watches begin to listen.
-    Listen,
+    Listen { turn: u64 },
     /// What a watch wants to catch up with.
     Feed { ask: u64 },
     /// `Order::Read`.
@@ -95,19 +95,15 @@ impl<R> Core<R> {
                 self.searches.insert(token, (purpose, search));
                 effects.push(Effect::Disk(token, op));
             }
-            Step::Frames { frames, .. } if matches!(purpose, Purpose::Listen) => {
-                self.listeners_found(Some(&frames), effects);
-            }
-            Step::Frames { before, end, frames: bytes, .. } => {
-                if let Purpose::Feed { ask } = purpose {
-                    return self.ask_found(ask, Some(bytes), effects);
-                }
-                effects.push(Effect::Report(Report::Read(Frames { before, end, bytes })));
-            }
+            Step::Frames { before, end, frames: bytes, .. } => match purpose {
+                Purpose::Listen { turn } => self.listeners_found(turn, Some(&bytes), effects),
+                Purpose::Feed { ask } => self.ask_found(ask, Some(bytes), effects),
+                _ => effects.push(Effect::Report(Report::Read(Frames { before, end, bytes }))),
+            },
             Step::Place(place) => self.tell_place(purpose, Some(place), effects),
             Step::Nothing => match purpose {
                 Purpose::Tail => self.tail.is_loading = false,
-                Purpose::Listen => self.listeners_found(None, effects),
+                Purpose::Listen { turn } => self.listeners_found(turn, None, effects),
                 Purpose::Feed { ask } => self.ask_found(ask, None, effects),
                 // Nobody asks for frames that were never sealed.
                 Purpose::Read => {}

@@ -165,6 +165,26 @@ fn whoever_is_held_up_is_told_how_far_the_shard_is() {
 }
 
 #[test]
+fn what_is_still_read_for_who_listens_no_more_is_for_nobody() {
+    let mut rig = Rig::new();
+    let decision = leg(&mut rig, "leg");
+    // More than is read at a time.
+    let later: Vec<String> = (0..300).map(|number| format!("later-{number}")).collect();
+    later.iter().for_each(|id| drop(append(&mut rig, id)));
+    for begins in
+        [Step::Listen { watch: 0 }, Step::Unlisten { watch: 0 }, Step::Listen { watch: 1 }]
+    {
+        // Nothing has been read yet.
+        rig.send(step(begins));
+    }
+    assert_eq!(told(&mut rig).0, Vec::<String>::new());
+    decision.decide();
+    rig.send(step(Step::Settle { txn: TXN }));
+    let (batches, _) = told(&mut rig);
+    assert_eq!((&batches[0], &batches[1..]), (&"leg".to_owned(), &later[..]));
+}
+
+#[test]
 fn a_shard_that_stops_leading_tells_its_listeners_that_they_lost_the_thread() {
     use crate::replicator::orders::Order;
     let mut rig = Rig::paired();
