@@ -51,6 +51,8 @@ pub struct Client {
 const STRAYS_PER_MILLE: u64 = 70;
 /// Watchers are numbered from here.
 pub const WATCHERS: usize = 3_000;
+/// Registrars are numbered from here.
+pub const REGISTRARS: usize = 4_000;
 /// Pages of a thousand after which a watcher begins anew.
 const BEGINS_AGAIN_PER_MILLE: u64 = 30;
 /// A sequenced write is sent this often before its client gives up.
@@ -120,6 +122,19 @@ impl Client {
             }
             if self.rng.chance(BEGINS_AGAIN_PER_MILLE) {
                 query = workload::feed(self.world.ledger.newest_stamp(), &mut self.rng);
+            }
+        }
+    }
+
+    /// Gives orders about schemas until its world says that it is enough.
+    pub async fn register(mut self) {
+        while self.world.timeline.now() < self.world.until {
+            let pause = self.rng.below(20 * self.world.workload.think_us);
+            self.world.timeline.sleep(pause).await;
+            let request = workload::schema_order(&mut self.rng);
+            let id = self.world.ledger.open(|_| request);
+            if let Sending::Answered(Response::Admin(_)) = self.once(id).await {
+                self.world.reached.note("order about schemas done");
             }
         }
     }

@@ -49,10 +49,12 @@ impl From<ReadBatch> for Batch {
 }
 
 /// All aggregates with their batches in version order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// By key.
     pub aggregates: BTreeMap<AggregateKey, Vec<Batch>>,
+    /// The store's own.
+    pub own: BTreeMap<AggregateKey, Vec<Batch>>,
 }
 
 /// The batches of one attempt of a write.
@@ -61,7 +63,8 @@ pub type Landing<'a> = Vec<(&'a AggregateKey, &'a Batch)>;
 impl History {
     /// The batches of an aggregate; none if it never existed.
     pub fn batches(&self, key: &AggregateKey) -> &[Batch] {
-        self.aggregates.get(key).map_or(&[], Vec::as_slice)
+        let of = if key.is_system() { &self.own } else { &self.aggregates };
+        of.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Newest version of an aggregate.

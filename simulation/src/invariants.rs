@@ -5,10 +5,9 @@
 //! at every completed write   i02                      i12
 //! at every answer            i06 i07 i08              i04
 //! at every crash             i12 i17
-//! at rest                    i08 i09 i10, oracle      i11 i13 i18
+//! at rest                    i08 i09 i10 i20, oracle  i11 i13 i18
 //! at every step              i22                      i01 i03 i05 i14 i15 i16 i19 i21
 //! ```
-//! I20 needs watches, which are not built.
 
 pub mod i01_one_leader;
 pub mod i02_log_matching;

@@ -226,6 +226,14 @@ struct Pace {
     per_mille: u64,
 }
 
+impl Pace {
+    /// Monotonic time at the world's time `now`.
+    fn at(&self, now: Micros) -> Micros {
+        let (world, own) = self.from;
+        own + (now - world) * self.per_mille / 1000
+    }
+}
+
 impl SimClock {
     fn new(timeline: Timeline) -> Self {
         let pace = Mutex::new(Pace { from: (0, 0), per_mille: 1000 });
@@ -242,8 +250,9 @@ impl SimClock {
 
     /// Monotonic time runs at this rate from here on.
     pub fn run_at(&self, per_mille: u64) {
-        let own = self.now();
-        *self.lock() = Pace { from: (self.timeline.now(), own), per_mille };
+        let mut pace = self.lock();
+        let now = self.timeline.now();
+        *pace = Pace { from: (now, pace.at(now)), per_mille };
     }
 
     /// The wall clock jumps.
@@ -259,14 +268,35 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Micros {
         let stopped_at = *self.stopped_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = stopped_at {
-            return at;
-        }
-        let Pace { from: (world, own), per_mille } = *self.lock();
-        own + (self.timeline.now() - world) * per_mille / 1000
+        stopped_at.unwrap_or_else(|| self.lock().at(self.timeline.now()))
     }
 
     fn wall(&self) -> i64 {
         self.wall.load(Ordering::Relaxed) + self.timeline.now() as i64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_goes_on_behind_a_process_that_stands_still_whatever_its_rate() {
+        let timeline = Timeline::default();
+        let runtime = timeline.runtime();
+        runtime.block_on(async {
+            tokio::spawn(timeline.clone().drive());
+            let clock = SimClock::new(timeline.clone());
+            timeline.sleep(1_000_000).await;
+            clock.stand_still(true);
+            timeline.sleep(1_000_000).await;
+            clock.run_at(900);
+            assert_eq!(clock.now(), 1_000_000);
+            timeline.sleep(1_000_000).await;
+            clock.run_at(1_000);
+            timeline.sleep(1_000_000).await;
+            clock.stand_still(false);
+            assert_eq!(clock.now(), 3_900_000);
+        });
     }
 }

@@ -14,6 +14,7 @@ mod lists;
 mod progress;
 mod reads;
 mod refusals;
+mod schemas;
 
 use std::collections::BTreeMap;
 
@@ -51,6 +52,7 @@ pub struct Evidence {
     /// Shards of the node.
     pub shards: u16,
     progress: Progress,
+    registrations: Vec<schemas::Registration>,
     /// Nodes may be behind.
     may_be_behind: bool,
 }
@@ -70,7 +72,9 @@ impl Evidence {
     pub fn new(ledger: &Ledger, history: History, excuses: Excuses, shards: u16) -> Self {
         let operations = ledger.operations();
         let progress = Progress::of(&operations, &history, shards);
-        Self { operations, history, excuses, shards, progress, may_be_behind: false }
+        let registrations = schemas::registrations(&operations);
+        let may_be_behind = false;
+        Self { operations, history, excuses, shards, progress, registrations, may_be_behind }
     }
 
     /// Of a pair, whose follower may be behind.
@@ -128,6 +132,7 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
     i08_one_entry_per_position::check_final(operations, history, violations);
     i09_exactly_once::check_final(operations, history, violations);
     i10_guards_and_atomicity::check_final(operations, history, violations);
+    schemas::check_log(evidence, violations);
     let mut lists = BTreeMap::new();
     for (id, operation) in operations.iter().enumerate() {
         for attempt in &operation.attempts {
@@ -138,6 +143,8 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
                 i11_linearizable::check(id, &operation.request, response, told, violations);
             }
             let found = match (&*operation.request, response) {
+                // Of the store's own nothing is known but what is there in the end.
+                (Request::Read(query), _) if query.key.is_system() => Ok(()),
                 (Request::Read(query), Response::Page(page)) => {
                     reads::check_page(evidence, query, page, when)
                 }
@@ -156,6 +163,9 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
                     refusals::check_receipt(evidence, operation, receipt, attempt)
                 }
                 (Request::Ping, Response::Pong) => Ok(()),
+                (Request::Admin(order), Response::Admin(report)) => {
+                    schemas::check_report(evidence, order, report, when)
+                }
                 (_, Response::Refused(refusal)) => {
                     check_refusal(evidence, operation, attempt, refusal, when)
                 }
@@ -177,7 +187,8 @@ fn rule_of(response: &Response) -> &'static str {
         Response::Feed(_) => i20_feeds::RULE,
         Response::Receipt(_) => "receipts",
         Response::Refused(_) => "refusals",
-        Response::Pong | Response::Admin(_) => "answers",
+        Response::Admin(_) => schemas::RULE,
+        Response::Pong => "answers",
     }
 }
 
@@ -193,8 +204,11 @@ fn check_refusal(
         // Or a feed that could not begin, on a node that was just about to stop.
         Refusal::Overloaded { .. } => {
             let is_feed = matches!(*operation.request, Request::Feed(_));
-            excuses.overload || is_feed && excuses.outage
+            // Or schemas that could not be read.
+            let has_schemas = !evidence.registrations.is_empty();
+            excuses.overload || is_feed && excuses.outage || has_schemas && excuses.rot
         }
+        Refusal::InvalidArgument { .. } => schemas::is_too_low(evidence, &operation.request, when),
         Refusal::DeadlineExceeded { definite } => attempt.deadline && *definite,
         Refusal::NoLeader | Refusal::NotLeader { .. } | Refusal::UnknownOutcome => excuses.outage,
         Refusal::Internal { .. } => excuses.rot,

@@ -150,7 +150,8 @@ impl Overseer {
     /// The process of a node is gone: this is what it leaves.
     pub fn left<'a>(&self, node: usize, images: impl Iterator<Item = (Identity, &'a Files)>) {
         let left = Held::of(images);
-        let State { disks, acknowledged, .. } = &mut *self.lock();
+        let State { disks, acknowledged, promises, .. } = &mut *self.lock();
+        promises[node].ends();
         for (key, version, hash) in acknowledged.entries() {
             let was = disks[node].entries().has(key, version, hash);
             let is = left.entries().has(key, version, hash);
@@ -248,7 +249,12 @@ impl Overseer {
         let Some(config) = state.register.current() else { return };
         if config.phase == Phase::Active {
             let (places, violations) = (state.places(), &self.violations);
-            i05_leader_has_all::check(&places, state.acknowledged.entries(), config, violations);
+            // Of a change that arrives late the process that it names may be gone, and its disk be
+            // another: nobody leads by it.
+            if state.promises.iter().any(|node| node.process() == config.active.leader) {
+                let entries = state.acknowledged.entries();
+                i05_leader_has_all::check(&places, entries, config, violations);
+            }
             places.check_activation(state.acknowledged.entries(), config, violations);
             state.slots.check_chain(config, &self.violations);
             if let Some(claim) = before.filter(|before| before.phase == Phase::Claimed) {

@@ -38,7 +38,7 @@ use self::safe::Safe;
 use self::site::{FEATURES, Grounds, Site, Stage};
 use crate::air::Air;
 use crate::bucket::Cloud;
-use crate::client::{Client, Surroundings, WATCHERS};
+use crate::client::{Client, REGISTRARS, Surroundings, WATCHERS};
 use crate::disk::Observer;
 use crate::fault::Reached;
 use crate::invariants::{Violations, i13_resumes};
@@ -202,6 +202,10 @@ impl World {
         clients.extend((0..self.scenario.workload.watchers).map(|index| {
             let rng = Rng::new(self.scenario.seed).fork(&format!("watcher {index}"));
             spawn(Client::new(WATCHERS + index, self.surroundings(until), rng).watch())
+        }));
+        clients.extend((0..self.scenario.workload.registrars).map(|index| {
+            let rng = Rng::new(self.scenario.seed).fork(&format!("registrar {index}"));
+            spawn(Client::new(REGISTRARS + index, self.surroundings(until), rng).register())
         }));
         self.overseer.measure_pauses();
         self.work(begun, until).await;

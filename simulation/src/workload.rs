@@ -1,10 +1,13 @@
 //! What clients do, as numbers; and the requests that come of it.
 
 use bytes::Bytes;
+use celeriant_actors::admin::Order;
+use celeriant_actors::schemas::order::SchemaOrder;
+use celeriant_schema::system::mark_of;
 use celeriant_schema::{
     AggregateKey, ClientId, ContentType, EncodedEvents, Event, FeedQuery, Guard, HeadQuery,
-    ListQuery, Member, ReadQuery, Request, SchemaVersion, Selector, Sequence, Stamp, Version,
-    Write,
+    ListQuery, Member, ReadQuery, Request, SchemaVersion, Selector, Sequence, ShardId, Stamp,
+    Version, Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +38,15 @@ pub struct Workload {
     /// Clients that only follow feeds.
     #[serde(default)]
     pub watchers: usize,
+    /// Clients that only register schemas, of events that others write meanwhile.
+    #[serde(default)]
+    pub registrars: usize,
     /// How often each action is chosen.
     pub weights: Weights,
 }
 
+/// Orgs of clients' aggregates.
+const ORGS: u64 = 2;
 /// How long pages of feeds wait.
 const FEED_WAITS_MS: [u32; 3] = [0, 300, 3_000];
 
@@ -91,6 +99,7 @@ impl Workload {
             deadline_per_mille: *rng.pick(&[0, 100, 300]),
             large_per_mille: *rng.pick(&[0, 20, 100]),
             watchers: 0,
+            registrars: 0,
             weights,
         }
     }
@@ -106,12 +115,20 @@ impl Workload {
     /// # Panics
     /// Never: the names are legal.
     pub fn key(number: u64) -> AggregateKey {
-        let (org, kind) = (number % 2, number / 2 % 2);
+        let (org, kind) = (number % ORGS, number / ORGS % 2);
         match AggregateKey::new(&format!("org{org}"), &format!("kind{kind}"), &format!("a{number}"))
         {
             Ok(key) => key,
             Err(error) => panic!("aggregate {number}: {error}"),
         }
+    }
+
+    /// The store's own aggregates that clients' orders go to, shard by shard: none if nobody gives
+    /// any.
+    pub fn own_keys(&self, shards: u16) -> Vec<AggregateKey> {
+        let orgs = if self.registrars > 0 { ORGS } else { 0 };
+        let orgs = (0..orgs).flat_map(|org| (0..shards).map(move |shard| (org, shard)));
+        orgs.map(|(org, shard)| mark(&format!("org{org}"), shard, shards)).collect()
     }
 
     /// Client id of client `index`: siblings share one.
@@ -141,21 +158,81 @@ impl Workload {
         };
         let bytes_max = if rng.chance(self.large_per_mille) { 12_000 } else { 60 };
         let events: Vec<Event> = (0..count as usize)
-            .map(|index| Event {
-                event_type: format!("T{}", rng.below(3)),
-                schema: SchemaVersion { major: 1, minor: 0 },
-                content_type: ContentType::Bytes,
-                payload: Bytes::from(vec![id as u8; rng.below(bytes_max / count) as usize]),
-                event_id: Some(tag(id, member, index)),
-                metadata: Vec::new(),
-                envelope: None,
-                client_time: id as i64,
+            .map(|index| {
+                let event_id = Some(tag(id, member, index));
+                let event = match self.registrars > 0 && rng.chance(WITH_SCHEMA_PER_MILLE) {
+                    true => event_with_schema(rng),
+                    false => {
+                        let payload = vec![id as u8; rng.below(bytes_max / count) as usize];
+                        let event_type = format!("T{}", rng.below(3));
+                        Event::plain(event_type, ContentType::Bytes, payload)
+                    }
+                };
+                Event { event_id, client_time: id as i64, ..event }
             })
             .collect();
         match EncodedEvents::encode(&events) {
             Ok(encoded) => encoded,
             Err(refusal) => panic!("operation {id}: {refusal}"),
         }
+    }
+}
+
+/// The aggregate that counts in `shard` what was said about an org's schemas.
+///
+/// # Panics
+/// Never: the names are legal.
+pub fn mark(org: &str, shard: u16, shards: u16) -> AggregateKey {
+    match mark_of(org, ShardId::new(shard), shards) {
+        Ok(key) => key,
+        Err(error) => panic!("{org}: {error}"),
+    }
+}
+
+/// The type of events that schemas are registered for.
+pub const WITH_SCHEMA: &str = "S";
+/// Minor versions of it.
+const MINORS: u64 = 4;
+/// Events of a thousand that are of that type, if somebody registers schemas.
+const WITH_SCHEMA_PER_MILLE: u64 = 300;
+/// Every version of it says the same.
+const SCHEMA: &str =
+    r#"{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}"#;
+/// A payload that conforms, and one that does not.
+const PAYLOADS: [&[u8]; 2] = [br#"{"n": 7}"#, br#"{"n": "7"}"#];
+
+fn event_with_schema(rng: &mut Rng) -> Event {
+    let payload = Bytes::from_static(PAYLOADS[usize::from(rng.chance(200))]);
+    // One version that is never registered.
+    let schema = SchemaVersion { major: 1, minor: rng.below(MINORS + 1) as u16 };
+    Event { schema, ..Event::plain(WITH_SCHEMA, ContentType::Json, payload) }
+}
+
+/// Whether such a payload conforms to the schema, if there is one.
+pub fn conforms(payload: &[u8]) -> bool {
+    payload == PAYLOADS[0]
+}
+
+/// An order of a registrar by chance.
+///
+/// # Panics
+/// Never: orders are texts.
+pub fn schema_order(rng: &mut Rng) -> Request {
+    let org = format!("org{}", rng.below(ORGS));
+    let order = match rng.chance(300) {
+        true => SchemaOrder::List { org },
+        false => SchemaOrder::Register {
+            schema: format!("{org}/*/{WITH_SCHEMA}@1.{}", rng.below(MINORS)),
+            format: "json".into(),
+            message: String::new(),
+            text: SCHEMA.into(),
+            force: false,
+            dry_run: false,
+        },
+    };
+    match serde_json::to_vec(&Order::Schema(order)) {
+        Ok(order) => Request::Admin(order.into()),
+        Err(error) => panic!("an order: {error}"),
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use celeriant_actors::node::Node;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, Surroundings, WATCHERS};
+use crate::client::{Client, REGISTRARS, Surroundings, WATCHERS};
 use crate::fault::Reached;
 use crate::history::History;
 use crate::invariants::{Violation, Violations, i22_caps};
@@ -122,6 +122,8 @@ struct World {
     excuses: Excuses,
     /// What will be repaired, and when.
     heals: BTreeMap<(Micros, u64), Heal>,
+    /// Damage was put right under the process that runs: it may have read some.
+    was_scarred: bool,
     faults_injected: u64,
     /// Disk errors that nobody has answered for yet: a node may stop for each.
     seen_ailments: u64,
@@ -169,6 +171,7 @@ impl World {
             node: None,
             excuses: Excuses { overload, ..Excuses::default() },
             heals: BTreeMap::new(),
+            was_scarred: false,
             faults_injected: 0,
             seen_ailments: 0,
             bursts: Vec::new(),
@@ -187,6 +190,10 @@ impl World {
         clients.extend((0..self.scenario.workload.watchers).map(|index| {
             let rng = Rng::new(self.scenario.seed).fork(&format!("watcher {index}"));
             spawn(Client::new(WATCHERS + index, self.surroundings(until), rng).watch())
+        }));
+        clients.extend((0..self.scenario.workload.registrars).map(|index| {
+            let rng = Rng::new(self.scenario.seed).fork(&format!("registrar {index}"));
+            spawn(Client::new(REGISTRARS + index, self.surroundings(until), rng).register())
         }));
         self.work(until).await;
         self.heal_all();
@@ -236,7 +243,7 @@ impl World {
     }
 
     fn judge(self, history: History, again: &History) -> Outcome {
-        self.violations.check("I7", history.aggregates == again.aggregates, || {
+        self.violations.check("I7", history == *again, || {
             "a clean stop and start changed what is there".into()
         });
         self.watcher.check_final(&history);

@@ -1,8 +1,8 @@
 //! I3: after a promise no ack or append of a lower epoch by that place.
 
 use celeriant_actors::election::register::Process;
-use celeriant_schema::Epoch;
 use celeriant_schema::peer::Message;
+use celeriant_schema::{BootId, Epoch};
 
 use super::Violations;
 use super::i01_one_leader::Register;
@@ -33,7 +33,12 @@ impl Promises {
         (self.promised, self.told) = (epoch, epoch);
     }
 
-    /// The process that runs, or ran last.
+    /// Its process is gone.
+    pub fn ends(&mut self) {
+        self.process.boot = BootId::default();
+    }
+
+    /// The process that runs; without one, its boot is nobody's.
     pub fn process(&self) -> Process {
         self.process
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use celeriant_schema::key::SYSTEM_ORG;
 use celeriant_schema::{ListPage, ListQuery, limits::LIST_PAGE_MAX};
 
 use super::{Evidence, When};
@@ -45,7 +46,9 @@ impl Names {
         let after = |name: &str| query.after.as_deref().is_none_or(|after| name > after);
         let mut lives = self.lives(query);
         lives.retain(|name, _| name.starts_with(&query.prefix) && after(name));
-        for name in &page.names {
+        // The store's own org is there when it is there.
+        let names = || page.names.iter().filter(|name| *name != SYSTEM_ORG);
+        for name in names() {
             if lives.get(name.as_str()).is_none_or(|(born, _)| *born >= answered) {
                 return Err(format!("{name} is listed and was not there"));
             }

@@ -70,6 +70,9 @@ pub(super) fn check(
             let right = member(write, key)?.sequence == Some(*sequence) && *sequence <= high;
             right.then_some(()).ok_or_else(|| format!("{sequence} is not used at {high}"))
         }
+        Refusal::SchemaViolation { key, event, .. } => {
+            super::schemas::check_violation(evidence, member(write, key)?, *event, when)
+        }
         other => Err(format!("{other:?} for a write that is right")),
     }
 }

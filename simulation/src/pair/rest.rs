@@ -114,9 +114,9 @@ impl World {
         let history = self.read_back(None).await;
         let follower = 1 - self.leader().unwrap_or(0);
         let copy = self.read_back(Some((follower, self.ledger.newest_stamp()))).await;
-        let same = history.aggregates == copy.aggregates;
+        let same = history == copy;
         self.violations.check("I7", same, || format!("node {follower} shows something else"));
-        let kept = expected.is_none_or(|expected| expected.aggregates == history.aggregates);
+        let kept = expected.is_none_or(|expected| *expected == history);
         self.violations.check("I7", kept, || "a restart or hand-over changed what is there".into());
         history
     }
@@ -172,6 +172,10 @@ impl World {
             if !batches.is_empty() {
                 history.aggregates.insert(key, batches);
             }
+        }
+        for key in self.scenario.workload.own_keys(self.scenario.shape.shards) {
+            let batches = self.read_whole(&key, of).await;
+            history.own.insert(key, batches);
         }
         history
     }

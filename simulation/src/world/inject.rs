@@ -344,7 +344,10 @@ impl World {
                 a.latency = Latency::default();
             }),
             Heal::Clock => self.machine.clock.run_at(1000),
-            Heal::Scar { shard, scar } => scar.mend(&self.machine.medias[shard]),
+            Heal::Scar { shard, scar } => {
+                scar.mend(&self.machine.medias[shard]);
+                self.was_scarred = true;
+            }
         }
     }
 }

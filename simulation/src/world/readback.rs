@@ -21,6 +21,10 @@ impl World {
                 history.aggregates.insert(key, batches);
             }
         }
+        for key in self.scenario.workload.own_keys(self.scenario.shape.shards) {
+            let batches = self.read_whole(&key).await;
+            history.own.insert(key, batches);
+        }
         history
     }
 
