@@ -8,6 +8,8 @@
 //! ```
 //! The mark lives in this shard's log, and moves with a registration in all shards at once: so no
 //! shard takes what another one already refuses, and what a new leader knows is what was decided.
+//! A write that is on its way while a registration is decided may have been looked at before, and
+//! land with a higher stamp: it was sent before anybody had been told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
