@@ -94,6 +94,8 @@ impl Registrar {
             let page = match self.ask(Request::Read(query), REQUEST_BYTES, deadline).await {
                 Response::Page(page) => page,
                 Response::Refused(Refusal::NotFound { .. }) => return Ok(()),
+                // Of a read it is known: nothing was done.
+                Response::Refused(Refusal::UnknownOutcome) => return Err(Refusal::NoLeader),
                 Response::Refused(refusal) => return Err(refusal),
                 other => unreachable!("{other:?} answers no read"),
             };
@@ -261,3 +263,6 @@ impl Message<SchemaMail> for Registrar {
         route.answer(response);
     }
 }
+
+#[cfg(test)]
+mod registrar_test;

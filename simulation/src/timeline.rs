@@ -97,11 +97,11 @@ impl Timeline {
     /// When something spins: it would never end.
     pub fn now(&self) -> Micros {
         let mut inner = self.lock();
-        let before = inner.now;
         inner.follow_tokio();
-        inner.looks = if inner.now == before { inner.looks + 1 } else { 0 };
-        assert!(inner.looks < LOOKS_MAX, "something spins at {before} µs, and no time passes");
-        inner.now
+        inner.looks += 1;
+        let Inner { now, looks, .. } = *inner;
+        assert!(looks < LOOKS_MAX, "something spins at {now} µs, and no time passes");
+        now
     }
 
     /// Wakes `waker` at `at`, or as soon as everything else has come to rest when that is past.
@@ -151,7 +151,13 @@ impl Timeline {
 impl Inner {
     fn follow_tokio(&mut self) {
         if let Some(origin) = self.origin {
-            self.now = self.now.max(origin.elapsed().as_millis() as u64 * MICROS_PER_TICK);
+            self.pass_to(origin.elapsed().as_millis() as u64 * MICROS_PER_TICK);
+        }
+    }
+
+    fn pass_to(&mut self, at: Micros) {
+        if at > self.now {
+            (self.now, self.looks) = (at, 0);
         }
     }
 
@@ -167,9 +173,7 @@ impl Inner {
             self.heap.pop();
             // Nobody when its sleeper lost interest.
             if let Some(waker) = self.wakers.remove(&ticket) {
-                if at > self.now {
-                    (self.now, self.looks) = (at, 0);
-                }
+                self.pass_to(at);
                 return Some(waker);
             }
         }

@@ -163,8 +163,8 @@ impl Workload {
                 let event = match self.registrars > 0 && rng.chance(WITH_SCHEMA_PER_MILLE) {
                     true => event_with_schema(rng),
                     false => {
-                        let payload = vec![id as u8; rng.below(bytes_max / count) as usize];
                         let event_type = format!("T{}", rng.below(3));
+                        let payload = vec![id as u8; rng.below(bytes_max / count) as usize];
                         Event::plain(event_type, ContentType::Bytes, payload)
                     }
                 };

@@ -14,7 +14,7 @@ mod inject;
 mod readback;
 mod supervise;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use celeriant_actors::node::Node;
@@ -122,8 +122,8 @@ struct World {
     excuses: Excuses,
     /// What will be repaired, and when.
     heals: BTreeMap<(Micros, u64), Heal>,
-    /// Damage was put right under the process that runs: it may have read some.
-    was_scarred: bool,
+    /// Shards whose damage was put right under the process that runs: it may have read some.
+    mended: BTreeSet<usize>,
     faults_injected: u64,
     /// Disk errors that nobody has answered for yet: a node may stop for each.
     seen_ailments: u64,
@@ -171,7 +171,7 @@ impl World {
             node: None,
             excuses: Excuses { overload, ..Excuses::default() },
             heals: BTreeMap::new(),
-            was_scarred: false,
+            mended: BTreeSet::new(),
             faults_injected: 0,
             seen_ailments: 0,
             bursts: Vec::new(),

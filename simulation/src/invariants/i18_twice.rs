@@ -9,7 +9,7 @@ const RULE: &str = "I18";
 /// The pair has come to rest and both nodes are there: each holds all of history.
 pub fn check(history: &History, disks: [&Held; 2], violations: &Violations) {
     for (node, held) in disks.iter().enumerate() {
-        for (key, batches) in &history.aggregates {
+        for (key, batches) in history.aggregates.iter().chain(&history.own) {
             for event in batches.iter().flat_map(|batch| &batch.events) {
                 violations.check(RULE, held.entries().has(key, event.version, event.hash), || {
                     format!("{key} version {} is not on the disks of node {node}", event.version)

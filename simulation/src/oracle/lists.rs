@@ -20,6 +20,9 @@ impl Names {
     /// As anybody, or as that process had told.
     pub(super) fn new(evidence: &Evidence, place: Option<Place>) -> Self {
         let (mut orgs, mut kinds, mut ids) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        // The store's own is there from the first registration on: which one that was is not known.
+        let first = evidence.registrations.iter().map(|it| it.first_sent).min();
+        orgs.extend(first.map(|first| (SYSTEM_ORG.to_owned(), (first, Order::MAX))));
         for (key, batches) in &evidence.history.aggregates {
             let Some(origin) = batches.first().and_then(|batch| batch.origin) else { continue };
             let Some(operation) = evidence.operations.get(origin.0) else { continue };
@@ -46,9 +49,7 @@ impl Names {
         let after = |name: &str| query.after.as_deref().is_none_or(|after| name > after);
         let mut lives = self.lives(query);
         lives.retain(|name, _| name.starts_with(&query.prefix) && after(name));
-        // The store's own org is there when it is there.
-        let names = || page.names.iter().filter(|name| *name != SYSTEM_ORG);
-        for name in names() {
+        for name in &page.names {
             if lives.get(name.as_str()).is_none_or(|(born, _)| *born >= answered) {
                 return Err(format!("{name} is listed and was not there"));
             }

@@ -19,7 +19,7 @@ pub(super) const RULE: &str = "schemas";
 /// Somebody ordered that a schema be registered.
 pub(super) struct Registration {
     name: SchemaName,
-    first_sent: Order,
+    pub(super) first_sent: Order,
     /// When it was first said to be done; never is the largest number.
     known: Order,
 }
@@ -68,10 +68,13 @@ pub(super) fn check_log(evidence: &Evidence, violations: &Violations) {
         }
         let concerned = history.aggregates.iter().filter(|(key, _)| key.org() == org);
         for (key, batch) in concerned.flat_map(|(key, all)| all.iter().map(move |it| (key, it))) {
-            let origin = batch.origin.and_then(|(id, _)| operations.get(id));
-            let sent = origin.map_or(0, Operation::first_sent);
-            let is_bound = of_org().any(|it| it.known < sent);
-            violations.check(RULE, !is_bound || conforms_to(batch, &names), || {
+            let Some(write) = batch.origin.and_then(|(id, _)| operations.get(id)) else { continue };
+            let is_bound = of_org().any(|it| it.known < write.first_sent());
+            let landed = write.receipts().filter_map(|(attempt, _)| attempt.answer.as_ref());
+            let landed = landed.map(|(order, _)| *order).min().unwrap_or(Order::MAX);
+            let names = || of_org().filter(|it| it.first_sent < landed).map(|it| &it.name);
+            violations.check(RULE, !is_bound || conforms_to(batch, names), || {
+                let names: Vec<_> = names().collect();
                 format!("{key}: {batch:?} does not conform to {names:?}")
             });
         }
@@ -90,11 +93,14 @@ fn registered(history: &History, org: &str) -> Vec<SchemaName> {
     names.collect()
 }
 
-fn conforms_to(batch: &Batch, names: &[SchemaName]) -> bool {
+fn conforms_to<'n, N: Iterator<Item = &'n SchemaName>>(
+    batch: &Batch,
+    names: impl Fn() -> N,
+) -> bool {
     batch.bodies().all(|body| {
         let Ok(body) = EventBody::new(body) else { return false };
         body.event_type() != WITH_SCHEMA
-            || has(names.iter(), body.fields().schema()) && conforms(body.payload())
+            || has(names(), body.fields().schema()) && conforms(body.payload())
     })
 }
 
@@ -114,7 +120,7 @@ pub(super) fn check_violation(
     };
     let of_org = || evidence.registrations.iter().filter(|it| it.name.org() == member.key.org());
     let is_bound = of_org().any(|it| it.first_sent < when.answered);
-    let known = of_org().filter(|it| it.known < when.sent).map(|it| &it.name);
+    let known = of_org().filter(|it| !when.is_behind && it.known < when.sent).map(|it| &it.name);
     let is_right = has(known, body.fields().schema()) && conforms(body.payload());
     match body.event_type() == WITH_SCHEMA && is_bound && !is_right {
         true => Ok(()),

@@ -346,7 +346,7 @@ impl World {
             Heal::Clock => self.machine.clock.run_at(1000),
             Heal::Scar { shard, scar } => {
                 scar.mend(&self.machine.medias[shard]);
-                self.was_scarred = true;
+                self.mended.insert(shard);
             }
         }
     }

@@ -57,7 +57,12 @@ impl World {
     /// The node stopped by itself: only what is wrong with its disks explains that.
     fn node_failed(&mut self, error: &Error) {
         self.trace.note(&[3], format_args!("{} the node failed: {error}", self.timeline.now()));
-        let explained = self.ailments_explain() || self.scarred() || self.was_scarred;
+        let mut mended = self.mended.iter().map(|shard| format!("shard {shard}"));
+        let was_damaged = match error {
+            Error::Stopped { actor, .. } => mended.any(|shard| shard == *actor),
+            _ => false,
+        };
+        let explained = self.ailments_explain() || self.scarred() || was_damaged;
         self.violations.check("node", explained, || format!("stopped without a reason: {error}"));
         self.reached.note("node stopped by itself");
     }
@@ -117,7 +122,7 @@ impl World {
     pub(super) async fn try_start(&mut self, trip_after: u64) -> bool {
         let power = Arc::clone(&self.machine.power);
         power.restore();
-        self.was_scarred = false;
+        self.mended.clear();
         if trip_after > 0 {
             power.trip_at(power.operations() + trip_after);
         }
