@@ -85,8 +85,6 @@ const LONG: Bounds = Bounds {
 /// What is visited before a change lands: the one-shard protocol.
 pub const SHARD_RUNS: &[Bounds] = &[
     LONG,
-    // The same from a healthy pair.
-    Bounds { start: Set::Pair, ..LONG },
     // A disk is lost and its node replaced.
     Bounds { epochs: 3, wipes: 1, start: Set::Pair, ..LONG },
     // More than one entry: logs that differ in the middle, slots that arrive out of order.
@@ -97,6 +95,7 @@ pub const SHARD_RUNS: &[Bounds] = &[
 
 /// What is visited besides when there are hours: as far as there is room.
 pub const SHARD_RUNS_LONG: &[Bounds] = &[
+    Bounds { start: Set::Pair, ..LONG },
     Bounds { epochs: 5, ..LONG },
     Bounds { entries: 2, epochs: 4, start: Set::Pair, ..LONG },
     Bounds { messages: 2, start: Set::Pair, ..LONG },
