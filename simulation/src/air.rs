@@ -21,7 +21,7 @@ use std::future::Future;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,6 @@ pub struct Air {
 struct Shared {
     state: Mutex<State>,
     timeline: Timeline,
-    this: Weak<Shared>,
 }
 
 struct State {
@@ -125,7 +124,7 @@ impl Air {
             narrow: (0, 0),
             flap: (0, 1, 0),
         });
-        let shared = Arc::new_cyclic(|this| Shared { state, timeline, this: this.clone() });
+        let shared = Arc::new(Shared { state, timeline });
         Self { shared }
     }
 
@@ -172,13 +171,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, from: End, datagram: &[u8]) {
+    fn send(self: &Arc<Self>, from: End, datagram: &[u8]) {
         let now = self.timeline.now();
         let arrivals = self.lock().send(from, datagram, now);
-        if let Some(this) = self.this.upgrade() {
-            for at in arrivals.into_iter().flatten() {
-                self.timeline.wake_at(at, Waker::from(Arc::clone(&this)));
-            }
+        for at in arrivals.into_iter().flatten() {
+            self.timeline.wake_at(at, Waker::from(Arc::clone(self)));
         }
     }
 }

@@ -6,6 +6,7 @@ use celeriant_schema::{
     AggregateKey, ClientId, EncodedEvents, Guard, Member, Refusal, Request, Response, Retry,
     Sequence, Version,
 };
+use tokio::task::JoinHandle;
 
 use crate::fault::Reached;
 use crate::ledger::{Ledger, OperationId};
@@ -13,6 +14,7 @@ use crate::rng::Rng;
 use crate::timeline::{Micros, Timeline};
 use crate::wire::{Sending, Wire};
 use crate::workload::{self, Workload};
+use crate::world::spawn;
 
 /// Everything a client needs of its world.
 #[derive(Clone)]
@@ -50,13 +52,27 @@ pub struct Client {
 /// Requests of a thousand that go to any node of several.
 const STRAYS_PER_MILLE: u64 = 70;
 /// Watchers are numbered from here.
-pub const WATCHERS: usize = 3_000;
+const WATCHERS: usize = 3_000;
 /// Registrars are numbered from here.
-pub const REGISTRARS: usize = 4_000;
+const REGISTRARS: usize = 4_000;
 /// Pages of a thousand after which a watcher begins anew.
 const BEGINS_AGAIN_PER_MILLE: u64 = 30;
 /// A sequenced write is sent this often before its client gives up.
 const ATTEMPTS_MAX: u64 = 400;
+
+/// Sets all clients of a world to work.
+pub fn set_to_work(seed: u64, world: &Surroundings) -> Vec<JoinHandle<()>> {
+    let client = |kind: &str, first: usize, index: usize| {
+        let rng = Rng::new(seed).fork(&format!("{kind} {index}"));
+        Client::new(first + index, world.clone(), rng)
+    };
+    let Workload { clients, watchers, registrars, .. } = world.workload;
+    let clients = (0..clients).map(|index| spawn(client("client", 0, index).work()));
+    let watchers = (0..watchers).map(|index| spawn(client("watcher", WATCHERS, index).watch()));
+    let registrars =
+        (0..registrars).map(|index| spawn(client("registrar", REGISTRARS, index).register()));
+    clients.chain(watchers).chain(registrars).collect()
+}
 
 impl Client {
     /// Client number `index`.

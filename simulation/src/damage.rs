@@ -12,6 +12,7 @@ use celeriant_storage::Identity;
 use celeriant_storage::watermark::{WATERMARK_NAME, Watermark};
 
 use crate::disk::{Files, Media};
+use crate::fault::{Fault, Kind};
 use crate::walk::{Walked, walk};
 
 /// A place in a file that does not hold what was written there.
@@ -116,14 +117,23 @@ fn noted(files: &Files, identity: &Identity) -> Lsn {
     notes.max_by_key(|note| note.turn).map_or(Lsn::ZERO, |note| note.durable)
 }
 
+/// A write of a log is not where it was reported to be, as `fault` has it.
+pub fn spoil(files: &Files, identity: &Identity, witness: Witness, fault: &Fault) -> Vec<Scar> {
+    let known = known(files, identity, witness);
+    match fault.kind {
+        Kind::LoseWrite => lost_write(files, &known, fault.amount),
+        _ => misdirected_write(files, &known, fault.amount),
+    }
+}
+
 /// A write that was reported done was not: what was there before is there still.
-pub fn lost_write(files: &Files, known: &[Walked], choice: u64) -> Vec<Scar> {
+fn lost_write(files: &Files, known: &[Walked], choice: u64) -> Vec<Scar> {
     let Some(frame) = chosen(known, choice) else { return Vec::new() };
     Vec::from_iter(Scar::of(files, &frame.name, place(frame), |bytes| bytes.fill(0)))
 }
 
 /// A write went to where another one was.
-pub fn misdirected_write(files: &Files, known: &[Walked], choice: u64) -> Vec<Scar> {
+fn misdirected_write(files: &Files, known: &[Walked], choice: u64) -> Vec<Scar> {
     let Some(frame) = chosen(known, choice) else { return Vec::new() };
     let len = frame.header.frame_bytes();
     let fits = |other: &&Walked| {

@@ -61,6 +61,15 @@ pub struct History {
 pub type Landing<'a> = Vec<(&'a AggregateKey, &'a Batch)>;
 
 impl History {
+    /// What was read of an aggregate. Of the store's own it counts also that there is nothing.
+    pub fn put(&mut self, key: AggregateKey, batches: Vec<Batch>) {
+        match key.is_system() {
+            true => drop(self.own.insert(key, batches)),
+            false if batches.is_empty() => {}
+            false => drop(self.aggregates.insert(key, batches)),
+        }
+    }
+
     /// The batches of an aggregate; none if it never existed.
     pub fn batches(&self, key: &AggregateKey) -> &[Batch] {
         let of = if key.is_system() { &self.own } else { &self.aggregates };

@@ -38,7 +38,7 @@ use self::safe::Safe;
 use self::site::{FEATURES, Grounds, Site, Stage};
 use crate::air::Air;
 use crate::bucket::Cloud;
-use crate::client::{Client, REGISTRARS, Surroundings, WATCHERS};
+use crate::client::{Surroundings, set_to_work};
 use crate::disk::Observer;
 use crate::fault::Reached;
 use crate::invariants::{Violations, i13_resumes};
@@ -52,7 +52,7 @@ use crate::scenario::{PairShape, Scenario};
 use crate::timeline::{Micros, Timeline};
 use crate::trace::Trace;
 use crate::wire::Wire;
-use crate::world::{Outcome, spawn};
+use crate::world::Outcome;
 
 /// How long the founding may take, in µs.
 const FOUNDING_MAX: Micros = 60_000_000;
@@ -193,20 +193,7 @@ impl World {
         self.found().await;
         let begun = self.timeline.now();
         let until = begun + self.scenario.duration_ms * 1000;
-        let mut clients: Vec<JoinHandle<()>> = (0..self.scenario.workload.clients)
-            .map(|index| {
-                let rng = Rng::new(self.scenario.seed).fork(&format!("client {index}"));
-                spawn(Client::new(index, self.surroundings(until), rng).work())
-            })
-            .collect();
-        clients.extend((0..self.scenario.workload.watchers).map(|index| {
-            let rng = Rng::new(self.scenario.seed).fork(&format!("watcher {index}"));
-            spawn(Client::new(WATCHERS + index, self.surroundings(until), rng).watch())
-        }));
-        clients.extend((0..self.scenario.workload.registrars).map(|index| {
-            let rng = Rng::new(self.scenario.seed).fork(&format!("registrar {index}"));
-            spawn(Client::new(REGISTRARS + index, self.surroundings(until), rng).register())
-        }));
+        let clients = set_to_work(self.scenario.seed, &self.surroundings(until));
         self.overseer.measure_pauses();
         self.work(begun, until).await;
         if let Some(pause) = self.shape.pause_ms_max {

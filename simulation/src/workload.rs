@@ -123,12 +123,13 @@ impl Workload {
         }
     }
 
-    /// The store's own aggregates that clients' orders go to, shard by shard: none if nobody gives
-    /// any.
-    pub fn own_keys(&self, shards: u16) -> Vec<AggregateKey> {
+    /// Every aggregate that clients can have written; if some of them give orders, the store's own
+    /// that those go to, shard by shard.
+    pub fn all_keys(&self, shards: u16) -> Vec<AggregateKey> {
         let orgs = if self.registrars > 0 { ORGS } else { 0 };
         let orgs = (0..orgs).flat_map(|org| (0..shards).map(move |shard| (org, shard)));
-        orgs.map(|(org, shard)| mark(&format!("org{org}"), shard, shards)).collect()
+        let own = orgs.map(|(org, shard)| mark(&format!("org{org}"), shard, shards));
+        (0..self.aggregates).map(Self::key).chain(own).collect()
     }
 
     /// Client id of client `index`: siblings share one.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use celeriant_actors::node::Node;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, REGISTRARS, Surroundings, WATCHERS};
+use crate::client::{Surroundings, set_to_work};
 use crate::fault::Reached;
 use crate::history::History;
 use crate::invariants::{Violation, Violations, i22_caps};
@@ -181,20 +181,7 @@ impl World {
     async fn run(mut self) -> Outcome {
         let until = self.scenario.duration_ms * 1000;
         self.start_node().await;
-        let mut clients: Vec<JoinHandle<()>> = (0..self.scenario.workload.clients)
-            .map(|index| {
-                let rng = Rng::new(self.scenario.seed).fork(&format!("client {index}"));
-                spawn(Client::new(index, self.surroundings(until), rng).work())
-            })
-            .collect();
-        clients.extend((0..self.scenario.workload.watchers).map(|index| {
-            let rng = Rng::new(self.scenario.seed).fork(&format!("watcher {index}"));
-            spawn(Client::new(WATCHERS + index, self.surroundings(until), rng).watch())
-        }));
-        clients.extend((0..self.scenario.workload.registrars).map(|index| {
-            let rng = Rng::new(self.scenario.seed).fork(&format!("registrar {index}"));
-            spawn(Client::new(REGISTRARS + index, self.surroundings(until), rng).register())
-        }));
+        let clients = set_to_work(self.scenario.seed, &self.surroundings(until));
         self.work(until).await;
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));

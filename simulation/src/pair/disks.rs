@@ -19,9 +19,9 @@ use super::World;
 use super::betrayal::Betrayal;
 use super::inject::Heal;
 use super::site::{Copied, Site, Stage};
-use crate::damage::{Witness, known, lost_write, misdirected_write};
+use crate::damage::{Witness, spoil};
 use crate::disk::Files;
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::power_cut::Crash;
 use crate::timeline::Micros;
 use crate::world::spawn;
@@ -160,12 +160,7 @@ impl World {
         let machine = &self.sites[node].machine;
         let shard = usize::from(fault.shard) % machine.medias.len();
         let media = machine.medias[shard].clone();
-        let image = media.image();
-        let known = known(&image, &machine.identity(shard), Witness::Watermark);
-        let scars = match fault.kind {
-            Kind::LoseWrite => lost_write(&image, &known, fault.amount),
-            _ => misdirected_write(&image, &known, fault.amount),
-        };
+        let scars = spoil(&media.image(), &machine.identity(shard), Witness::Watermark, fault);
         if scars.is_empty() {
             return false;
         }

@@ -13,7 +13,6 @@ use crate::oracle::{Evidence, check_final};
 use crate::rng::Rng;
 use crate::timeline::Micros;
 use crate::wire::Sending;
-use crate::workload::Workload;
 use crate::world::{Outcome, spawn};
 
 /// How long clients may take to come to their end once nothing is wrong any more, in µs.
@@ -166,16 +165,9 @@ impl World {
     /// or as that node says when it has everything up to that stamp.
     async fn read_back(&mut self, of: Option<(usize, Stamp)>) -> History {
         let mut history = History::default();
-        for number in 0..self.scenario.workload.aggregates {
-            let key = Workload::key(number);
+        for key in self.scenario.workload.all_keys(self.scenario.shape.shards) {
             let batches = self.read_whole(&key, of).await;
-            if !batches.is_empty() {
-                history.aggregates.insert(key, batches);
-            }
-        }
-        for key in self.scenario.workload.own_keys(self.scenario.shape.shards) {
-            let batches = self.read_whole(&key, of).await;
-            history.own.insert(key, batches);
+            history.put(key, batches);
         }
         history
     }

@@ -6,7 +6,7 @@ use celeriant_storage::watermark::WATERMARK_NAME;
 
 use super::{World, spawn};
 use crate::client::Client;
-use crate::damage::{Scar, Witness, known, lost_write, misdirected_write};
+use crate::damage::{Scar, Witness, known, spoil};
 use crate::disk::{Ailment, Ailments, Latency};
 use crate::fault::{Fault, Kind};
 use crate::power_cut::{Crash, How};
@@ -185,11 +185,7 @@ impl World {
     fn spoil_write(&mut self, fault: &Fault) -> bool {
         let shard = usize::from(fault.shard) % self.machine.medias.len();
         let image = self.machine.medias[shard].image();
-        let known = known(&image, &self.machine.identity(shard), Witness::Any);
-        let scars = match fault.kind {
-            Kind::LoseWrite => lost_write(&image, &known, fault.amount),
-            _ => misdirected_write(&image, &known, fault.amount),
-        };
+        let scars = spoil(&image, &self.machine.identity(shard), Witness::Any, fault);
         self.inflict(shard, scars, fault.lasts)
     }
 

@@ -5,7 +5,6 @@ use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response};
 use super::{READER, World};
 use crate::history::{Batch, History};
 use crate::wire::Sending;
-use crate::workload::Workload;
 
 /// How often a page is asked for before the reader gives up.
 const TRIES: u32 = 20;
@@ -14,16 +13,9 @@ impl World {
     /// Every aggregate that clients can have written, with all of its events.
     pub(super) async fn read_back(&mut self) -> History {
         let mut history = History::default();
-        for number in 0..self.scenario.workload.aggregates {
-            let key = Workload::key(number);
+        for key in self.scenario.workload.all_keys(self.scenario.shape.shards) {
             let batches = self.read_whole(&key).await;
-            if !batches.is_empty() {
-                history.aggregates.insert(key, batches);
-            }
-        }
-        for key in self.scenario.workload.own_keys(self.scenario.shape.shards) {
-            let batches = self.read_whole(&key).await;
-            history.own.insert(key, batches);
+            history.put(key, batches);
         }
         history
     }
