@@ -14,7 +14,7 @@ use celeriant_schema::peer::{Message, Tip};
 
 use super::core::{Core, Role};
 use super::register::{Active, Config, Link, Phase, Process, Set};
-use super::settings::{from_ms, longer};
+use super::settings::{Settings, from_ms, longer};
 use super::swap::Intent;
 use super::vocabulary::{Distrust, Effect, Reason, Refused};
 use crate::clock::Micros;
@@ -185,14 +185,18 @@ impl Core {
         if named && epoch > self.promising.0 && !self.unhealthy {
             return self.take_named(epoch);
         }
-        if config.member(me.store).is_none() {
+        let is_member = config.member(me.store).is_some();
+        if !is_member {
             self.join();
         } else if self.is_out_of_date() {
             self.refresh();
         } else if self.may_try() && self.fresh() {
             self.claim();
         }
-        let stale_at = self.access.stale_at();
+        // Nobody talks to a node without a place: that it was given one it only finds out here.
+        let Settings { register_every, renew_every, .. } = self.settings;
+        let every = if is_member { register_every } else { renew_every };
+        let stale_at = self.access.stale_at(every);
         self.want_read |= self.due(stale_at);
     }
 

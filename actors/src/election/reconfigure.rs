@@ -179,7 +179,7 @@ impl Core {
         if self.access.swap().is_none() && self.hand_over.is_none() {
             self.keep_up();
         }
-        let stale_at = self.access.stale_at();
+        let stale_at = self.access.stale_at(self.settings.register_every);
         self.want_read |= self.due(stale_at);
     }
 

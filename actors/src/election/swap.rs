@@ -216,10 +216,10 @@ impl Access {
         self.stale = true;
     }
 
-    /// Whether it is time to read again, or when it will be.
-    pub(super) fn stale_at(&self) -> Micros {
+    /// Whether it is time to read again, or when it will be, if that is done so often.
+    pub(super) fn stale_at(&self, every: Micros) -> Micros {
         match &self.known {
-            Some(known) if !self.stale => known.at.saturating_add(self.settings.register_every),
+            Some(known) if !self.stale => known.at.saturating_add(every),
             _ => 0,
         }
     }

@@ -72,6 +72,22 @@ fn a_node_that_may_not_create_or_join_says_so_and_does_nothing() {
 }
 
 #[test]
+fn a_node_without_a_place_finds_soon_that_it_was_given_one() {
+    let mut config = pair(peer());
+    config.members[0].store = StoreId::new(3);
+    let mut rig = Rig::new(Some(&config));
+    rig.run(10_000);
+    assert_eq!(rig.config(), config);
+
+    config.members[0].store = ME;
+    config.ver += 1;
+    rig.write(&config);
+    rig.run(1_000);
+    // Whom it now talks to; an operator waits for it.
+    assert!(rig.has(|effect| matches!(effect, Effect::Aim(Some(to)) if to.store == PEER)));
+}
+
+#[test]
 fn an_unknown_creation_is_resolved_by_reading() {
     let mut rig = Rig::new(None);
     rig.serve();
