@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use celeriant_net::{Door, http};
+use celeriant_net::{Door, Elsewhere, http};
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
@@ -269,7 +269,8 @@ impl Node {
     }
 
     /// Serves HTTP at `addr`, through `door`, on a thread of its own, with the router of the first
-    /// thread. Port 0 picks a free one. Returns the address.
+    /// thread. Port 0 picks a free one. Returns the address. `elsewhere`: asks the leader, where
+    /// that may be another node.
     ///
     /// # Errors
     /// When the address cannot be bound, or a thread cannot be started.
@@ -277,11 +278,13 @@ impl Node {
         &mut self,
         addr: SocketAddr,
         door: Door,
+        elsewhere: Option<Arc<dyn Elsewhere>>,
         settings: http::Settings,
     ) -> Result<SocketAddr, Error> {
         let Some(news) = self.reporter.upgrade() else { return Err(self.failed().await) };
         let router = self.router(0).clone();
-        let (gateway, bound) = Gateway::start(addr, router, settings, door, news).await?;
+        let (gateway, bound) =
+            Gateway::start(addr, router, elsewhere, settings, door, news).await?;
         self.gateway = Some(gateway);
         Ok(bound)
     }

@@ -5,6 +5,7 @@
 //! routes   one table of what there is: the router and openapi.json are both made of it
 //! call     a request taken apart; what the route does not know is refused by name
 //! append   events and atomic writes        read    events, heads, names
+//! sync     what a device wrote while away
 //! watch    feeds: pages, and Server-Sent Events
 //! node     health, cluster, openapi.json   problem refusals as problem+json
 //! inspector a page for people              cors    whose pages may use all this
@@ -15,8 +16,8 @@
 //! bounded by connections × one page, bodies by a budget of their own; a client that is slow is
 //! served slowly, one that stands still is dropped.
 //!
-//! Deliberately absent: HTTP/2 (a proxy speaks it where it is wanted), forwarding to the leader (a
-//! follower answers with its address), access rights, sessions, compression.
+//! Deliberately absent: HTTP/2 (a proxy speaks it where it is wanted), access rights, sessions,
+//! compression.
 
 mod append;
 mod asker;
@@ -29,6 +30,7 @@ mod problem;
 mod read;
 mod routes;
 mod server;
+mod sync;
 mod text;
 mod watch;
 
@@ -42,7 +44,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::listener::{Door, Limits, host_clients};
-use crate::service::Service;
+use crate::service::{Elsewhere, Service};
 use crate::settings::Stop;
 use asker::Asker;
 
@@ -109,10 +111,11 @@ impl Default for Settings {
 
 /// Serves whoever connects to `listener`, until `stop`; then takes no more, ends watches, answers
 /// what was asked, and returns. Everything runs on the calling thread's runtime and ends with this
-/// future.
+/// future. `elsewhere`: asks the leader, where that may be another node.
 pub async fn serve<V: Service>(
     listener: TcpListener,
     service: V,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
     settings: Settings,
     door: Door,
     stop: Stop,
@@ -123,7 +126,7 @@ pub async fn serve<V: Service>(
         handshakes_max: settings.handshakes_max,
         handshake_timeout: settings.handshake_timeout,
     };
-    let (asker, answers) = Asker::new(service, settings.questions_max);
+    let (asker, answers) = Asker::new(service, settings.questions_max, elsewhere);
     let gateway = Gateway {
         asker,
         budget: Budget::new(&settings),

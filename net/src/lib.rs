@@ -24,5 +24,5 @@ pub mod settings;
 pub mod tls;
 
 pub use listener::{Door, bind, serve};
-pub use service::{Incoming, Reply, ReplyReceiver, ReplySender, Service};
+pub use service::{Elsewhere, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 pub use settings::{Settings, Shutdown, Stop};

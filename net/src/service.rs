@@ -11,11 +11,13 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use celeriant_schema::{Request, Response};
+use celeriant_schema::{Refusal, Request, Response};
 use tokio::time::Instant;
 
 /// A node as its connections see it.
@@ -24,6 +26,19 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// arrival. Must not block. Every request must be answered exactly once through `replies`,
     /// or a clone of it; until then it counts against the connection's limits.
     fn submit(&self, requests: Vec<Incoming>, replies: &ReplySender);
+}
+
+/// Asks the leader, for a gateway on a node that does not lead: whoever speaks HTTP finds one node,
+/// and is not told to look for another.
+pub trait Elsewhere: Send + Sync {
+    /// Asks the node at `leader`, an address for clients, or whoever leads by then. What the leader
+    /// refuses comes back as a refusal.
+    fn ask(
+        &self,
+        leader: String,
+        request: Request,
+        patience: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send + '_>>;
 }
 
 /// One request, as it came in.

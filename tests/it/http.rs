@@ -5,3 +5,4 @@ mod described;
 mod hostile;
 mod semantics;
 mod shapes;
+mod sync;

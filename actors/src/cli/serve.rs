@@ -6,24 +6,27 @@
 //! when their files change.
 
 mod check;
+mod leader;
 mod running;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use celeriant_actors::election;
 use celeriant_actors::launch::{Launch, PairLaunch};
 use celeriant_actors::node::{Error, Node};
 use celeriant_actors::settings::{Loaded, Pair, Settings};
 use celeriant_net::tls::{Acceptor, Credentials};
-use celeriant_net::{Door, http};
+use celeriant_net::{Door, Elsewhere, http};
 use celeriant_storage::bucket::embedded::{self, EmbeddedBucket, Faults};
 use celeriant_storage::bucket::s3;
 use celeriant_storage::store;
 use serde_json::json;
 
+use self::leader::Leader;
 use self::running::{Exchangeable, Log, serve};
 use super::args::{Bucket, Dev, Server, ServerAction};
 use super::failure::Failure;
@@ -170,8 +173,10 @@ async fn start(
         allow_buffered,
         pair: pair.map(|(pair, own)| pair_launch(pair, own, settings)).transpose()?,
     };
+    let leader = settings.pair.as_ref().map(|_| Leader::new(settings)).transpose()?;
+    let leader = leader.map(|leader| Arc::new(leader) as Arc<dyn Elsewhere>);
     let mut node = launch.start().await.map_err(why_not)?;
-    match listen(&mut node, settings, clients_door, http_door).await {
+    match listen(&mut node, settings, clients_door, http_door, leader).await {
         Ok(addresses) => Ok((node, addresses)),
         Err(error) => {
             node.stop().await;
@@ -192,6 +197,7 @@ async fn listen(
     settings: &Settings,
     clients_door: Door,
     http_door: Door,
+    leader: Option<Arc<dyn Elsewhere>>,
 ) -> Result<Addresses, Error> {
     let clients = node.listen(settings.listen, clients_door).await?;
     let Some(http) = settings.http else { return Ok(Addresses { clients, http: None }) };
@@ -200,7 +206,7 @@ async fn listen(
         is_local: http.ip().is_loopback() && settings.clients.is_none(),
         ..http::Settings::default()
     };
-    let http = node.serve_http(http, http_door, gateway).await?;
+    let http = node.serve_http(http, http_door, leader, gateway).await?;
     Ok(Addresses { clients, http: Some(http) })
 }
 

@@ -5,8 +5,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use celeriant_net::{Door, Shutdown, http};
+use celeriant_net::{Door, Elsewhere, Shutdown, http};
 use tokio::sync::{mpsc, oneshot};
 
 use super::worker::News;
@@ -24,6 +25,7 @@ impl Gateway {
     pub(super) async fn start(
         addr: SocketAddr,
         router: Router,
+        elsewhere: Option<Arc<dyn Elsewhere>>,
         settings: http::Settings,
         door: Door,
         news: mpsc::UnboundedSender<News>,
@@ -42,7 +44,7 @@ impl Gateway {
             match listener {
                 Ok((listener, address)) => {
                     let _ = bound.send(Ok(address));
-                    http::serve(listener, router, settings, door, stop).await;
+                    http::serve(listener, router, elsewhere, settings, door, stop).await;
                 }
                 Err(error) => drop(bound.send(Err(error))),
             }

@@ -222,6 +222,20 @@ impl Client {
         }
     }
 
+    /// Sends a request as it is, for gateways, which pass on what others have asked: like the calls
+    /// above, again where that is safe, until `timeout` has passed.
+    ///
+    /// # Errors
+    /// As those of the call that makes such a request.
+    pub async fn pass_on(&self, request: &Request, timeout: Duration) -> Result<Response, Error> {
+        let resend = match request {
+            Request::Write(write) => crate::write::resend(write),
+            Request::Admin(_) => Resend::Unsequenced,
+            _ => Resend::Read,
+        };
+        self.call(request, resend, timeout).await
+    }
+
     /// How this client behaves.
     pub fn options(&self) -> &Options {
         &self.inner.options

@@ -186,7 +186,7 @@ impl Write {
 }
 
 /// Only what the store can recognise may be sent twice.
-fn resend(write: &celeriant_schema::Write) -> Resend {
+pub(crate) fn resend(write: &celeriant_schema::Write) -> Resend {
     let mut with_events = write.members.iter().filter(|member| !member.events.is_empty());
     match with_events.all(|member| member.sequence.is_some()) {
         true => Resend::Sequenced,

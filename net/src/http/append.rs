@@ -78,7 +78,8 @@ pub(super) async fn write_many<V: Service>(
     Ok(created(&receipt))
 }
 
-async fn write<V: Service>(
+/// Writes, and knows its own write again.
+pub(super) async fn write<V: Service>(
     gateway: &Gateway<V>,
     writing: Writing,
     bytes: usize,

@@ -1,7 +1,8 @@
 //! Turns a request into a future: the service answers by id, in batches; whoever asked waits for
 //! one answer.
 //!
-//! One way back for all that the gateway asks. A question whose asker is gone (a client that hung
+//! What only the leader answers is asked of the leader, where that is another node. One way back
+//! for all that the gateway asks. A question whose asker is gone (a client that hung
 //! up) stays noted until its answer comes, because until then the node works on it: the number of
 //! notes is the number of questions that are open, and it is bounded.
 
@@ -13,7 +14,7 @@ use celeriant_schema::{Refusal, Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::service::{Incoming, ReplyReceiver, ReplySender, Service};
+use crate::service::{Elsewhere, Incoming, ReplyReceiver, ReplySender, Service};
 
 /// Behind a request's own deadline, for the answer that it has passed to come.
 const GRACE: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ pub(super) struct Asker<V> {
     sender: ReplySender,
     open: Arc<Mutex<Open>>,
     open_max: usize,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 /// Brings the answers to those who asked.
@@ -43,11 +45,15 @@ struct Open {
 
 impl<V: Service> Asker<V> {
     /// At most `open_max` questions may be open. [`Answers::bring`] must run meanwhile.
-    pub(super) fn new(service: V, open_max: usize) -> (Self, Answers) {
+    pub(super) fn new(
+        service: V,
+        open_max: usize,
+        elsewhere: Option<Arc<dyn Elsewhere>>,
+    ) -> (Self, Answers) {
         let (sender, receiver) = ReplySender::channel();
         let open = Arc::default();
         let answers = Answers { receiver, open: Arc::clone(&open) };
-        (Self { service, sender, open, open_max }, answers)
+        (Self { service, sender, open, open_max, elsewhere }, answers)
     }
 
     /// Asks, and waits for the answer. `bytes`: what the question took on its way here.
@@ -63,6 +69,24 @@ impl<V: Service> Asker<V> {
     ) -> Result<Response, Refusal> {
         request.check()?;
         let deadline = Instant::now() + patience;
+        // Payloads are shared, not copied.
+        let passed_on = self.elsewhere.as_ref().map(|elsewhere| (elsewhere, request.clone()));
+        match self.ask_here(request, bytes, deadline).await {
+            Err(Refusal::NotLeader { leader: Some(leader) })
+                if let Some((to, request)) = passed_on =>
+            {
+                to.ask(leader, request, deadline.saturating_duration_since(Instant::now())).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn ask_here(
+        &self,
+        request: Request,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<Response, Refusal> {
         let (id, answer) = self.note()?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let incoming = Incoming { id, deadline: Some(deadline), bytes, request };
@@ -142,7 +166,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn questions_are_answered_bounded_and_given_up_in_time() {
         let service = Slow::default();
-        let (asker, answers) = Asker::new(service.clone(), 2);
+        let (asker, answers) = Asker::new(service.clone(), 2, None);
         let script = async {
             let ping = || asker.ask(Request::Ping, 10, PATIENCE);
             let (one, other, ()) = tokio::join!(ping(), ping(), async { service.answer_all() });

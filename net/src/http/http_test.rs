@@ -42,7 +42,7 @@ async fn with<T: Future<Output = ()>>(
     let address = listener.local_addr().expect("bound");
     let shutdown = Shutdown::new();
     let service = Scripted(Arc::new(Mutex::new(Box::new(script))));
-    let serving = serve(listener, service, settings, Door::default(), shutdown.stop());
+    let serving = serve(listener, service, None, settings, Door::default(), shutdown.stop());
     let testing = async {
         test(address).await;
         shutdown.trigger();

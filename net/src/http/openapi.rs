@@ -4,6 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::routes::{Answer, Kind, Parameter, ROUTES, Route, Verb};
 
+/// What may become of a write of `/v1/sync`.
+const SYNC_STATUSES: [&str; 6] =
+    ["accepted", "already_applied", "conflict", "invalid", "held", "retry"];
+
 /// The whole document.
 pub(super) fn document() -> Value {
     let mut paths = Map::new();
@@ -205,6 +209,11 @@ fn answers() -> Map<String, Value> {
     let receipt = json!({
         "stamp": number(1), "already_applied": flag(), "writes": list(object(written, &[])),
     });
+    let result = json!({
+        "key": text(), "sequence": number(1), "status": {"enum": SYNC_STATUSES},
+        "receipt": reference("Receipt"), "problem": reference("Problem"),
+        "missed": list(reference("Event")), "more": flag(),
+    });
     let event = json!({
         "key": text(), "version": number(1), "type": text(), "schema": text(),
         "content_type": content_type(), "data": {}, "data_base64": text(),
@@ -225,6 +234,8 @@ fn answers() -> Map<String, Value> {
     let feed = json!({"checkpoint": number(0), "caught_up": flag(), "events": events});
     map(json!({
         "Receipt": object(receipt, &[]),
+        "Synced": object(json!({"results": list(reference("SyncResult"))}), &[]),
+        "SyncResult": object(result, &["receipt", "problem", "missed", "more"]),
         "Event": object(event, &["data", "data_base64"]),
         "Page": object(page, &[]),
         "Head": object(head, &["client_id", "last_sequence"]),

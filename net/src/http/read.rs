@@ -56,10 +56,13 @@ fn page_text(query: &ReadQuery, raw: bool, page: Page) -> Result<String, Refusal
         "key": query.key.as_str(), "version": page.version.value(), "stamp": page.stamp.value(),
         "next": page.next.map(Version::value),
     });
-    text::with_events(&start, &Told::of_page(&query.key, page, query.backwards), raw)
+    text::with_events(&start, "events", &Told::of_page(&query.key, page, query.backwards), raw)
 }
 
-async fn read<V: Service>(gateway: &Gateway<V>, query: &ReadQuery) -> Result<Page, Refusal> {
+pub(super) async fn read<V: Service>(
+    gateway: &Gateway<V>,
+    query: &ReadQuery,
+) -> Result<Page, Refusal> {
     match gateway.ask(Request::Read(query.clone())).await? {
         Answer::Page(page) => Ok(page),
         other => Err(unexpected(&other)),

@@ -13,7 +13,7 @@ use super::call::Call;
 use celeriant_schema::Refusal;
 
 use super::problem::Problem;
-use super::{Gateway, append, cors, inspector, node, read, watch};
+use super::{Gateway, append, cors, inspector, node, read, sync, watch};
 use crate::service::Service;
 
 /// One operation: where it is, what it takes, what it answers.
@@ -43,6 +43,7 @@ pub(super) enum Verb {
 pub(super) enum Operation {
     Append,
     Write,
+    Sync,
     ReadEvents,
     ReadHead,
     ListOrgs,
@@ -194,6 +195,17 @@ pub(super) const ROUTES: &[Route] = &[
         body: Some("Write"),
         answers: &[json(201, "Receipt")],
         problems: &[408, 409, 410, 413, 415, 422, 504],
+    },
+    Route {
+        verb: Verb::Post,
+        path: "/v1/sync",
+        operation: Operation::Sync,
+        what: "What a device wrote while it was away: one write after the other, safe to repeat",
+        query: &[],
+        headers: &[],
+        body: Some("Write"),
+        answers: &[json(200, "Synced")],
+        problems: &[408, 413, 415],
     },
     Route {
         verb: Verb::Get,
@@ -392,6 +404,7 @@ impl<V: Service> Gateway<V> {
         match route.operation {
             Operation::Append => append::append(&self, call).await,
             Operation::Write => append::write_many(&self, call).await,
+            Operation::Sync => sync::sync(&self, call).await,
             Operation::ReadEvents => read::events(&self, call).await,
             Operation::ReadHead => read::head(&self, call).await,
             Operation::ListOrgs => read::names(&self, call, "orgs").await,

@@ -75,11 +75,16 @@ impl Told {
     }
 }
 
-/// An object that is not empty, with a list of `events` as its last field.
-pub(super) fn with_events(object: &Value, events: &[Told], raw: bool) -> Result<String, Refusal> {
+/// An object that is not empty, with a list of `events` as its last field, `name`.
+pub(super) fn with_events(
+    object: &Value,
+    name: &str,
+    events: &[Told],
+    raw: bool,
+) -> Result<String, Refusal> {
     let mut text = object.to_string();
     text.pop();
-    text.push_str(",\"events\":[");
+    text.push_str(&format!(",\"{name}\":["));
     for (at, event) in events.iter().enumerate() {
         if at > 0 {
             text.push(',');

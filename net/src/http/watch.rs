@@ -64,7 +64,7 @@ pub(super) async fn feed<V: Service>(
         upto = events.last().map_or(upto, Told::stamp);
     }
     let start = json!({"checkpoint": upto.value(), "caught_up": upto >= head});
-    Ok(json_body(text::with_events(&start, &events, raw)?, room))
+    Ok(json_body(text::with_events(&start, "events", &events, raw)?, room))
 }
 
 /// What happens, as it happens.

@@ -22,6 +22,15 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
             http.post("/v1/write", &[], &write),
             http.post("/v1/write", &[], &json!({"writes": []})),
         ],
+        "Sync" => {
+            let client = "00000000-0000-0000-0000-000000000001";
+            let mut member = write["writes"][0].clone();
+            member["sequence"] = json!(1);
+            let later =
+                json!({"key": "a/b/c", "sequence": 1, "expect": 7, "events": member["events"]});
+            let body = json!({"client_id": client, "writes": [member, later, later]});
+            vec![http.post("/v1/sync", &[], &body), http.post("/v1/sync", &[], &write)]
+        }
         "ReadEvents" => vec![
             get(events),
             get(&format!("{events}?raw=1&limit=1")),
@@ -72,7 +81,7 @@ fn every_operation_is_described_and_answers_as_it_says() {
             operations.push(operation.to_owned());
         }
     }
-    assert_eq!(operations.len(), 17, "{operations:?}");
+    assert_eq!(operations.len(), 18, "{operations:?}");
 }
 
 fn check(document: &Value, described: &Value, answer: &Answer, what: &str) {

@@ -264,38 +264,57 @@ fn pages_of_other_origins_are_let_in_by_name_only() {
 }
 
 #[test]
-fn a_follower_says_who_leads_and_serves_what_it_may() {
+fn a_follower_passes_on_what_only_the_leader_answers() {
     let mut pair = Pair::new(2);
     pair.start(0);
     pair.start(1);
     let leader = wait::until("both nodes", || pair.whole());
-    let curl = |at: usize, path: &str, more: &[&str]| -> Value {
-        let [ca, cert, key] = pair.certificate();
-        let url = format!("{}{path}", pair.node(at).http.as_deref().expect("it serves HTTP"));
-        let flags = ["--silent", "--show-error", "--max-time", "20", "--cacert", &ca];
-        let mut command = Command::new("curl");
-        command.args(flags).args(["--cert", &cert, "--key", &key]).args(more).arg(url);
-        let text = output_of(&mut command).expect("an answer");
-        serde_json::from_str(&text).expect(&text)
-    };
     let body = opened().to_string();
     let post = ["-H", "content-type: application/json", "-d", body.as_str()];
-    let receipt = curl(leader, ALICE, &post);
+    let receipt = curl(&pair, leader, ALICE, &post);
     assert_eq!(receipt["writes"][0]["last_version"], 1);
-    let refused = wait::until("the follower to know who leads", || {
-        let refused = curl(1 - leader, ALICE, &post);
-        (refused["error"] == "NotLeader").then_some(refused)
+    let passed_on = wait::until("the follower to know who leads", || {
+        let answer = curl(&pair, 1 - leader, ALICE, &post);
+        (answer["error"] != "NoLeader").then_some(answer)
     });
-    assert_eq!((&refused["retry"], &refused["status"]), (&json!("other_node"), &json!(503)));
-    assert_eq!(refused["leader"], pair.node(leader).address());
+    assert_eq!(passed_on["writes"][0]["last_version"], 2);
+    let guarded = [&post[..], &["-H", "if-match: \"1\""]].concat();
+    let conflict = curl(&pair, 1 - leader, ALICE, &guarded);
+    assert_eq!((&conflict["status"], &conflict["error"]), (&json!(412), &json!("Conflict")));
+    assert_eq!(curl(&pair, 1 - leader, ALICE, &[])["events"][1]["stamp"], passed_on["stamp"]);
+    assert_eq!(curl(&pair, 1 - leader, "/v1/orgs", &[])["orgs"], json!(["acme"]));
     let any = format!("{ALICE}?any=1&min_stamp={}", receipt["stamp"]);
-    assert_eq!(curl(1 - leader, &any, &[])["events"][0]["type"], "Opened");
+    assert_eq!(curl(&pair, 1 - leader, &any, &[])["events"][0]["type"], "Opened");
     // A follower's feed may be a moment behind.
     wait::until("the follower's feed", || {
-        let feed = curl(1 - leader, "/v1/feed?selector=acme", &[]);
+        let feed = curl(&pair, 1 - leader, "/v1/feed?selector=acme", &[]);
         (feed["events"][0]["version"] == 1).then_some(())
     });
-    assert_eq!(curl(leader, "/health/ready", &[])["ready"], true);
-    assert_eq!(curl(1 - leader, "/health/ready", &[])["ready"], false);
-    assert_eq!(curl(1 - leader, "/health/ready?any=1", &[])["ready"], true);
+    assert_eq!(curl(&pair, leader, "/health/ready", &[])["ready"], true);
+    assert_eq!(curl(&pair, 1 - leader, "/health/ready", &[])["ready"], false);
+    assert_eq!(curl(&pair, 1 - leader, "/health/ready?any=1", &[])["ready"], true);
+
+    // Whoever asked the follower goes on asking it when it is none any more, and when it is again.
+    for version in [3, 4] {
+        let away = pair.leader().expect("a leader");
+        pair.kill(away);
+        let receipt = wait::until("the other one to lead", || {
+            let answer = curl(&pair, 1 - away, ALICE, &post);
+            answer.get("stamp").is_some().then_some(answer)
+        });
+        assert_eq!(receipt["writes"][0]["last_version"], version, "refused until then");
+        pair.start(away);
+        wait::until("both nodes", || pair.whole());
+    }
+}
+
+/// What a node of a pair answers to a client with the pair's certificate.
+fn curl(pair: &Pair, at: usize, path: &str, more: &[&str]) -> Value {
+    let [ca, cert, key] = pair.certificate();
+    let url = format!("{}{path}", pair.node(at).http.as_deref().expect("it serves HTTP"));
+    let flags = ["--silent", "--show-error", "--max-time", "20", "--cacert", &ca];
+    let mut command = Command::new("curl");
+    command.args(flags).args(["--cert", &cert, "--key", &key]).args(more).arg(url);
+    let text = output_of(&mut command).expect("an answer");
+    serde_json::from_str(&text).expect(&text)
 }
