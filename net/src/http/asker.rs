@@ -13,6 +13,7 @@ use celeriant_schema::{Refusal, Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use crate::rights::Rights;
 use crate::service::{Incoming, ReplyReceiver, ReplySender, Service};
 
 /// Behind a request's own deadline, for the answer that it has passed to come.
@@ -27,6 +28,7 @@ pub(super) struct Asker<V> {
     sender: ReplySender,
     open: Arc<Mutex<Open>>,
     open_max: usize,
+    rights: Rights,
 }
 
 /// Brings the answers to those who asked.
@@ -42,18 +44,26 @@ struct Open {
 }
 
 impl<V: Service> Asker<V> {
-    /// At most `open_max` questions may be open. [`Answers::bring`] must run meanwhile.
+    /// At most `open_max` questions may be open. [`Answers::bring`] must run meanwhile. Asks what
+    /// the gateway itself wants to know, which is everything.
     pub(super) fn new(service: V, open_max: usize) -> (Self, Answers) {
         let (sender, receiver) = ReplySender::channel();
         let open = Arc::default();
         let answers = Answers { receiver, open: Arc::clone(&open) };
-        (Self { service, sender, open, open_max }, answers)
+        let rights = Rights::all();
+        (Self { service, sender, open, open_max, rights }, answers)
+    }
+
+    /// The same for one who may do less.
+    pub(super) fn on_behalf_of(mut self, rights: Rights) -> Self {
+        self.rights = rights;
+        self
     }
 
     /// Asks, and waits for the answer. `bytes`: what the question took on its way here.
     ///
     /// # Errors
-    /// What the service refuses, what is wrong with the request by itself, `Overloaded` when too
+    /// What is not granted, what the service refuses, what is wrong with the request by itself, `Overloaded` when too
     /// much is open, and `DeadlineExceeded` when there is no answer in time.
     pub(super) async fn ask(
         &self,
@@ -62,6 +72,7 @@ impl<V: Service> Asker<V> {
         patience: Duration,
     ) -> Result<Response, Refusal> {
         request.check()?;
+        self.rights.check(&request)?;
         let deadline = Instant::now() + patience;
         let (id, answer) = self.note()?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);

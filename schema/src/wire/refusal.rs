@@ -74,6 +74,11 @@ pub(super) fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
             out.put_u16_le(*min);
             out.put_u16_le(*max);
         }
+        Refusal::Unauthenticated { reason } => put_text(out, reason, TEXT_BYTES_MAX),
+        Refusal::PermissionDenied { action, resource } => {
+            put_text(out, action, TEXT_BYTES_MAX);
+            put_text(out, resource, TEXT_BYTES_MAX);
+        }
         Refusal::DeadlineExceeded { definite } => out.put_u8(u8::from(*definite)),
         Refusal::NoLeader | Refusal::UnknownOutcome => {}
         Refusal::Internal { id } => out.put_u64_le(*id),
@@ -85,6 +90,8 @@ pub(super) fn refusal(input: &mut Input<'_>) -> Result<Refusal, DecodeError> {
         1001 => Refusal::InvalidArgument { field: text(input)?, reason: text(input)? },
         1002 => Refusal::TooLarge { what: text(input)?, limit: input.u64()? },
         1003 => Refusal::UnsupportedProtocol { min: input.u16()?, max: input.u16()? },
+        1004 => Refusal::Unauthenticated { reason: text(input)? },
+        1005 => Refusal::PermissionDenied { action: text(input)?, resource: text(input)? },
         2001 => Refusal::NotFound { key: input.key()? },
         2002 => Refusal::Deleted { key: input.key()? },
         2003 => {
