@@ -8,7 +8,7 @@
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
 //! {"order":"recover","above":…}                  a node makes the register in a new bucket
 //! ```
-//! Whoever reaches the client port may ask: rights come with security.
+//! Who may ask is checked before (`celeriant_net::rights`).
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use celeriant_net::tls::{ClientAuth, Files};
+use celeriant_net::tls::{ClientAuth, Files, Grant};
 use celeriant_storage::bucket::Location;
 
 pub use keys::{KEYS, Key, nearest};
@@ -53,6 +53,8 @@ pub struct Settings {
     pub certificates: Option<Files>,
     /// What clients must show, over TLS. `None`: they are served in the clear.
     pub clients: Option<ClientAuth>,
+    /// What clients may do that show no certificate.
+    pub anonymous: Vec<Grant>,
     /// The other node, and the bucket. `None`: a node on its own.
     pub pair: Option<Pair>,
 }

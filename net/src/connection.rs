@@ -34,6 +34,7 @@ use celeriant_schema::wire::{self, Inbound, Malformed};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::rights::Rights;
 use crate::service::{IDLE_ANSWERS, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 use crate::settings::{Settings, Stop};
 use in_flight::InFlight;
@@ -66,12 +67,18 @@ pub enum Ended {
 
 /// Serves one client until either side ends it. The stream may be anything that carries bytes: a
 /// TCP socket, TLS over one, a pipe in a test.
-pub async fn serve<S, V>(stream: S, service: V, settings: Arc<Settings>, mut stop: Stop) -> Ended
+pub async fn serve<S, V>(
+    stream: S,
+    service: V,
+    rights: Rights,
+    settings: Arc<Settings>,
+    mut stop: Stop,
+) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin,
     V: Service,
 {
-    let mut connection = Connection::new(stream, service, settings);
+    let mut connection = Connection::new(stream, service, rights, settings);
     let ended = connection.run(&mut stop).await;
     if matches!(ended, Ended::Refused(_)) {
         linger(&mut connection.stream).await;
@@ -130,6 +137,7 @@ enum Phase {
 struct Connection<S, V> {
     stream: S,
     service: V,
+    rights: Rights,
     settings: Arc<Settings>,
     phase: Phase,
     input: BytesMut,
@@ -149,11 +157,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     V: Service,
 {
-    fn new(stream: S, service: V, settings: Arc<Settings>) -> Self {
+    fn new(stream: S, service: V, rights: Rights, settings: Arc<Settings>) -> Self {
         let (sender, replies) = ReplySender::channel();
         Self {
             stream,
             service,
+            rights,
             phase: Phase::Hello,
             input: BytesMut::new(),
             output: BytesMut::new(),
@@ -310,6 +319,9 @@ where
         match (wire::decode_inbound(frame), &self.phase) {
             (Ok(Inbound::Hello(hello)), Phase::Hello) => self.welcome(&hello),
             (Ok(Inbound::Request { id, deadline_ms, request }), Phase::Open) => {
+                if let Err(refusal) = self.rights.check(&request) {
+                    return wire::encode_refused(id, &refusal, &mut self.output);
+                }
                 let charge = in_flight::charge(&request, bytes as usize);
                 let id = self.in_flight.begin(id, charge);
                 let deadline = (deadline_ms > 0)

@@ -6,6 +6,7 @@
 //! http        the gateway: the same Service over HTTP
 //! json        receipts, events, writes as JSON: of the gateway and of the command line
 //! link        the other node of a pair: the seam, and its implementation over QUIC
+//! rights      who is on the other end, and what he may do
 //! service     what stands behind: submit a batch of requests, answers come back in batches
 //! settings    identity and limits as plain data; the signal to stop
 //! tls         certificates: loaded, exchanged while running, made
@@ -19,10 +20,12 @@ pub mod http;
 pub mod json;
 pub mod link;
 pub mod listener;
+pub mod rights;
 pub mod service;
 pub mod settings;
 pub mod tls;
 
 pub use listener::{Door, bind, serve};
+pub use rights::Rights;
 pub use service::{Elsewhere, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 pub use settings::{Settings, Shutdown, Stop};

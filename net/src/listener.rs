@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::connection::{self, Ended};
+use crate::rights::Rights;
 use crate::service::Service;
 use crate::settings::{Settings, Stop};
 use crate::tls::Acceptor;
@@ -130,7 +131,12 @@ pub async fn serve<V: Service>(
 /// What a listener does with those whom it let in.
 pub(crate) trait Host: Clone + Send + 'static {
     /// Serves one to its end, and ends soon after the signal to stop.
-    fn serve<S>(self, stream: S, peer: SocketAddr) -> impl Future<Output = ()> + Send
+    fn serve<S>(
+        self,
+        stream: S,
+        peer: SocketAddr,
+        rights: Rights,
+    ) -> impl Future<Output = ()> + Send
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -160,8 +166,8 @@ pub(crate) async fn host_clients<H: Host>(
             biased;
             () = stop.wait() => break,
             Some(_) = visitors.connections.join_next(), if !visitors.connections.is_empty() => {}
-            secured = visitors.handshakes.next() => if let Some((stream, guest)) = secured {
-                visitors.connections.spawn(guest.stay(host.clone(), stream));
+            secured = visitors.handshakes.next() => if let Some((stream, rights, guest)) = secured {
+                visitors.connections.spawn(guest.stay(host.clone(), stream, rights));
             },
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => visitors.let_in(&host, &door, stream, peer),
@@ -215,17 +221,20 @@ impl Visitors {
         let guest = Guest { peer, _inside: inside };
         match &door.tls {
             Some(tls) => self.handshakes.begin(tls.clone(), stream, guest),
-            None => drop(self.connections.spawn(guest.stay(host.clone(), stream))),
+            None => {
+                let stay = guest.stay(host.clone(), stream, Rights::all());
+                self.connections.spawn(stay);
+            }
         }
     }
 }
 
 impl Guest {
-    async fn stay<H: Host, S>(self, host: H, stream: S)
+    async fn stay<H: Host, S>(self, host: H, stream: S, rights: Rights)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        host.serve(stream, self.peer).await;
+        host.serve(stream, self.peer, rights).await;
         drop(self);
     }
 }
@@ -239,11 +248,11 @@ struct Binary<V> {
 }
 
 impl<V: Service> Host for Binary<V> {
-    async fn serve<S>(self, stream: S, peer: SocketAddr)
+    async fn serve<S>(self, stream: S, peer: SocketAddr, rights: Rights)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match connection::serve(stream, self.service, self.settings, self.stop).await {
+        match connection::serve(stream, self.service, rights, self.settings, self.stop).await {
             Ended::Closed | Ended::Stopped => {}
             Ended::Refused(refusal) => tracing::info!(%peer, %refusal, "connection refused"),
             Ended::TimedOut => tracing::info!(%peer, "connection timed out"),

@@ -184,6 +184,20 @@ pub enum Refusal {
         /// Newest supported.
         max: u16,
     },
+    /// Whoever asks has not said who he is, and those may do nothing.
+    #[error("not authenticated: {reason}")]
+    Unauthenticated {
+        /// What to show.
+        reason: String,
+    },
+    /// Whoever asks may not do this.
+    #[error("permission denied: {action} of {resource} is not granted")]
+    PermissionDenied {
+        /// Name of the operation, as in a grant.
+        action: String,
+        /// What it is for: `org/type`, `*` for all.
+        resource: String,
+    },
     /// The deadline passed.
     #[error("deadline exceeded ({})", if *definite { "nothing done" } else { "outcome unknown" })]
     DeadlineExceeded {
@@ -214,6 +228,8 @@ impl Refusal {
             Self::InvalidArgument { .. } => 1001,
             Self::TooLarge { .. } => 1002,
             Self::UnsupportedProtocol { .. } => 1003,
+            Self::Unauthenticated { .. } => 1004,
+            Self::PermissionDenied { .. } => 1005,
             Self::NotFound { .. } => 2001,
             Self::Deleted { .. } => 2002,
             Self::Conflict { .. } => 2003,
@@ -241,6 +257,8 @@ impl Refusal {
             Self::InvalidArgument { .. } => "InvalidArgument",
             Self::TooLarge { .. } => "TooLarge",
             Self::UnsupportedProtocol { .. } => "UnsupportedProtocol",
+            Self::Unauthenticated { .. } => "Unauthenticated",
+            Self::PermissionDenied { .. } => "PermissionDenied",
             Self::NotFound { .. } => "NotFound",
             Self::Deleted { .. } => "Deleted",
             Self::Conflict { .. } => "Conflict",

@@ -283,6 +283,9 @@ pub(crate) fn refusal() -> impl Strategy<Value = Refusal> {
         (text(), text()).prop_map(|(field, reason)| Refusal::InvalidArgument { field, reason }),
         (any::<u16>(), any::<u16>())
             .prop_map(|(min, max)| Refusal::UnsupportedProtocol { min, max }),
+        text().prop_map(|reason| Refusal::Unauthenticated { reason }),
+        (text(), text())
+            .prop_map(|(action, resource)| Refusal::PermissionDenied { action, resource }),
     ];
     let of_schemas = prop_oneof![
         (key(), any::<u32>(), text(), text()).prop_map(|(key, event, path, reason)| {

@@ -7,7 +7,7 @@ use std::process::Command;
 use celeriant_client::{Client, Url};
 use serde_json::Value;
 
-use crate::support::program::{Called, program};
+use crate::support::program::{Called, output_of, program};
 use crate::support::{Node, call, wait};
 
 /// A certificate authority with a node of its own, and clients.
@@ -67,12 +67,16 @@ impl Site {
 }
 
 fn ls(url: &str) -> Called {
-    call(&["--url", url, "ls"], "")
+    call(&["--url", url, "ls", "acme"], "")
 }
 
 /// The same for one who is not let in, with little patience.
 fn refused(url: &str) -> Called {
-    call(&["--url", url, "--timeout", "2s", "ls"], "")
+    call(&["--url", url, "--timeout", "2s", "ls", "acme"], "")
+}
+
+fn append(url: &str, key: &str) -> Called {
+    call(&["--url", url, "append", key, "--type", "T", "--data", "1"], "")
 }
 
 #[track_caller]
@@ -97,7 +101,7 @@ fn a_node_serves_who_shows_a_certificate_of_its_authority_and_nobody_else() {
     let flags = |cert: &Path, key: &Path, url: &str| {
         let (ca, cert, key) = (site.text("certs/ca.crt"), cert.display(), key.display());
         let flags = ["--ca", &ca, "--cert", &cert.to_string(), "--key", &key.to_string()];
-        call(&[&["--url", url, "--timeout", "2s"], &flags[..], &["ls"]].concat(), "")
+        call(&[&["--url", url, "--timeout", "2s"], &flags[..], &["ls", "acme"]].concat(), "")
     };
     unreachable(&flags(&other("crt"), &other("key"), &clear), "UnknownCA");
     assert_eq!(flags(&other("crt"), &other("key"), &foreign).code, 0, "the URL comes first");
@@ -109,10 +113,58 @@ fn a_node_serves_who_shows_a_certificate_of_its_authority_and_nobody_else() {
     unreachable(&refused(&site.url(&dev, "certs", Some("app"))), "does not speak TLS");
 
     let lax = Node::run(site.command(&["--tls-client-auth", "none"]));
-    assert_eq!(ls(&site.url(&lax, "certs", None)).code, 0);
+    assert_eq!(ls(&site.url(&lax, "certs", None)).error(1)["error"], "Unauthenticated");
     drop(lax);
+    let flags = ["--tls-client-auth", "optional", "--anonymous", "acme:*:read"];
+    let public = Node::run(site.command(&flags));
+    let url = site.url(&public, "certs", None);
+    assert_eq!(ls(&url).code, 0);
+    assert_eq!(append(&url, "acme/account/a").error(1)["error"], "PermissionDenied");
+    drop(public);
     let open = Node::run(site.command(&["--insecure-plaintext", "true"]));
     assert_eq!(ls(&format!("celeriant://{}", open.address())).code, 0);
+}
+
+#[test]
+fn a_certificate_opens_what_it_grants_whatever_way_its_holder_comes_in() {
+    let site = Site::new();
+    site.cert("certs", &["client", "blank"]);
+    site.cert("certs", &["client", "ops", "--grant", "*:*:all"]);
+    let node = Node::run(site.command(&[]));
+    let url = |name| site.url(&node, "certs", Some(name));
+    assert_eq!(append(&url("app"), "acme/account/a").code, 0);
+    let denied = append(&url("app"), "rival/account/a").error(1);
+    assert_eq!(denied["error"], "PermissionDenied");
+    assert_eq!(
+        (&denied["action"], &denied["resource"]),
+        (&"append".into(), &"rival/account".into())
+    );
+    assert_eq!(append(&url("blank"), "acme/account/a").error(1)["error"], "PermissionDenied");
+    let watched = call(&["--url", &url("app"), "watch", "acme", "--until", "now"], "");
+    assert_eq!(watched.error(1)["action"], "watch");
+    let all = call(&["--url", &url("ops"), "watch", "*", "--from", "start", "--until", "now"], "");
+    assert_eq!((all.code, all.stdout.lines().count()), (0, 1), "{}", all.stdout);
+
+    // The same over HTTP.
+    let http = |name: &str, path: &str| {
+        let file = |what: &str| site.text(&format!("certs/{what}"));
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "10", "--cacert", &file("ca.crt")]);
+        curl.args([
+            "--cert",
+            &file(&format!("{name}.crt")),
+            "--key",
+            &file(&format!("{name}.key")),
+        ]);
+        curl.arg(format!("{}{path}", node.http.as_deref().expect("it serves HTTP")));
+        let text = output_of(&mut curl).expect("an answer");
+        serde_json::from_str::<Value>(&text).expect(&text)
+    };
+    assert_eq!(http("app", "/v1/orgs/acme/types")["types"], serde_json::json!(["account"]));
+    assert_eq!(http("app", "/v1/orgs")["status"], 403);
+    assert_eq!(http("app", "/v1/feed?selector=acme")["action"], "watch");
+    assert_eq!(http("ops", "/v1/orgs")["orgs"], serde_json::json!(["acme"]));
+    assert_eq!(http("blank", "/health/ready")["ready"], true);
 }
 
 #[test]
@@ -137,7 +189,7 @@ async fn certificates_are_exchanged_under_connections_that_go_on() {
     // is exchanged file by file, as people do it.
     let cluster = fs::read_to_string(site.path("certs/cluster-id")).expect("there");
     site.cert("new", &["ca", "--cluster", cluster.trim()]);
-    site.cert("new", &["client", "app"]);
+    site.cert("new", &["client", "app", "--grant", "acme:*:read"]);
     let node_cert = |certs: &str, name: &str| {
         // The node's data directory is in use: its certificate is made for a copy of its name.
         let data = site.path("copy");
@@ -152,12 +204,12 @@ async fn certificates_are_exchanged_under_connections_that_go_on() {
     }
     let new = site.url(&node, "new", Some("app"));
     wait::until("the new authority to count", || (ls(&new).code == 0).then_some(()));
-    client.list_orgs().collect().await.expect("the old connection goes on");
+    client.list_types("acme").collect().await.expect("the old connection goes on");
 
     // Half of a set is no reason to stop: what was good stays, and a whole set is taken on demand.
     fs::write(site.path("certs/n.key"), "half of it").expect("written");
     node.signal("-HUP");
     assert_eq!(ls(&new).code, 0);
-    client.list_orgs().collect().await.expect("the old connection goes on");
+    client.list_types("acme").collect().await.expect("the old connection goes on");
     assert_eq!(node.terminate(), Some(0));
 }

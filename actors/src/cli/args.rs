@@ -232,8 +232,7 @@ pub(super) enum CertAction {
     Client {
         /// Name of the client
         name: String,
-        /// What it may do; * is any org or type, all any operation. Noted in the certificate, not
-        /// enforced by this version
+        /// What it may do; * is any org or type, all any operation. Without one it may do nothing
         #[arg(long = "grant", value_name = "ORG:TYPE:read,append,watch,retain,schema,admin|all")]
         grants: Vec<Grant>,
         /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate

@@ -97,7 +97,7 @@ fn door(settings: &Settings, credentials: Option<Credentials>) -> Result<Door, F
     let Some((auth, credentials)) = settings.clients.zip(credentials) else {
         return Ok(Door::default());
     };
-    let acceptor = Acceptor::new(credentials, auth);
+    let acceptor = Acceptor::new(credentials, auth, settings.anonymous.clone());
     acceptor.map(Door::with_tls).map_err(|error| Failure::usage(error.to_string()))
 }
 

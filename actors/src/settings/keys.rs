@@ -40,6 +40,11 @@ pub const KEYS: &[Key] = &[
         "Whether clients must show a certificate of tls_ca",
     ),
     key(
+        "anonymous",
+        "grants",
+        "What clients may do that show no certificate, with spaces between; \"\" = nothing",
+    ),
+    key(
         "insecure_plaintext",
         "true or false",
         "Serve clients without TLS, also on anything but loopback",

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use celeriant_net::tls::{ClientAuth, Files};
+use celeriant_net::tls::{ClientAuth, Files, Grant};
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_storage::bucket::Location;
 
@@ -34,6 +34,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     let listen = address(&mut given, "listen", LISTEN);
     let certificates = certificates(&mut given);
     let clients = clients(&mut given, certificates.is_some() && !plaintext);
+    let anonymous = anonymous(&mut given, clients);
     let may_be_exposed = certificates.is_some() || plaintext;
     check_exposure(&mut given, "listen", listen, may_be_exposed);
     let http = http(&mut given, listen);
@@ -66,6 +67,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         log_format,
         certificates,
         clients,
+        anonymous,
         pair,
     };
     if !given.reasons.is_empty() {
@@ -209,6 +211,27 @@ fn clients(given: &mut Given, over_tls: bool) -> Option<ClientAuth> {
         given.refuse("tls_client_auth", why);
     }
     over_tls.then_some(auth)
+}
+
+/// What those may do who show nothing.
+fn anonymous(given: &mut Given, clients: Option<ClientAuth>) -> Vec<Grant> {
+    let text = given.get("anonymous").unwrap_or_default();
+    let grants: Result<Vec<Grant>, _> = text.split_whitespace().map(str::parse).collect();
+    let grants = match grants {
+        Ok(grants) => grants,
+        Err(why) => {
+            given.refuse("anonymous", why);
+            return Vec::new();
+        }
+    };
+    let why = match clients {
+        _ if grants.is_empty() => return grants,
+        Some(ClientAuth::Required) => "tls_client_auth is required: everybody shows a certificate",
+        None => "without TLS everybody may do everything",
+        Some(ClientAuth::Optional | ClientAuth::None) => return grants,
+    };
+    given.refuse("anonymous", why);
+    grants
 }
 
 fn switch(given: &mut Given, name: &str, default: bool) -> bool {

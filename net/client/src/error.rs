@@ -131,6 +131,18 @@ pub enum Error {
         /// Newest it speaks.
         max: u16,
     },
+    /// The node wants to know who this is: connect with a certificate.
+    Unauthenticated {
+        /// What to show.
+        reason: String,
+    },
+    /// This client's certificate does not grant it.
+    PermissionDenied {
+        /// Name of the operation.
+        action: String,
+        /// What it is for: `org/type`, `*` for all.
+        resource: String,
+    },
     /// A bug or a damaged log; the id is in the node's log.
     Internal {
         /// Finds the details there.
@@ -267,6 +279,10 @@ impl Error {
             Self::TooLarge { what, limit } => Refusal::TooLarge { what, limit },
             Self::InvalidArgument { field, reason } => Refusal::InvalidArgument { field, reason },
             Self::UnsupportedProtocol { min, max } => Refusal::UnsupportedProtocol { min, max },
+            Self::Unauthenticated { reason } => Refusal::Unauthenticated { reason },
+            Self::PermissionDenied { action, resource } => {
+                Refusal::PermissionDenied { action, resource }
+            }
             Self::Internal { id } => Refusal::Internal { id },
             Self::UnknownOutcome => Refusal::UnknownOutcome,
             Self::Timeout { definite } => Refusal::DeadlineExceeded { definite },
@@ -311,6 +327,10 @@ impl From<Refusal> for Error {
             Refusal::TooLarge { what, limit } => Self::TooLarge { what, limit },
             Refusal::InvalidArgument { field, reason } => Self::InvalidArgument { field, reason },
             Refusal::UnsupportedProtocol { min, max } => Self::UnsupportedProtocol { min, max },
+            Refusal::Unauthenticated { reason } => Self::Unauthenticated { reason },
+            Refusal::PermissionDenied { action, resource } => {
+                Self::PermissionDenied { action, resource }
+            }
             Refusal::DeadlineExceeded { definite } => Self::Timeout { definite },
             Refusal::UnknownOutcome => Self::UnknownOutcome,
             Refusal::Internal { id } => Self::Internal { id },

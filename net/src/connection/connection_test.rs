@@ -203,7 +203,7 @@ struct Fixture {
 fn open(service: &Fake, settings: Settings, pipe: usize) -> (Peer<DuplexStream>, Fixture) {
     let (near, far) = duplex(pipe);
     let shutdown = Shutdown::new();
-    let serving = serve(far, service.clone(), Arc::new(settings), shutdown.stop());
+    let serving = serve(far, service.clone(), Rights::all(), Arc::new(settings), shutdown.stop());
     (Peer::new(near), Fixture { task: tokio::spawn(serving), shutdown })
 }
 
@@ -529,7 +529,7 @@ async fn a_service_that_never_answers_cannot_hold_up_the_end() {
 fn an_idle_connection_costs_little() {
     let connection = std::mem::size_of::<Connection<TcpStream, Fake>>();
     let (near, far) = duplex(64);
-    let future = serve(far, Fake::default(), Arc::default(), Shutdown::new().stop());
+    let future = serve(far, Fake::default(), Rights::all(), Arc::default(), Shutdown::new().stop());
     let task = std::mem::size_of_val(&future);
     drop(near);
     assert!(connection < 2 << 10, "{connection} bytes");

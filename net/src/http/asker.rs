@@ -14,6 +14,7 @@ use celeriant_schema::{Refusal, Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use crate::rights::Rights;
 use crate::service::{Elsewhere, Incoming, ReplyReceiver, ReplySender, Service};
 
 /// Behind a request's own deadline, for the answer that it has passed to come.
@@ -29,6 +30,7 @@ pub(super) struct Asker<V> {
     open: Arc<Mutex<Open>>,
     open_max: usize,
     elsewhere: Option<Arc<dyn Elsewhere>>,
+    rights: Rights,
 }
 
 /// Brings the answers to those who asked.
@@ -44,7 +46,8 @@ struct Open {
 }
 
 impl<V: Service> Asker<V> {
-    /// At most `open_max` questions may be open. [`Answers::bring`] must run meanwhile.
+    /// At most `open_max` questions may be open. [`Answers::bring`] must run meanwhile. Asks what
+    /// the gateway itself wants to know, which is everything.
     pub(super) fn new(
         service: V,
         open_max: usize,
@@ -53,14 +56,21 @@ impl<V: Service> Asker<V> {
         let (sender, receiver) = ReplySender::channel();
         let open = Arc::default();
         let answers = Answers { receiver, open: Arc::clone(&open) };
-        (Self { service, sender, open, open_max, elsewhere }, answers)
+        let rights = Rights::all();
+        (Self { service, sender, open, open_max, elsewhere, rights }, answers)
+    }
+
+    /// The same for one who may do less.
+    pub(super) fn on_behalf_of(mut self, rights: Rights) -> Self {
+        self.rights = rights;
+        self
     }
 
     /// Asks, and waits for the answer. `bytes`: what the question took on its way here.
     ///
     /// # Errors
-    /// What the service refuses, what is wrong with the request by itself, `Overloaded` when too
-    /// much is open, and `DeadlineExceeded` when there is no answer in time.
+    /// What is wrong with the request by itself, what is not granted, what the service refuses,
+    /// `Overloaded` when too much is open, `DeadlineExceeded` when there is no answer in time.
     pub(super) async fn ask(
         &self,
         request: Request,
@@ -68,6 +78,7 @@ impl<V: Service> Asker<V> {
         patience: Duration,
     ) -> Result<Response, Refusal> {
         request.check()?;
+        self.rights.check(&request)?;
         let deadline = Instant::now() + patience;
         // Payloads are shared, not copied.
         let passed_on = self.elsewhere.as_ref().map(|elsewhere| (elsewhere, request.clone()));

@@ -17,11 +17,14 @@ use super::problem::Problem;
 use super::routes::Route;
 use super::{Budget, Settings};
 use crate::json::parse_number;
+use crate::rights::Rights;
 
 /// A request, taken apart.
 pub(super) struct Call {
     /// Its headers.
     pub(super) headers: HeaderMap,
+    /// Of whoever is on the other end.
+    pub(super) rights: Rights,
     path: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Body,
@@ -56,7 +59,8 @@ impl Call {
                 return Err(Problem::invalid(name, "is there twice"));
             }
         }
-        Ok(Self { headers: head.headers, path, query, body })
+        let rights = head.extensions.remove().unwrap_or_else(Rights::none);
+        Ok(Self { headers: head.headers, rights, path, query, body })
     }
 
     /// A part of the path.

@@ -1,5 +1,5 @@
 //! What the node says of itself: alive, ready, its part in the cluster; and the description of all
-//! this.
+//! this. Whether it is alive and ready, and its gauges, are for whoever comes this far.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};

@@ -52,7 +52,7 @@ fn operation(route: &Route) -> Value {
             .or_insert_with(|| json!({"description": describe(answer.status)}));
         put_content(response, answer);
     }
-    let everywhere = [400, 421, 500, 503];
+    let everywhere = [400, 401, 403, 421, 500, 503];
     for status in everywhere.iter().chain(route.problems) {
         let problem =
             Answer { status: *status, media: "application/problem+json", schema: "Problem" };
@@ -102,6 +102,8 @@ fn describe(status: u16) -> &'static str {
         201 => "Committed: durable on every member of the in-sync set",
         304 => "Not modified: the caller has it",
         400 => "The request makes no sense; says which field",
+        401 => "Whoever asks must say who he is",
+        403 => "Not granted; says what",
         404 => "There is no such aggregate",
         408 => "The body did not come in time; nothing was done",
         409 => "A guard or a sequence says no; nothing was appended",

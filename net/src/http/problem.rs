@@ -55,6 +55,8 @@ fn status(refusal: &Refusal) -> StatusCode {
         Refusal::InvalidArgument { .. } | Refusal::UnsupportedProtocol { .. } => {
             StatusCode::BAD_REQUEST
         }
+        Refusal::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+        Refusal::PermissionDenied { .. } => StatusCode::FORBIDDEN,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
         Refusal::Deleted { .. } | Refusal::Trimmed { .. } => StatusCode::GONE,

@@ -28,7 +28,7 @@ pub(super) struct Route {
     pub(super) body: Option<&'static str>,
     /// What it answers when it is done.
     pub(super) answers: &'static [Answer],
-    /// How it may fail, besides what any of them may: 400, 421, 500, 503.
+    /// How it may fail, besides what any of them may: 400, 401, 403, 421, 500, 503.
     pub(super) problems: &'static [u16],
 }
 
@@ -401,18 +401,20 @@ fn problem(status: StatusCode, field: &str, reason: &str) -> Response {
 impl<V: Service> Gateway<V> {
     async fn serve(self, route: &'static Route, request: Request) -> Result<Response, Problem> {
         let call = Call::new(route, request).await?;
+        let asker = self.asker.clone().on_behalf_of(call.rights.clone());
+        let gateway = Self { asker, ..self.clone() };
         match route.operation {
-            Operation::Append => append::append(&self, call).await,
-            Operation::Write => append::write_many(&self, call).await,
-            Operation::Sync => sync::sync(&self, call).await,
-            Operation::ReadEvents => read::events(&self, call).await,
-            Operation::ReadHead => read::head(&self, call).await,
-            Operation::ListOrgs => read::names(&self, call, "orgs").await,
-            Operation::ListTypes => read::names(&self, call, "types").await,
-            Operation::ListAggregates => read::names(&self, call, "aggregates").await,
-            Operation::Watch => watch::watch(&self, call).await,
-            Operation::ReadFeed => watch::feed(&self, call).await,
-            Operation::Cluster => node::cluster(&self).await,
+            Operation::Append => append::append(&gateway, call).await,
+            Operation::Write => append::write_many(&gateway, call).await,
+            Operation::Sync => sync::sync(&gateway, call).await,
+            Operation::ReadEvents => read::events(&gateway, call).await,
+            Operation::ReadHead => read::head(&gateway, call).await,
+            Operation::ListOrgs => read::names(&gateway, call, "orgs").await,
+            Operation::ListTypes => read::names(&gateway, call, "types").await,
+            Operation::ListAggregates => read::names(&gateway, call, "aggregates").await,
+            Operation::Watch => watch::watch(&gateway, call).await,
+            Operation::ReadFeed => watch::feed(&gateway, call).await,
+            Operation::Cluster => node::cluster(&gateway).await,
             Operation::Live => Ok(node::live()),
             Operation::Ready => node::ready(&self, call).await,
             Operation::Metrics => node::metrics(&self).await,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use celeriant_schema::Refusal;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::Settings;
 use super::problem::Problem;
 use crate::listener::Host;
+use crate::rights::Rights;
 use crate::settings::Stop;
 
 /// Header lines of one request.
@@ -41,11 +42,13 @@ impl Server {
 }
 
 impl Host for Server {
-    async fn serve<S>(self, stream: S, peer: SocketAddr)
+    async fn serve<S>(self, stream: S, peer: SocketAddr, rights: Rights)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { router, settings, mut stop } = self;
+        // Each request carries the rights of its connection.
+        let router = router.layer(Extension(rights));
         let stream = TokioIo::new(Patient::new(stream, settings.stall_timeout));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -204,6 +204,10 @@ fn refusal_fields(refusal: &Refusal) -> Map<String, Value> {
         Refusal::TooLarge { what, limit } => json!({"what": what, "limit": limit}),
         Refusal::InvalidArgument { field, reason } => json!({"field": field, "reason": reason}),
         Refusal::UnsupportedProtocol { min, max } => json!({"supported": [min, max]}),
+        Refusal::Unauthenticated { reason } => json!({"reason": reason}),
+        Refusal::PermissionDenied { action, resource } => {
+            json!({"action": action, "resource": resource})
+        }
         Refusal::Internal { id } => json!({"id": id}),
         _ => json!({}),
     };

@@ -16,10 +16,11 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::Guest;
+use crate::rights::Rights;
 use crate::tls::Acceptor;
 
 /// A client that has said who it is, as far as it must.
-pub(super) type Secured = (TlsStream<TcpStream>, Guest);
+pub(super) type Secured = (TlsStream<TcpStream>, Rights, Guest);
 
 /// Of one listener.
 pub(super) struct Handshakes {
@@ -42,7 +43,7 @@ impl Handshakes {
             let peer = guest.peer;
             let result = timeout(patience, acceptor.accept(stream)).await;
             match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(stream) => Some((stream, guest)),
+                Ok((stream, rights)) => Some((stream, rights, guest)),
                 Err(error) => {
                     tracing::info!(%peer, %error, "no TLS session with a client");
                     None

@@ -6,8 +6,8 @@
 //!                                 └─ a client's certificate must be of the same CA as the node's
 //! ```
 //! No resumption and no early data, as on the link: what was exchanged counts from the next
-//! handshake on, and nothing can be replayed. Deliberately absent: what a client may do. A name in
-//! its certificate says that (`Grant`), and whoever serves it decides by that.
+//! handshake on, and nothing can be replayed. With a session come the rights of its other end.
+//! Deliberately absent: what they mean for a request (`rights`).
 
 use std::fmt;
 use std::io;
@@ -23,7 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Credentials, Error, Material, provider};
+use super::{Credentials, Error, Grant, Material, provider};
+use crate::rights::Rights;
 
 /// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -73,6 +74,8 @@ impl FromStr for ClientAuth {
 pub struct Acceptor {
     credentials: Credentials,
     auth: ClientAuth,
+    /// Of whoever shows nothing.
+    anonymous: Rights,
     current: Arc<ArcSwap<Current>>,
 }
 
@@ -83,13 +86,18 @@ struct Current {
 }
 
 impl Acceptor {
-    /// Follows `credentials`, whenever they are exchanged.
+    /// Follows `credentials`, whenever they are exchanged. `anonymous`: what those may do who show
+    /// no certificate.
     ///
     /// # Errors
     /// When the TLS library refuses the certificates.
-    pub fn new(credentials: Credentials, auth: ClientAuth) -> Result<Self, Error> {
-        let current = Current::of(credentials.current(), auth)?;
-        Ok(Self { credentials, auth, current: Arc::new(ArcSwap::from_pointee(current)) })
+    pub fn new(
+        credentials: Credentials,
+        auth: ClientAuth,
+        anonymous: Vec<Grant>,
+    ) -> Result<Self, Error> {
+        let current = Arc::new(ArcSwap::from_pointee(Current::of(credentials.current(), auth)?));
+        Ok(Self { credentials, auth, anonymous: Rights::anonymous(anonymous), current })
     }
 
     /// Whether clients must show a certificate.
@@ -98,11 +106,19 @@ impl Acceptor {
     }
 
     /// Makes a session over `stream`. May take for ever: the caller has a deadline.
-    pub(crate) async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
+    pub(crate) async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, Rights)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(self.config()).accept(stream).await
+        let stream = TlsAcceptor::from(self.config()).accept(stream).await?;
+        let rights = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            Some(shown) => {
+                let cluster = self.credentials.current().name().map(|name| name.cluster);
+                Rights::of(shown, cluster)
+            }
+            None => self.anonymous.clone(),
+        };
+        Ok((stream, rights))
     }
 
     /// Of what is in use now. Certificates that cannot be used leave what was used before.

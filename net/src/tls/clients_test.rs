@@ -55,7 +55,7 @@ impl World {
 
     fn acceptor(&self, auth: ClientAuth) -> (Acceptor, Credentials) {
         let credentials = Credentials::of(self.node("localhost"));
-        (Acceptor::new(credentials.clone(), auth).expect("usable"), credentials)
+        (Acceptor::new(credentials.clone(), auth, Vec::new()).expect("usable"), credentials)
     }
 
     /// A client that trusts this CA, and shows a certificate of another one, or of the same.
@@ -108,7 +108,7 @@ impl Client {
     async fn is_served(&self, acceptor: &Acceptor) -> bool {
         let (near, far) = duplex(64 << 10);
         let serve = async {
-            let mut stream = acceptor.accept(far).await?;
+            let mut stream = acceptor.accept(far).await?.0;
             stream.write_all(b"welcome").await?;
             stream.shutdown().await
         };
@@ -165,7 +165,7 @@ async fn certificates_are_exchanged_under_sessions_that_go_on() {
     let (near, far) = duplex(64 << 10);
     let client = old.client(Some(&shows));
     let (near, far) = tokio::join!(client.connect(near), acceptor.accept(far));
-    let (mut near, mut far) = (near.expect("a session"), far.expect("a session"));
+    let (mut near, (mut far, _)) = (near.expect("a session"), far.expect("a session"));
 
     credentials.replace(new.node("localhost"));
     let shows_new = new.issue(&[], valid());

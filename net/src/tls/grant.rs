@@ -3,7 +3,7 @@
 //! A grant is written as `ORG:TYPE:OPERATIONS` on the command line (`acme:account:read,append`,
 //! `*:*:all`), and as a URI in a certificate:
 //! `celeriant://<cluster>/grant/<org>/<type>/<operations>`.
-//! Deliberately absent: enforcement. A certificate is made long before it is shown.
+//! Deliberately absent: which request needs what (`rights`).
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use celeriant_schema::ClusterId;
 use celeriant_schema::key::{NamePart, check_name};
+use percent_encoding::percent_decode_str;
 
 use super::SCHEME;
 
@@ -105,6 +106,29 @@ impl Grant {
         format!("{SCHEME}{cluster}/grant/{org}/{aggregate_type}/{}", self.operations())
     }
 
+    /// The grant that a URI of a certificate says, and for which cluster; `None`: it says something
+    /// else.
+    pub fn from_uri(uri: &str) -> Option<(ClusterId, Self)> {
+        let (cluster, rest) = uri.strip_prefix(SCHEME)?.split_once("/grant/")?;
+        let parts: Vec<&str> = rest.split('/').collect();
+        let [org, aggregate_type, operations] = parts[..] else { return None };
+        let plain = |name: &str| {
+            let name = percent_decode_str(name).decode_utf8().ok()?.into_owned();
+            // A name with a colon is none: it cannot move the borders between the parts.
+            (!name.contains(':')).then_some(name)
+        };
+        let text = format!("{}:{}:{operations}", plain(org)?, plain(aggregate_type)?);
+        Some((cluster.parse().ok()?, text.parse().ok()?))
+    }
+
+    /// Whether it allows `operation` on all of `aggregate_type` of `org`; `*` asks for all of them.
+    pub fn covers(&self, operation: Operation, org: &str, aggregate_type: &str) -> bool {
+        let within = |granted: &str, asked: &str| granted == ANY || granted == asked;
+        self.operations.contains(&operation)
+            && within(&self.org, org)
+            && within(&self.aggregate_type, aggregate_type)
+    }
+
     fn operations(&self) -> String {
         match self.operations.len() == Operation::ALL.len() {
             true => ALL.to_owned(),
@@ -147,6 +171,20 @@ mod tests {
         let uri = |text: &str| text.parse::<Grant>().expect("a grant").uri(ClusterId::new(1));
         let cluster = "celeriant://00000000-0000-0000-0000-000000000001";
         assert_eq!(uri("acme:*:append,read"), format!("{cluster}/grant/acme/*/read,append"));
+        for text in ["acme:account:read,append", "*:*:all", "größe:a b:watch", "a b:c%:retain"] {
+            let cluster = ClusterId::new(7);
+            let grant: Grant = text.parse().expect("a grant");
+            assert_eq!(Grant::from_uri(&grant.uri(cluster)), Some((cluster, grant)));
+        }
+        for other in [
+            "celeriant://00000000-0000-0000-0000-000000000001/grant/acme/read",
+            "celeriant://00000000-0000-0000-0000-000000000001/grant/a%3A*/b/read",
+            "celeriant://00000000-0000-0000-0000-000000000001/grant/a/b/write",
+            "celeriant://x/grant/a/b/read",
+            "https://example.com/grant/a/b/read",
+        ] {
+            assert_eq!(Grant::from_uri(other), None, "{other}");
+        }
         let all = "a b:c%:schema,retain,admin,watch,read,append";
         assert_eq!(uri(all), format!("{cluster}/grant/a%20b/c%25/all"));
     }

@@ -39,9 +39,13 @@ pub(super) fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
             put_text(out, path, TEXT_BYTES_MAX);
             put_text(out, reason, TEXT_BYTES_MAX);
         }
-        Refusal::SchemaExists { schema } => put_text(out, schema, TEXT_BYTES_MAX),
-        Refusal::SchemaInvalid { schema, reason } => {
-            put_text(out, schema, TEXT_BYTES_MAX);
+        Refusal::SchemaExists { schema: text } | Refusal::Unauthenticated { reason: text } => {
+            put_text(out, text, TEXT_BYTES_MAX);
+        }
+        Refusal::InvalidArgument { field: what, reason }
+        | Refusal::PermissionDenied { action: what, resource: reason }
+        | Refusal::SchemaInvalid { schema: what, reason } => {
+            put_text(out, what, TEXT_BYTES_MAX);
             put_text(out, reason, TEXT_BYTES_MAX);
         }
         Refusal::SchemaIncompatible { schema, reasons } => {
@@ -66,10 +70,6 @@ pub(super) fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
             put_text(out, what, TEXT_BYTES_MAX);
             out.put_u64_le(*limit);
         }
-        Refusal::InvalidArgument { field, reason } => {
-            put_text(out, field, TEXT_BYTES_MAX);
-            put_text(out, reason, TEXT_BYTES_MAX);
-        }
         Refusal::UnsupportedProtocol { min, max } => {
             out.put_u16_le(*min);
             out.put_u16_le(*max);
@@ -85,6 +85,8 @@ pub(super) fn refusal(input: &mut Input<'_>) -> Result<Refusal, DecodeError> {
         1001 => Refusal::InvalidArgument { field: text(input)?, reason: text(input)? },
         1002 => Refusal::TooLarge { what: text(input)?, limit: input.u64()? },
         1003 => Refusal::UnsupportedProtocol { min: input.u16()?, max: input.u16()? },
+        1004 => Refusal::Unauthenticated { reason: text(input)? },
+        1005 => Refusal::PermissionDenied { action: text(input)?, resource: text(input)? },
         2001 => Refusal::NotFound { key: input.key()? },
         2002 => Refusal::Deleted { key: input.key()? },
         2003 => {

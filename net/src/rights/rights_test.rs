@@ -1,0 +1,223 @@
+//! Every request against every grant, of one's own org and of another.
+
+#![allow(clippy::disallowed_methods)] // Certificates are valid now.
+
+use std::time::{Duration, SystemTime};
+
+use celeriant_schema::{
+    ContentType, EncodedEvents, Event, FeedQuery, Guard, HeadQuery, Member, ReadQuery,
+    SchemaVersion, StoreId,
+};
+use rustls::pki_types::pem::PemObject;
+
+use super::*;
+use crate::tls::{Authority, Subject, Validity};
+
+const CLUSTER: ClusterId = ClusterId::new(7);
+
+/// Of one who shows a certificate with these names.
+fn shown(uris: Vec<String>, cluster: Option<ClusterId>) -> Rights {
+    let from = SystemTime::now() - Duration::from_secs(3600);
+    let valid = Validity { from, lasts: Duration::from_secs(86_400) };
+    let subject = Subject { name: "someone".into(), uris, ..Subject::default() };
+    let issued = Authority::new("test", valid).and_then(|ca| ca.issue(&subject, valid));
+    let pem = issued.expect("made").certificate;
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
+    Rights::of(&certificate, cluster)
+}
+
+fn holder(grants: &[&str]) -> Rights {
+    let uri = |text: &&str| text.parse::<Grant>().expect("a grant").uri(CLUSTER);
+    shown(grants.iter().map(uri).collect(), Some(CLUSTER))
+}
+
+fn key(text: &str) -> AggregateKey {
+    text.parse().expect("a key")
+}
+
+fn write(members: &[(&str, bool)]) -> Request {
+    let event = Event {
+        event_type: "T".into(),
+        schema: SchemaVersion::FIRST,
+        content_type: ContentType::Json,
+        payload: "1".into(),
+        event_id: None,
+        metadata: Vec::new(),
+        envelope: None,
+        client_time: 0,
+    };
+    let member = |(text, appends): &(&str, bool)| {
+        let events = if *appends { vec![event.clone()] } else { Vec::new() };
+        let events = EncodedEvents::encode(&events).expect("small");
+        Member { key: key(text), guard: Guard::Exists, sequence: None, events }
+    };
+    let members = members.iter().map(member).collect();
+    Request::Write(Write { client_id: celeriant_schema::ClientId::NONE, members })
+}
+
+fn list(org: Option<&str>, kind: Option<&str>) -> Request {
+    let (org, kind) = (org.map(str::to_owned), kind.map(str::to_owned));
+    Request::List(ListQuery { org, kind, prefix: String::new(), after: None, limit: 1 })
+}
+
+fn feed(selector: &str) -> Request {
+    let selector = selector.parse().expect("a selector");
+    Request::Feed(FeedQuery { selector, ..FeedQuery::default() })
+}
+
+fn read(text: &str) -> Request {
+    Request::Read(ReadQuery::all(key(text)))
+}
+
+fn head(text: &str) -> Request {
+    Request::Head(HeadQuery { key: key(text), client: None, min_stamp: None, any: false })
+}
+
+fn order(text: &str) -> Request {
+    Request::Admin(text.to_owned().into())
+}
+
+/// What it takes. A kind of request that is new must be thought of here before this compiles.
+fn row(request: &Request) -> &'static str {
+    match request {
+        Request::Ping => "ping",
+        Request::Write(_) => "write",
+        Request::Read(_) => "read",
+        Request::Head(_) => "head",
+        Request::List(_) => "list",
+        Request::Feed(_) => "feed",
+        Request::Admin(_) => "order",
+    }
+}
+
+/// Requests, and the one operation on `acme/account` that allows each; `None`: whoever is known.
+fn own() -> Vec<(Request, Option<Operation>)> {
+    use Operation::{Append, Read, Schema, Watch};
+    let registered =
+        r#"{"order":"schema","do":"register","schema":"acme/account/T@1.0","text":""}"#;
+    let policy = r#"{"order":"schema","do":"policy","org":"acme","type":"account"}"#;
+    vec![
+        (Request::Ping, None),
+        (write(&[("acme/account/a", true)]), Some(Append)),
+        (write(&[("acme/account/a", false)]), Some(Read)),
+        (read("acme/account/a"), Some(Read)),
+        (head("acme/account/a"), Some(Read)),
+        (list(Some("acme"), Some("account")), Some(Read)),
+        (feed("acme/account"), Some(Watch)),
+        (feed("acme/account/a"), Some(Watch)),
+        (order(registered), Some(Schema)),
+        (order(policy), Some(Schema)),
+        (order(r#"{"order":"schema","do":"show","schema":"acme/account/T@1.0"}"#), Some(Read)),
+        (order(r#"{"order":"status"}"#), None),
+    ]
+}
+
+/// What grants on `acme/account` never allow, whichever they are.
+fn foreign() -> Vec<Request> {
+    vec![
+        write(&[("acme/order/a", true)]),
+        write(&[("rival/account/a", true)]),
+        write(&[("acme/account/a", true), ("rival/account/a", false)]),
+        write(&[("acme/account/a", true), ("rival/account/a", true)]),
+        read("rival/account/a"),
+        read("acme/order/a"),
+        read("$system/schemas/acme"),
+        head("rival/account/a"),
+        list(None, None),
+        list(Some("acme"), None),
+        list(Some("rival"), Some("account")),
+        feed("*"),
+        feed("acme"),
+        feed("rival/account"),
+        feed("rival/account/a"),
+        order(r#"{"order":"schema","do":"register","schema":"acme/*/T@1.0","text":""}"#),
+        order(r#"{"order":"schema","do":"register","schema":"rival/account/T@1.0","text":""}"#),
+        order(r#"{"order":"schema","do":"policy","org":"acme"}"#),
+        order(r#"{"order":"schema","do":"list","org":"acme"}"#),
+        order(r#"{"order":"schema","do":"erase","org":"acme","type":"account"}"#),
+        order(r#"{"order":"status","do":"register"}"#),
+        order(r#"{"order":"hand-over"}"#),
+        order(r#"{"order":"replace","lost":"","member":{}}"#),
+        order(r#"{"order":"recover","above":1}"#),
+        order(r#"{"order":"record"}"#),
+        order("no order"),
+    ]
+}
+
+#[test]
+fn a_grant_allows_its_operations_on_its_own_and_nothing_else() {
+    let all = holder(&["*:*:all"]);
+    for granted in Operation::ALL {
+        let rights = holder(&[&format!("acme:account:{}", granted.name())]);
+        for (request, needed) in own() {
+            let allowed = needed.is_none_or(|needed| needed == granted);
+            let result = rights.check(&request);
+            assert_eq!(result.is_ok(), allowed, "{} {request:?}", granted.name());
+            if let Err(refusal) = result {
+                let Refusal::PermissionDenied { action, resource } = refusal else {
+                    panic!("{refusal}")
+                };
+                assert_eq!(Some(action.as_str()), needed.map(Operation::name));
+                assert_eq!(resource, "acme/account");
+            }
+            assert_eq!(all.check(&request), Ok(()));
+        }
+    }
+    let everything = holder(&["acme:account:all"]);
+    for request in foreign() {
+        assert!(everything.check(&request).is_err(), "{request:?}");
+        assert_eq!(all.check(&request), Ok(()), "{request:?}");
+    }
+    let mut kinds: Vec<&str> = own().iter().map(|(request, _)| row(request)).collect();
+    kinds.dedup();
+    assert_eq!(kinds, ["ping", "write", "read", "head", "list", "feed", "order"]);
+}
+
+#[test]
+fn an_orgs_grant_covers_all_of_its_types_and_several_grants_add_up() {
+    let rights = holder(&["acme:*:read,watch", "rival:account:append"]);
+    for request in [read("acme/order/a"), list(Some("acme"), None), feed("acme")] {
+        assert_eq!(rights.check(&request), Ok(()), "{request:?}");
+    }
+    assert_eq!(rights.check(&write(&[("rival/account/a", true), ("acme/x/y", false)])), Ok(()));
+    assert!(rights.check(&read("rival/account/a")).is_err());
+    assert!(rights.check(&write(&[("acme/account/a", true)])).is_err());
+    // An operator of one org is no operator of the store.
+    assert!(holder(&["acme:*:admin"]).check(&order(r#"{"order":"hand-over"}"#)).is_err());
+}
+
+#[test]
+fn nothing_is_granted_that_is_not_said() {
+    let of_another = |text: &str| text.parse::<Grant>().expect("a grant").uri(ClusterId::new(8));
+    let nothing = [
+        shown(Vec::new(), Some(CLUSTER)),
+        shown(vec!["https://example.com/".into()], Some(CLUSTER)),
+        shown(vec![of_another("*:*:all")], Some(CLUSTER)),
+    ];
+    for rights in &nothing {
+        assert!(matches!(
+            rights.check(&read("acme/account/a")),
+            Err(Refusal::PermissionDenied { .. })
+        ));
+        assert_eq!(rights.check(&Request::Ping), Ok(()));
+    }
+    let nobody = Rights::anonymous(Vec::new());
+    for request in own().into_iter().map(|(request, _)| request).chain(foreign()) {
+        let is_ping = request == Request::Ping;
+        match nobody.check(&request) {
+            Ok(()) => assert!(is_ping, "{request:?}"),
+            Err(refusal) => assert!(matches!(refusal, Refusal::Unauthenticated { .. })),
+        }
+    }
+}
+
+#[test]
+fn a_node_of_the_cluster_may_do_everything_and_one_of_another_nothing() {
+    let node = |cluster| Name { cluster, store: StoreId::new(3) }.to_string();
+    let own = shown(vec![node(CLUSTER)], Some(CLUSTER));
+    let other = shown(vec![node(ClusterId::new(8))], Some(CLUSTER));
+    for request in foreign() {
+        assert_eq!(own.check(&request), Ok(()));
+        assert!(other.check(&request).is_err(), "{request:?}");
+    }
+}
