@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { Chain, Missing, canonical, eventHash, micros } from "../chain.js";
+import { Chain, Missing, canonical, chainStart, eventHash, micros } from "../chain.js";
 import { keyedHash } from "../blake3.js";
 import { toHex } from "../format.js";
 import { parse } from "../gateway.js";
@@ -34,9 +34,10 @@ test("metadata keeps its order, also keys that look like numbers", () => {
 });
 
 test("hashes are those that the server's own tests hold", () => {
-  // schema/src/hash.rs, GOLDEN_EVENT: the same bytes without an event around them.
+  // schema/src/hash.rs: GOLDEN_START, and GOLDEN_EVENT with the same bytes, without an event.
   const key = new TextEncoder().encode("celeriant event hash v1         ");
   const start = "ed5b6fce926677a9c1107299856a22ac4073c0e78480d03bd0673b96cf3b7ba1";
+  assert.equal(chainStart("acme/order/4821"), start);
   const bytes = new Uint8Array(80 + 11);
   bytes.set(start.match(/../g).map((pair) => parseInt(pair, 16)));
   [[32, 1], [40, 2], [48, 3], [56, 4], [72, 5]].forEach(([at, value]) => { bytes[at] = value; });

@@ -1,0 +1,163 @@
+// A feed as it happens. Bounded: the newest are shown, and what comes faster than it can be shown is
+// counted instead. A pause closes the stream; going on takes it up behind the last stamp.
+
+import { button, element, empty, failure, field, title } from "./dom.js";
+import { eventCard } from "./event.js";
+import { count, plural } from "./format.js";
+import { address, parse, problem as problemOf } from "./gateway.js";
+
+const SHOWN_MAX = 200;
+
+export function tail({ main, query, signal }) {
+  const view = {
+    signal,
+    selector: query.get("selector") ?? "",
+    from: query.get("from") ?? "now",
+    types: query.get("types") ?? "",
+    list: element("ol", { class: "events feed", "aria-label": "Events, newest first" }),
+    state: element("p", { class: "state", role: "status" }),
+    tally: element("p", { class: "soft" }),
+    notes: element("div"),
+    pending: [], drawing: false, source: null, last: null, seen: 0, skipped: 0, paused: false,
+  };
+  view.pause = button("Pause", () => toggle(view), { hidden: true });
+  view.clear = button("Clear", () => clear(view), { hidden: true, class: "quiet" });
+  main.append(title("Live tail"), form(view),
+    element("div", { class: "tail-bar" }, view.state, view.tally, view.pause, view.clear),
+    view.notes, view.list);
+  signal.addEventListener("abort", () => view.source?.close());
+  if (view.selector === "") say(view, "idle", "Not started.");
+  else connect(view);
+  if (view.selector === "") view.notes.append(hint());
+}
+
+function hint() {
+  return empty("Say what to follow: an aggregate (org/type/id), a type (org/type), an org, or * for "
+    + "everything. Then append something, and see it arrive:",
+  `celeriant append acme/account/alice --type Opened --data '{"owner":"Alice"}'`);
+}
+
+function form(view) {
+  const free = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
+  const selector = element("input", {
+    value: view.selector, required: true, placeholder: "org/type/id, org/type, org or *", ...free,
+  });
+  const from = element("input", { value: view.from, placeholder: "now", ...free });
+  const types = element("input", { value: view.types, placeholder: "all", ...free });
+  const made = element("form", { class: "bar" }, field("Selector", selector),
+    field("From: now, start, stamp or time", from), field("Types, with commas", types),
+    element("button", { class: "primary" }, "Follow"));
+  made.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const begin = from.value.trim();
+    const set = { selector: selector.value.trim(), from: begin === "now" ? "" : begin,
+      types: types.value.trim() };
+    const there = address("#tail", set);
+    // The same again is asked for again.
+    if (location.hash === there) dispatchEvent(new HashChangeEvent("hashchange"));
+    else location.hash = there;
+  });
+  return made;
+}
+
+function say(view, kind, text) {
+  // Said once, not with every event: it is read aloud.
+  if (view.state.textContent === text) return;
+  view.state.dataset.state = kind;
+  view.state.textContent = text;
+}
+
+function connect(view) {
+  const { selector, types, last } = view;
+  const where = address("/v1/watch", { selector, types, raw: 1, from: last ?? view.from });
+  say(view, "waiting", "Connecting …");
+  view.pause.hidden = false;
+  const source = new EventSource(where);
+  view.source = source;
+  source.addEventListener("open", () => say(view, "live", "Live"));
+  source.addEventListener("append", (message) => {
+    view.last = message.lastEventId;
+    arrive(view, parse(message.data));
+  });
+  source.addEventListener("checkpoint", (message) => { view.last = message.lastEventId; });
+  source.addEventListener("problem", (message) => {
+    view.notes.replaceChildren(failure(problemOf(parse(message.data))));
+  });
+  source.addEventListener("error", () => {
+    if (source.readyState !== EventSource.CLOSED) {
+      say(view, "waiting", "Not connected; trying again …");
+      return;
+    }
+    say(view, "idle", "Refused.");
+    view.pause.hidden = true;
+    refused(view, where);
+  });
+}
+
+// An event source does not tell why it was refused: the same is asked once more, for the answer.
+async function refused(view, where) {
+  const stop = new AbortController();
+  const signal = AbortSignal.any([view.signal, stop.signal]);
+  try {
+    const answer = await fetch(where, { signal });
+    if (answer.ok) {
+      view.notes.replaceChildren(failure({ message: "The stream ended. Follow again." }));
+    } else {
+      view.notes.replaceChildren(failure(problemOf(parse(await answer.text()), answer.status)));
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") view.notes.replaceChildren(failure(error));
+  }
+  // What was not refused this time goes on for ever.
+  stop.abort();
+}
+
+function toggle(view) {
+  view.paused = !view.paused;
+  view.pause.textContent = view.paused ? "Resume" : "Pause";
+  if (view.paused) {
+    view.source.close();
+    say(view, "paused", "Paused. Resume goes on behind the last event; nothing is left out.");
+  } else {
+    connect(view);
+  }
+}
+
+function clear(view) {
+  view.list.replaceChildren();
+  Object.assign(view, { seen: 0, skipped: 0, pending: [] });
+  count_(view);
+}
+
+function arrive(view, event) {
+  view.seen += 1;
+  view.pending.push(event);
+  if (view.pending.length > SHOWN_MAX) {
+    view.pending.shift();
+    view.skipped += 1;
+  }
+  if (view.drawing) return;
+  view.drawing = true;
+  // A browser draws at its own pace, and not at all while nobody looks.
+  requestAnimationFrame(() => draw(view));
+}
+
+function draw(view) {
+  view.drawing = false;
+  const cards = view.pending.map((event) => eventCard(event, { withKey: true })).reverse();
+  view.pending = [];
+  // Whoever reads further down stays where they are.
+  view.list.prepend(...cards);
+  while (view.list.childElementCount > SHOWN_MAX) view.list.lastElementChild.remove();
+  view.notes.replaceChildren();
+  count_(view);
+}
+
+function count_(view) {
+  const { seen, skipped } = view;
+  view.clear.hidden = seen === 0;
+  const shown = view.list.childElementCount;
+  const kept = seen > shown ? `, the newest ${count(shown)} shown` : "";
+  const lost = skipped > 0 ? `, ${count(skipped)} too fast to show` : "";
+  view.tally.textContent = seen === 0 ? "" : `${plural(seen, "event")}${kept}${lost}`;
+}
