@@ -22,14 +22,15 @@ export async function browse({ main, names, query, signal }) {
   const level = LEVELS[names.length];
   const input = element("input", {
     type: "search", value: query.get("prefix") ?? "", autocomplete: "off", spellcheck: "false",
-    placeholder: "Prefix, or a whole key and Enter",
+    placeholder: names.length === 2 ? "How its id begins" : "How its name begins",
   });
-  const list = element("div", { class: "names-place" });
+  const list = element("div");
   const form = element("form", { class: "bar", role: "search" },
-    field(`Find ${level.what}`, input), names.length === 0 ? null : tailLink(names));
+    field(label(level, names), input), names.length === 0 ? null : tailLink(names));
   const heading = title(names.at(-1) ?? "Orgs");
-  main.append(crumbs(names), heading, form, list);
-  const show = () => names_(level, names, input.value, list, signal);
+  if (names.length > 0) main.append(crumbs(names));
+  main.append(heading, form, list);
+  const show = () => showNames(level, names, input.value, list, signal);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     open(names, input.value, list);
@@ -40,6 +41,11 @@ export async function browse({ main, names, query, signal }) {
     return show();
   });
   await show();
+}
+
+function label(level, names) {
+  return names.length > 0
+    ? `Find ${level.what}` : "Find orgs, or open a key: org/type/id and Enter";
 }
 
 const tailLink = (names) => link(tailPlace(names.join("/")), "Live tail", { class: "action" });
@@ -67,7 +73,7 @@ function open(names, text, list) {
 
 const turns = new WeakMap();
 
-async function names_(level, names, prefix, where, signal) {
+async function showNames(level, names, prefix, where, signal) {
   // Answers may come in another order than they were asked for.
   const turn = (turns.get(where) ?? 0) + 1;
   turns.set(where, turn);
@@ -80,7 +86,8 @@ async function names_(level, names, prefix, where, signal) {
     list.append(...page[level.what].map((name) => (
       element("li", {}, link(place([...names, name]), name)))));
     after = page.next;
-    told.textContent = `${plural(list.childElementCount, level.one)}${after === null ? "" : " so far"}`;
+    const upto = after === null ? "" : ", and more";
+    told.textContent = `${plural(list.childElementCount, level.one)}${upto}`;
     more.hidden = after === null;
   };
   const more = button("Show more", async () => {

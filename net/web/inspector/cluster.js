@@ -1,4 +1,5 @@
-// This node's part in the cluster, the other's as far as this one knows it, and every shard's place.
+// This node's part in the cluster, the other's as far as this one knows it, and where every shard
+// is.
 
 import { element, facts, failure, mono, title } from "./dom.js";
 import { count, short } from "./format.js";
@@ -76,8 +77,8 @@ function peer(status) {
   const other = (status.in_sync ?? []).find((one) => one !== status.store && one !== "bucket");
   if (other === undefined) {
     return card("Other node", [element("p", { class: "role" }, "not in sync")],
-      element("p", { class: "soft" }, "It is not in the set: nothing waits for it. Its own page says "
-        + "how it is."));
+      element("p", { class: "soft" }, "It is not in the set: nothing waits for it. Its own page "
+        + "says how it is."));
   }
   const role = { leader: "follower", follower: "leader" }[status.role];
   return card("Other node", [role === undefined ? null : roleName(role)],

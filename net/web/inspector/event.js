@@ -11,19 +11,20 @@ const SHOWN_BYTES = 512;
 export function eventCard(event, { withKey = false, marked = false } = {}) {
   const names = event.key.split("/");
   const target = place(names, { at: event.version });
-  const version = link(target, String(event.version), {
-    class: "version", "aria-label": `Version ${event.version}`,
+  const number = link(target, String(event.version), {
+    class: withKey ? null : "version", "aria-label": `Version ${event.version}`,
   });
   const head = element("div", { class: "event-head" },
     element("h3", {}, event.type, " ",
       element("small", { title: "Schema version" }, `v${event.schema}`)),
     element("span", { class: "mark" }), moment(event.server_time));
-  const whose = withKey ? element("p", { class: "whose" }, link(place(names), event.key)) : null;
+  const whose = withKey
+    ? element("p", { class: "whose" }, link(place(names), event.key), " · version ", number) : null;
   const card = element("article", { class: "card" }, head, whose, payload(event), meta(event.meta),
     details(event));
   return element("li", {
     class: marked ? "event marked" : "event", "data-version": event.version,
-  }, version, card);
+  }, withKey ? null : number, card);
 }
 
 // Says on a card what checking came to.
@@ -31,12 +32,13 @@ export function markCard(card, good) {
   const mark = card.querySelector(".mark");
   mark.className = good ? "mark good" : "mark bad";
   mark.textContent = good ? "✓ verified" : "✗ does not match";
+  card.classList.toggle("whole", good);
   card.classList.toggle("broken", !good);
 }
 
 export function unmarkCard(card) {
   card.querySelector(".mark").textContent = "";
-  card.classList.remove("broken");
+  card.classList.remove("broken", "whole");
 }
 
 function moment(time) {

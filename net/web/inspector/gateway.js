@@ -17,7 +17,10 @@ export class Problem extends Error {
 
 export const segments = (names) => names.map(encodeURIComponent).join("/");
 
-export const aggregateAddress = (names) => `/v1/aggregates/${segments(names)}`;
+// Of an aggregate's head or events, as this very node has them: a follower answers, too.
+export function aggregateAddress(names, what, parameters = {}) {
+  return address(`/v1/aggregates/${segments(names)}/${what}`, { any: 1, ...parameters });
+}
 
 // An address with those parameters that are set.
 export function address(path, parameters) {

@@ -1,5 +1,5 @@
-// A feed as it happens. Bounded: the newest are shown, and what comes faster than it can be shown is
-// counted instead. A pause closes the stream; going on takes it up behind the last stamp.
+// A feed as it happens. Bounded: the newest are shown, and what comes faster than it can be shown
+// is counted instead. A pause closes the stream; going on takes it up behind the last stamp.
 
 import { button, element, empty, failure, field, title } from "./dom.js";
 import { eventCard } from "./event.js";
@@ -32,8 +32,8 @@ export function tail({ main, query, signal }) {
 }
 
 function hint() {
-  return empty("Say what to follow: an aggregate (org/type/id), a type (org/type), an org, or * for "
-    + "everything. Then append something, and see it arrive:",
+  return empty("Say what to follow: an aggregate (org/type/id), a type (org/type), an org, or * "
+    + "for everything. Then append something, and see it arrive:",
   `celeriant append acme/account/alice --type Opened --data '{"owner":"Alice"}'`);
 }
 
@@ -71,15 +71,14 @@ function connect(view) {
   const { selector, types, last } = view;
   const where = address("/v1/watch", { selector, types, raw: 1, from: last ?? view.from });
   say(view, "waiting", "Connecting …");
-  view.pause.hidden = false;
   const source = new EventSource(where);
   view.source = source;
   source.addEventListener("open", () => say(view, "live", "Live"));
   source.addEventListener("append", (message) => {
-    view.last = message.lastEventId;
+    reached(view, message);
     arrive(view, parse(message.data));
   });
-  source.addEventListener("checkpoint", (message) => { view.last = message.lastEventId; });
+  source.addEventListener("checkpoint", (message) => reached(view, message));
   source.addEventListener("problem", (message) => {
     view.notes.replaceChildren(failure(problemOf(parse(message.data))));
   });
@@ -92,6 +91,12 @@ function connect(view) {
     view.pause.hidden = true;
     refused(view, where);
   });
+}
+
+// Only what is somewhere can be paused, or it would go on at another now.
+function reached(view, { lastEventId }) {
+  view.last = lastEventId;
+  view.pause.hidden = false;
 }
 
 // An event source does not tell why it was refused: the same is asked once more, for the answer.
@@ -126,7 +131,7 @@ function toggle(view) {
 function clear(view) {
   view.list.replaceChildren();
   Object.assign(view, { seen: 0, skipped: 0, pending: [] });
-  count_(view);
+  tell(view);
 }
 
 function arrive(view, event) {
@@ -150,10 +155,10 @@ function draw(view) {
   view.list.prepend(...cards);
   while (view.list.childElementCount > SHOWN_MAX) view.list.lastElementChild.remove();
   view.notes.replaceChildren();
-  count_(view);
+  tell(view);
 }
 
-function count_(view) {
+function tell(view) {
   const { seen, skipped } = view;
   view.clear.hidden = seen === 0;
   const shown = view.list.childElementCount;

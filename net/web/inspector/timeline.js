@@ -4,17 +4,17 @@ import { button, crumbs, element, empty, facts, failure, field, link, mono, plac
   title } from "./dom.js";
 import { eventCard } from "./event.js";
 import { ago, clock, count, plural } from "./format.js";
-import { address, aggregateAddress, ask } from "./gateway.js";
+import { aggregateAddress, ask } from "./gateway.js";
+import { onStatus } from "./status.js";
 import { verifier } from "./verify.js";
 
 const PAGE = 25;
 
 export async function timeline({ main, names, query, signal }) {
-  const where = aggregateAddress(names);
   main.append(crumbs(names), title(names[2]));
   let head;
   try {
-    head = await ask(`${where}/head`, signal);
+    head = await ask(aggregateAddress(names, "head"), signal);
   } catch (error) {
     if (error.name !== "NotFound") throw error;
     main.append(absent(names));
@@ -22,13 +22,13 @@ export async function timeline({ main, names, query, signal }) {
   }
   const list = element("ol", { class: "events" });
   const view = {
-    names, where, head, list, signal,
+    names, head, list, signal,
     backwards: query.get("order") !== "oldest",
     at: versionOf(query.get("at")),
     types: query.get("types") ?? "",
   };
-  const check = verifier({ key: names.join("/"), where, list, signal });
-  main.append(state(head, names, check.button), check.panel, controls(view), list);
+  const check = verifier({ names, signal });
+  main.append(behind(signal), state(head, names, check.button), check.panel, controls(view), list);
   if (head.deleted) main.append(element("p", { class: "notice" }, "This aggregate is deleted."));
   else await events(main, view, check);
 }
@@ -41,6 +41,16 @@ function versionOf(text) {
 function absent(names) {
   const command = `celeriant append ${names.join("/")} --type Opened --data '{"owner":"Alice"}'`;
   return empty("There is no such aggregate. It begins with its first event:", command);
+}
+
+// A follower shows what it has.
+function behind(signal) {
+  const note = element("p", { class: "notice", hidden: true },
+    "This node does not lead: it shows what it has of what is committed, and may be behind.");
+  onStatus(({ status }) => {
+    note.hidden = status === null || ["leader", "alone"].includes(status.role);
+  }, signal);
+  return note;
 }
 
 function state(head, names, verifyButton) {
@@ -64,7 +74,7 @@ function controls(view) {
     place(names, { order: name, types }), text, chosen ? { "aria-current": "true" } : {});
   const version = element("input", {
     type: "number", min: "1", max: String(view.head.version), inputmode: "numeric",
-    value: at === null ? "" : String(at), placeholder: "any",
+    value: at === null ? "" : String(at), placeholder: backwards ? "newest" : "oldest",
   });
   const kinds = element("input", {
     value: types, placeholder: "all", autocomplete: "off", spellcheck: "false",
@@ -72,7 +82,7 @@ function controls(view) {
   const form = element("form", { class: "bar" },
     element("div", { class: "switch", role: "group", "aria-label": "Order" },
       order(null, backwards, "Newest first"), order("oldest", !backwards, "Oldest first")),
-    field("Version", version), field("Types, with commas", kinds),
+    field("From version", version), field("Types, with commas", kinds),
     element("button", {}, "Show"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -84,10 +94,10 @@ function controls(view) {
 }
 
 async function events(main, view, check) {
-  const { list, where, types, backwards, signal, at } = view;
+  const { list, names, types, backwards, signal, at } = view;
   let next = at;
   const load = async () => {
-    const page = await ask(address(`${where}/events`, {
+    const page = await ask(aggregateAddress(names, "events", {
       raw: 1, limit: PAGE, types, backwards: backwards ? 1 : null,
       [backwards ? "to" : "from"]: next,
     }), signal);
@@ -117,7 +127,7 @@ function aboveThem({ at, names, head, backwards, types }) {
   const nearer = backwards ? Math.min(head.version, at + PAGE) : Math.max(1, at - PAGE);
   const order = backwards ? null : "oldest";
   return [element("p", { class: "between" },
-    link(place(names, { order, types, at: nearer }), backwards ? "↑ Newer events" : "↑ Older events"),
+    link(place(names, { order, types, at: nearer }), `↑ ${backwards ? "Newer" : "Older"} events`),
     link(place(names, { order, types }), backwards ? "To the newest" : "To the oldest"))];
 }
 

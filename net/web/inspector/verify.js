@@ -4,13 +4,13 @@
 import { Chain, eventHash } from "./chain.js";
 import { button, element, failure, link, mono, place } from "./dom.js";
 import { markCard, unmarkCard } from "./event.js";
-import { asText, count, fromBase64, plural, pretty } from "./format.js";
-import { address, ask } from "./gateway.js";
+import { asText, count, fromBase64, plural, pretty, short } from "./format.js";
+import { aggregateAddress, ask } from "./gateway.js";
 
 const PAGE = 500;
 
 // A button, a panel for what it says, and `shown`, which is told every card of the timeline.
-export function verifier({ key, where, signal }) {
+export function verifier({ names, signal }) {
   const panel = element("section", { class: "verify", "aria-label": "Verification", hidden: true });
   const cards = new Map();
   const start = button("Verify chain", () => (running === null ? run() : running.abort()),
@@ -27,9 +27,9 @@ export function verifier({ key, where, signal }) {
     for (const { card } of cards.values()) unmarkCard(card);
     const stop = AbortSignal.any([signal, running.signal]);
     try {
-      const result = await verify({ key, where, signal: stop, progress, cards });
+      const result = await verify({ names, signal: stop, progress, cards });
       panel.classList.add(result.problem === null ? "good" : "bad");
-      said.replaceChildren(...(result.problem === null ? good(result) : bad(key, result)));
+      said.replaceChildren(...(result.problem === null ? good(result) : bad(names, result)));
     } catch (error) {
       said.replaceChildren(error.name === "AbortError" ? "Stopped." : failure(error));
     }
@@ -44,15 +44,16 @@ export function verifier({ key, where, signal }) {
   return { button: start, panel, shown };
 }
 
-async function verify({ key, where, signal, progress, cards }) {
-  const head = await ask(`${where}/head`, signal);
+async function verify({ names, signal, progress, cards }) {
+  const key = names.join("/");
+  const head = await ask(aggregateAddress(names, "head"), signal);
   const result = { head, first: head.first_available, chain: new Chain(key), problem: null };
   const upto = head.version;
   progress.max = upto;
   let from = result.first;
   while (from !== null && result.problem === null) {
     const query = { raw: 1, from, to: upto, limit: PAGE };
-    const page = await ask(address(`${where}/events`, query), signal);
+    const page = await ask(aggregateAddress(names, "events", query), signal);
     for (const event of page.events) {
       // A batch is never split, so a page may go beyond where it was to end.
       if (event.version > upto) break;
@@ -96,23 +97,23 @@ function compare(shown, before, hash) {
 function good({ first, chain }) {
   const trimmed = first > 1;
   const start = trimmed
-    ? `What was before version ${count(first)} was trimmed, so that version's own hash is taken for `
-      + "granted; "
-    : "It begins with the hash of the key; ";
+    ? `What was before version ${count(first)} was trimmed, so that version's own hash is taken `
+      + "for granted; "
+    : "The chain begins with the hash of the key; ";
   const checked = chain.version - (trimmed ? first : 0);
   const range = `versions ${count(trimmed ? first + 1 : 1)} to ${count(chain.version)}`;
   return [
-    element("p", {}, element("strong", {}, `✓ ${plural(checked, "event")} verified`), `, ${range}.`),
+    element("p", {},
+      element("strong", {}, `✓ ${plural(checked, "event")} verified`), `, ${range}.`),
     element("p", { class: "soft" }, `${start}every hash was computed in this browser (BLAKE3) from `
       + "the event's raw bytes and the hash before it, and is the one that the node states. The "
-      + "last is the hash of the head:"),
-    element("p", {}, mono(chain.hash)),
-    element("p", { class: "soft" }, "A node that rewrote all of the history could state all of "
-      + "these hashes. To be sure, compare the last with a receipt."),
+      + "last, ", mono(short(chain.hash)), "…, is the head's."),
+    element("p", { class: "soft" }, "A node that rewrote all of the history could state such "
+      + "hashes, too. To be sure, compare the chain hash with a receipt."),
   ];
 }
 
-function bad(key, { first, chain, problem }) {
+function bad(names, { first, chain, problem }) {
   const { version } = problem;
   const last = chain.version;
   const before = last >= first
@@ -125,7 +126,8 @@ function bad(key, { first, chain, problem }) {
     ...reasons.map((reason) => element("p", {}, reason)),
     hashes(problem),
     element("p", { class: "soft" }, problem.kind === "head" ? "" : before),
-    element("p", {}, link(place(key.split("/"), { at: version }), `Show version ${count(version)}`)),
+    element("p", {},
+      link(place(names, { at: version }), `Show version ${count(version)}`)),
   ];
 }
 

@@ -21,7 +21,8 @@ async function policy() {
 // Which file an address is; null: none of the page's.
 function fileOf(path) {
   if (path === "/") return "index.html";
-  const name = /^\/(inspector\.(?:js|css))$/.exec(path) ?? /^\/inspector\/([a-z0-9]+\.js)$/.exec(path);
+  const top = /^\/(inspector\.(?:js|css))$/.exec(path);
+  const name = top ?? /^\/inspector\/([a-z0-9]+\.js)$/.exec(path);
   return name?.[1] ?? null;
 }
 

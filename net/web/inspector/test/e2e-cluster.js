@@ -1,0 +1,85 @@
+// Roles, sets and positions, from one node and from two of which one is killed.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { append, dev, pair } from "./node.js";
+import { deposit, originOf, stage, visit } from "./stage.js";
+
+const PATIENCE = { timeout: 60_000 };
+const role = (page, card) => page.locator(".place").filter({ hasText: card }).locator(".role");
+
+test("a node on its own says so, and its positions move while one looks", async () => {
+  const { page } = await visit("#cluster");
+  await role(page, "This node").getByText("alone").waitFor();
+  await page.locator("#node").getByText("dev · alone · epoch 1").waitFor();
+  const total = () => page.locator("tbody td:nth-child(3)").evaluateAll((cells) => (
+    cells.reduce((sum, cell) => sum + Number(cell.textContent), 0)));
+  const before = await total();
+  await append(stage.node, "acme/account/alice", [deposit(1)]);
+  await page.waitForFunction((least) => {
+    const cells = [...document.querySelectorAll("tbody td:nth-child(3)")];
+    return cells.reduce((sum, cell) => sum + Number(cell.textContent), 0) > least;
+  }, before);
+});
+
+test("a node that is gone is said to be, and what it was stays to be seen", async () => {
+  const node = await dev();
+  try {
+    const tab = await visit("#cluster", { origin: await originOf(node) });
+    await role(tab.page, "This node").getByText("alone").waitFor();
+    tab.expect(/Failed to load resource/);
+    await node.stop();
+    await tab.page.locator("#node").getByText("no answer").waitFor();
+    await tab.page.getByRole("alert").waitFor();
+    await role(tab.page, "This node").getByText("alone").waitFor();
+    await tab.visit("#/");
+    await tab.page.getByRole("alert").first().waitFor();
+  } finally {
+    await node.end();
+  }
+});
+
+test("two nodes say who leads and what is in sync; a leader that is lost is replaced", async () => {
+  const { nodes, end } = await pair();
+  try {
+    const [a, b] = await Promise.all(nodes.map(async (node) => (
+      visit("#cluster", { origin: await originOf(node) }))));
+    for (const { page } of [a, b]) await page.getByText("2 of 2").waitFor(PATIENCE);
+    const whole = ({ page }) => page.locator(".set").getByText("the other").waitFor(PATIENCE);
+    const inSync = ({ page }) => page.locator(".set", { hasText: "this node" }).waitFor(PATIENCE);
+    await Promise.all([a, b].map(whole));
+    await Promise.all([a, b].map(inSync));
+    const roleOf = async ({ page }) => (await role(page, "This node").innerText()).trim();
+    const roles = await Promise.all([a, b].map(roleOf));
+    assert.deepEqual([...roles].sort(), ["follower", "leader"]);
+    const leads = roles.indexOf("leader");
+    const [leader, follower] = leads === 0 ? [a, b] : [b, a];
+    await role(leader.page, "Other node").getByText("follower").waitFor();
+    await role(follower.page, "Other node").getByText("leader").waitFor();
+    await append(nodes[leads], "acme/account/alice", [deposit(1), deposit(2)]);
+    await reads(follower);
+    leader.expect(/Failed to load resource/);
+    await nodes[leads].stop();
+    await role(follower.page, "This node").getByText("leader").waitFor(PATIENCE);
+    await follower.page.locator(".set").getByText("the bucket").waitFor(PATIENCE);
+    const changes = await follower.page.locator(".changes").innerText();
+    assert.match(changes, /role: .* → leader/);
+    await role(follower.page, "Other node").getByText("not in sync").waitFor();
+  } finally {
+    await end();
+  }
+});
+
+// A follower shows, verifies and follows what it has, and says that it only follows.
+async function reads(tab) {
+  await tab.visit("#/acme/account/alice");
+  await tab.page.locator(".event").first().waitFor();
+  await tab.page.getByText("This node does not lead").waitFor();
+  await tab.page.getByRole("button", { name: "Verify chain" }).click();
+  await tab.page.getByText("2 events verified").waitFor();
+  await tab.visit("#tail?selector=acme&from=start");
+  await tab.page.getByText("2 events", { exact: true }).waitFor();
+  await tab.visit("#cluster");
+  await tab.page.getByText("2 of 2").waitFor();
+}
