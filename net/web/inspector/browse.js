@@ -3,7 +3,7 @@
 import { button, crumbs, element, empty, failure, field, link, place, tailPlace, title }
   from "./dom.js";
 import { address, ask, segments } from "./gateway.js";
-import { plural } from "./format.js";
+import { plural, quoted } from "./format.js";
 
 const PAGE = 100;
 // Typing goes on while names are fetched.
@@ -112,7 +112,8 @@ async function showNames(level, names, prefix, where, signal) {
 function nothing(level, names, prefix) {
   if (prefix !== "") return empty(`No ${level.what} start with “${prefix}”.`);
   const [org = "acme", type = "account"] = names;
-  const command = `celeriant append ${org}/${type}/alice --type Opened --data '{"owner":"Alice"}'`;
+  const key = quoted(`${org}/${type}/alice`);
+  const command = `celeriant append ${key} --type Opened --data '{"owner":"Alice"}'`;
   const what = names.length === 0 ? "Nothing is stored here yet." : `There are no ${level.what}.`;
   return empty(`${what} Append a first event:`, command);
 }

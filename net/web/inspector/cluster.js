@@ -42,7 +42,7 @@ function cards(status) {
 }
 
 function card(name, role, ...rest) {
-  return element("section", { class: "card place" },
+  return element("section", { class: "card place", "aria-label": name },
     element("p", { class: "eyebrow" }, name), ...role, ...rest);
 }
 
@@ -90,15 +90,18 @@ function peer(status) {
 
 function set(status) {
   const places = status.in_sync ?? [];
-  const names = places.map((one) => {
+  const named = (one) => {
     if (one === "bucket") return "the bucket";
-    return one === status.store ? `this node (${short(one, 8)})` : `the other (${short(one, 8)})`;
-  });
-  const items = names.map((name) => element("li", {}, name));
-  return card("In-sync set", [element("p", { class: "role" }, `${places.length} of 2`)],
-    element("p", { class: "soft" }, places.length === 0
-      ? "Not known here yet." : "A write is committed when it is durable in all of these:"),
-    element("ul", { class: "set" }, ...items),
+    return `${one === status.store ? "this" : "the other"} node (${short(one, 8)})`;
+  };
+  const whole = places.includes("bucket") ? "one node and the bucket" : "both nodes";
+  const outside = places.length > 0 && !places.includes(status.store);
+  return card("In-sync set",
+    [element("p", { class: "role" }, places.length === 0 ? "not known yet" : whole)],
+    places.length === 0 ? null : element("p", { class: "soft" },
+      "A write is committed when it is durable on all of these:"),
+    element("ul", { class: "set" }, ...places.map((one) => element("li", {}, named(one)))),
+    outside ? element("p", { class: "notice" }, "This node is not in it, and catches up.") : null,
     facts([["Version of the set", status.ver === undefined ? null : count(status.ver)]]));
 }
 

@@ -42,15 +42,12 @@ export function empty(text, command = null) {
     command === null ? null : element("pre", { class: "command" }, command));
 }
 
+// The way to what these names are; the last of them is the view's heading.
 export function crumbs(names) {
-  const steps = names.map((name, depth) => {
-    const last = depth === names.length - 1;
-    const current = last ? { "aria-current": "page" } : {};
-    return element("li", {}, link(place(names.slice(0, depth + 1)), name, current));
-  });
-  const all = link("#/", "All orgs", names.length === 0 ? { "aria-current": "page" } : {});
+  const steps = names.slice(0, -1).map((name, depth) => (
+    element("li", {}, link(place(names.slice(0, depth + 1)), name))));
   return element("nav", { class: "crumbs", "aria-label": "Where this is" },
-    element("ol", {}, element("li", {}, all), ...steps));
+    element("ol", {}, element("li", {}, link("#/", "All orgs")), ...steps));
 }
 
 // Terms and what they are; what is null is left out.

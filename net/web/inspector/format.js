@@ -113,5 +113,9 @@ export function size(bytes) {
   return `${(bytes / divisor).toFixed(1)} ${unit}`;
 }
 
+// A word for a shell.
+export const quoted = (text) => (
+  /^[\w./:@+-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`);
+
 // Enough of a hash or UUID to tell it from another.
 export const short = (text, length = 12) => (text.length > length ? text.slice(0, length) : text);

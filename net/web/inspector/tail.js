@@ -44,7 +44,7 @@ function form(view) {
   });
   const from = element("input", { value: view.from, placeholder: "now", ...free });
   const types = element("input", { value: view.types, placeholder: "all", ...free });
-  const made = element("form", { class: "bar" }, field("Selector", selector),
+  const made = element("form", { class: "bar tail-form" }, field("Selector", selector),
     field("From: now, start, stamp or time", from), field("Types, with commas", types),
     element("button", { class: "primary" }, "Follow"));
   made.addEventListener("submit", (event) => {

@@ -3,7 +3,7 @@
 import { button, crumbs, element, empty, facts, failure, field, link, mono, place, tailPlace,
   title } from "./dom.js";
 import { eventCard } from "./event.js";
-import { ago, clock, count, plural } from "./format.js";
+import { ago, clock, count, plural, quoted } from "./format.js";
 import { aggregateAddress, ask } from "./gateway.js";
 import { onStatus } from "./status.js";
 import { verifier } from "./verify.js";
@@ -11,7 +11,7 @@ import { verifier } from "./verify.js";
 const PAGE = 25;
 
 export async function timeline({ main, names, query, signal }) {
-  main.append(crumbs(names), title(names[2]));
+  main.append(crumbs(names), title(names[2]), behind(signal));
   let head;
   try {
     head = await ask(aggregateAddress(names, "head"), signal);
@@ -28,7 +28,7 @@ export async function timeline({ main, names, query, signal }) {
     types: query.get("types") ?? "",
   };
   const check = verifier({ names, signal });
-  main.append(behind(signal), state(head, names, check.button), check.panel, controls(view), list);
+  main.append(state(head, names, check.button), check.panel, controls(view), list);
   if (head.deleted) main.append(element("p", { class: "notice" }, "This aggregate is deleted."));
   else await events(main, view, check);
 }
@@ -39,7 +39,8 @@ function versionOf(text) {
 }
 
 function absent(names) {
-  const command = `celeriant append ${names.join("/")} --type Opened --data '{"owner":"Alice"}'`;
+  const key = quoted(names.join("/"));
+  const command = `celeriant append ${key} --type Opened --data '{"owner":"Alice"}'`;
   return empty("There is no such aggregate. It begins with its first event:", command);
 }
 

@@ -5,7 +5,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { append } from "./node.js";
-import { LONG, MANY, deposit, fill, stage, visit } from "./stage.js";
+import { LONG, MANY, begin, deposit, fill, stage, visit } from "./stage.js";
+
+begin({ fresh: true });
 
 test("an empty store says what to do next", async () => {
   const { page } = await visit("#/");

@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  ago, asText, clock, count, fromBase64, fromHex, hexDump, plural, pretty, short, size, toHex,
+  ago, asText, clock, count, fromBase64, fromHex, hexDump, plural, pretty, quoted, short, size,
+  toHex,
 } from "../format.js";
 import { address, parse, problem, segments } from "../gateway.js";
 
@@ -76,6 +77,11 @@ test("addresses carry any name, and only parameters that are set", () => {
   assert.equal(segments(["a b", "?#", "ü%"]), "a%20b/%3F%23/%C3%BC%25");
   assert.equal(address("/v1/x", { a: null, b: "", c: 0, d: "a&b" }), "/v1/x?c=0&d=a%26b");
   assert.equal(address("/v1/x", {}), "/v1/x");
+});
+
+test("a command that is shown can be pasted into a shell", () => {
+  assert.equal(quoted("acme/account/a-1"), "acme/account/a-1");
+  assert.equal(quoted("a/b/$(rm) it's"), String.raw`'a/b/$(rm) it'\''s'`);
 });
 
 test("refusals are told with their name and whether trying again helps", () => {

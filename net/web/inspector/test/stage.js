@@ -1,5 +1,5 @@
 // What every end-to-end test stands on: a browser, a node, the page, and that nothing goes wrong on
-// it. Registers itself with the runner.
+// it. Registers itself with the runner; `begin` once in every file.
 //
 //   CELERIANT_BIN             the program
 //   CELERIANT_INSPECTOR_DIR   a working copy of the page, served by serve.js; else the page is the
@@ -19,14 +19,16 @@ export const HOSTILE = "<script>globalThis.pwned = 1</script>"
 export const LONG = 900;
 export const MANY = 230;
 
-// Set before the first test.
+// Set before the first test, by `begin`.
 export const stage = { browser: null, node: null, origin: null };
 const servers = [];
 let opened = [];
 
-before(async () => {
+// `fresh`: the node holds nothing yet.
+export const begin = ({ fresh = false } = {}) => before(async () => {
   [stage.browser, stage.node] = await Promise.all([launch(), dev()]);
   stage.origin = await originOf(stage.node);
+  if (!fresh) await fill(stage.node);
 });
 
 after(async () => {
