@@ -23,7 +23,9 @@ export function cluster({ main, signal }) {
     "aria-label": "Shards" });
   const changes = element("div");
   main.append(title("Cluster"), problem, places,
-    element("h3", { class: "section" }, "Shards"), shards,
+    element("h3", { class: "section" }, "Shards"),
+    element("p", { class: "soft" }, "Records, by number: durable on this node's disk, committed, "
+      + "and how many only this node has."), shards,
     element("h3", { class: "section" }, "Changes since this page was opened"), changes);
   onStatus((known) => {
     problem.replaceChildren(...(known.problem === null ? [] : [failure(known.problem)]));

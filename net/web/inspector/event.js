@@ -52,7 +52,8 @@ function payload(event) {
   const text = event.content_type === "json" ? asText(bytes) : null;
   const json = text === null ? null : pretty(text);
   const box = element("pre", { class: "payload", tabindex: "0", "aria-label": "Payload" });
-  const note = json === null ? `${event.content_type}, ${size(bytes.length)}` : null;
+  const said = event.content_type === "bytes" ? "" : `${event.content_type}, `;
+  const note = json === null ? `${said}${size(bytes.length)}` : null;
   const fill = (all) => (json === null ? dump(box, bytes, all) : code(box, text, all));
   const whole = fill(false);
   const more = whole ? null : button(`Show all of it (${size(bytes.length)})`, (click) => {

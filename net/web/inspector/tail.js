@@ -1,5 +1,5 @@
-// A feed as it happens. Bounded: the newest are shown, and what comes faster than it can be shown
-// is counted instead. A pause closes the stream; going on takes it up behind the last stamp.
+// A feed as it happens. Bounded: the newest are shown, the others only counted. A pause closes the
+// stream; going on takes it up behind the last stamp.
 
 import { button, element, empty, failure, field, title } from "./dom.js";
 import { eventCard } from "./event.js";
@@ -18,11 +18,11 @@ export function tail({ main, query, signal }) {
     state: element("p", { class: "state", role: "status" }),
     tally: element("p", { class: "soft" }),
     notes: element("div"),
-    pending: [], drawing: false, source: null, last: null, seen: 0, skipped: 0, paused: false,
+    pending: [], drawing: false, source: null, last: null, seen: 0, paused: false,
   };
   view.pause = button("Pause", () => toggle(view), { hidden: true });
   view.clear = button("Clear", () => clear(view), { hidden: true, class: "quiet" });
-  main.append(title("Live tail"), form(view),
+  main.append(title("Live tail"), form(view, query),
     element("div", { class: "tail-bar" }, view.state, view.tally, view.pause, view.clear),
     view.notes, view.list);
   signal.addEventListener("abort", () => view.source?.close());
@@ -37,22 +37,23 @@ function hint() {
   `celeriant append acme/account/alice --type Opened --data '{"owner":"Alice"}'`);
 }
 
-function form(view) {
+function form(view, query) {
   const free = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
   const selector = element("input", {
     value: view.selector, required: true, placeholder: "org/type/id, org/type, org or *", ...free,
   });
-  const from = element("input", { value: view.from, placeholder: "now", ...free });
+  const from = element("input", {
+    value: query.get("from") ?? "", placeholder: "now, start, stamp or time", ...free,
+  });
   const types = element("input", { value: view.types, placeholder: "all", ...free });
   const made = element("form", { class: "bar tail-form" }, field("Selector", selector),
-    field("From: now, start, stamp or time", from), field("Types, with commas", types),
+    field("From", from), field("Types, with commas", types),
     element("button", { class: "primary" }, "Follow"));
   made.addEventListener("submit", (event) => {
     event.preventDefault();
-    const begin = from.value.trim();
-    const set = { selector: selector.value.trim(), from: begin === "now" ? "" : begin,
-      types: types.value.trim() };
-    const there = address("#tail", set);
+    const there = address("#tail", {
+      selector: selector.value.trim(), from: from.value.trim(), types: types.value.trim(),
+    });
     // The same again is asked for again.
     if (location.hash === there) dispatchEvent(new HashChangeEvent("hashchange"));
     else location.hash = there;
@@ -130,17 +131,14 @@ function toggle(view) {
 
 function clear(view) {
   view.list.replaceChildren();
-  Object.assign(view, { seen: 0, skipped: 0, pending: [] });
+  Object.assign(view, { seen: 0, pending: [] });
   tell(view);
 }
 
 function arrive(view, event) {
   view.seen += 1;
   view.pending.push(event);
-  if (view.pending.length > SHOWN_MAX) {
-    view.pending.shift();
-    view.skipped += 1;
-  }
+  if (view.pending.length > SHOWN_MAX) view.pending.shift();
   if (view.drawing) return;
   view.drawing = true;
   // A browser draws at its own pace, and not at all while nobody looks.
@@ -159,10 +157,9 @@ function draw(view) {
 }
 
 function tell(view) {
-  const { seen, skipped } = view;
+  const { seen, list } = view;
   view.clear.hidden = seen === 0;
-  const shown = view.list.childElementCount;
+  const shown = list.childElementCount;
   const kept = seen > shown ? `, the newest ${count(shown)} shown` : "";
-  const lost = skipped > 0 ? `, ${count(skipped)} too fast to show` : "";
-  view.tally.textContent = seen === 0 ? "" : `${plural(seen, "event")}${kept}${lost}`;
+  view.tally.textContent = seen === 0 ? "" : `${plural(seen, "event")}${kept}`;
 }

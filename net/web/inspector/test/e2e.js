@@ -165,6 +165,20 @@ for (const [what, where, headline, verified, change] of LIES) {
   });
 }
 
+test("what a trim left verifies, and it is said where it begins", async () => {
+  const { page } = await visit(null);
+  await tamper(page, "/head", (body) => { body.first_available = 11; });
+  await tamper(page, "/events", (body) => {
+    body.events = body.events.filter((event) => event.version >= 11);
+  });
+  await page.goto(`${stage.origin}/#/acme/account/alice`);
+  await page.getByRole("button", { name: "Verify chain" }).click();
+  await page.locator(".verify.good").waitFor();
+  const said = await page.locator(".verify").textContent();
+  assert.match(said, /✓ 30 events verified, versions 12 to 41\./);
+  assert.match(said, /before version 11 was trimmed/);
+});
+
 test("a timeline that shows something else than what verifies is found", async () => {
   const { page } = await visit(null);
   let first = true;
