@@ -11,7 +11,7 @@ const ADVICE = {
 export class Problem extends Error {
   constructor(name, message, { status = 0, retry = null } = {}) {
     super(message);
-    Object.assign(this, { name, status, advice: ADVICE[retry] ?? "" });
+    Object.assign(this, { name, status, retry, advice: ADVICE[retry] ?? "" });
   }
 }
 
@@ -36,7 +36,8 @@ export async function ask(where, signal) {
     text = await answer.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("No answer", "The node cannot be reached. Is it running?");
+    throw new Problem("No answer", "The node cannot be reached. Is it running?",
+      { retry: "same" });
   }
   const body = parse(text);
   if (!answer.ok) throw problem(body, answer.status);

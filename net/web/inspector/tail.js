@@ -7,6 +7,7 @@ import { count, plural } from "./format.js";
 import { address, parse, problem as problemOf } from "./gateway.js";
 
 const SHOWN_MAX = 200;
+const AGAIN_MS = 2_000;
 
 export function tail({ main, query, signal }) {
   const view = {
@@ -71,10 +72,13 @@ function say(view, kind, text) {
 function connect(view) {
   const { selector, types, last } = view;
   const where = address("/v1/watch", { selector, types, raw: 1, from: last ?? view.from });
-  say(view, "waiting", "Connecting …");
+  if (view.last === null) say(view, "waiting", "Connecting …");
   const source = new EventSource(where);
   view.source = source;
-  source.addEventListener("open", () => say(view, "live", "Live"));
+  source.addEventListener("open", () => {
+    say(view, "live", "Live");
+    view.notes.replaceChildren();
+  });
   source.addEventListener("append", (message) => {
     reached(view, message);
     arrive(view, parse(message.data));
@@ -88,8 +92,6 @@ function connect(view) {
       say(view, "waiting", "Not connected; trying again …");
       return;
     }
-    say(view, "idle", "Refused.");
-    view.pause.hidden = true;
     refused(view, where);
   });
 }
@@ -104,18 +106,31 @@ function reached(view, { lastEventId }) {
 async function refused(view, where) {
   const stop = new AbortController();
   const signal = AbortSignal.any([view.signal, stop.signal]);
+  let problem = null;
   try {
     const answer = await fetch(where, { signal });
-    if (answer.ok) {
-      view.notes.replaceChildren(failure({ message: "The stream ended. Follow again." }));
-    } else {
-      view.notes.replaceChildren(failure(problemOf(parse(await answer.text()), answer.status)));
-    }
+    if (!answer.ok) problem = problemOf(parse(await answer.text()), answer.status);
   } catch (error) {
-    if (error.name !== "AbortError") view.notes.replaceChildren(failure(error));
+    if (error.name === "AbortError") return;
+    problem = error;
   }
   // What was not refused this time goes on for ever.
   stop.abort();
+  if (problem !== null) view.notes.replaceChildren(failure(problem));
+  if (problem?.retry === "never") {
+    say(view, "idle", "Refused.");
+    view.pause.hidden = true;
+  } else {
+    again(view);
+  }
+}
+
+// Nodes change roles: who is refused now is served a moment later, here or there.
+function again(view) {
+  say(view, "waiting", "Not connected; trying again …");
+  setTimeout(() => {
+    if (!view.signal.aborted && !view.paused) connect(view);
+  }, AGAIN_MS);
 }
 
 function toggle(view) {

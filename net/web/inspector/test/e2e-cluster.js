@@ -45,6 +45,27 @@ test("a node that is gone is said to be, and what it was stays to be seen", asyn
   }
 });
 
+test("a feed goes on when its node comes back, without a gap or a repetition", async () => {
+  const node = await dev();
+  try {
+    const tab = await visit("#tail?selector=acme", { origin: await originOf(node) });
+    tab.expect(/Failed to load resource|ERR_/);
+    await tab.page.getByText("Live", { exact: true }).waitFor();
+    await tab.page.getByRole("button", { name: "Pause" }).waitFor();
+    await append(node, "acme/account/alice", [{ type: "Before", data: 1 }]);
+    await tab.page.getByText("1 event", { exact: true }).waitFor();
+    await node.stop();
+    await tab.page.getByText("Not connected; trying again").waitFor();
+    await node.restart();
+    await append(node, "acme/account/alice", [{ type: "After", data: 2 }]);
+    await tab.page.getByText("2 events", { exact: true }).waitFor();
+    assert.deepEqual(await tab.page.locator("h3").allTextContents(), ["After v1.0", "Before v1.0"]);
+    await tab.page.getByText("Live", { exact: true }).waitFor();
+  } finally {
+    await node.end();
+  }
+});
+
 test("two nodes say who leads and what is in sync; a leader that is lost is replaced", async () => {
   const { nodes, end } = await pair();
   try {

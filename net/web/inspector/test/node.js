@@ -52,19 +52,22 @@ function directory() {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-// A node on its own. `url` is of its gateway.
+// A node on its own. `url` is of its gateway; it can be stopped, and started with what it has.
 export async function dev() {
   const dir = directory();
   const [listen, http] = [await freePort(), await freePort()];
-  const { stop } = await start([
+  const args = [
     "dev", "--format", "json", "--data-dir", join(dir.path, "data"),
     "--listen", `127.0.0.1:${listen}`, "--http", `127.0.0.1:${http}`,
-  ]);
+  ];
+  let process = await start(args);
+  const stop = () => process.stop();
+  const restart = async () => { process = await start(args); };
   const end = async () => {
     await stop();
     dir.remove();
   };
-  return { url: `http://127.0.0.1:${http}`, stop, end };
+  return { url: `http://127.0.0.1:${http}`, stop, restart, end };
 }
 
 function make(args) {
