@@ -14,6 +14,7 @@ const VIEWS = {
   aggregates: ["#/acme/account", ".names"],
   timeline: ["#/acme/account/alice?at=17&order=oldest", ".event"],
   payloads: ["#/acme/raw/bytes", ".event"],
+  broken: ["#/acme/account/long?order=oldest&at=16", ".event"],
   hostile: ["#/evil/%3Cimg%20src%3Dx%20onerror%3Dpwned%3D1%3E/%3Cb%3Ex%3Cb%3E", ".event"],
   absent: [`#/acme/account/${LONG_NAME}`, ".empty"],
   tail: ["#tail?selector=acme/account&from=start", ".event"],
@@ -52,18 +53,27 @@ function faint() {
   });
 }
 
+// Version 17 is not what it was.
+async function spoil(route) {
+  const response = await route.fetch();
+  const page = await response.json();
+  for (const event of page.events) if (event.version === 17) event.data_base64 = "e30=";
+  await route.fulfill({ response, json: page });
+}
+
 for (const [width, height] of [[1280, 800], [390, 844]]) {
   for (const scheme of ["light", "dark"]) {
     test(`${width} wide, ${scheme}`, async () => {
       const tab = await visit("#/", { width, height, scheme });
       tab.expect(/status of 40[04]/);
       const { page } = tab;
+      await page.route((url) => url.pathname.endsWith("/long/events"), spoil);
       for (const [name, [hash, there]] of Object.entries(VIEWS)) {
         await tab.visit(hash);
         await page.locator(there).first().waitFor();
-        if (name === "timeline" || name === "payloads") {
+        if (["timeline", "payloads", "broken"].includes(name)) {
           await page.getByRole("button", { name: "Verify chain" }).click();
-          await page.locator(".verify.good").waitFor();
+          await page.locator(name === "broken" ? ".verify.bad" : ".verify.good").waitFor();
           await page.locator("summary").first().click();
         }
         await page.evaluate(() => scrollTo(0, 0));
