@@ -225,6 +225,23 @@ test("a feed begins where it is told, and only has the types that are asked for"
   assert.match(page.url(), /#tail\?selector=acme&from=start&types=Opened%2CRaw$/);
 });
 
+test("a feed that is refused for a while is followed again by itself", async () => {
+  const tab = await visit(null);
+  tab.expect(/status of 503/);
+  let refusals = 0;
+  await tab.page.route((url) => url.pathname === "/v1/watch", async (route) => {
+    refusals += 1;
+    // The stream, the question why, and the stream once more.
+    if (refusals > 3) return route.continue();
+    const body = { error: "NoLeader", message: "nobody leads", retry: "same" };
+    return route.fulfill({ status: 503, json: body });
+  });
+  await tab.page.goto(`${stage.origin}/#tail?selector=acme`);
+  await tab.page.getByRole("alert").getByText("NoLeader").waitFor();
+  await tab.page.getByText("Live", { exact: true }).waitFor();
+  assert.equal(await tab.page.getByRole("alert").count(), 0);
+});
+
 test("what is refused is said with its name", async () => {
   const tab = await visit("#tail?selector=a/b/c/d");
   tab.expect(/status of 400/);
