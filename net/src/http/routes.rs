@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, on};
+use axum::routing::{MethodFilter, get, on};
 
 use super::call::Call;
 use celeriant_schema::Refusal;
@@ -382,6 +382,9 @@ pub(super) fn router<V: Service>(gateway: Gateway<V>) -> Router {
             async move { gateway.serve(route, request).await.into_response() }
         };
         router = router.route(route.path, on(filter, handler));
+    }
+    for &(path, text) in inspector::MODULES {
+        router = router.route(path, get(move || async move { inspector::module(text) }));
     }
     let absent = || async { problem(StatusCode::NOT_FOUND, "path", "nothing is here") };
     let other = || async {
