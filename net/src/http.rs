@@ -5,7 +5,7 @@
 //! routes   one table of what there is: the router and openapi.json are both made of it
 //! call     a request taken apart; what the route does not know is refused by name
 //! append   events and atomic writes        read    events, heads, names
-//! sync     what a device wrote while away
+//! sync     what a device wrote while away   schemas  what payloads must conform to
 //! watch    feeds: pages, and Server-Sent Events
 //! node     health, cluster, openapi.json   problem refusals as problem+json
 //! inspector a page for people              cors    whose pages may use all this
@@ -29,6 +29,7 @@ mod openapi;
 mod problem;
 mod read;
 mod routes;
+mod schemas;
 mod server;
 mod sync;
 mod text;
@@ -37,8 +38,10 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use celeriant_schema::limits::REQUEST_BYTES_MAX;
 use celeriant_schema::{Refusal, Request, Response};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -154,6 +157,18 @@ impl<V: Service> Gateway<V> {
     /// Asks the node something small.
     async fn ask(&self, request: Request) -> Result<Response, Refusal> {
         self.asker.ask(request, SMALL, self.settings.request_timeout).await
+    }
+
+    /// Gives an order, and returns the report.
+    async fn order(&self, order: &Value) -> Result<Value, Refusal> {
+        let order = Bytes::from(order.to_string());
+        let (bytes, patience) = (order.len(), self.settings.request_timeout);
+        let answer = self.asker.ask(Request::Admin(order), bytes, patience).await?;
+        let report = match &answer {
+            Response::Admin(report) => serde_json::from_slice(report).ok(),
+            _ => None,
+        };
+        report.ok_or_else(|| unexpected(&answer))
     }
 }
 

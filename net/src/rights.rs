@@ -140,20 +140,18 @@ fn check_order(grants: &[Grant], order: &[u8]) -> Result<(), Refusal> {
     let Ok(gist) = serde_json::from_slice::<Gist>(order) else {
         return may(grants, Operation::Admin, ANY, ANY);
     };
-    let (org, kind) = match &gist.schema {
-        Some(name) => {
-            let mut parts = name.split('/');
-            (parts.next(), parts.next())
-        }
-        None => (gist.org.as_deref(), gist.kind.as_deref()),
+    let mut name = gist.schema.as_deref().unwrap_or_default().split('/');
+    let of_schema = (name.next().unwrap_or(ANY), name.next().unwrap_or(ANY));
+    let of_org = (gist.org.as_deref().unwrap_or(ANY), gist.kind.as_deref().unwrap_or(ANY));
+    let (operation, (org, kind)) = match (gist.order.as_str(), gist.what.as_deref()) {
+        ("status", None) => return Ok(()),
+        ("schema", Some("register")) => (Operation::Schema, of_schema),
+        ("schema", Some("show")) => (Operation::Read, of_schema),
+        ("schema", Some("policy")) => (Operation::Schema, of_org),
+        ("schema", Some("list")) => (Operation::Read, of_org),
+        _ => (Operation::Admin, (ANY, ANY)),
     };
-    let (org, kind) = (org.unwrap_or(ANY), kind.unwrap_or(ANY));
-    match (gist.order.as_str(), gist.what.as_deref()) {
-        ("status", None) => Ok(()),
-        ("schema", Some("register" | "policy")) => may(grants, Operation::Schema, org, kind),
-        ("schema", Some("list" | "show")) => may(grants, Operation::Read, org, kind),
-        _ => may(grants, Operation::Admin, ANY, ANY),
-    }
+    may(grants, operation, org, kind)
 }
 
 fn of_key(grants: &[Grant], operation: Operation, key: &AggregateKey) -> Result<(), Refusal> {

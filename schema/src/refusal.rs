@@ -135,6 +135,12 @@ pub enum Refusal {
         /// [`crate::limits::SCHEMA_REASONS_MAX`].
         reasons: Vec<String>,
     },
+    /// There is no such schema.
+    #[error("schema {schema} is not registered")]
+    SchemaUnknown {
+        /// Its name.
+        schema: String,
+    },
     /// This node does not lead.
     #[error("not the leader{}", leader.as_ref().map(|l| format!("; {l} is")).unwrap_or_default())]
     NotLeader {
@@ -241,6 +247,7 @@ impl Refusal {
             Self::SchemaExists { .. } => 4002,
             Self::SchemaInvalid { .. } => 4003,
             Self::SchemaIncompatible { .. } => 4004,
+            Self::SchemaUnknown { .. } => 4005,
             Self::NotLeader { .. } => 3001,
             Self::NoLeader => 3002,
             Self::NotYet { .. } => 3003,
@@ -270,6 +277,7 @@ impl Refusal {
             Self::SchemaExists { .. } => "SchemaExists",
             Self::SchemaInvalid { .. } => "SchemaInvalid",
             Self::SchemaIncompatible { .. } => "SchemaIncompatible",
+            Self::SchemaUnknown { .. } => "SchemaUnknown",
             Self::NotLeader { .. } => "NotLeader",
             Self::NoLeader => "NoLeader",
             Self::NotYet { .. } => "NotYet",

@@ -292,6 +292,7 @@ pub(crate) fn refusal() -> impl Strategy<Value = Refusal> {
             Refusal::SchemaViolation { key, event, path, reason }
         }),
         text().prop_map(|schema| Refusal::SchemaExists { schema }),
+        text().prop_map(|schema| Refusal::SchemaUnknown { schema }),
         (text(), text()).prop_map(|(schema, reason)| Refusal::SchemaInvalid { schema, reason }),
         (text(), vec(text(), 0..4))
             .prop_map(|(schema, reasons)| Refusal::SchemaIncompatible { schema, reasons }),

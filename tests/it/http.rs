@@ -3,6 +3,7 @@
 
 mod described;
 mod hostile;
+mod schemas;
 mod semantics;
 mod shapes;
 mod sync;

@@ -101,7 +101,7 @@ impl Registrar {
                 let name: SchemaName = schema.parse().map_err(|e| Refusal::invalid("schema", e))?;
                 self.read(name.org(), false, deadline()).await?;
                 let known = self.registry.schema(&name);
-                let known = known.ok_or_else(|| Refusal::invalid("schema", "is not registered"))?;
+                let known = known.ok_or(Refusal::SchemaUnknown { schema })?;
                 let mut shown = schema_json(&name, known);
                 shown["text"] = json!(match known.source.format {
                     Format::ProtobufSet => base64(&known.source.text),

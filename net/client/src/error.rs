@@ -82,6 +82,11 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// There is no such schema.
+    SchemaUnknown {
+        /// Its name.
+        schema: String,
+    },
     /// A minor version that does not fit to the one before it.
     SchemaIncompatible {
         /// Its name.
@@ -266,6 +271,7 @@ impl Error {
                 Refusal::SchemaViolation { key, event, path, reason }
             }
             Self::SchemaExists { schema } => Refusal::SchemaExists { schema },
+            Self::SchemaUnknown { schema } => Refusal::SchemaUnknown { schema },
             Self::SchemaInvalid { schema, reason } => Refusal::SchemaInvalid { schema, reason },
             Self::SchemaIncompatible { schema, reasons } => {
                 Refusal::SchemaIncompatible { schema, reasons }
@@ -314,6 +320,7 @@ impl From<Refusal> for Error {
                 Self::SchemaViolation { key, event, path, reason }
             }
             Refusal::SchemaExists { schema } => Self::SchemaExists { schema },
+            Refusal::SchemaUnknown { schema } => Self::SchemaUnknown { schema },
             Refusal::SchemaInvalid { schema, reason } => Self::SchemaInvalid { schema, reason },
             Refusal::SchemaIncompatible { schema, reasons } => {
                 Self::SchemaIncompatible { schema, reasons }

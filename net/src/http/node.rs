@@ -4,13 +4,13 @@
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use celeriant_schema::{Request, Response as Answer};
+use celeriant_schema::Refusal;
 use serde_json::{Value, json};
 
 use super::call::Call;
 use super::problem::Problem;
 use super::read::answer;
-use super::{Gateway, openapi, unexpected};
+use super::{Gateway, openapi};
 use crate::service::Service;
 
 /// The process answers.
@@ -44,15 +44,8 @@ pub(super) async fn cluster<V: Service>(gateway: &Gateway<V>) -> Result<Response
     Ok(answer(&status(gateway).await?))
 }
 
-async fn status<V: Service>(gateway: &Gateway<V>) -> Result<Value, Problem> {
-    let order = json!({"order": "status"}).to_string();
-    match gateway.ask(Request::Admin(order.into())).await? {
-        Answer::Admin(report) => match serde_json::from_slice(&report) {
-            Ok(status) => Ok(status),
-            Err(_) => Err(unexpected(&Answer::Admin(report)).into()),
-        },
-        other => Err(unexpected(&other).into()),
-    }
+async fn status<V: Service>(gateway: &Gateway<V>) -> Result<Value, Refusal> {
+    gateway.order(&json!({"order": "status"})).await
 }
 
 /// The same for Prometheus (text format 0.0.4).

@@ -8,6 +8,9 @@ use super::routes::{Answer, Kind, Parameter, ROUTES, Route, Verb};
 const SYNC_STATUSES: [&str; 6] =
     ["accepted", "already_applied", "conflict", "invalid", "held", "retry"];
 
+/// What a schema may be written in; a `protobuf-set` is an encoded FileDescriptorSet in base64.
+const FORMATS: [&str; 4] = ["json", "avro", "protobuf", "protobuf-set"];
+
 /// The whole document.
 pub(super) fn document() -> Value {
     let mut paths = Map::new();
@@ -16,6 +19,7 @@ pub(super) fn document() -> Value {
         let verb = match route.verb {
             Verb::Get => "get",
             Verb::Post => "post",
+            Verb::Put => "put",
         };
         path[verb] = operation(route);
     }
@@ -176,6 +180,7 @@ fn object(properties: Value, optional: &[&str]) -> Value {
 fn schemas() -> Value {
     let mut all = bodies();
     all.append(&mut answers());
+    all.append(&mut of_schemas());
     all.append(&mut of_the_node());
     Value::Object(all)
 }
@@ -197,7 +202,11 @@ fn bodies() -> Map<String, Value> {
     let events = list(reference("NewEvent"));
     let member = json!({"key": text(), "expect": expect, "sequence": number(1), "events": events});
     let member = object(member, &["expect", "sequence", "events"]);
+    let schema = json!({"format": {"enum": FORMATS}, "text": text(), "message": text()});
+    let policy = json!({"closed": flag(), "allow_encrypted": flag()});
     map(json!({
+        "NewSchema": object(schema, &["message"]),
+        "NewPolicy": object(policy, &["allow_encrypted"]),
         "NewEvent": object(event, &optional),
         "Append": object(json!({"events": events, "expect": expect}), &["expect"]),
         "Write": object(json!({"client_id": uuid(), "writes": list(member)}), &["client_id"]),
@@ -245,6 +254,24 @@ fn answers() -> Map<String, Value> {
         "Types": names("types"),
         "Aggregates": names("aggregates"),
         "Feed": object(feed, &[]),
+    }))
+}
+
+fn of_schemas() -> Map<String, Value> {
+    let schema = json!({
+        "schema": text(), "format": {"enum": FORMATS}, "message": text(), "forced": flag(),
+        "unusable": maybe(text()), "text": text(),
+    });
+    let policy = json!({"type": maybe(text()), "closed": flag(), "allow_encrypted": flag()});
+    let outcome = json!({"enum": ["registered", "known", "acceptable"]});
+    let all = json!({
+        "org": text(), "schemas": list(reference("Schema")), "policies": list(reference("Policy")),
+    });
+    map(json!({
+        "Schema": object(schema, &["text"]),
+        "Policy": object(policy, &[]),
+        "Registered": object(json!({"schema": text(), "outcome": outcome}), &[]),
+        "Schemas": object(all, &[]),
     }))
 }
 

@@ -58,7 +58,7 @@ fn status(refusal: &Refusal) -> StatusCode {
         Refusal::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
         Refusal::PermissionDenied { .. } => StatusCode::FORBIDDEN,
         Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
+        Refusal::NotFound { .. } | Refusal::SchemaUnknown { .. } => StatusCode::NOT_FOUND,
         Refusal::Deleted { .. } | Refusal::Trimmed { .. } => StatusCode::GONE,
         Refusal::Conflict { .. }
         | Refusal::SequenceReused { .. }

@@ -13,7 +13,7 @@ use super::call::Call;
 use celeriant_schema::Refusal;
 
 use super::problem::Problem;
-use super::{Gateway, append, cors, inspector, node, read, sync, watch};
+use super::{Gateway, append, cors, inspector, node, read, schemas, sync, watch};
 use crate::service::Service;
 
 /// One operation: where it is, what it takes, what it answers.
@@ -36,6 +36,7 @@ pub(super) struct Route {
 pub(super) enum Verb {
     Get,
     Post,
+    Put,
 }
 
 /// What is done; its name is the operation's id.
@@ -51,6 +52,11 @@ pub(super) enum Operation {
     ListAggregates,
     Watch,
     ReadFeed,
+    RegisterSchema,
+    ShowSchema,
+    ListSchemas,
+    SetPolicy,
+    SetTypePolicy,
     Cluster,
     Live,
     Ready,
@@ -274,6 +280,64 @@ pub(super) const ROUTES: &[Route] = &[
         problems: &[504],
     },
     Route {
+        verb: Verb::Put,
+        path: "/v1/schemas/{org}/{type}/{event}/{version}",
+        operation: Operation::RegisterSchema,
+        what: "Register a schema, from now on and for ever; type * stands for every type",
+        query: &[
+            parameter("force", Kind::Switch, "1: although it cannot be decided whether it fits"),
+            parameter("dry_run", Kind::Switch, "1: only say whether it would be registered"),
+        ],
+        headers: &[],
+        body: Some("NewSchema"),
+        answers: &[json(200, "Registered"), json(201, "Registered")],
+        problems: &[408, 409, 413, 415, 422, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/schemas/{org}/{type}/{event}/{version}",
+        operation: Operation::ShowSchema,
+        what: "A schema with its text",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Schema")],
+        problems: &[404, 504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/schemas/{org}",
+        operation: Operation::ListSchemas,
+        what: "All schemas and policies of an org",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "Schemas")],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Put,
+        path: "/v1/policies/{org}",
+        operation: Operation::SetPolicy,
+        what: "What all types of an org demand that have no policy of their own",
+        query: &[],
+        headers: &[],
+        body: Some("NewPolicy"),
+        answers: &[json(200, "Policy")],
+        problems: &[408, 413, 415, 504],
+    },
+    Route {
+        verb: Verb::Put,
+        path: "/v1/policies/{org}/{type}",
+        operation: Operation::SetTypePolicy,
+        what: "What one type of an org demands",
+        query: &[],
+        headers: &[],
+        body: Some("NewPolicy"),
+        answers: &[json(200, "Policy")],
+        problems: &[408, 413, 415, 504],
+    },
+    Route {
         verb: Verb::Get,
         path: "/v1/cluster",
         operation: Operation::Cluster,
@@ -375,6 +439,7 @@ pub(super) fn router<V: Service>(gateway: Gateway<V>) -> Router {
         let filter = match route.verb {
             Verb::Get => MethodFilter::GET,
             Verb::Post => MethodFilter::POST,
+            Verb::Put => MethodFilter::PUT,
         };
         let gateway = gateway.clone();
         let handler = move |request: Request| {
@@ -417,6 +482,12 @@ impl<V: Service> Gateway<V> {
             Operation::ListAggregates => read::names(&gateway, call, "aggregates").await,
             Operation::Watch => watch::watch(&gateway, call).await,
             Operation::ReadFeed => watch::feed(&gateway, call).await,
+            Operation::RegisterSchema => schemas::register(&gateway, call).await,
+            Operation::ShowSchema => schemas::show(&gateway, call).await,
+            Operation::ListSchemas => schemas::list(&gateway, call).await,
+            Operation::SetPolicy | Operation::SetTypePolicy => {
+                schemas::set_policy(&gateway, call).await
+            }
             Operation::Cluster => node::cluster(&gateway).await,
             Operation::Live => Ok(node::live()),
             Operation::Ready => node::ready(&self, call).await,

@@ -189,7 +189,9 @@ fn refusal_fields(refusal: &Refusal) -> Map<String, Value> {
         Refusal::SchemaViolation { key, event, path, reason } => {
             json!({"key": key.as_str(), "event": event, "path": path, "reason": reason})
         }
-        Refusal::SchemaExists { schema } => json!({"schema": schema}),
+        Refusal::SchemaExists { schema } | Refusal::SchemaUnknown { schema } => {
+            json!({"schema": schema})
+        }
         Refusal::SchemaInvalid { schema, reason } => json!({"schema": schema, "reason": reason}),
         Refusal::SchemaIncompatible { schema, reasons } => {
             json!({"schema": schema, "reasons": reasons})

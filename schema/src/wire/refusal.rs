@@ -39,7 +39,9 @@ pub(super) fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
             put_text(out, path, TEXT_BYTES_MAX);
             put_text(out, reason, TEXT_BYTES_MAX);
         }
-        Refusal::SchemaExists { schema: text } | Refusal::Unauthenticated { reason: text } => {
+        Refusal::SchemaExists { schema: text }
+        | Refusal::SchemaUnknown { schema: text }
+        | Refusal::Unauthenticated { reason: text } => {
             put_text(out, text, TEXT_BYTES_MAX);
         }
         Refusal::InvalidArgument { field: what, reason }
@@ -121,6 +123,7 @@ pub(super) fn refusal(input: &mut Input<'_>) -> Result<Refusal, DecodeError> {
         4002 => Refusal::SchemaExists { schema: text(input)? },
         4003 => Refusal::SchemaInvalid { schema: text(input)?, reason: text(input)? },
         4004 => Refusal::SchemaIncompatible { schema: text(input)?, reasons: reasons(input)? },
+        4005 => Refusal::SchemaUnknown { schema: text(input)? },
         9001 => Refusal::Internal { id: input.u64()? },
         _ => return Err(DecodeError::invalid("code", "of refusal is not known")),
     })
