@@ -100,12 +100,7 @@ impl Rights {
             Request::Read(query) => of_key(grants, Operation::Read, &query.key),
             Request::Head(query) => of_key(grants, Operation::Read, &query.key),
             Request::List(query) => check_list(grants, query),
-            Request::Feed(query) => match &query.selector {
-                Selector::All => may(grants, Operation::Watch, ANY, ANY),
-                Selector::Org(org) => may(grants, Operation::Watch, org, ANY),
-                Selector::Type { org, kind } => may(grants, Operation::Watch, org, kind),
-                Selector::Aggregate(key) => of_key(grants, Operation::Watch, key),
-            },
+            Request::Feed(query) => check_feed(grants, &query.selector),
             Request::Admin(order) => check_order(grants, order),
         }
     }
@@ -122,6 +117,16 @@ fn check_write(grants: &[Grant], write: &Write) -> Result<(), Refusal> {
 fn check_list(grants: &[Grant], query: &ListQuery) -> Result<(), Refusal> {
     let org = query.org.as_deref().unwrap_or(ANY);
     may(grants, Operation::Read, org, query.kind.as_deref().unwrap_or(ANY))
+}
+
+fn check_feed(grants: &[Grant], selector: &Selector) -> Result<(), Refusal> {
+    match selector {
+        Selector::All => may(grants, Operation::Watch, ANY, ANY),
+        Selector::Org(org) => may(grants, Operation::Watch, org, ANY),
+        Selector::Type { org, kind } => may(grants, Operation::Watch, org, kind),
+        Selector::Aggregate(key) => of_key(grants, Operation::Watch, key),
+        Selector::Several(parts) => parts.iter().try_for_each(|part| check_feed(grants, part)),
+    }
 }
 
 /// What of an operator's order says which rights it takes; the rest is not this module's.

@@ -5,7 +5,7 @@
 //! something to be there. So a reader that is slow costs the server nothing, and one that is gone
 //! leaves nothing behind.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use bytes::Bytes;
@@ -14,10 +14,11 @@ use crate::codec::DecodeError;
 use crate::event::check_event_type;
 use crate::ids::Stamp;
 use crate::key::{AggregateKey, KeyError, NamePart, check_name};
-use crate::limits::{FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
+use crate::limits::{FEED_SELECTORS_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
 use crate::response::ReadBatch;
 
-/// Which aggregates a feed is about. Written `org/type/id`, `org/type`, `org` or `*`.
+/// Which aggregates a feed is about. Written `org/type/id`, `org/type`, `org` or `*`; several with
+/// line breaks between.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Selector {
     /// Everything but the store's own org.
@@ -34,7 +35,12 @@ pub enum Selector {
     },
     /// One aggregate.
     Aggregate(AggregateKey),
+    /// What any of these covers, as one feed: two to [`FEED_SELECTORS_MAX`] of the others.
+    Several(Vec<Selector>),
 }
+
+/// Between the parts of [`Selector::Several`] as text: no name has it.
+const BETWEEN: char = '\n';
 
 impl Selector {
     /// All of `org`. Names are checked when it is used.
@@ -58,6 +64,13 @@ impl Selector {
             Self::Type { org, kind } => {
                 check(NamePart::Org, org).and_then(|()| check(NamePart::Type, kind))
             }
+            Self::Several(parts) => {
+                let is_nested = parts.iter().any(|part| matches!(part, Self::Several(_)));
+                if is_nested || !(2..=FEED_SELECTORS_MAX).contains(&parts.len()) {
+                    return Err(KeyError::Selectors);
+                }
+                parts.iter().try_for_each(Self::check)
+            }
         }
     }
 
@@ -68,6 +81,7 @@ impl Selector {
             Self::Org(org) => key.org() == org,
             Self::Type { org, kind } => key.org() == org && key.kind() == kind,
             Self::Aggregate(wanted) => key == wanted,
+            Self::Several(parts) => parts.iter().any(|part| part.matches(key)),
         }
     }
 }
@@ -81,6 +95,12 @@ impl FromStr for Selector {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
+        if text.contains(BETWEEN) {
+            let parts: Result<_, _> =
+                text.split(BETWEEN).take(FEED_SELECTORS_MAX + 1).map(str::parse).collect();
+            let several = Self::Several(parts?);
+            return several.check().map(|()| several);
+        }
         let selector = match (text, text.split_once('/')) {
             ("*", _) => Self::All,
             (org, None) => Self::org(org),
@@ -98,6 +118,12 @@ impl fmt::Display for Selector {
             Self::Org(org) => f.write_str(org),
             Self::Type { org, kind } => write!(f, "{org}/{kind}"),
             Self::Aggregate(key) => f.write_str(key.as_str()),
+            Self::Several(parts) => parts.iter().enumerate().try_for_each(|(at, part)| {
+                if at > 0 {
+                    f.write_char(BETWEEN)?;
+                }
+                part.fmt(f)
+            }),
         }
     }
 }

@@ -41,6 +41,9 @@ pub enum KeyError {
         /// What is wrong with it.
         reason: NameError,
     },
+    /// A selector of several is made of plain ones.
+    #[error("several selectors are 2 to 64, and none of them several again")]
+    Selectors,
 }
 
 /// Why a text is not a name.

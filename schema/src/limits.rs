@@ -57,6 +57,8 @@ pub const PAGE_BYTES_TARGET: usize = 256 << 10;
 pub const LIST_PAGE_MAX: u32 = 1000;
 /// Event types that one read may filter by.
 pub const FILTER_TYPES_MAX: usize = 64;
+/// Selectors that one feed may be about.
+pub const FEED_SELECTORS_MAX: usize = 64;
 /// Longest that a page of a feed may wait for something to be in it, in ms.
 pub const FEED_WAIT_MS_MAX: u32 = 60_000;
 /// Requests of one connection that may be unanswered at a time.

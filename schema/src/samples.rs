@@ -158,12 +158,14 @@ fn list_query() -> impl Strategy<Value = ListQuery> {
 }
 
 fn feed_query() -> impl Strategy<Value = FeedQuery> {
-    let selector = prop_oneof![
+    let plain = prop_oneof![
         Just(Selector::All),
         name().prop_map(Selector::Org),
         (name(), name()).prop_map(|(org, kind)| Selector::Type { org, kind }),
         key().prop_map(Selector::Aggregate),
     ];
+    let several = vec(plain.clone(), 2..5).prop_map(Selector::Several);
+    let selector = prop_oneof![4 => plain, 1 => several];
     let types = vec("[A-Za-z]{1,64}".prop_map(Bytes::from), 0..=FILTER_TYPES_MAX.min(5));
     (selector, types, option::of(stamp()), 0..=FEED_WAIT_MS_MAX)
         .prop_map(|(selector, types, after, wait_ms)| FeedQuery { selector, types, after, wait_ms })

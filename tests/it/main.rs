@@ -13,6 +13,7 @@ mod inspect;
 mod kill;
 mod pair;
 mod process;
+mod projection;
 mod schemas;
 mod support;
 mod tidy;

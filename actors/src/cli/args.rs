@@ -422,8 +422,9 @@ pub(super) struct Ls {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Watch {
-    /// org/type/id, org/type, org, or '*'
-    pub(super) selector: Selector,
+    /// org/type/id, org/type, org, or '*'; several make one feed
+    #[arg(required = true, value_name = "SELECTOR")]
+    pub(super) selectors: Vec<Selector>,
     /// Where to begin: start, now, a stamp, or a time (RFC 3339)
     #[arg(long, default_value = "now", value_parser = parse_begin)]
     #[arg(value_name = "start|now|STAMP|TIME")]

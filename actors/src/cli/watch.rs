@@ -14,7 +14,7 @@ use super::{connect, query};
 /// Prints events until it is stopped, or, with an end, until that.
 pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Result<(), Failure> {
     let client = connect(global).await?;
-    let mut request = client.watch(watch.selector.clone());
+    let mut request = client.watch_each(watch.selectors);
     request = match watch.from {
         Begin::Now => request.now(),
         Begin::After(stamp) => request.after(stamp),

@@ -4,7 +4,7 @@
 //! nothing for it, it waits, and is answered with a bare checkpoint when its time is over: so a
 //! reader of a rare thing gets on, and whoever is gone is forgotten.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -187,10 +187,7 @@ impl<R> Core<R> {
         let after = poll.after();
         self.next_ask += 1;
         let number = self.next_ask;
-        let asked: Vec<ShardId> = match &poll.query.selector {
-            Selector::Aggregate(key) => vec![key.shard(self.shards)],
-            _ => (0..self.shards).map(ShardId::new).collect(),
-        };
+        let asked = asked(&poll.query.selector, self.shards);
         let bytes = (PAGE_BYTES_TARGET / asked.len()).max(LOOK_BYTES_MIN);
         for shard in &asked {
             let ask = FeedAsk {
@@ -385,6 +382,20 @@ fn joined(parts: Vec<FeedPart>, after: Stamp) -> FeedPage {
         page.upto = page.batches.last().map_or(after, last_stamp);
     }
     page
+}
+
+/// The shards that may have something of it.
+fn asked(selector: &Selector, shards: u16) -> Vec<ShardId> {
+    match selector {
+        Selector::Aggregate(key) => vec![key.shard(shards)],
+        Selector::Several(parts) => {
+            let each = parts.iter().flat_map(|part| asked(part, shards));
+            each.collect::<BTreeSet<_>>().into_iter().collect()
+        }
+        Selector::All | Selector::Org(_) | Selector::Type { .. } => {
+            (0..shards).map(ShardId::new).collect()
+        }
+    }
 }
 
 #[cfg(test)]

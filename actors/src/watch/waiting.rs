@@ -34,8 +34,10 @@ impl<R> Waiting<R> {
     /// One more.
     pub(super) fn add(&mut self, poll: Poll<R>) {
         self.next += 1;
-        let waiting = self.by_selector.entry(poll.query.selector.to_string()).or_default();
-        waiting.push(self.next);
+        // Of several selectors, each finds it.
+        for selector in poll.query.selector.to_string().split('\n') {
+            self.by_selector.entry_ref(selector).or_default().push(self.next);
+        }
         self.polls.insert(self.next, poll);
     }
 
@@ -56,11 +58,12 @@ impl<R> Waiting<R> {
     /// Takes one out.
     pub(super) fn take(&mut self, number: u64) -> Option<Poll<R>> {
         let poll = self.polls.remove(&number)?;
-        let selector = poll.query.selector.to_string();
-        if let Some(waiting) = self.by_selector.get_mut(&selector) {
-            waiting.retain(|waiting| *waiting != number);
-            if waiting.is_empty() {
-                self.by_selector.remove(&selector);
+        for selector in poll.query.selector.to_string().split('\n') {
+            if let Some(waiting) = self.by_selector.get_mut(selector) {
+                waiting.retain(|waiting| *waiting != number);
+                if waiting.is_empty() {
+                    self.by_selector.remove(selector);
+                }
             }
         }
         Some(poll)

@@ -184,6 +184,16 @@ impl Client {
         Watch::new(self.clone(), selector)
     }
 
+    /// Watches what any of `selectors` covers, as one feed with one cursor: two to 64 of them, or
+    /// one as [`Client::watch`].
+    pub fn watch_each(&self, selectors: impl IntoIterator<Item = Selector>) -> Watch {
+        let mut selectors: Vec<Selector> = selectors.into_iter().collect();
+        match selectors.len() {
+            1 => self.watch(selectors.remove(0)),
+            _ => self.watch(Selector::Several(selectors)),
+        }
+    }
+
     /// Decides and appends exactly once, under a client id that is stable for a service.
     pub fn writer(&self, client_id: impl IntoId<ClientId>) -> Writer {
         Writer::new(self.clone(), client_id.into_id())

@@ -25,7 +25,8 @@
 //!  ├ append, write   Write: guards, sequences, many aggregates at once
 //!  ├ read            Read: a stream of batches, asked for page by page
 //!  ├ head, list      state and names
-//!  ├ watch           Watch: a stream of what happens, that resumes by itself
+//!  ├ watch           Watch: a stream of what happens, that resumes by itself; Projection: state
+//!  │                 that is made of it
 //!  ├ writer          Writer: read, decide, append, on conflict again: exactly once, as one call
 //!  └ once            Once: the same, at most once per request id, across processes
 //! keys         payloads that only those read who have the key, until it is destroyed
@@ -90,6 +91,6 @@ pub use queries::{Head, List, Names};
 pub use read::{Batches, Page, Read};
 pub use tls::Tls;
 pub use url::Url;
-pub use watch::{Feed, Watch, Watched};
+pub use watch::{Feed, Projection, Watch, Watched};
 pub use write::{Expect, Write};
 pub use writer::{Once, Writer};

@@ -56,6 +56,26 @@ pub enum Watched {
     },
 }
 
+/// State that is made of events and kept elsewhere: a table, an index, a cache on disk.
+///
+/// What makes it exactly once is that `apply` stores its changes and the cursor in one transaction:
+/// after a crash both are as they were, or both as they are to be.
+pub trait Projection {
+    /// What can go wrong, there or in the watch.
+    type Error: From<Error>;
+
+    /// The cursor that was stored last; `None`: nothing was ever applied, begin where the watch
+    /// says.
+    fn cursor(&mut self) -> impl Future<Output = Result<Option<Stamp>, Self::Error>> + Send;
+
+    /// Applies what happened up to `cursor`, which may be nothing, and stores the cursor with it.
+    fn apply(
+        &mut self,
+        changes: Vec<(AggregateKey, Batch)>,
+        cursor: Stamp,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
 impl Watch {
     pub(crate) fn new(client: Client, selector: Selector) -> Self {
         let wait_ms = CHECKPOINTS.as_millis() as u32;
@@ -114,6 +134,29 @@ impl Watch {
         let mut feed = Feed { watch: Some(self), page: None, end: None, ready: VecDeque::new() };
         feed.ask();
         feed
+    }
+
+    /// Keeps `projection` up to date: begins where it left off, and ends with the first error, or
+    /// with a finite watch. Each event is applied exactly once, however often and wherever this is
+    /// called, because the projection keeps its cursor with its state.
+    ///
+    /// # Errors
+    /// Those of the projection, and of the watch when going on cannot help.
+    pub async fn project<P: Projection>(mut self, projection: &mut P) -> Result<(), P::Error> {
+        if let Some(cursor) = projection.cursor().await? {
+            self = self.after(cursor);
+        }
+        let mut feed = self.stream();
+        let mut changes = Vec::new();
+        while let Some(told) = feed.next().await {
+            match told? {
+                Watched::Batch { key, batch } => changes.push((key, batch)),
+                Watched::Checkpoint { stamp, .. } => {
+                    projection.apply(std::mem::take(&mut changes), stamp).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// One page: what is there, and the checkpoint behind it.

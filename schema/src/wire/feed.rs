@@ -7,15 +7,17 @@ use super::{Input, put_key, put_text};
 use crate::codec::DecodeError;
 use crate::feed::{FeedBatch, FeedPage, FeedQuery, Selector};
 use crate::ids::Stamp;
-use crate::limits::{FILTER_TYPES_MAX, KEY_BYTES_MAX};
+use crate::limits::{FEED_SELECTORS_MAX, FILTER_TYPES_MAX, KEY_BYTES_MAX};
 
 const FLAG_AFTER: u8 = 1;
+/// Of several, with a line break behind each.
+const SELECTOR_BYTES_MAX: usize = FEED_SELECTORS_MAX * (KEY_BYTES_MAX + 1);
 
 pub(super) fn put_feed(out: &mut BytesMut, query: &FeedQuery) {
     out.put_u8(if query.after.is_some() { FLAG_AFTER } else { 0 });
     out.put_u32_le(query.wait_ms);
     out.put_u64_le(query.after.map_or(0, Stamp::value));
-    put_text(out, &query.selector.to_string(), KEY_BYTES_MAX);
+    put_text(out, &query.selector.to_string(), SELECTOR_BYTES_MAX);
     out.put_u8(query.types.len() as u8);
     for name in &query.types {
         out.put_u8(name.len() as u8);
@@ -31,7 +33,7 @@ pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
         (false, 0) => None,
         (false, _) => return Err(DecodeError::invalid("after", "is there without its flag")),
     };
-    let selector: Selector = input.text("selector", KEY_BYTES_MAX)?.parse()?;
+    let selector: Selector = input.text("selector", SELECTOR_BYTES_MAX)?.parse()?;
     let count = usize::from(input.u8()?);
     if count > FILTER_TYPES_MAX {
         return Err(DecodeError::Limit { what: "types", limit: FILTER_TYPES_MAX as u64 });
