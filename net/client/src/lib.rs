@@ -27,6 +27,7 @@
 //!  ├ head, list      state and names
 //!  ├ watch           Watch: a stream of what happens, that resumes by itself; Projection: state
 //!  │                 that is made of it
+//!  ├ schema          what payloads must conform to: registered, shown, demanded
 //!  ├ writer          Writer: read, decide, append, on conflict again: exactly once, as one call
 //!  └ once            Once: the same, at most once per request id, across processes
 //! keys         payloads that only those read who have the key, until it is destroyed
@@ -67,6 +68,7 @@ mod nodes;
 mod queries;
 mod read;
 mod resend;
+pub mod schemas;
 mod sealing;
 mod tls;
 mod typed;

@@ -1,5 +1,7 @@
 //! Schemas over HTTP: the orders of `celeriant schema`, with the statuses of HTTP.
 
+use celeriant_client::schemas::{Format, Outcome, Policy};
+use celeriant_client::{Client, Error, Event};
 use serde_json::{Value, json};
 
 use crate::support::http::Answer;
@@ -71,4 +73,35 @@ fn a_closed_type_takes_only_what_has_a_schema() {
     put(&http, "/v1/policies/shop/order", &json!({"closed": false})).expect(200);
     place(&http, "Anything", &json!(1)).expect(201);
     assert_eq!(put(&http, "/v1/policies/shop", &json!({})).problem(400)["field"], "body");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_client_says_the_same_with_types() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
+    let client = Client::connect(&node.url).await.expect("it serves");
+    let name = "shop/order/Placed@1.0";
+    let text = schema(&["item"])["text"].as_str().expect("text").to_owned();
+    let registration = || client.schema(name, Format::Json, text.clone());
+    assert_eq!(registration().check().await.expect("good"), Outcome::Acceptable);
+    let unknown = client.show_schema(name).await;
+    assert!(
+        matches!(&unknown, Err(Error::SchemaUnknown { schema }) if schema == name),
+        "{unknown:?}"
+    );
+    assert_eq!(registration().register().await.expect("good"), Outcome::Registered);
+    assert_eq!(registration().register().await.expect("good"), Outcome::Known);
+    assert_eq!(client.show_schema(name).await.expect("there").text, Some(text));
+    let narrower = schema(&["item", "count"])["text"].as_str().expect("text").to_owned();
+    let refused = client.schema("shop/order/Placed@1.1", Format::Json, narrower).register().await;
+    assert!(matches!(refused, Err(Error::SchemaIncompatible { .. })), "{refused:?}");
+
+    let policy = Policy { kind: Some("order".into()), closed: true, allow_encrypted: false };
+    client.set_schema_policy("shop", &policy).await.expect("set");
+    let all = client.list_schemas("shop").await.expect("listed");
+    assert_eq!((all.schemas.len(), &all.policies[..]), (1, &[policy][..]));
+    let key = "shop/order/1".parse().expect("a key");
+    let other = Event::json("Other", &1).expect("JSON");
+    let refused = client.append(&key, [other]).await;
+    assert!(matches!(refused, Err(Error::SchemaViolation { .. })), "{refused:?}");
 }
