@@ -36,7 +36,7 @@ export type Decision =
 /** What the store said to one event as it was sent. */
 export interface Answer {
   id: string;
-  sequence: number;
+  revision: number;
   outcome: SyncOutcome;
 }
 
@@ -106,7 +106,7 @@ function written(outbox: Outbox, event: OutboxEvent & { kind: "written" }): Outb
   const sequence = outbox.record.sequence + 1;
   const key = outbox.record.key;
   const entry: OutboxEntry = {
-    place, id, key, sequence, event: event.event, expect, status: "pending",
+    place, id, key, sequence, revision: 0, event: event.event, expect, status: "pending",
   };
   return {
     record: { ...outbox.record, sequence },
@@ -120,7 +120,7 @@ function answered(outbox: Outbox, answers: readonly Answer[]): Step {
   for (const answer of answers) {
     const entry = next.entries.find((one) => one.id === answer.id);
     // Meanwhile it came back by the feed, or another tab's answer came first.
-    if (entry?.status !== "pending" || entry.sequence !== answer.sequence) continue;
+    if (entry?.status !== "pending" || entry.revision !== answer.revision) continue;
     const told = take(next, entry, answer.outcome);
     next = told.outbox;
     effects.push(...told.effects);
@@ -184,7 +184,7 @@ function counted(entries: readonly OutboxEntry[], last: number): OutboxEntry[] {
   return entries.map((one) => {
     if (!isOpen(one)) return one;
     sequence += 1;
-    return one.sequence === sequence ? one : { ...one, sequence };
+    return one.sequence === sequence ? one : moved(one, sequence);
   });
 }
 
@@ -199,7 +199,8 @@ function decided(outbox: Outbox, id: string, decision: Decision): Outbox {
   if ("drop" in decision) return withdrawn(outbox, entry);
   const { conflict, ...rest } = entry;
   const { event = entry.event, expect = conflict.actual } = decision.resend;
-  return replaced(outbox, { ...rest, event, expect, status: "pending" });
+  const revision = entry.revision + 1;
+  return replaced(outbox, { ...rest, revision, event, expect, status: "pending" });
 }
 
 /** What the store has is accepted; what it has not goes on behind the store's count. */
@@ -230,10 +231,14 @@ function replaced(outbox: Outbox, entry: OutboxEntry): Outbox {
 /** Without the entry: it used no sequence up, so later ones move down. */
 function withdrawn({ record, entries }: Outbox, entry: OutboxEntry): Outbox {
   const rest = entries.filter((one) => one.id !== entry.id);
-  const moved = rest.map((one) =>
-    one.sequence > entry.sequence ? { ...one, sequence: one.sequence - 1 } : one,
+  const dense = rest.map((one) =>
+    one.sequence > entry.sequence ? moved(one, one.sequence - 1) : one,
   );
-  return { record: { ...record, sequence: record.sequence - 1 }, entries: moved };
+  return { record: { ...record, sequence: record.sequence - 1 }, entries: dense };
+}
+
+function moved(entry: OutboxEntry, sequence: number): OutboxEntry {
+  return { ...entry, sequence, revision: entry.revision + 1 };
 }
 
 function assertInvariants({ record, entries }: Outbox): void {

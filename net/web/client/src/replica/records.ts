@@ -22,6 +22,9 @@ export interface OutboxEntry {
   id: string;
   key: Key;
   sequence: number;
+  /** How often its sequence, content or condition changed: an answer to what it was before is no
+   * answer to what it is. */
+  revision: number;
   event: NewEvent;
   expect: Expect;
   /** `accepted`: the store has it, but it has not come back by the feed yet. */

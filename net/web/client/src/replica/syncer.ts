@@ -89,9 +89,9 @@ export class Syncer {
     signal: AbortSignal,
   ): Promise<void> {
     const answers = new Map<Key, Answer[]>();
-    batch.forEach(({ key, id, sequence }, index) => {
+    batch.forEach(({ key, id, revision }, index) => {
       const outcome = outcomes[index] as SyncOutcome;
-      answers.set(key, [...(answers.get(key) ?? []), { id, sequence, outcome }]);
+      answers.set(key, [...(answers.get(key) ?? []), { id, revision, outcome }]);
     });
     for (const [key, answered] of answers) {
       const event = { kind: "answered", answers: answered } as const;
@@ -110,9 +110,9 @@ export class Syncer {
     const index = error.error === "TooLarge" ? 0 : eventNamedBy(error.problem);
     const entry = index === undefined ? undefined : batch[index];
     if (entry === undefined) return false;
-    const { key, id, sequence } = entry;
+    const { key, id, revision } = entry;
     const outcome = { status: "invalid", problem: error.problem } as const;
-    await this.context.advance(key, { kind: "answered", answers: [{ id, sequence, outcome }] });
+    await this.context.advance(key, { kind: "answered", answers: [{ id, revision, outcome }] });
     return true;
   }
 
