@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import type { Decision, OutboxEntry } from "../../src/index.js";
-import { Browser, TEXTS, until, untilEqual } from "../support/device.js";
+import { Browser, TEXTS } from "../support/device.js";
 import { StubStore, json, problemOf } from "../support/stub-store.js";
+import { until, untilEqual } from "../support/until.js";
 
 const KEY = "acme/list/groceries";
 const added = (text: string) => ({ type: "Added", data: { text } });

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import type { LocalAggregate, Replica } from "../../src/index.js";
-import { Browser, TEXTS, until, untilEqual } from "../support/device.js";
+import { Browser, TEXTS } from "../support/device.js";
 import { StubStore } from "../support/stub-store.js";
+import { until, untilEqual } from "../support/until.js";
 
 const KEY = "acme/list/groceries";
 

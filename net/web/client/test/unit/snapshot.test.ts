@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { Replica, type OpenOptions } from "../../src/index.js";
 import { TABLES, openDatabase, result, transact } from "../../src/replica/database.js";
-import { Browser, TEXTS, until, untilEqual } from "../support/device.js";
+import { Browser, TEXTS } from "../support/device.js";
 import { StubStore } from "../support/stub-store.js";
+import { until, untilEqual } from "../support/until.js";
 
 const KEY = "acme/list/groceries";
 const EVERY_TEN: OpenOptions = { snapshot: { label: "1", every: 10 } };
