@@ -139,6 +139,7 @@ function showTitleForm(shown) {
   document.querySelector("header").hidden = shown;
   byId("title-input").value = list.state.title;
   byId(shown ? "title-input" : "rename").focus();
+  byId("title-input").select();
 }
 
 byId("rename").addEventListener("click", () => showTitleForm(true));

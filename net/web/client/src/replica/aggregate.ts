@@ -2,7 +2,7 @@
 import type { Expect, Key, NewEvent } from "../types.js";
 import { Projection, type Fold } from "./projection.js";
 import type { OutboxEntry } from "./records.js";
-import type { Store } from "./store.js";
+import type { LocalData, Store } from "./store.js";
 import { Coalesced } from "./waiting.js";
 
 /** How to open an aggregate. */
@@ -41,6 +41,7 @@ export class LocalAggregate<State> {
   private folded: State;
   private isLoaded = false;
   private snapshotVersion = 0;
+  private history: number | undefined;
 
   /** @internal Use `Replica.open`. */
   constructor(
@@ -112,8 +113,7 @@ export class LocalAggregate<State> {
   }
 
   private async read(): Promise<void> {
-    const { store } = this.owner;
-    const local = await store.read(this.key, this.version);
+    const local = await this.current();
     const { snapshot } = local;
     const isForeign = snapshot !== undefined && snapshot.label !== this.options.snapshot?.label;
     if (snapshot !== undefined && !isForeign) {
@@ -128,9 +128,21 @@ export class LocalAggregate<State> {
     await (isForeign ? this.forget() : this.compact());
   }
 
+  /** What is new in the database; everything, if the store's history turned out to be another. */
+  private async current(): Promise<LocalData> {
+    const { store } = this.owner;
+    const local = await store.read(this.key, this.version);
+    const isSame = local.record.history === (this.history ?? local.record.history);
+    this.history = local.record.history;
+    if (isSame) return local;
+    this.projection.reset();
+    this.snapshotVersion = 0;
+    return store.read(this.key, 0);
+  }
+
   /** The snapshot is other code's, and the events before it are not here any more. */
   private async forget(): Promise<void> {
-    await this.owner.store.forget(this.key);
+    await this.owner.store.forget(this.key, false);
     this.owner.forgotten(this.key);
   }
 

@@ -79,8 +79,11 @@ export class Leader implements Context {
 
   async advance(key: Key, event: OutboxEvent): Promise<{ reconcile: boolean }> {
     const effects = await this.store.advance(key, event);
+    for (const effect of effects) {
+      if (effect.kind === "ask") this.ask(effect.entry);
+      if (effect.kind === "forget") await this.startOver(key);
+    }
     this.options.changed(key);
-    for (const effect of effects) if (effect.kind === "ask") this.ask(effect.entry);
     return { reconcile: effects.some((effect) => effect.kind === "reconcile") };
   }
 
@@ -103,6 +106,11 @@ export class Leader implements Context {
     const keys = new Set([...this.open.values()].flat());
     for (const entry of await this.store.entries()) keys.add(entry.key);
     if (!this.signal.aborted) this.follower.want(keys);
+  }
+
+  private async startOver(key: Key): Promise<void> {
+    await this.store.forget(key, true);
+    this.follower.restart(key);
   }
 
   private ask(entry: OutboxEntry): void {

@@ -48,8 +48,9 @@ export type OutboxEvent =
   | { kind: "decided"; id: string; decision: Decision }
   /** The store was asked which of these events it has, and up to where it counted. */
   | { kind: "reconciled"; sequence: number; applied: ReadonlySet<string> }
-  /** What is known of the aggregate is given up, to be told from the start. */
-  | { kind: "forgotten" };
+  /** What is known of the aggregate is given up, to be told from the start. `isOther`: because the
+   * store's history is another one. */
+  | { kind: "forgotten"; isOther: boolean };
 
 /** The feed told all events that there are from one stamp to another. */
 export interface Told {
@@ -71,7 +72,9 @@ export type Effect =
   /** Ask the app what becomes of this event. */
   | { kind: "ask"; entry: OutboxEntry }
   /** Ask the store which events it has: its count and ours differ. */
-  | { kind: "reconcile" };
+  | { kind: "reconcile" }
+  /** Give up what is known of the aggregate: the store's history is another one. */
+  | { kind: "forget" };
 
 /** The next state, and what must be done. */
 export interface Step {
@@ -97,7 +100,7 @@ function decide(outbox: Outbox, event: OutboxEvent): Step {
     case "told": return told(outbox, event);
     case "decided": return { outbox: decided(outbox, event.id, event.decision), effects: [] };
     case "reconciled": return { outbox: reconciled(outbox, event), effects: [] };
-    case "forgotten": return { outbox: forgotten(outbox), effects: [] };
+    case "forgotten": return { outbox: forgotten(outbox, event.isOther), effects: [] };
   }
 }
 
@@ -159,6 +162,9 @@ function recount(outbox: Outbox): Step {
 function told(outbox: Outbox, event: Told): Step {
   // Meanwhile another tab gave up what was before: this would leave a hole.
   if (event.since > outbox.record.cursor) return { outbox, effects: [] };
+  if (event.events.some((one) => isOtherHistory(outbox.record, one))) {
+    return { outbox, effects: [{ kind: "forget" }] };
+  }
   // After a reconnect the same may be told twice.
   const fresh = event.events.filter((one) => one.version > outbox.record.version);
   const own = event.events.filter((one) => one.client_id === event.clientId);
@@ -175,6 +181,12 @@ function told(outbox: Outbox, event: Told): Step {
     outbox: { record: next, entries: counted(entries, next.sequence) },
     effects: fresh.map((one) => ({ kind: "confirm", event: one })),
   };
+}
+
+/** Versions never start anew. An event that is newer than everything told before, at a version that
+ * was told before, is of a store that lost its end. */
+function isOtherHistory(record: AggregateRecord, event: Event): boolean {
+  return event.stamp > record.cursor && event.version <= record.version;
 }
 
 /** Changes nothing, unless an event came back without those before it: then somebody else counts
@@ -219,8 +231,9 @@ function reconciled(outbox: Outbox, event: OutboxEvent & { kind: "reconciled" })
   };
 }
 
-function forgotten({ record, entries }: Outbox): Outbox {
-  return { record: { ...record, version: 0, cursor: 0, loaded: false }, entries };
+function forgotten({ record, entries }: Outbox, isOther: boolean): Outbox {
+  const history = record.history + (isOther ? 1 : 0);
+  return { record: { ...record, version: 0, cursor: 0, loaded: false, history }, entries };
 }
 
 function replaced(outbox: Outbox, entry: OutboxEntry): Outbox {

@@ -37,6 +37,12 @@ export class Projection<State> {
     this.confirmed = fold.initial;
   }
 
+  /** Starts anew. */
+  reset(): void {
+    this.confirmed = this.fold.initial;
+    this.version = 0;
+  }
+
   /** Goes on from a snapshot, which must be one of this fold's. */
   adopt(snapshot: Snapshot): void {
     this.confirmed = snapshot.state as State;

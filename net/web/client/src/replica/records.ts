@@ -12,6 +12,9 @@ export interface AggregateRecord {
   version: number;
   /** Whether everything there was has ever been here. */
   loaded: boolean;
+  /** How often it turned out that the store's history is another one than what is here: it was
+   * restored from a backup, or its data was deleted. */
+  history: number;
 }
 
 /** An event on its way to the store. */
@@ -73,5 +76,5 @@ export interface Device {
 
 /** An aggregate of which nothing is known. */
 export function unknownAggregate(key: Key): AggregateRecord {
-  return { key, sequence: 0, cursor: 0, version: 0, loaded: false };
+  return { key, sequence: 0, cursor: 0, version: 0, loaded: false, history: 0 };
 }

@@ -117,13 +117,14 @@ export class Store {
     });
   }
 
-  /** Gives up what is confirmed of an aggregate, to be told from the start. */
-  async forget(key: Key): Promise<void> {
+  /** Gives up what is confirmed of an aggregate, to be told from the start. `isOther`: because the
+   * store's history is another one. */
+  async forget(key: Key, isOther: boolean): Promise<void> {
     const tables = [...WRITING, TABLES.snapshots];
     await transact(this.database, tables, "readwrite", async (table) => {
       table(TABLES.snapshots).delete(key);
       table(TABLES.events).delete(eventsAbove(key, 0));
-      await advance(table, key, { kind: "forgotten" });
+      await advance(table, key, { kind: "forgotten", isOther });
     });
   }
 

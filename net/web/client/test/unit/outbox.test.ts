@@ -32,7 +32,7 @@ function answered(id: string, outcome: SyncOutcome, revision = 0): OutboxEvent {
 }
 
 function told(version: number, id: string | null, since = 0): OutboxEvent {
-  const event = { version, client_id: ME, event_id: id } as Event;
+  const event = { version, stamp: version, client_id: ME, event_id: id } as Event;
   return { kind: "told", clientId: ME, events: [event], since, cursor: version, caughtUp: true };
 }
 
@@ -65,8 +65,19 @@ test("what was told before is not confirmed twice", () => {
   assert.deepEqual(step(once.outbox, told(2, null, 1)).effects, []);
 });
 
+test("a version that was told before with a later stamp is of another history", () => {
+  const known = after(told(1, null), told(2, null, 1));
+  const other = { version: 2, stamp: 9, client_id: null, event_id: null } as Event;
+  const event = { kind: "told", clientId: ME, events: [other], since: 2, cursor: 9 } as const;
+  const { outbox, effects } = step(known.outbox, { ...event, caughtUp: true });
+  assert.deepEqual(effects, [{ kind: "forget" }]);
+  assert.equal(outbox, known.outbox);
+  const { record } = step(outbox, { kind: "forgotten", isOther: true }).outbox;
+  assert.deepEqual([record.history, record.cursor, record.version], [1, 0, 0]);
+});
+
 test("a stretch of the feed that leaves a hole is not taken", () => {
-  const forgotten = after(told(1, null), { kind: "forgotten" }, told(2, null, 1));
+  const forgotten = after(told(1, null), { kind: "forgotten", isOther: false }, told(2, null, 1));
   assert.equal(forgotten.outbox.record.cursor, 0);
   assert.equal(forgotten.outbox.record.version, 0);
   assert.deepEqual(forgotten.effects, []);

@@ -151,6 +151,7 @@ test("a store that lost the end of our events takes the next ones", async () => 
   await until("sent", () => replica.status.unsent === 0);
   assert.deepEqual(stored(), ["one", "three"]);
   assert.equal(store.events(KEY).at(-1)?.sequence, 2);
+  await untilEqual(["one", "three"], () => list.state);
 });
 
 test("an app whose handler throws is told, and the event waits", async () => {
