@@ -2,7 +2,7 @@ import { follow, type FollowMessage, type FollowOptions } from "./follow.js";
 import { Transport, type CallOptions, type ClientOptions } from "./http.js";
 import { nameInPath, pathOf } from "./key.js";
 import type {
-  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Receipt, SyncEvent, SyncResult, WritePart,
+  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Receipt, SyncResult, SyncWrite, WritePart,
 } from "./types.js";
 
 /** How to append. */
@@ -159,13 +159,14 @@ export class Client {
     return follow(this.transport, selector, options);
   }
 
-  /** Sends a device's buffered events, each a write of its own. Safe to repeat; see `Replica`. */
+  /** Sends what a device wrote while it was away, each a write of its own. Safe to repeat. This is
+   * what `Replica` is made of. */
   async sync(
     clientId: string,
-    events: readonly SyncEvent[],
+    writes: readonly SyncWrite[],
     options: CallOptions = {},
   ): Promise<SyncResult[]> {
-    const body = { client_id: clientId, events };
+    const body = { client_id: clientId, writes };
     const call = { ...options, method: "POST", path: "/v1/sync", body } as const;
     return (await this.transport.json<{ results: SyncResult[] }>(call)).results;
   }

@@ -81,11 +81,10 @@ export class Transport {
   ): Promise<T> {
     outer?.throwIfAborted();
     const limit = new AbortController();
-    const late = Symbol("late");
-    const timer = setTimeout(() => limit.abort(late), this.timeoutMs);
+    const timer = setTimeout(() => limit.abort(), this.timeoutMs);
     const signal = outer === undefined ? limit.signal : AbortSignal.any([outer, limit.signal]);
     try {
-      return await Promise.race([run(signal), rejection(limit.signal)]);
+      return await Promise.race([run(signal), rejection(signal)]);
     } catch (error) {
       if (error instanceof CeleriantError) throw error;
       if (outer?.aborted) throw outer.reason;

@@ -8,8 +8,8 @@ export { CeleriantError } from "./error.js";
 export type { FollowMessage, FollowOptions, From } from "./follow.js";
 export type { CallOptions, ClientOptions } from "./http.js";
 export type {
-  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Problem, Receipt, Retry, SyncEvent,
-  SyncOutcome, SyncResult, WritePart,
+  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Problem, Receipt, Retry, SyncOutcome,
+  SyncResult, SyncWrite, WritePart,
 } from "./types.js";
 export type { LocalAggregate, LocalWriteOptions, OpenOptions } from "./replica/aggregate.js";
 export type { Pace } from "./replica/context.js";

@@ -45,22 +45,19 @@ export interface Names {
   next: string | null;
 }
 
-/** One event of a device: a write of its own. */
-export interface SyncEvent extends NewEvent {
-  key: Key;
-  /** Dense from 1 for client and aggregate. */
-  sequence: number;
-  /** `"any"` when left out: the last write wins. */
-  expect?: Expect;
-}
+/** One write of a device: it does or does not happen by itself. */
+export type SyncWrite = WritePart & { sequence: number; events: NewEvent[] };
 
-/** What became of one event of a device. */
+/** What became of one write of a device. */
 export type SyncResult = { key: Key; sequence: number } & SyncOutcome;
 
 /** The part of a {@link SyncResult} that differs. */
 export type SyncOutcome =
-  | { status: "accepted" | "already_applied"; version: number; stamp: number; hash: string }
-  | { status: "conflict"; problem: Problem; actual: number; missed: Event[]; more: boolean }
+  | { status: "accepted" | "already_applied"; receipt: Receipt }
+  /** `missed`: the aggregate's events since the expected version, about 100 at most; `more`: there
+   * are more than that. */
+  | { status: "conflict"; problem: Problem; missed: Event[]; more: boolean }
   | { status: "invalid"; problem: Problem }
+  /** Not tried, because of an earlier one. */
   | { status: "held" }
   | { status: "retry"; problem: Problem };

@@ -1,5 +1,5 @@
 /** Which events are sent next. */
-import type { SyncEvent } from "../types.js";
+import type { SyncWrite } from "../types.js";
 import type { OutboxEntry } from "./records.js";
 
 /** Bounds of one request. */
@@ -12,8 +12,8 @@ export interface BatchLimits {
   bytes: number;
 }
 
-/** Half of what the store takes at once, and well below the size that it takes. */
-export const BATCH_LIMITS: BatchLimits = { events: 250, eventsPerKey: 16, bytes: 1 << 20 };
+/** Well below what the store takes: 1,024 writes and some megabytes. */
+export const BATCH_LIMITS: BatchLimits = { events: 256, eventsPerKey: 16, bytes: 1 << 20 };
 
 /** Picks entries in the order in which they were written; what is behind a conflict waits. */
 export function nextBatch(entries: readonly OutboxEntry[], limits: BatchLimits): OutboxEntry[] {
@@ -34,6 +34,6 @@ export function nextBatch(entries: readonly OutboxEntry[], limits: BatchLimits):
 }
 
 /** An entry as it is sent. */
-export function toSyncEvent({ event, key, sequence, expect, id }: OutboxEntry): SyncEvent {
-  return { ...event, key, sequence, expect, event_id: id };
+export function toSyncWrite({ event, key, sequence, expect, id }: OutboxEntry): SyncWrite {
+  return { key, sequence, expect, events: [{ ...event, event_id: id }] };
 }

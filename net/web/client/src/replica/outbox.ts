@@ -16,7 +16,7 @@
  * `step` runs inside one transaction of the database, on what is stored there, so a transition
  * happens wholly or not at all, whichever tab it comes from.
  */
-import type { Event, Expect, NewEvent, SyncOutcome } from "../types.js";
+import type { Event, Expect, NewEvent, Problem, SyncOutcome } from "../types.js";
 import type { AggregateRecord, DeadLetter, OutboxEntry } from "./records.js";
 
 /** One aggregate as it is stored. Entries are in order of their sequences. */
@@ -140,8 +140,8 @@ function take(outbox: Outbox, entry: OutboxEntry, outcome: SyncOutcome): Step {
     case "retry":
       return { outbox, effects: [] };
     case "conflict": {
-      const { status, ...conflict } = outcome;
-      if (COUNTS_DIFFER.has(conflict.problem.error)) return recount(outbox);
+      const { status, problem, missed, more } = outcome;
+      const conflict = { problem, actual: actualOf(problem), missed, more };
       const asked: OutboxEntry = { ...entry, status, conflict };
       return { outbox: replaced(outbox, asked), effects: [{ kind: "ask", entry: asked }] };
     }
@@ -153,6 +153,12 @@ function take(outbox: Outbox, entry: OutboxEntry, outcome: SyncOutcome): Step {
       return { outbox: withdrawn(outbox, entry), effects: [{ kind: "bury", letter }] };
     }
   }
+}
+
+/** The version that a conflict tells. */
+function actualOf(problem: Problem): number {
+  const [conflict] = (problem["conflicts"] ?? []) as { actual?: number }[];
+  return conflict?.actual ?? 0;
 }
 
 function recount(outbox: Outbox): Step {

@@ -2,7 +2,7 @@
 import { Backoff } from "../backoff.js";
 import { CeleriantError, localError } from "../error.js";
 import type { Key, Problem, SyncOutcome, SyncResult } from "../types.js";
-import { BATCH_LIMITS, nextBatch, toSyncEvent } from "./batch.js";
+import { BATCH_LIMITS, nextBatch, toSyncWrite } from "./batch.js";
 import type { Context } from "./context.js";
 import type { Answer } from "./outbox.js";
 import type { OutboxEntry } from "./records.js";
@@ -75,7 +75,7 @@ export class Syncer {
 
   private async send(batch: readonly OutboxEntry[], signal: AbortSignal): Promise<SyncResult[]> {
     const { client, clientId } = this.context;
-    const results = await client.sync(clientId, batch.map(toSyncEvent), { signal });
+    const results = await client.sync(clientId, batch.map(toSyncWrite), { signal });
     const isOurs = (entry: OutboxEntry, index: number): boolean =>
       results[index]?.key === entry.key && results[index]?.sequence === entry.sequence;
     if (results.length === batch.length && batch.every(isOurs)) return results;
@@ -141,9 +141,9 @@ export class Syncer {
   }
 }
 
-/** `events[3].data` names the fourth event. */
+/** `writes[3].events[0].data` names the fourth. */
 function eventNamedBy(problem: Problem): number | undefined {
   if (problem.retry !== "never" || typeof problem["field"] !== "string") return undefined;
-  const found = /^events\[(\d+)\]/.exec(problem["field"])?.[1];
+  const found = /^writes\[(\d+)\]/.exec(problem["field"])?.[1];
   return found === undefined ? undefined : Number(found);
 }

@@ -1,5 +1,10 @@
 /** A store in memory that answers what a replica asks, by the contract of `POST /v1/sync`. */
-import type { Event, Expect, Problem, SyncEvent, SyncResult } from "../../src/index.js";
+import type {
+  Event, Expect, NewEvent, Problem, Receipt, SyncResult, SyncWrite,
+} from "../../src/index.js";
+
+/** A write of a device, which has one event. */
+export type SyncEvent = NewEvent & { key: string; sequence: number; expect?: Expect };
 
 interface Aggregate {
   events: Event[];
@@ -63,7 +68,9 @@ export class StubStore {
 
   /** Without telling feeds; `tellAll` does. */
   private async sync(init: RequestInit): Promise<Response> {
-    const request = JSON.parse(String(init.body)) as (typeof this.requests)[number];
+    const body = JSON.parse(String(init.body)) as { client_id: string; writes: SyncWrite[] };
+    const events = body.writes.map(({ events: [event], ...write }) => ({ ...event, ...write }));
+    const request = { client_id: body.client_id, events: events as SyncEvent[] };
     this.requests.push(request);
     const whole = this.answer(request.events);
     if (whole !== undefined) return whole;
@@ -89,8 +96,8 @@ export class StubStore {
     aggregate.sequences.set(client, used);
     const known = used.get(sequence);
     if (known?.content === contentOf(event)) {
-      const hash = "h";
-      return { key, sequence, status: "already_applied", version: known.version, stamp: 1, hash };
+      const receipt = receiptOf(key, known.version, 1, true);
+      return { key, sequence, status: "already_applied", receipt };
     }
     const problem = this.refuse(event) ?? sequenceProblem(sequence, used.size, known !== undefined);
     if (problem !== undefined) return { key, sequence, status: "invalid", problem };
@@ -98,14 +105,14 @@ export class StubStore {
     if (!holds(event.expect ?? "any", version)) {
       const from = typeof event.expect === "number" ? event.expect : 0;
       const missed = aggregate.events.slice(from);
-      const conflict = problemOf("Conflict", "after_reading");
-      const status = "conflict";
-      return { key, sequence, status, problem: conflict, actual: version, missed, more: false };
+      const conflicts = [{ key, expected: event.expect, actual: version }];
+      const conflict = problemOf("Conflict", "after_reading", { conflicts });
+      return { key, sequence, status: "conflict", problem: conflict, missed, more: false };
     }
     const stored = this.store(event, client);
     used.set(sequence, { content: contentOf(event), version: stored.version });
-    const { stamp, hash } = stored;
-    return { key, sequence, status: "accepted", version: stored.version, stamp, hash };
+    const receipt = receiptOf(key, stored.version, stored.stamp, false);
+    return { key, sequence, status: "accepted", receipt };
   }
 
   private store(event: SyncEvent, client: string | null): Event {
@@ -169,6 +176,11 @@ export class StubStore {
     this.aggregates.set(key, known);
     return known;
   }
+}
+
+function receiptOf(key: string, version: number, stamp: number, isOld: boolean): Receipt {
+  const writes = [{ key, first_version: version, last_version: version, hash: "h" }];
+  return { stamp, already_applied: isOld, writes };
 }
 
 /** What the store hashes to recognise a write: not its condition, not its time. */

@@ -100,7 +100,7 @@ test("what is refused for good can be seen, with the field's path, and be writte
 });
 
 test("one event that spoils a whole request does not hold up the others", async () => {
-  const bad = problemOf("InvalidArgument", "never", { field: "events[1].type" });
+  const bad = problemOf("InvalidArgument", "never", { field: "writes[1].events[0].type" });
   const large = problemOf("TooLarge", "never");
   store.answer = (events) => {
     const texts = events.map((event) => (event.data as { text: string }).text);
