@@ -97,8 +97,12 @@ test("a server that is killed while a device sends loses nothing and doubles not
   const texts = Array.from({ length: 60 }, (_, n) => `item ${n}`);
   await context.setOffline(true);
   await list.add(...texts);
+  const request = list.page.waitForRequest((one) => one.url().endsWith("/v1/sync"));
   await context.setOffline(false);
-  // Some have landed, and a request is most likely under way.
+  // Once with a request under way, and once when some have landed.
+  await request;
+  await node.kill();
+  await node.start();
   await until("some landed", async () => (await node.client.feed(key)).events.length > 0);
   await node.kill();
   await list.add("while it was down");
