@@ -106,3 +106,14 @@ test("a device's writes have a result each", async () => {
   assert.deepEqual(again.map((one) => one.status), ["already_applied", "invalid"]);
   assert.ok(again[1]?.status === "invalid" && again[1].problem.error === "SequenceGap");
 });
+
+test("what a schema refuses has the path of the field", async () => {
+  const amount = { type: "number", minimum: 1 };
+  await node.registerSchema("strict/account", "Paid@1.0", { properties: { amount } });
+  const key = "strict/account/one";
+  const events = [{ type: "Paid", data: { amount: 0 } }];
+  const [result] = await node.client.sync(CLIENT_ID, [{ key, sequence: 1, events }]);
+  assert.ok(result?.status === "invalid");
+  const { error, path, event } = result.problem as Record<string, unknown>;
+  assert.deepEqual([error, path, event], ["SchemaViolation", "/amount", 0]);
+});

@@ -150,3 +150,18 @@ test("a name that was changed by two is decided by the app", async () => {
   for await (const event of node.client.events(key)) types.push(event.type);
   assert.deepEqual(types, ["ItemAdded", "ListRenamed", "ItemAdded"]);
 });
+
+test("what a schema refuses is told to the person, and the rest arrives", async () => {
+  const text = { type: "string", maxLength: 10 };
+  await node.registerSchema("strict/list", "ItemAdded@1.0", { properties: { text } });
+  key = "strict/list/one";
+  const context = await device();
+  const list = await open(context);
+  await context.setOffline(true);
+  await list.add("short", "much too long for this", "fine");
+  await context.setOffline(false);
+  await list.upToDate();
+  assert.match((await list.notice()) ?? "", /“much too long for this” was refused: .*text/);
+  await list.shows(["short", "fine"]);
+  assert.deepEqual(await stored(), ["short", "fine"]);
+});

@@ -1,15 +1,15 @@
 /** A node of the real server, and a real browser. */
-import { spawn, type ChildProcess } from "node:child_process";
+import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { chromium, type Browser } from "playwright-core";
 import { Client } from "../../src/index.js";
 
-/** The server's program. */
-export const BINARY = process.env["CELERIANT_BIN"] ?? "../../../target/debug/celeriant";
+const BINARY = process.env["CELERIANT_BIN"] ?? "../../../target/debug/celeriant";
 const CHROMIUM = process.env["CHROMIUM_BIN"] ?? "/usr/bin/chromium";
 const READY_MS = 30_000;
 
@@ -69,6 +69,15 @@ export class Node {
       if (Date.now() > end || this.process.exitCode !== null) throw new Error("does not serve");
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
+  }
+
+  /** Registers a JSON Schema for an event type. */
+  async registerSchema(aggregates: string, type: string, schema: object): Promise<void> {
+    const file = join(this.directory, "schema.json");
+    await writeFile(file, JSON.stringify(schema));
+    const args = ["--url", `celeriant://${this.listen}`, "schema", "register", aggregates];
+    const what = ["--type", type, "--kind", "json-schema", "--file", file];
+    await promisify(execFile)(BINARY, [...args, ...what]);
   }
 
   /** kill -9. */
