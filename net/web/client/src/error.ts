@@ -42,7 +42,12 @@ export class CeleriantError extends Error {
 }
 
 /** An error that only a client can meet: no answer, or none that this client understands. */
-export function localError(error: string, retry: Retry, cause: unknown, status = 0): CeleriantError {
+export function localError(
+  error: string,
+  retry: Retry,
+  cause: unknown,
+  status = 0,
+): CeleriantError {
   const message = cause instanceof Error ? cause.message : String(cause);
   const problem: Problem = {
     error, code: 0, retry, definite: false, message, title: error, status,

@@ -32,6 +32,13 @@ export interface Owner {
   failed(error: unknown): void;
 }
 
+/** An event as it is kept. What is shown now is what will come back: undefined, dates and the like
+ * as JSON has them. Its id is the replica's. */
+export function asWritten(event: NewEvent): NewEvent {
+  const { event_id: _, ...content } = { time: new Date().toISOString(), ...event };
+  return JSON.parse(JSON.stringify(content)) as NewEvent;
+}
+
 /** An open aggregate: confirmed events folded, with one's own pending ones on top. */
 export class LocalAggregate<State> {
   private readonly listeners = new Set<() => void>();
@@ -92,12 +99,10 @@ export class LocalAggregate<State> {
   async write(event: NewEvent, options: LocalWriteOptions = {}): Promise<string> {
     const { expect = "any" } = options;
     const condition = expect === "seen" ? this.version + this.entries.length : expect;
-    const { event_id: _, ...content } = { time: new Date().toISOString(), ...event };
-    // What is shown now is what will come back: undefined, dates and the like as JSON has them.
-    const plain = JSON.parse(JSON.stringify(content)) as NewEvent;
-    const entry = await this.owner.store.write(this.key, plain, condition);
+    const entry = await this.owner.store.write(this.key, asWritten(event), condition);
     this.owner.changed(this.key);
-    await this.refresh();
+    // It is written, whatever becomes of showing it; the replica tells of that.
+    await this.refresh().catch(() => undefined);
     return entry.id;
   }
 
@@ -124,8 +129,18 @@ export class LocalAggregate<State> {
     this.entries = local.entries;
     this.isLoaded = local.record.loaded;
     this.folded = this.projection.with(local.entries);
-    for (const listener of this.listeners) listener();
+    this.tell();
     await (isForeign ? this.forget() : this.compact());
+  }
+
+  private tell(): void {
+    for (const listener of this.listeners) {
+      try {
+        listener();
+      } catch (error) {
+        this.owner.failed(error);
+      }
+    }
   }
 
   /** What is new in the database; everything, if the store's history turned out to be another. */

@@ -11,7 +11,7 @@ export interface Pace {
   /** Pauses after failures; 500 ms to 30 s if nothing is said. */
   backoff: BackoffOptions;
   /** Feeds that are followed at a time; 4 if nothing is said. A browser opens no more than 6
-   * connections to one server over HTTP/1.1. With more open aggregates than that, they take turns. */
+   * connections to one server over HTTP/1.1. More open aggregates than that take turns. */
   streams: number;
   /** How long a turn is, in milliseconds; 2,000 if nothing is said. */
   turnMs: number;
@@ -38,6 +38,8 @@ export interface Context {
   advance(key: Key, event: OutboxEvent): Promise<{ reconcile: boolean }>;
   /** The store answered, or why it did not. */
   heard(error?: CeleriantError): void;
+  /** A feed is connected: what waits because there was no connection may go. */
+  reached(): void;
   /** Something failed that should not: the app is told. */
   failed(error: unknown): void;
 }

@@ -104,7 +104,8 @@ class Feed {
     if (this.caughtUp && this.slots.contended) this.turn.abort();
   }
 
-  /** A refusal that makes no sense to repeat may still pass: a token is renewed, a right granted. */
+  /** A refusal that makes no sense to repeat may still pass: a token is renewed, a right is
+   * granted. */
   private explain(error: unknown): number {
     if (error instanceof CeleriantError) this.context.heard(error);
     else this.context.failed(error);
@@ -125,7 +126,7 @@ class Feed {
     switch (message.kind) {
       case "connected":
         this.backoff.reset();
-        return this.context.heard();
+        return this.context.reached();
       case "disconnected":
         return this.context.heard(message.error);
       case "event":

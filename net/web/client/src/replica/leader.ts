@@ -48,7 +48,8 @@ export class Leader implements Context {
 
   /** Leads until the signal. What an earlier leader left undecided is asked again. */
   async run(): Promise<void> {
-    for (const entry of await this.store.entries()) if (entry.status === "conflict") this.ask(entry);
+    const entries = await this.store.entries();
+    for (const entry of entries) if (entry.status === "conflict") this.ask(entry);
     this.changed();
     await this.syncer.run(this.signal);
   }
@@ -94,7 +95,12 @@ export class Leader implements Context {
     if (was.connected !== this.connection.connected || was.problem !== problem) {
       this.options.told(this.connection);
     }
-    if (!was.connected && this.connection.connected) this.syncer.hurry();
+  }
+
+  reached(): void {
+    const wasConnected = this.connection.connected;
+    this.heard();
+    if (!wasConnected) this.syncer.hurry();
   }
 
   failed(error: unknown): void {

@@ -1,6 +1,6 @@
 import type { Client } from "../client.js";
 import type { Key, NewEvent, Problem } from "../types.js";
-import { LocalAggregate, type OpenOptions } from "./aggregate.js";
+import { LocalAggregate, asWritten, type OpenOptions } from "./aggregate.js";
 import { PACE, type Connection, type Pace } from "./context.js";
 import { databaseName, deleteDatabase, openDatabase } from "./database.js";
 import { Leader } from "./leader.js";
@@ -64,17 +64,18 @@ export class Replica {
     private readonly store: Store,
     /** This device's own id: its events carry it. */
     readonly clientId: string,
+    platform: Platform,
   ) {
-    const platform = options.platform ?? browserPlatform();
     this.tabs = new Tabs(databaseName(options.name), platform, (told) => this.hear(told));
     this.stopListening = platform.onOnline(() => this.leader?.hurry());
   }
 
   /** Opens the data on this device. Needs no network. */
   static async open(options: ReplicaOptions): Promise<Replica> {
+    const platform = options.platform ?? browserPlatform();
     const store = new Store(await openDatabase(options.name));
     const { clientId } = await store.device();
-    const replica = new Replica(options, store, clientId);
+    const replica = new Replica(options, store, clientId, platform);
     await replica.counting.run();
     replica.tabs.post({ kind: "hello" });
     replica.tabs.lead((signal) => replica.lead(signal)).catch((error) => replica.failed(error));
@@ -136,7 +137,9 @@ export class Replica {
    * behind everything else. */
   async dismiss(letter: DeadLetter, event?: NewEvent): Promise<void> {
     // In this order: a crash in between leaves a letter too many, not an event too few.
-    if (event !== undefined) await this.store.write(letter.key, event, letter.expect);
+    if (event !== undefined) {
+      await this.store.write(letter.key, asWritten(event), letter.expect);
+    }
     await this.store.dismiss(letter.id);
     this.changed(letter.key);
   }
@@ -231,7 +234,10 @@ export class Replica {
   }
 
   private update(change: Partial<ReplicaStatus>): void {
-    this.current = { ...this.current, ...change };
+    const before = this.current;
+    this.current = { ...before, ...change };
+    const names = Object.keys(change) as (keyof ReplicaStatus)[];
+    if (names.every((name) => before[name] === change[name])) return;
     for (const listener of this.listeners) listener();
   }
 

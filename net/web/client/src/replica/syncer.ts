@@ -58,7 +58,8 @@ export class Syncer {
   private async attempt(batch: readonly OutboxEntry[], signal: AbortSignal): Promise<number> {
     try {
       const results = await this.send(batch, signal);
-      this.context.heard();
+      const stuck = results.find((result) => result.status === "retry");
+      this.context.heard(stuck && new CeleriantError(stuck.problem));
       await this.deliver(batch, results, signal);
       if (!results.some((result) => PROGRESS.has(result.status))) return this.backoff.next();
       this.backoff.reset();

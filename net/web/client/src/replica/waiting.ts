@@ -20,12 +20,12 @@ export class Bell {
   async wait(signal: AbortSignal, ms?: number): Promise<void> {
     if (!this.rung && !signal.aborted) {
       await new Promise<void>((resolve) => {
-        const timer = ms === undefined ? undefined : setTimeout(resolve, ms);
         const done = (): void => {
           clearTimeout(timer);
           signal.removeEventListener("abort", done);
           resolve();
         };
+        const timer = ms === undefined ? undefined : setTimeout(done, ms);
         this.waiter = done;
         signal.addEventListener("abort", done, { once: true });
       });

@@ -36,7 +36,8 @@ test("append, write, read, head and list", async () => {
   assert.deepEqual(receipt.writes.map((one) => [one.key, one.last_version]), [[key, 2]]);
   const again = await client.append(key, [event(1), event(2)], { expect: "none", ...once });
   assert.deepEqual(again, { ...receipt, already_applied: true });
-  const parts = [{ key, expect: 2, events: [event(3)] }, { key: "acme/account/b", events: [event(4)] }];
+  const other = { key: "acme/account/b", events: [event(4)] };
+  const parts = [{ key, expect: 2, events: [event(3)] }, other];
   assert.equal((await client.write(parts)).writes.length, 2);
   const data = [1, 2, 3].map((amount) => ({ amount }));
   assert.deepEqual(await all(client.events(key, { limit: 1 })), data);

@@ -94,7 +94,7 @@ test("two browsers that wrote offline show the same list", async () => {
 test("a server that is killed while a device sends loses nothing and doubles nothing", async () => {
   const context = await device();
   const list = await open(context);
-  const texts = Array.from({ length: 60 }, (_, n) => `item ${n}`);
+  const texts = Array.from({ length: 40 }, (_, n) => `item ${n}`);
   await context.setOffline(true);
   await list.add(...texts);
   const request = list.page.waitForRequest((one) => one.url().endsWith("/v1/sync"));

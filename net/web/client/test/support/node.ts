@@ -60,8 +60,9 @@ export class Node {
   /** Starts, or starts again on the same data; resolves when it serves. */
   async start(): Promise<void> {
     const args = [
-      "server", "--node-id", "a", "--data-dir", join(this.directory, "data"), "--listen", this.listen,
-      "--http", this.http, "--http-cors", this.origin, "--tls-client-auth", "none",
+      "server", "--node-id", "a", "--data-dir", join(this.directory, "data"),
+      "--listen", this.listen, "--http", this.http, "--http-cors", this.origin,
+      "--tls-client-auth", "none",
     ];
     this.process = spawn(BINARY, args, { stdio: ["ignore", "ignore", "inherit"] });
     const end = Date.now() + READY_MS;

@@ -43,7 +43,7 @@ test("names are percent-encoded, and what would be another address is refused", 
   assert.equal(seen.length, 2);
 });
 
-test("an append says what must hold and whose sequence it is, with headers of the moment", async () => {
+test("an append says what must hold and whose it is, with headers of the moment", async () => {
   const { client, seen } = clientOf(Response.json({}), Response.json({}));
   const options = { expect: 4, clientId: "u", sequence: 7 };
   await client.append("a/b/c", [{ type: "T", data: 1 }], options);
@@ -93,7 +93,8 @@ test("what is no answer of a store is told apart by whether it may pass", async 
   const failure = () => client.orgs().catch((error: CeleriantError) => error);
   const told = [await failure(), await failure(), await failure()] as CeleriantError[];
   assert.deepEqual(told.map((error) => [error.error, error.retry, error.status]), [
-    ["UnexpectedAnswer", "same", 502], ["UnexpectedAnswer", "never", 404], ["Unreachable", "same", 0],
+    ["UnexpectedAnswer", "same", 502], ["UnexpectedAnswer", "never", 404],
+    ["Unreachable", "same", 0],
   ]);
 });
 

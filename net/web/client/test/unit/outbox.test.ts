@@ -115,7 +115,7 @@ test("a conflict asks the app, and waits for what it says", () => {
   assert.equal(look(dropped), "b1:pending last 1");
 });
 
-test("what is sent again keeps its sequence, on the version that was told if nothing is said", () => {
+test("what is sent again keeps its sequence, on the version that was told by default", () => {
   const asked = after(...written("a", "b"), answered("a", CONFLICT)).outbox;
   const decide = (resend: object) =>
     step(asked, { kind: "decided", id: "a", decision: { resend } }).outbox.entries[0];
@@ -132,7 +132,7 @@ test("a decision that comes too late does nothing", () => {
   assert.equal(look(after(...written("a"), told(1, "a"), drop)), "last 1");
 });
 
-test("a store that counts differently is asked what it has, and counting goes on from there", () => {
+test("a store that counts differently is asked what it has, and counting goes on", () => {
   for (const error of ["SequenceGap", "SequenceReused", "SequenceStale"]) {
     const other: SyncOutcome = { status: "invalid", problem: problemOf(error, "after_reading") };
     const { outbox, effects } = after(...written("a", "b", "c"), answered("a", other));
@@ -144,12 +144,14 @@ test("a store that counts differently is asked what it has, and counting goes on
 });
 
 test("an event that came back without the one before it leaves no gap", () => {
-  assert.equal(look(after(...written("a", "b", "c"), told(1, "b"))), "a2:pending c3:pending last 3");
+  const back = after(...written("a", "b", "c"), told(1, "b"));
+  assert.equal(look(back), "a2:pending c3:pending last 3");
 });
 
 test("a batch is bounded in events, events of one aggregate, and bytes", () => {
   const entries = ["a", "a", "b", "a", "c"].map((key, index) => ({
-    key, id: String(index), place: index, sequence: 1, revision: 0, event: { type: "1234", data: "" },
+    key, id: String(index), place: index, sequence: 1, revision: 0,
+    event: { type: "1234", data: "" },
     expect: "any", status: index === 0 ? "accepted" : "pending",
   })) as OutboxEntry[];
   const bytes = JSON.stringify(entries[0]?.event).length;

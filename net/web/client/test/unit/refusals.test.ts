@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import type { Decision, OutboxEntry } from "../../src/index.js";
 import { Browser, TEXTS } from "../support/device.js";
-import { StubStore, json, problemOf } from "../support/stub-store.js";
+import { StubStore, json, problemOf, type SyncEvent } from "../support/stub-store.js";
 import { until, untilEqual } from "../support/until.js";
 
 const KEY = "acme/list/groceries";
@@ -77,7 +77,7 @@ test("a tab that takes over asks again about what was left undecided", async () 
   assert.deepEqual(stored(), ["theirs", "later"]);
 });
 
-test("what is refused for good can be seen, with the field's path, and be written anew", async () => {
+test("what is refused for good can be seen, with the path, and be written anew", async () => {
   const fields = { event: 0, path: "/text", reason: "too short" };
   store.refuse = (event) =>
     (event.data as { text: string }).text === "" ? problemOf("SchemaViolation", "never", fields)
@@ -128,6 +128,55 @@ test("a request that is refused as a whole is shown, kept, and sent again", asyn
   store.answer = () => undefined;
   await untilEqual(["one"], () => list.state);
   await until("connected", () => replica.status.connected);
+});
+
+/** Answers that nothing can be done now. */
+function noLeader(events: readonly SyncEvent[]): Response {
+  const problem = problemOf("NoLeader", "same");
+  const of = ({ key, sequence }: SyncEvent) => ({ key, sequence, status: "retry", problem });
+  return json(200, { results: events.map(of) });
+}
+
+test("what must be tried again is not tried in haste", async () => {
+  store.answer = noLeader;
+  const replica = await device.tab({ pace: { backoff: { minMs: 60_000, maxMs: 60_000 } } });
+  const list = await replica.open(KEY, TEXTS);
+  for (const text of ["one", "two", "three", "four", "five"]) {
+    await list.write(added(text));
+    await until("told", () => replica.status.problem?.error === "NoLeader");
+  }
+  assert.ok(store.requests.length <= 2, `${store.requests.length} requests`);
+});
+
+test("what must be tried again is shown, kept, and sent again", async () => {
+  store.answer = noLeader;
+  const replica = await device.tab();
+  const list = await replica.open(KEY, TEXTS);
+  await list.write(added("one"));
+  await until("told", () => replica.status.problem?.error === "NoLeader");
+  await until("tried again", () => store.requests.length > 2);
+  store.answer = () => undefined;
+  await untilEqual(["one"], () => list.state);
+  assert.deepEqual(stored(), ["one"]);
+});
+
+test("an event is written, whatever becomes of showing it", async () => {
+  const errors: string[] = [];
+  const replica = await device.tab({ onError: (error) => errors.push(String(error)) });
+  const list = await replica.open(KEY, TEXTS);
+  list.subscribe(() => {
+    throw new Error("listener");
+  });
+  const broken = await replica.open(KEY, {
+    initial: 0,
+    apply: () => {
+      throw new Error("apply");
+    },
+  });
+  await broken.write(added("one"));
+  await untilEqual(["one"], () => list.state);
+  assert.ok(errors.includes("Error: listener") && errors.includes("Error: apply"));
+  assert.deepEqual(stored(), ["one"]);
 });
 
 test("an answer that is not about what was sent changes nothing", async () => {

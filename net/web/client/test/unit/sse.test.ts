@@ -4,7 +4,8 @@ import { SseParser, type ServerSentEvent } from "../../src/sse.js";
 
 const STREAM = [
   "\uFEFFretry: 1500", ": a comment", "id: 1", "event: append", "data: {\"a\":", "data: \"ü\"}", "",
-  "data:no space", "id", "", "id: 5\0", "event: only a name", "", "unknown: x", "data", "", "data: cut",
+  "data:no space", "id", "", "id: 5\0", "event: only a name", "",
+  "unknown: x", "data", "", "data: cut",
 ];
 const EVENTS: ServerSentEvent[] = [
   { event: "append", data: "{\"a\":\n\"ü\"}", id: "1" },

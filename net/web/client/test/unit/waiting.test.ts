@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test } from "node:test";
 import { Backoff, pause } from "../../src/backoff.js";
 import { Bell, Coalesced, Slots } from "../../src/replica/waiting.js";
@@ -35,6 +36,7 @@ test("a bell that rang before anybody waited is heard, once", async () => {
   bell.silence();
   await bell.wait(signal, 1);
   await bell.wait(AbortSignal.abort());
+  assert.deepEqual(getEventListeners(signal, "abort"), [], "nothing is left behind");
 });
 
 test("slots are given in turn, and not to who left", async () => {
