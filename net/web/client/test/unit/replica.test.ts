@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import type { LocalAggregate, Replica } from "../../src/index.js";
 import { Browser, TEXTS } from "../support/device.js";
-import { StubStore } from "../support/stub-store.js";
+import { StubStore, json, problemOf } from "../support/stub-store.js";
 import { until, untilEqual } from "../support/until.js";
 
 const KEY = "acme/list/groceries";
@@ -208,6 +208,19 @@ test("the network's return ends a long pause", async () => {
   await until("a failure", () => replica.status.problem?.error === "Unreachable");
   store.down = false;
   device.online();
+  await untilEqual(["milk"], () => list.state);
+});
+
+test("a feed that connects ends a long pause", async () => {
+  const denied = problemOf("Unauthenticated", "never");
+  store.answer = () => json(401, denied);
+  const replica = await browser().tab({ pace: { backoff: { minMs: 60_000, maxMs: 60_000 } } });
+  const list = await replica.open(KEY, TEXTS);
+  await until("connected", () => replica.status.connected);
+  await list.write(added("milk"));
+  await until("refused", () => replica.status.problem?.error === "Unauthenticated");
+  store.answer = () => undefined;
+  await replica.open("acme/list/other", TEXTS);
   await untilEqual(["milk"], () => list.state);
 });
 
