@@ -74,7 +74,12 @@ test("confirmed events are there offline", async () => {
   first.close();
   store.down = true;
   const second = await device.tab();
-  assert.deepEqual((await second.open(KEY, TEXTS)).state, ["theirs", "mine"]);
+  const again = await second.open(KEY, TEXTS);
+  assert.deepEqual(again.state, ["theirs", "mine"]);
+  store.down = false;
+  device.online();
+  await until("connected", () => second.status.connected);
+  assert.match(store.opened.at(-1) ?? "", /^acme\/list\/groceries \d+$/, "resumed");
 });
 
 test("an event that comes back before its answer is never shown twice", async () => {
@@ -172,6 +177,30 @@ test("an aggregate that only another tab has open is followed", async () => {
   store.append(KEY, "Added", { text: "theirs" });
   await untilEqual(["theirs"], () => list.state);
   list.close();
+  await until("not followed any more", () => store.feeds.size === 0);
+});
+
+test("a tab that takes over follows what others have open", async () => {
+  const device = browser();
+  const [one, two, three] = [await device.tab(), await device.tab(), await device.tab()];
+  const list = await three.open(KEY, TEXTS);
+  await until("followed", () => store.feeds.size === 1);
+  one.close();
+  await until("the second leads", () => two.status.leading);
+  store.append(KEY, "Added", { text: "theirs" });
+  await untilEqual(["theirs"], () => list.state);
+});
+
+test("what is on its way is followed until it has come back, open or not", async () => {
+  store.down = true;
+  const replica = await browser().tab();
+  const list = await replica.open(KEY, TEXTS);
+  await list.write(added("milk"));
+  list.close();
+  store.down = false;
+  await until("sent", hasSent(replica));
+  await until("come back", () => list.refresh().then(() => list.pending.length === 0));
+  assert.deepEqual(list.state, ["milk"]);
   await until("not followed any more", () => store.feeds.size === 0);
 });
 

@@ -1,7 +1,7 @@
 /** How much a device keeps. */
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
-import { Replica, type OpenOptions } from "../../src/index.js";
+import { Replica, type Fold, type OpenOptions } from "../../src/index.js";
 import { TABLES, openDatabase, result, transact } from "../../src/replica/database.js";
 import { Browser, TEXTS } from "../support/device.js";
 import { StubStore } from "../support/stub-store.js";
@@ -58,10 +58,15 @@ test("a snapshot of other code is not used: everything is told from the start", 
   await until("a snapshot", async () => (await rows(TABLES.snapshots)) === 1);
   const second = await device.tab();
   const other = { snapshot: { label: "2", every: 10 } };
-  const again = await second.open(KEY, TEXTS, other);
-  await untilEqual(stored(), () => again.state);
+  const loud: Fold<string[]> = {
+    initial: [],
+    apply: (state, event) => [...state, `${(event.data as { text: string }).text}!`],
+  };
+  const again = await second.open(KEY, loud, other);
+  const cried = () => stored().map((text) => `${text}!`);
+  await untilEqual(cried(), () => again.state);
   append(1);
-  await untilEqual(stored(), () => again.state);
+  await untilEqual(cried(), () => again.state);
   await untilEqual(stored(), () => list.state);
 });
 
