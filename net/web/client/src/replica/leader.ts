@@ -32,8 +32,6 @@ export class Leader implements Context {
   private readonly follower: Follower;
   private readonly open = new Map<string, readonly Key[]>();
   private readonly choosing = new Coalesced(() => this.choose());
-  /** Ids of events about which the app is being asked. */
-  private readonly asking = new Set<string>();
 
   constructor(
     private readonly options: LeaderOptions,
@@ -120,11 +118,7 @@ export class Leader implements Context {
   }
 
   private ask(entry: OutboxEntry): void {
-    if (this.asking.has(entry.id)) return;
-    this.asking.add(entry.id);
-    this.settle(entry)
-      .catch((error: unknown) => this.failed(error))
-      .finally(() => this.asking.delete(entry.id));
+    this.settle(entry).catch((error: unknown) => this.failed(error));
   }
 
   private async settle(entry: OutboxEntry): Promise<void> {

@@ -32,7 +32,11 @@ export class StubStore {
   private readonly aggregates = new Map<string, Aggregate>();
   private stamp = 1_000;
 
+  /** How often anybody asked for anything. */
+  attempts = 0;
+
   readonly fetch: typeof fetch = async (input, init = {}) => {
+    this.attempts += 1;
     if (this.down) throw new TypeError("fetch failed");
     const url = new URL(String(input));
     if (url.pathname === "/v1/sync") return this.sync(init);

@@ -54,6 +54,18 @@ test("the app is asked about a conflict, and sends something else", async () => 
   assert.deepEqual(stored(), ["theirs", "mine, too", "later"]);
 });
 
+test("what was seen includes what one wrote oneself", async () => {
+  store.append(KEY, "Added", { text: "theirs" });
+  const replica = await device.tab();
+  const list = await replica.open(KEY, TEXTS);
+  await untilEqual(["theirs"], () => list.state);
+  store.down = true;
+  for (const text of ["one", "two"]) await list.write(added(text), { expect: "seen" });
+  store.down = false;
+  await untilEqual(["theirs", "one", "two"], () => list.state);
+  assert.equal(replica.status.conflicts, 0);
+});
+
 test("a conflict that nobody decides waits, over a restart, until it is resolved", async () => {
   const { replica, list } = await conflicting();
   await until("in conflict", () => replica.status.conflicts === 1);

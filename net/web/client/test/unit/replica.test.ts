@@ -235,9 +235,11 @@ test("the network's return ends a long pause", async () => {
   const list = await replica.open(KEY, TEXTS);
   await list.write(added("milk"));
   await until("a failure", () => replica.status.problem?.error === "Unreachable");
+  for (const text of ["eggs", "bread", "tea"]) await list.write(added(text));
+  assert.ok(store.attempts <= 2, `one feed, one request: ${store.attempts}`);
   store.down = false;
   device.online();
-  await untilEqual(["milk"], () => list.state);
+  await untilEqual(["milk", "eggs", "bread", "tea"], () => list.state);
 });
 
 test("a feed that connects ends a long pause", async () => {
