@@ -261,6 +261,9 @@ pub(super) struct Dev {
     /// Where HTTP is served; "" = off [default: as --listen, with port 7442]
     #[arg(long, value_name = "ADDR")]
     pub(super) http: Option<String>,
+    /// Origins whose pages may use HTTP, with commas between
+    #[arg(long, value_name = "ORIGINS")]
+    pub(super) http_cors: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

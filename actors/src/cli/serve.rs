@@ -44,6 +44,7 @@ pub(super) async fn dev(dev: Dev, output: &Output) -> Result<(), Failure> {
         ("log".to_owned(), "warn".to_owned()),
     ]);
     flags.extend(dev.http.map(|http| ("http".to_owned(), http)));
+    flags.extend(dev.http_cors.map(|origins| ("http_cors".to_owned(), origins)));
     flags.extend(dev.shards.map(|shards| ("shards".to_owned(), shards.to_string())));
     flags.extend(dev.threads.map(|threads| ("threads".to_owned(), threads.to_string())));
     let settings = Settings::load(None, [], &flags)?.settings;

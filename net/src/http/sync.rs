@@ -103,7 +103,11 @@ impl<V: Service> Batch<'_, V> {
             Err(refusal) => refusal,
         };
         let problem = json!({"problem": Problem::from(refusal.clone()).to_json()});
-        if matches!(refusal.retry(), Retry::Same | Retry::OtherNode) || !refusal.definite() {
+        // What is not granted now may be later; a device must not throw it away.
+        let is_denied =
+            matches!(refusal, Refusal::PermissionDenied { .. } | Refusal::Unauthenticated { .. });
+        let again = matches!(refusal.retry(), Retry::Same | Retry::OtherNode);
+        if again || is_denied || !refusal.definite() {
             self.has_stopped = true;
             return Ok(told(start, "retry", problem).to_string());
         }
