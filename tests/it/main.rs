@@ -3,6 +3,7 @@
 // Tests look at the real world: clocks, threads and processes are what they are about.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod adoption;
 mod attack;
 mod bucket;
 mod command_line;

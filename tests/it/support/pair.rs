@@ -210,6 +210,19 @@ impl Pair {
         self.members[at].node = Some(Node::run(command));
     }
 
+    /// Starts a node as one on its own, where it will be found later, too.
+    pub(crate) fn start_alone(&mut self, at: usize) {
+        let file = |name: String| self.path("certs").join(name);
+        let (certificate, key) = (format!("{}.crt", NAMES[at]), format!("{}.key", NAMES[at]));
+        let mut command = Command::new(program());
+        command.args(["server", "--http", "", "--threads", "1", "--memory", "128MiB"]);
+        command.args(["--listen", &self.members[at].address]);
+        command.arg("--data-dir").arg(self.data(at));
+        command.arg("--tls-ca").arg(file("ca.crt".into()));
+        command.arg("--tls-cert").arg(file(certificate)).arg("--tls-key").arg(file(key));
+        self.members[at].node = Some(Node::run(command));
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self, at: usize) {
         self.members[at].node.take().expect("it runs").kill();
