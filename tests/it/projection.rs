@@ -1,6 +1,9 @@
-//! State that is made of events: exactly once, whatever happens in between.
+//! State that is made of events: exactly once, whatever happens in between. Several selectors as one
+//! feed.
 
-use celeriant_client::{AggregateKey, Batch, Client, Error, Event, Projection, Selector, Stamp};
+use celeriant_client::{
+    AggregateKey, Batch, Client, Error, Event, Projection, Selector, Stamp, Watched,
+};
 
 use crate::support::Node;
 
@@ -93,4 +96,37 @@ async fn a_projection_has_every_event_once_however_often_it_fails() {
     assert!(failures > 2, "{failures} failures in {} transactions", projection.applied);
     let Sums { events, sum, .. } = projection.stored;
     assert_eq!((events, sum), (EVENTS, (0..EVENTS).sum()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn several_selectors_are_one_live_feed_that_tells_everything_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev(&dir.path().join("data"), &["--shards", "3"]);
+    let client = Client::connect(&node.url).await.expect("it serves");
+    let one: AggregateKey = "acme/account/a".parse().expect("a key");
+    let selectors = [
+        Selector::of_type("acme", "order"),
+        Selector::Aggregate(one.clone()),
+        // Covers the one before, too.
+        Selector::of_type("acme", "account"),
+    ];
+    let mut feed = client.watch_each(selectors).now().stream();
+    let begin = feed.next().await.expect("it goes on").expect("a checkpoint");
+    assert!(matches!(begin, Watched::Checkpoint { .. }), "{begin:?}");
+    let keys =
+        ["acme/account/a", "acme/other/x", "acme/order/1", "rival/order/1", "acme/account/b"];
+    for key in keys {
+        let event = Event::json("T", &key).expect("JSON");
+        client.append(&key.parse().expect("a key"), [event]).await.expect("appended");
+    }
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        if let Watched::Batch { key, .. } = feed.next().await.expect("it goes on").expect("told") {
+            told.push(key.as_str().to_owned());
+        }
+    }
+    assert_eq!(told, ["acme/account/a", "acme/order/1", "acme/account/b"]);
+    let nested = Selector::Several(vec![Selector::All, Selector::Several(Vec::new())]);
+    let refused = client.watch(nested).page().await;
+    assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
 }
