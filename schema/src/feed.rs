@@ -122,7 +122,7 @@ impl fmt::Display for Selector {
                 if at > 0 {
                     f.write_char(BETWEEN)?;
                 }
-                part.fmt(f)
+                write!(f, "{part}")
             }),
         }
     }
