@@ -27,6 +27,7 @@ mod query;
 mod schema;
 mod serve;
 mod shapes;
+mod verify;
 mod watch;
 mod write;
 
@@ -83,6 +84,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Read(read) => block_on(query::read(read, &global, output)),
         Command::Head(head) => block_on(query::head(head, &global, output)),
         Command::Watch(watch) => block_on(watch::run(watch, &global, output)),
+        Command::Verify(verify) => block_on(verify::run(verify, &global, output)),
         Command::Ls(ls) => block_on(query::ls(ls, &global, output)),
     }
 }

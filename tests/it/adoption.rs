@@ -2,7 +2,7 @@
 
 use celeriant_client::{Batch, Client, ClientId, Event};
 
-use crate::support::{Pair, wait};
+use crate::support::{Pair, call, wait};
 
 const AGGREGATES: u64 = 40;
 const WRITER: ClientId = ClientId::new(7);
@@ -52,6 +52,11 @@ fn what_a_single_node_has_is_the_pairs_with_hashes_and_sequences() {
         let client = runtime.block_on(Client::connect(&pair.url_of(at))).expect("it serves");
         assert_eq!(runtime.block_on(all(&client)), before, "on node {at}");
     }
+    let verified = call(&["--url", &pair.url(), "verify", "acme"], "").line();
+    assert_eq!((&verified["aggregates"], &verified["events"]), (&40.into(), &200.into()));
+    assert_eq!(verified["nodes"].as_array().map(Vec::len), Some(2));
+    let none = call(&["--url", &pair.url(), "verify", "acme/account/nobody"], "").error(1);
+    assert_eq!(none["error"], "NotFound");
     // The other one has it by itself, and knows what has landed.
     pair.kill(0);
     let client = runtime.block_on(Client::connect(&pair.url())).expect("it takes over");

@@ -117,6 +117,8 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print events as they happen
     Watch(Watch),
+    /// Read every aggregate's history from each node that --url names, and compute its hashes anew
+    Verify(Verify),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
     /// What payloads must conform to: register, list, show, check, demand
@@ -444,6 +446,13 @@ pub(super) struct Watch {
     /// Also print how far it has got: where to go on (JSON only)
     #[arg(long)]
     pub(super) checkpoints: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Verify {
+    /// org/type/id, org/type, org, or '*'
+    #[arg(default_value = "*")]
+    pub(super) selector: Selector,
 }
 
 #[derive(Debug, clap::Args)]

@@ -24,6 +24,8 @@ pub(super) enum Failure {
     Load(String),
     /// What was to be shown did not come true.
     Demo(String),
+    /// A history is not the one that was hashed.
+    Mismatch(String),
 }
 
 impl Failure {
@@ -46,7 +48,7 @@ impl Failure {
                 | Error::Protocol { .. } => 3,
                 _ => 1,
             },
-            Self::Node(_) | Self::Io(_) | Self::Load(_) | Self::Demo(_) => 1,
+            Self::Node(_) | Self::Io(_) | Self::Load(_) | Self::Demo(_) | Self::Mismatch(_) => 1,
         }
     }
 
@@ -66,6 +68,7 @@ impl Failure {
             Self::Io(error) => json!({"error": "Io", "message": error.to_string()}),
             Self::Load(message) => json!({"error": "Load", "message": message}),
             Self::Demo(message) => json!({"error": "Demo", "message": message}),
+            Self::Mismatch(message) => json!({"error": "Mismatch", "message": message}),
         }
     }
 }
@@ -78,7 +81,10 @@ impl fmt::Display for Failure {
                 Some(refusal) => write!(f, "{} ({}): {error}", refusal.name(), refusal.code()),
                 None => write!(f, "{error}"),
             },
-            Self::Node(message) | Self::Load(message) | Self::Demo(message) => f.write_str(message),
+            Self::Node(message)
+            | Self::Load(message)
+            | Self::Demo(message)
+            | Self::Mismatch(message) => f.write_str(message),
             Self::Io(error) => write!(f, "{error}"),
         }
     }

@@ -25,6 +25,7 @@
 //!  ├ append, write   Write: guards, sequences, many aggregates at once
 //!  ├ read            Read: a stream of batches, asked for page by page
 //!  ├ head, list      state and names
+//!  ├ verify          an aggregate's hashes, computed anew
 //!  ├ watch           Watch: a stream of what happens, that resumes by itself; Projection: state
 //!  │                 that is made of it
 //!  ├ schema          what payloads must conform to: registered, shown, demanded
@@ -73,6 +74,7 @@ mod sealing;
 mod tls;
 mod typed;
 mod url;
+mod verify;
 mod watch;
 mod write;
 mod writer;
@@ -93,6 +95,7 @@ pub use queries::{Head, List, Names};
 pub use read::{Batches, Page, Read};
 pub use tls::Tls;
 pub use url::Url;
+pub use verify::{Verified, Verify, VerifyError};
 pub use watch::{Feed, Projection, Watch, Watched};
 pub use write::{Expect, Write};
 pub use writer::{Once, Writer};
