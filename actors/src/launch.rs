@@ -208,7 +208,8 @@ async fn try_out(bucket: &mut S3Bucket, boot: BootId) -> Result<(), Error> {
 
 impl Keeper for DataDir {
     fn raise(&mut self, promised: Epoch, seen: Epoch) -> Result<(), store::Error> {
-        self.raise_epochs(promised, seen)
+        // Whoever promises an epoch has heard of a register that has it.
+        self.raise_epochs(promised, seen.max(promised))
     }
 }
 

@@ -255,15 +255,17 @@ impl DataDir {
         self.fresh
     }
 
-    /// Takes an epoch that nobody has seen: above everything promised or seen here, and above
-    /// `found`, the highest in the logs. Durable on return.
+    /// Takes an epoch for a node on its own: above everything promised or seen here, and above
+    /// `found`, the highest in the logs. Durable on return. What was never one of a pair has still
+    /// seen no register afterwards, and can become the first of a pair; what was is kept from it.
     ///
     /// # Errors
     /// `Error::Io`: the promise may or may not be kept; stop the node.
     pub fn take_epoch(&mut self, found: Epoch) -> Result<Epoch, Error> {
         let highest = self.superblock.epoch_seen.max(self.superblock.epoch_promised).max(found);
         let epoch = Epoch::new(highest.value() + 1);
-        self.raise_epochs(epoch, epoch)?;
+        let is_own = self.superblock.epoch_seen == Epoch::default();
+        self.raise_epochs(epoch, if is_own { Epoch::default() } else { epoch })?;
         Ok(epoch)
     }
 
@@ -274,7 +276,7 @@ impl DataDir {
     pub fn raise_epochs(&mut self, promised: Epoch, seen: Epoch) -> Result<(), Error> {
         let mut next = self.superblock;
         next.epoch_promised = next.epoch_promised.max(promised);
-        next.epoch_seen = next.epoch_seen.max(seen).max(next.epoch_promised);
+        next.epoch_seen = next.epoch_seen.max(seen);
         if next == self.superblock { Ok(()) } else { self.update(next) }
     }
 

@@ -32,7 +32,7 @@ mod reconfigure_test;
 pub(super) mod rig;
 
 use celeriant_schema::peer::{Message, Position, Tip};
-use celeriant_schema::{Epoch, StoreId};
+use celeriant_schema::{Epoch, Lsn, StoreId};
 use celeriant_storage::bucket::Completion;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -82,6 +82,8 @@ pub struct Core {
     pub(super) may: May,
     /// Ends of the log at the start: how many shards there are, and the epochs that it has.
     pub(super) tips_at_start: Vec<Tip>,
+    /// It has entries, and never saw a register: a single node's.
+    pub(super) own_history: bool,
     pub(super) random: SmallRng,
     pub(super) now: Micros,
     /// Earliest moment at which something is due without an event.
@@ -140,13 +142,16 @@ impl Core {
         seed: u64,
         now: Micros,
     ) -> Self {
-        let (shards, seen) = (local.tips.len() as u16, local.max_epoch_seen.max(local.promised));
+        let (shards, seen) = (local.tips.len() as u16, local.max_epoch_seen);
+        let has_entries = local.tips.iter().any(|tip| tip.durable.lsn > Lsn::default());
+        let own_history = has_entries && seen == Epoch::default();
         let access = Access::new(settings, seal, (me.cluster, shards), seen);
         Self {
             settings,
             me,
             may: local.may,
             tips_at_start: local.tips,
+            own_history,
             random: SmallRng::seed_from_u64(seed),
             now,
             wake: 0,
@@ -319,9 +324,11 @@ impl Core {
     pub(super) fn note_register(&mut self) {
         let Some(config) = self.access.config() else { return };
         let (epoch, leader, phase) = (config.epoch, config.leader, config.phase);
+        // A single node's directory that met somebody else's register stays what it is.
+        self.own_history &= config.member(self.me.member.store).is_none();
         self.note_lease();
         self.note_claim();
-        if self.access.max_epoch_seen() > self.saw {
+        if self.access.max_epoch_seen() > self.saw && !self.own_history {
             self.saw = self.access.max_epoch_seen();
             self.out.push(Effect::Saw(self.saw));
         }

@@ -315,6 +315,10 @@ impl Core {
         if !free || !self.may.join || self.access.distrust().is_some() || !self.fresh() {
             return;
         }
+        if self.own_history {
+            self.access.disbelieve(self.now, Distrust::OwnHistory);
+            return;
+        }
         if let Some(mut config) = self.access.config().cloned() {
             config.ver += 1;
             config.members.push(self.me.member.clone());

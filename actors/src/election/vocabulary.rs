@@ -374,6 +374,13 @@ pub enum Distrust {
     /// There is none, and this node must not make one.
     #[error("the bucket has no `config` and this node may not create a cluster")]
     NotCreated,
+    /// It is another history's: joining it would mean to lose one's own.
+    #[error(
+        "the bucket belongs to a cluster already, and this data directory has events of a node on \
+         its own: start with an empty directory to join, or with a bucket that has no `config` to \
+         make a cluster of what is here"
+    )]
+    OwnHistory,
     /// It went back in time.
     #[error(
         "`config` is at epoch {epoch}, ver {ver}, but this node has seen epoch {seen}, ver \

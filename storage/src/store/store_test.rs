@@ -168,6 +168,7 @@ fn epochs_only_grow_and_survive() {
     let mut store = DataDir::open(dir.path(), &existing()).expect("it opens");
     assert_eq!(store.take_epoch(Epoch::new(0)).expect("durable"), Epoch::new(1));
     assert_eq!(store.take_epoch(Epoch::new(7)).expect("durable"), Epoch::new(8));
+    assert_eq!(store.superblock().epoch_seen, Epoch::new(0), "no register");
     store.raise_epochs(Epoch::new(3), Epoch::new(20)).expect("durable");
     drop(store);
     let mut store = DataDir::open(dir.path(), &existing()).expect("it opens");
@@ -177,6 +178,7 @@ fn epochs_only_grow_and_survive() {
     store.raise_epochs(Epoch::new(8), Epoch::new(20)).expect("nothing to do");
     assert_eq!(store.superblock().generation, generation);
     assert_eq!(store.take_epoch(Epoch::new(0)).expect("durable"), Epoch::new(21));
+    assert_eq!(store.superblock().epoch_seen, Epoch::new(21), "the pair must not take it back");
 }
 
 #[test]

@@ -42,6 +42,26 @@ fn a_directory_that_was_a_single_nodes_is_adopted_in_an_epoch_of_its_own() {
 }
 
 #[test]
+fn a_single_nodes_history_is_not_given_up_for_anothers() {
+    let mut alone = in_bucket(peer());
+    alone.members.retain(|member| member.store == PEER);
+    let mut rig = Rig::with(Some(&alone), |_, local| {
+        local.tips[0].durable = at(5)[0];
+        (local.tips[0].epoch, local.promised, local.max_epoch_seen) =
+            (epoch(1), epoch(1), epoch(0));
+    });
+    rig.run(10_000);
+    assert_eq!(rig.config(), alone);
+    assert_eq!(rig.core.status().distrust, Some(Distrust::OwnHistory));
+    assert!(!rig.has(|effect| matches!(effect, Effect::Saw(_))), "it would forget why");
+    // Where there is no register, it makes one.
+    let mut rig = Rig::with(None, |_, local| local.tips[0].durable = at(5)[0]);
+    rig.obey();
+    assert_eq!((rig.role(), rig.config().members), (RoleName::Leading, vec![member(ME)]));
+    assert!(rig.has(|effect| matches!(effect, Effect::Saw(_))));
+}
+
+#[test]
 fn of_two_first_nodes_one_creates_and_the_other_joins() {
     let mut rig = Rig::new(None);
     rig.serve();
@@ -163,7 +183,7 @@ fn a_claimant_does_not_hear_another_in_its_own_epoch() {
 #[test]
 fn a_follower_claims_when_silence_and_its_grant_are_over() {
     let mut rig = Rig::following(&pair(peer()));
-    rig.run(1_190);
+    rig.run(1_090);
     assert_eq!(rig.config(), pair(peer()));
     rig.run(20);
     let config = rig.config();
