@@ -7,8 +7,9 @@
 //! ```
 //! A round begins as soon as it may and takes whatever is pending, frames of any shards: at once
 //! when nothing was sent for an interval, else when the interval is over or a round is full. So the
-//! interval bounds how often there are requests, not how long an idle store takes to answer. While
-//! four slots are under way what comes is grouped, then only remembered by its place.
+//! interval bounds how often there are requests, not how long an idle store takes to answer. An
+//! epoch's first rounds wait for no interval: they end a pause that somebody feels. While four
+//! slots are under way what comes is grouped, then only remembered by its place.
 //!
 //! Slot k counts when all below it are there. Another body at one of our slots is the fence of
 //! somebody who takes over, or a second writer of this epoch: nothing counts from then on.
@@ -35,6 +36,9 @@ use super::{Seal, Settings};
 use crate::clock::Micros;
 use crate::replicator::orders::Frames;
 
+/// Rounds of an epoch that wait for no interval: what a take-over places, its settlement, and the
+/// first writes.
+const FIRST_ROUNDS: u64 = 4;
 /// Tells nonces from other uses of the seed.
 const NONCE_CONTEXT: &str = "celeriant 2026-11 bucket log v1 nonces of slots";
 
@@ -239,8 +243,9 @@ impl Uploader {
             return None;
         }
         let is_full = self.pending_bytes >= self.settings.round_bytes;
+        let is_first = self.next_slot < FIRST_ROUNDS;
         let next = self.last_start.map(|at| at.saturating_add(self.settings.interval));
-        Some(next.filter(|_| !is_full).unwrap_or(0))
+        Some(next.filter(|_| !is_full && !is_first).unwrap_or(0))
     }
 
     fn may_begin(&self, now: Micros) -> bool {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! the leader lists aggregates and says each one's version and hash
-//!   └▶ each node that --url names: all events up to there ─▶ the same hash, or the first that differs
+//!   └▶ each node that --url names: all events up to there ─▶ the same hash, or what differs first
 //! ```
-//! Memory is one page a node, whatever the store has. Deliberately absent: files of a node that does
-//! not run (`inspect` reads those).
+//! Memory is one page, whatever the store has. Deliberately absent: files of a node that does not
+//! run (`inspect` reads those).
 
 use celeriant_client::{AggregateKey, Client, HeadInfo, Selector, Url, VerifyError};
 use serde_json::json;

@@ -60,7 +60,7 @@ impl Default for Settings {
             heartbeat: 100 * MS,
             suspect_after: 500 * MS,
             grant: 1_000 * MS,
-            claim_after: 1_200 * MS,
+            claim_after: 1_100 * MS,
             lease: 3_000 * MS,
             renew_every: 1_000 * MS,
             back_off: (1_000 * MS, 3_000 * MS),

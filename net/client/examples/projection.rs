@@ -26,7 +26,8 @@ impl Balances {
         let database = Connection::open(path)?;
         database.execute_batch(
             "CREATE TABLE IF NOT EXISTS balance (account TEXT PRIMARY KEY, amount INTEGER NOT NULL);
-             CREATE TABLE IF NOT EXISTS cursor (one INTEGER PRIMARY KEY CHECK (one = 1), stamp INTEGER NOT NULL);",
+             CREATE TABLE IF NOT EXISTS cursor (
+                 one INTEGER PRIMARY KEY CHECK (one = 1), stamp INTEGER NOT NULL);",
         )?;
         Ok(Self { database })
     }

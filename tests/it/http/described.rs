@@ -49,29 +49,6 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
         "ListAggregates" => vec![get("/v1/orgs/acme/types/account/aggregates?limit=1")],
         "Watch" => vec![http.open("/v1/watch?selector=acme", &[]).head, get("/v1/watch")],
         "ReadFeed" => vec![get("/v1/feed?selector=acme"), get("/v1/feed")],
-        "RegisterSchema" => {
-            let schema = json!({"format": "json", "text": "{\"type\": \"object\"}"});
-            let (schema, bad) = (schema.to_string(), br#"{"format": "json", "text": "{"}"#);
-            let put = |path: &str, body: &[u8]| {
-                http.request("PUT", path, &[("content-type", "application/json")], body)
-            };
-            let path = "/v1/schemas/acme/account/Described/1.0";
-            vec![put(path, schema.as_bytes()), put(path, schema.as_bytes()), put(path, bad)]
-        }
-        "ShowSchema" => vec![
-            get("/v1/schemas/acme/account/Described/1.0"),
-            get("/v1/schemas/acme/account/Described/2.0"),
-        ],
-        "ListSchemas" => vec![get("/v1/schemas/acme"), get("/v1/schemas/:")],
-        "SetPolicy" | "SetTypePolicy" => {
-            let of_type = if operation == "SetPolicy" { "" } else { "/account" };
-            let json = [("content-type", "application/json")];
-            let path = format!("/v1/policies/acme{of_type}");
-            vec![
-                http.request("PUT", &path, &json, br#"{"closed": false}"#),
-                http.request("PUT", &path, &json, b"{}"),
-            ]
-        }
         "Cluster" => vec![get("/v1/cluster"), get("/v1/cluster?x=1")],
         "Live" => vec![get("/health/live")],
         "Ready" => vec![get("/health/ready"), get("/health/ready?any=2")],
@@ -80,6 +57,32 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
         "InspectorScript" => vec![get("/inspector.js")],
         "InspectorStyle" => vec![get("/inspector.css")],
         "Describe" => vec![get("/openapi.json")],
+        other => samples_of_schemas(http, other),
+    }
+}
+
+/// The same for what concerns schemas.
+fn samples_of_schemas(http: &Http, operation: &str) -> Vec<Answer> {
+    let put = |path: &str, body: &str| {
+        http.request("PUT", path, &[("content-type", "application/json")], body.as_bytes())
+    };
+    match operation {
+        "RegisterSchema" => {
+            let schema = json!({"format": "json", "text": "{\"type\": \"object\"}"}).to_string();
+            let path = "/v1/schemas/acme/account/Described/1.0";
+            let bad = r#"{"format": "json", "text": "{"}"#;
+            vec![put(path, &schema), put(path, &schema), put(path, bad)]
+        }
+        "ShowSchema" => vec![
+            http.get("/v1/schemas/acme/account/Described/1.0"),
+            http.get("/v1/schemas/acme/account/Described/2.0"),
+        ],
+        "ListSchemas" => vec![http.get("/v1/schemas/acme"), http.get("/v1/schemas/:")],
+        "SetPolicy" | "SetTypePolicy" => {
+            let of_type = if operation == "SetPolicy" { "" } else { "/account" };
+            let path = format!("/v1/policies/acme{of_type}");
+            vec![put(&path, r#"{"closed": false}"#), put(&path, "{}")]
+        }
         other => panic!("no sample of {other}: add one"),
     }
 }

@@ -188,7 +188,7 @@ impl Store {
                 let context = EventContext {
                     prev,
                     version,
-                    stamp: first + at as u64,
+                    stamp: Stamp::new(first + at as u64),
                     server_time: 0,
                     client_id: write.client_id,
                     sequence: member.sequence,
