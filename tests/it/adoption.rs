@@ -2,7 +2,7 @@
 
 use celeriant_client::{Batch, Client, ClientId, Event};
 
-use crate::support::{Pair, call, wait};
+use crate::support::{Node, Pair, call, wait};
 
 const AGGREGATES: u64 = 40;
 const WRITER: ClientId = ClientId::new(7);
@@ -67,4 +67,19 @@ fn what_a_single_node_has_is_the_pairs_with_hashes_and_sequences() {
         assert_eq!((again.stamp, &again.writes), (first.stamp, &first.writes));
         assert_eq!(append(&client, 0, 6).await.writes[0].last_version.value(), 6);
     });
+}
+
+#[test]
+fn a_directory_without_certificates_is_told_how_to_get_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (data, certs, own) = (path("data"), path("certs"), path("own"));
+    assert_eq!(Node::dev(dir.path().join("data").as_path(), &[]).terminate(), Some(0));
+    call(&["cert", "ca", "--out", &certs], "").line();
+    let refused = call(&["cert", "node", "a", "--data-dir", &data, "--out", &certs], "").error(2);
+    let message = refused["message"].as_str().expect("text");
+    let (_, cluster) = message.rsplit_once("--cluster ").expect("what to do");
+    call(&["cert", "ca", "--cluster", cluster, "--out", &own], "").line();
+    let made = call(&["cert", "node", "a", "--data-dir", &data, "--out", &own], "").line();
+    assert_eq!(made["cluster"], cluster);
 }

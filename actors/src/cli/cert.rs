@@ -86,7 +86,7 @@ fn store(
     if superblock.cluster != cluster {
         return Err(Failure::usage(format!(
             "{} is of cluster {}, the authority is of {cluster}: to adopt the data of a single \
-             node, make the authority with --cluster {0}",
+             node, make the authority with --cluster {1}",
             data_dir.display(),
             superblock.cluster,
         )));
