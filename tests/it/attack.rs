@@ -239,8 +239,8 @@ fn wipe(world: &mut World, leader: usize) {
     });
 }
 
-/// Before a change lands: one of each sort that `pair.rs` cannot do, because each takes ten seconds.
-/// The full disk comes last: what is written to it makes whatever follows long.
+/// Before a change lands: one of each sort that `pair.rs` cannot do, because each takes ten
+/// seconds. The full disk comes last: what is written to it makes whatever follows long.
 const SHORT: &str = "cut-from-leader isolate-leader power-cut device-fails wipe disk-full";
 
 /// What is asked for.
