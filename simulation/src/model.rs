@@ -84,7 +84,7 @@ const LONG: Bounds = Bounds {
 
 /// What is visited before a change lands: the one-shard protocol.
 pub const SHARD_RUNS: &[Bounds] = &[
-    LONG,
+    Bounds { epochs: 3, ..LONG },
     // A disk is lost and its node replaced.
     Bounds { epochs: 3, wipes: 1, start: Set::Pair, ..LONG },
     // More than one entry: logs that differ in the middle, slots that arrive out of order.
@@ -95,6 +95,7 @@ pub const SHARD_RUNS: &[Bounds] = &[
 
 /// What is visited besides when there are hours: as far as there is room.
 pub const SHARD_RUNS_LONG: &[Bounds] = &[
+    LONG,
     Bounds { start: Set::Pair, ..LONG },
     Bounds { epochs: 5, ..LONG },
     Bounds { entries: 2, epochs: 4, start: Set::Pair, ..LONG },
