@@ -16,8 +16,9 @@
 //! bounded by connections × one page, bodies by a budget of their own; a client that is slow is
 //! served slowly, one that stands still is dropped.
 //!
-//! Deliberately absent: HTTP/2 (a proxy speaks it where it is wanted), access rights, sessions,
-//! compression.
+//! What a connection may do is checked where the service is asked ([`asker`], by `rights`).
+//!
+//! Deliberately absent: HTTP/2 (a proxy speaks it where it is wanted), sessions, compression.
 
 mod append;
 mod asker;

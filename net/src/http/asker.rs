@@ -2,9 +2,9 @@
 //! one answer.
 //!
 //! What only the leader answers is asked of the leader, where that is another node. One way back
-//! for all that the gateway asks. A question whose asker is gone (a client that hung
-//! up) stays noted until its answer comes, because until then the node works on it: the number of
-//! notes is the number of questions that are open, and it is bounded.
+//! for all that the gateway asks. A question whose asker is gone (a client that hung up) stays
+//! noted until its answer comes, because until then the node works on it: the number of notes is
+//! the number of questions that are open, and it is bounded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

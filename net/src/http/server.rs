@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::{Extension, Router};
+use axum::Router;
 use celeriant_schema::Refusal;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -47,15 +50,19 @@ impl Host for Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { router, settings, mut stop } = self;
-        // Each request carries the rights of its connection.
-        let router = router.layer(Extension(rights));
+        let router = TowerToHyperService::new(router);
+        // Each request carries the rights of its connection; the router is everybody's.
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(rights.clone());
+            router.call(request)
+        });
         let stream = TokioIo::new(Patient::new(stream, settings.stall_timeout));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(settings.head_timeout)
             .max_buf_size(settings.head_bytes_max)
             .max_headers(HEADERS_MAX)
-            .serve_connection(stream, TowerToHyperService::new(router));
+            .serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
             biased;
