@@ -12,6 +12,7 @@ use celeriant_actors::settings::Settings;
 use celeriant_client::{Client, Error, Options, Tls};
 use celeriant_net::Elsewhere;
 use celeriant_schema::{Refusal, Request, Response};
+use tokio::time::{Instant, timeout_at};
 
 use super::super::failure::Failure;
 
@@ -38,15 +39,15 @@ impl Leader {
         Ok(Self { tls, node_id: settings.node_id.clone(), known: Mutex::new(None) })
     }
 
-    async fn client(&self, leader: String, patience: Duration) -> Result<Client, Error> {
+    /// The client is kept for others, so the patience of one request is none of its options.
+    async fn client(&self, leader: String) -> Result<Client, Error> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((_, client)) = known.filter(|(address, _)| *address == leader) {
             return Ok(client);
         }
         let url = format!("celeriant://{leader}");
-        let name = format!("gateway of {}", self.node_id);
-        let (timeout, tls) = (patience, self.tls.clone());
-        let options = Options { timeout, tls, name, ..Options::default() };
+        let (tls, name) = (self.tls.clone(), format!("gateway of {}", self.node_id));
+        let options = Options { tls, name, ..Options::default() };
         let client = Client::connect_with(&url, options).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((leader, client.clone()));
@@ -62,12 +63,18 @@ impl Elsewhere for Leader {
         patience: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send + '_>> {
         Box::pin(async move {
-            let client = self.client(leader, patience).await.map_err(|error| {
-                tracing::warn!(%error, "the leader cannot be asked");
-                // Nothing was sent.
-                Refusal::NoLeader
-            })?;
-            client.pass_on(&request, patience).await.map_err(|error| {
+            let deadline = Instant::now() + patience;
+            let client = match timeout_at(deadline, self.client(leader)).await {
+                Ok(Ok(client)) => client,
+                failed => {
+                    let error = failed.ok().and_then(Result::err);
+                    tracing::warn!(?error, "the leader cannot be reached in time");
+                    // Nothing was sent.
+                    return Err(Refusal::NoLeader);
+                }
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            client.pass_on(&request, left).await.map_err(|error| {
                 tracing::debug!(%error, "from the leader");
                 error.refusal().unwrap_or(match error.is_definite() {
                     true => Refusal::NoLeader,
