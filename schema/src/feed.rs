@@ -74,6 +74,14 @@ impl Selector {
         }
     }
 
+    /// The plain selectors that it is made of.
+    pub fn parts(&self) -> &[Self] {
+        match self {
+            Self::Several(parts) => parts,
+            plain => std::slice::from_ref(plain),
+        }
+    }
+
     /// Whether events of `key` belong to it.
     pub fn matches(&self, key: &AggregateKey) -> bool {
         match self {

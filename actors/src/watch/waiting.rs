@@ -35,8 +35,8 @@ impl<R> Waiting<R> {
     pub(super) fn add(&mut self, poll: Poll<R>) {
         self.next += 1;
         // Of several selectors, each finds it.
-        for selector in poll.query.selector.to_string().split('\n') {
-            self.by_selector.entry_ref(selector).or_default().push(self.next);
+        for selector in poll.query.selector.parts() {
+            self.by_selector.entry(selector.to_string()).or_default().push(self.next);
         }
         self.polls.insert(self.next, poll);
     }
@@ -58,11 +58,12 @@ impl<R> Waiting<R> {
     /// Takes one out.
     pub(super) fn take(&mut self, number: u64) -> Option<Poll<R>> {
         let poll = self.polls.remove(&number)?;
-        for selector in poll.query.selector.to_string().split('\n') {
-            if let Some(waiting) = self.by_selector.get_mut(selector) {
+        for selector in poll.query.selector.parts() {
+            let selector = selector.to_string();
+            if let Some(waiting) = self.by_selector.get_mut(&selector) {
                 waiting.retain(|waiting| *waiting != number);
                 if waiting.is_empty() {
-                    self.by_selector.remove(selector);
+                    self.by_selector.remove(&selector);
                 }
             }
         }
