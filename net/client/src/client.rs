@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use celeriant_schema::{AggregateKey, Refusal, Request, Response, Selector};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -225,9 +226,14 @@ impl Client {
     /// # Errors
     /// As those of a write without sequences.
     pub async fn admin(&self, order: impl Into<String>) -> Result<String, Error> {
-        let request = Request::Admin(order.into().into());
-        match self.call(&request, Resend::Unsequenced, self.timeout()).await? {
-            Response::Admin(report) => Ok(String::from_utf8_lossy(&report).into_owned()),
+        let report = self.order(order.into(), Resend::Unsequenced).await?;
+        Ok(String::from_utf8_lossy(&report).into_owned())
+    }
+
+    /// Gives an order, and returns the report.
+    pub(crate) async fn order(&self, order: String, resend: Resend) -> Result<Bytes, Error> {
+        match self.call(&Request::Admin(order.into()), resend, self.timeout()).await? {
+            Response::Admin(report) => Ok(report),
             other => Err(unexpected(&other)),
         }
     }

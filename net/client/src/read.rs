@@ -20,7 +20,7 @@ use crate::{Batch, Client, ClientId, Error, sealing};
 #[must_use = "nothing is read before stream(), collect() or page()"]
 pub struct Read {
     client: Client,
-    query: ReadQuery,
+    pub(crate) query: ReadQuery,
     timeout: Option<Duration>,
 }
 
@@ -119,21 +119,24 @@ impl Read {
     /// # Errors
     /// `Error::NotFound` and others; see [`Error`].
     pub async fn page(self) -> Result<Page, Error> {
-        let timeout = self.timeout.unwrap_or(self.client.timeout());
         let keys = self.client.options().keys.clone();
         let key = self.query.key.clone();
-        let request = Request::Read(self.query);
-        match self.client.call(&request, Resend::Read, timeout).await? {
-            Response::Page(mut page) => {
-                let mut batches = batches(&mut page)?;
-                if let Some(keys) = keys {
-                    for batch in &mut batches {
-                        sealing::open(&*keys, &key, batch).await?;
-                    }
-                }
-                let celeriant_schema::Page { version, stamp, next, .. } = page;
-                Ok(Page { version, stamp, batches, next })
+        let mut page = self.ask().await?;
+        let mut batches = batches(&mut page)?;
+        if let Some(keys) = keys {
+            for batch in &mut batches {
+                sealing::open(&*keys, &key, batch).await?;
             }
+        }
+        let celeriant_schema::Page { version, stamp, next, .. } = page;
+        Ok(Page { version, stamp, batches, next })
+    }
+
+    /// One page, as it was delivered.
+    pub(crate) async fn ask(self) -> Result<celeriant_schema::Page, Error> {
+        let timeout = self.timeout.unwrap_or(self.client.timeout());
+        match self.client.call(&Request::Read(self.query), Resend::Read, timeout).await? {
+            Response::Page(page) => Ok(page),
             other => Err(unexpected(&other)),
         }
     }

@@ -4,29 +4,13 @@
 //! given again, so the client does when it must: what is registered already is known, and a policy
 //! that is set twice is set.
 
-use celeriant_schema::{Request, Response};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+pub use celeriant_schema::system::Format;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::client::unexpected;
 use crate::resend::Resend;
 use crate::{Client, Error};
-
-/// What a schema is written in.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Format {
-    /// JSON Schema, 2020-12 unless the text says otherwise.
-    Json,
-    /// Avro.
-    Avro,
-    /// The text of a `.proto` file.
-    Protobuf,
-    /// An encoded FileDescriptorSet, in base64.
-    ProtobufSet,
-}
 
 /// What became of a registration.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -49,6 +33,7 @@ pub struct Schema {
     #[serde(rename = "schema")]
     pub name: String,
     /// What it is written in.
+    #[serde(deserialize_with = "format")]
     pub format: Format,
     /// Full name of the Protobuf message; empty otherwise.
     pub message: String,
@@ -95,7 +80,8 @@ impl Client {
     /// A schema named `org/type/event_type@major.minor`, with type `*` for every type of the org.
     pub fn schema(&self, name: &str, format: Format, text: impl Into<String>) -> Registration {
         let order = json!({
-            "order": "schema", "do": "register", "schema": name, "format": format,
+            "order": "schema", "do": "register", "schema": name,
+            "format": format.to_string(),
             "text": text.into(),
         });
         Registration { client: self.clone(), order }
@@ -106,7 +92,7 @@ impl Client {
     /// # Errors
     /// `Error::SchemaUnknown` when there is none.
     pub async fn show_schema(&self, name: &str) -> Result<Schema, Error> {
-        self.order(json!({"order": "schema", "do": "show", "schema": name})).await
+        self.schemas(json!({"order": "schema", "do": "show", "schema": name})).await
     }
 
     /// All schemas and policies of an org.
@@ -114,7 +100,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn list_schemas(&self, org: &str) -> Result<OrgSchemas, Error> {
-        self.order(json!({"order": "schema", "do": "list", "org": org})).await
+        self.schemas(json!({"order": "schema", "do": "list", "org": org})).await
     }
 
     /// What `org` demands from now on.
@@ -125,17 +111,18 @@ impl Client {
         let mut order = json!(policy);
         (order["order"], order["do"], order["org"]) =
             (json!("schema"), json!("policy"), json!(org));
-        self.order::<Policy>(order).await.map(drop)
+        self.schemas::<Policy>(order).await.map(drop)
     }
 
-    async fn order<T: DeserializeOwned>(&self, order: Value) -> Result<T, Error> {
-        let request = Request::Admin(order.to_string().into());
-        match self.call(&request, Resend::Sequenced, self.timeout()).await? {
-            Response::Admin(report) => serde_json::from_slice(&report)
-                .map_err(|error| Error::Protocol { reason: format!("a report: {error}") }),
-            other => Err(unexpected(&other)),
-        }
+    async fn schemas<T: DeserializeOwned>(&self, order: Value) -> Result<T, Error> {
+        let report = self.order(order.to_string(), Resend::Sequenced).await?;
+        serde_json::from_slice(&report)
+            .map_err(|error| Error::Protocol { reason: format!("a report: {error}") })
     }
+}
+
+fn format<'de, D: Deserializer<'de>>(text: D) -> Result<Format, D::Error> {
+    String::deserialize(text)?.parse().map_err(D::Error::custom)
 }
 
 impl Registration {
@@ -160,7 +147,7 @@ impl Registration {
         struct Report {
             outcome: Outcome,
         }
-        let report: Report = self.client.order(self.order).await?;
+        let report: Report = self.client.schemas(self.order).await?;
         Ok(report.outcome)
     }
 

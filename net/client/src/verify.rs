@@ -1,18 +1,15 @@
 //! Checking an aggregate's history against its hashes, without trust in whoever delivers it.
 
 use celeriant_schema::audit::{Chain, ChainError};
-use celeriant_schema::{AggregateKey, Hash, ReadQuery, Request, Response, Stamp, Version};
+use celeriant_schema::{AggregateKey, Hash, Stamp, Version};
 
-use crate::client::unexpected;
-use crate::resend::Resend;
-use crate::{Client, Error};
+use crate::{Client, Error, Read};
 
 /// A check, being put together: end it with [`Verify::check`].
 #[derive(Clone, Debug)]
 #[must_use = "nothing is checked before check()"]
 pub struct Verify {
-    client: Client,
-    query: ReadQuery,
+    read: Read,
     chain: Chain,
 }
 
@@ -46,8 +43,7 @@ pub enum VerifyError {
 impl Client {
     /// Reads all of an aggregate's events, and computes their hashes anew.
     pub fn verify(&self, key: &AggregateKey) -> Verify {
-        let query = ReadQuery::all(key.clone());
-        Verify { client: self.clone(), query, chain: Chain::start(key) }
+        Verify { read: self.read(key), chain: Chain::start(key) }
     }
 }
 
@@ -55,25 +51,26 @@ impl Verify {
     /// Only what comes after a version whose hash is trusted, from a receipt for example.
     pub fn after(mut self, version: impl Into<Version>, hash: Hash) -> Self {
         let version = version.into();
-        (self.query.from, self.chain) = (version.next(), Chain::after(version, hash));
+        self.read = self.read.from(version.next());
+        self.chain = Chain::after(version, hash);
         self
     }
 
     /// No further than this version.
     pub fn to(mut self, version: impl Into<Version>) -> Self {
-        self.query.to = Some(version.into());
+        self.read = self.read.to(version);
         self
     }
 
-    /// As [`Read::any`](crate::Read::any).
+    /// As [`Read::any`].
     pub fn any(mut self) -> Self {
-        self.query.any = true;
+        self.read = self.read.any();
         self
     }
 
-    /// As [`Read::min_stamp`](crate::Read::min_stamp).
+    /// As [`Read::min_stamp`].
     pub fn min_stamp(mut self, stamp: impl Into<Stamp>) -> Self {
-        self.query.min_stamp = Some(stamp.into());
+        self.read = self.read.min_stamp(stamp);
         self
     }
 
@@ -82,31 +79,25 @@ impl Verify {
     /// # Errors
     /// `VerifyError::Chain` names the first version that does not match.
     pub async fn check(mut self) -> Result<Verified, VerifyError> {
-        let timeout = self.client.timeout();
         loop {
-            let request = Request::Read(self.query.clone());
-            let page = match self.client.call(&request, Resend::Read, timeout).await? {
-                Response::Page(page) => page,
-                other => return Err(unexpected(&other).into()),
-            };
-            let events = page
-                .batches
-                .iter()
-                .flat_map(|batch| batch.events.iter().map(|event| (&batch.header, event)));
-            // A batch is not split: its first events may be known already, its last not asked for.
-            let (from, to) = (self.query.from, self.query.to);
-            let wanted = events.filter(|(_, event)| {
-                event.version >= from && to.is_none_or(|to| event.version <= to)
-            });
-            for (header, event) in wanted {
-                self.chain
-                    .check(header, event)
-                    .map_err(|error| VerifyError::Chain { key: self.query.key.clone(), error })?;
+            let page = self.read.clone().ask().await?;
+            let query = &mut self.read.query;
+            for batch in &page.batches {
+                // A batch is not split: its first events may be known already, its last not asked
+                // for.
+                let wanted = batch.events.iter().filter(|event| {
+                    event.version >= query.from && query.to.is_none_or(|to| event.version <= to)
+                });
+                for event in wanted {
+                    let checked = self.chain.check(&batch.header, event);
+                    checked
+                        .map_err(|error| VerifyError::Chain { key: query.key.clone(), error })?;
+                }
             }
             // Another node may answer next, and be behind this one.
-            self.query.min_stamp = self.query.min_stamp.max(Some(page.stamp));
+            query.min_stamp = query.min_stamp.max(Some(page.stamp));
             match page.next {
-                Some(next) => self.query.from = next,
+                Some(next) => query.from = next,
                 None => {
                     let (version, hash) = (self.chain.version(), self.chain.hash());
                     return Ok(Verified { version, hash });
