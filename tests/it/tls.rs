@@ -7,7 +7,8 @@ use std::process::Command;
 use celeriant_client::{Client, Url};
 use serde_json::Value;
 
-use crate::support::program::{Called, output_of, program};
+use crate::support::http::curl_with;
+use crate::support::program::{Called, program};
 use crate::support::{Node, call, wait};
 
 /// A certificate authority with a node of its own, and clients.
@@ -147,18 +148,10 @@ fn a_certificate_opens_what_it_grants_whatever_way_its_holder_comes_in() {
 
     // The same over HTTP.
     let http = |name: &str, path: &str| {
-        let file = |what: &str| site.text(&format!("certs/{what}"));
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--max-time", "10", "--cacert", &file("ca.crt")]);
-        curl.args([
-            "--cert",
-            &file(&format!("{name}.crt")),
-            "--key",
-            &file(&format!("{name}.key")),
-        ]);
-        curl.arg(format!("{}{path}", node.http.as_deref().expect("it serves HTTP")));
-        let text = output_of(&mut curl).expect("an answer");
-        serde_json::from_str::<Value>(&text).expect(&text)
+        let files = ["ca.crt".into(), format!("{name}.crt"), format!("{name}.key")];
+        let files = files.map(|file| site.text(&format!("certs/{file}")));
+        let url = format!("{}{path}", node.http.as_deref().expect("it serves HTTP"));
+        curl_with(&files, &url, &[])
     };
     assert_eq!(http("app", "/v1/orgs/acme/types")["types"], serde_json::json!(["account"]));
     assert_eq!(http("app", "/v1/orgs")["status"], 403);

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::node;
+use crate::support::Http;
 use crate::support::http::Answer;
-use crate::support::{Http, Node};
 
 /// A request of each operation that does something, and one that does not.
 fn samples(http: &Http, operation: &str) -> Vec<Answer> {
@@ -89,9 +90,7 @@ fn samples_of_schemas(http: &Http, operation: &str) -> Vec<Answer> {
 
 #[test]
 fn every_operation_is_described_and_answers_as_it_says() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
-    let http = node.http();
+    let (_dir, _node, http) = node();
     let document = http.get("/openapi.json").expect(200);
     assert_eq!(document["openapi"], "3.1.0");
     let mut operations = Vec::new();

@@ -5,14 +5,8 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
+use super::node;
 use crate::support::{Http, Node, wait};
-
-fn node() -> (tempfile::TempDir, Node, Http) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
-    let http = node.http();
-    (dir, node, http)
-}
 
 const EVENTS: &str = "/v1/aggregates/acme/order/1/events";
 const MEMORY: usize = 96 << 20;

@@ -4,8 +4,9 @@ use celeriant_client::schemas::{Format, Outcome, Policy};
 use celeriant_client::{Client, Error, Event};
 use serde_json::{Value, json};
 
+use super::node;
+use crate::support::Http;
 use crate::support::http::Answer;
-use crate::support::{Http, Node};
 
 const PLACED: &str = "/v1/schemas/shop/order/Placed";
 
@@ -27,9 +28,7 @@ fn place(http: &Http, event: &str, data: &Value) -> Answer {
 
 #[test]
 fn schemas_are_registered_shown_and_kept_to() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
-    let http = node.http();
+    let (_dir, _node, http) = node();
     let (first, path) = (schema(&["item"]), format!("{PLACED}/1.0"));
     let tried = put(&http, &format!("{path}?dry_run=1"), &first);
     assert_eq!(tried.expect(200)["outcome"], "acceptable");
@@ -59,9 +58,7 @@ fn schemas_are_registered_shown_and_kept_to() {
 
 #[test]
 fn a_closed_type_takes_only_what_has_a_schema() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
-    let http = node.http();
+    let (_dir, _node, http) = node();
     place(&http, "Anything", &json!(1)).expect(201);
     let closed = put(&http, "/v1/policies/shop/order", &json!({"closed": true}));
     assert_eq!(closed.expect(200)["type"], "order");
@@ -77,12 +74,11 @@ fn a_closed_type_takes_only_what_has_a_schema() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_client_says_the_same_with_types() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
+    let (_dir, node, _) = node();
     let client = Client::connect(&node.url).await.expect("it serves");
     let name = "shop/order/Placed@1.0";
     let text = schema(&["item"])["text"].as_str().expect("text").to_owned();
-    let registration = || client.schema(name, Format::Json, text.clone());
+    let registration = || client.schema(name, Format::JsonSchema, text.clone());
     assert_eq!(registration().check().await.expect("good"), Outcome::Acceptable);
     let unknown = client.show_schema(name).await;
     assert!(
@@ -93,7 +89,8 @@ async fn the_client_says_the_same_with_types() {
     assert_eq!(registration().register().await.expect("good"), Outcome::Known);
     assert_eq!(client.show_schema(name).await.expect("there").text, Some(text));
     let narrower = schema(&["item", "count"])["text"].as_str().expect("text").to_owned();
-    let refused = client.schema("shop/order/Placed@1.1", Format::Json, narrower).register().await;
+    let refused =
+        client.schema("shop/order/Placed@1.1", Format::JsonSchema, narrower).register().await;
     assert!(matches!(refused, Err(Error::SchemaIncompatible { .. })), "{refused:?}");
 
     let policy = Policy { kind: Some("order".into()), closed: true, allow_encrypted: false };

@@ -1,19 +1,11 @@
 //! What only HTTP has: headers, statuses, streams, what the node says of itself.
 
-use std::process::Command;
-
 use celeriant_net::json::from_base64;
 use serde_json::{Value, json};
 
-use crate::support::program::output_of;
-use crate::support::{Http, Node, Pair, wait};
-
-fn node() -> (tempfile::TempDir, Node, Http) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
-    let http = node.http();
-    (dir, node, http)
-}
+use super::node;
+use crate::support::http::curl_with;
+use crate::support::{Node, Pair, wait};
 
 const ALICE: &str = "/v1/aggregates/acme/account/alice/events";
 
@@ -310,11 +302,6 @@ fn a_follower_passes_on_what_only_the_leader_answers() {
 
 /// What a node of a pair answers to a client with the pair's certificate.
 fn curl(pair: &Pair, at: usize, path: &str, more: &[&str]) -> Value {
-    let [ca, cert, key] = pair.certificate();
     let url = format!("{}{path}", pair.node(at).http.as_deref().expect("it serves HTTP"));
-    let flags = ["--silent", "--show-error", "--max-time", "20", "--cacert", &ca];
-    let mut command = Command::new("curl");
-    command.args(flags).args(["--cert", &cert, "--key", &key]).args(more).arg(url);
-    let text = output_of(&mut command).expect("an answer");
-    serde_json::from_str(&text).expect(&text)
+    curl_with(&pair.certificate(), &url, more)
 }

@@ -2,17 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Http, Node};
+use super::node;
+use crate::support::Http;
 
 const DEVICE: &str = "11111111-2222-3333-4444-555555555555";
 const LIST: &str = "home/list/groceries";
-
-fn node() -> (tempfile::TempDir, Node, Http) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let node = Node::dev(&dir.path().join("data"), &["--shards", "2"]);
-    let http = node.http();
-    (dir, node, http)
-}
 
 fn add(key: &str, sequence: u64, item: &str) -> Value {
     let events = json!([{"type": "Added", "data": {"item": item}}]);

@@ -2,9 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::program::output_of;
 
 /// A read that brings nothing for so long is a failure of the test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +37,15 @@ pub(crate) struct Stream {
     reader: BufReader<TcpStream>,
     left: Vec<u8>,
     is_over: bool,
+}
+
+/// What is answered to a client with these: authority, certificate and key, as files.
+pub(crate) fn curl_with([ca, cert, key]: &[String; 3], url: &str, more: &[&str]) -> Value {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--max-time", "20", "--cacert", ca]);
+    command.args(["--cert", cert, "--key", key]).args(more).arg(url);
+    let text = output_of(&mut command).expect("an answer");
+    serde_json::from_str(&text).expect(&text)
 }
 
 impl Http {
