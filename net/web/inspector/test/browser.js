@@ -6,7 +6,7 @@ const FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-r
   + " --disable-background-networking --disable-component-update --disable-sync";
 
 export const launch = () => chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS.split(" "),
+  executablePath: process.env.CHROMIUM_BIN ?? "/usr/bin/chromium", args: FLAGS.split(" "),
 });
 
 // A page in a context of its own. `problems` gathers errors in the console, exceptions, violations

@@ -4,7 +4,7 @@
 //   CELERIANT_BIN             the program
 //   CELERIANT_INSPECTOR_DIR   a working copy of the page, served by serve.js; else the page is the
 //                             one that the program has in it
-//   CHROMIUM                  the browser, /usr/bin/chromium if nothing is said
+//   CHROMIUM_BIN              the browser, /usr/bin/chromium if nothing is said
 
 import assert from "node:assert/strict";
 import { after, afterEach, before } from "node:test";

@@ -52,6 +52,11 @@ export class StubStore {
     return this.aggregate(key).events;
   }
 
+  /** What the events of a list say. */
+  texts(key: string): string[] {
+    return this.events(key).map((event) => (event.data as { text: string }).text);
+  }
+
   /** Somebody else appends. */
   append(key: string, type: string, data: unknown): void {
     this.store({ key, type, data, sequence: 1, event_id: crypto.randomUUID() }, null);

@@ -19,9 +19,7 @@ beforeEach(() => {
 
 afterEach(() => device.close());
 
-function stored(): string[] {
-  return store.events(KEY).map((event) => (event.data as { text: string }).text);
-}
+const stored = () => store.texts(KEY);
 
 /** A tab whose list was written to offline on a condition that does not hold. */
 async function conflicting(decide?: (entry: OutboxEntry) => Decision | undefined) {

@@ -28,9 +28,7 @@ function browser(): Browser {
 const added = (text: string) => ({ type: "Added", data: { text } });
 
 /** Texts at the store, in order. */
-function stored(key = KEY): string[] {
-  return store.events(key).map((event) => (event.data as { text: string }).text);
-}
+const stored = () => store.texts(KEY);
 
 /** All states that were shown. */
 function watch<State>(list: LocalAggregate<State>): State[] {

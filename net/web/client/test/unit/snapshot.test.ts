@@ -26,7 +26,7 @@ function append(count: number): void {
   }
 }
 
-const stored = () => store.events(KEY).map((event) => (event.data as { text: string }).text);
+const stored = () => store.texts(KEY);
 
 /** Rows in a table of the device. */
 async function rows(table: string): Promise<number> {
