@@ -16,7 +16,7 @@
 //! bounded by connections × one page, bodies by a budget of their own; a client that is slow is
 //! served slowly, one that stands still is dropped.
 //!
-//! What a connection may do is checked where the service is asked ([`asker`], by `rights`).
+//! What a connection may do is checked where the service is asked: `asker`, by [`crate::rights`].
 //!
 //! Deliberately absent: HTTP/2 (a proxy speaks it where it is wanted), sessions, compression.
 
