@@ -80,6 +80,8 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),
+        Command::Delete(delete) => block_on(append::delete(delete, &global, output)),
+        Command::Trim(trim) => block_on(append::trim(trim, &global, output)),
         Command::Write(write) => block_on(write::run(write, &global, output)),
         Command::Read(read) => block_on(query::read(read, &global, output)),
         Command::Head(head) => block_on(query::head(head, &global, output)),

@@ -188,7 +188,13 @@ impl Registrar {
         let own = schemas_of(org).map_err(|error| Refusal::invalid("org", error))?;
         let member = |key: AggregateKey, event: &Event| -> Result<Member, Refusal> {
             let events = EncodedEvents::encode(std::slice::from_ref(event))?;
-            Ok(Member { key, guard: Guard::Exact(version), sequence: None, events })
+            Ok(Member {
+                key,
+                guard: Guard::Exact(version),
+                sequence: None,
+                events,
+                retention: None,
+            })
         };
         let mut members = vec![member(own.clone(), &event.to_event(now))?];
         for shard in (0..shards).map(ShardId::new) {

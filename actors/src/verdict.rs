@@ -18,6 +18,8 @@ pub struct Findings {
     pub sequences: Vec<SequenceFinding>,
     /// How many members carry a sequence.
     pub sequenced: usize,
+    /// Why a member takes no such change, whatever guards and sequences say.
+    pub barred: Option<Refusal>,
     /// Something of this was computed from state that is not committed: it may be told only after
     /// that state has committed (R3).
     pub uncommitted: bool,
@@ -57,7 +59,7 @@ pub enum Verdict {
 impl Findings {
     /// Nothing speaks against the write.
     pub fn is_clear(&self) -> bool {
-        self.conflicts.is_empty() && self.sequences.is_empty()
+        self.conflicts.is_empty() && self.sequences.is_empty() && self.barred.is_none()
     }
 
     /// Adds what another shard found about the same write.
@@ -65,6 +67,7 @@ impl Findings {
         self.conflicts.extend(other.conflicts);
         self.sequences.extend(other.sequences);
         self.sequenced += other.sequenced;
+        self.barred = self.barred.take().or(other.barred);
         self.uncommitted |= other.uncommitted;
     }
 
@@ -121,7 +124,10 @@ pub fn judge<'a>(findings: Findings, order: impl Iterator<Item = &'a AggregateKe
         sort(&mut receipt);
         return Verdict::Landed(receipt);
     }
-    Verdict::Refuse(refuse_sequence(findings.sequences))
+    match findings.barred {
+        Some(refusal) if findings.sequences.is_empty() => Verdict::Refuse(refusal),
+        _ => Verdict::Refuse(refuse_sequence(findings.sequences)),
+    }
 }
 
 /// Where each key stands in a request: receipts and conflicts come back in that order.

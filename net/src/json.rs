@@ -19,8 +19,8 @@ mod write;
 
 pub use base64::{base64, from_base64};
 pub use shapes::{
-    EventShape, content_type, error, event, head, payload_text, receipt, refusal, time,
+    EventShape, content_type, error, event, head, notice, payload_text, receipt, refusal, time,
 };
 pub(crate) use words::parse_number;
 pub use words::{Begin, parse_begin, parse_content_type, parse_guard};
-pub use write::{Appended, Part, Writing, parse_append, parse_write};
+pub use write::{Appended, Part, Trimming, Writing, parse_append, parse_trim, parse_write};

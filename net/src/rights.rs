@@ -9,6 +9,7 @@
 //! | request                                | needs                                      |
 //! | --- | --- |
 //! | append                                 | `append`; a guard without events: `read`   |
+//! | delete, trim                           | `retain`                                   |
 //! | read, head, list                       | `read`; of all orgs: `read` of everything  |
 //! | watch, feed                            | `watch` of all that the selector covers    |
 //! | register a schema, set a policy        | `schema`                                   |
@@ -108,8 +109,11 @@ impl Rights {
 
 fn check_write(grants: &[Grant], write: &Write) -> Result<(), Refusal> {
     write.members.iter().try_for_each(|member| {
-        let guards_only = member.events.is_empty();
-        let operation = if guards_only { Operation::Read } else { Operation::Append };
+        let operation = match member.retention {
+            Some(_) => Operation::Retain,
+            None if member.changes() => Operation::Append,
+            None => Operation::Read,
+        };
         of_key(grants, operation, &member.key)
     })
 }

@@ -30,7 +30,13 @@ fn main() {
     };
     let Ok(events) = EncodedEvents::encode(std::slice::from_ref(&event)) else { return };
     let Ok(key) = "acme/order/4821".parse() else { return };
-    let member = Member { key, guard: Guard::Any, sequence: Some(Sequence::new(1)), events };
+    let member = Member {
+        key,
+        guard: Guard::Any,
+        sequence: Some(Sequence::new(1)),
+        events,
+        retention: None,
+    };
     let write = Write { client_id: ClientId::new(1), members: vec![member] };
     measure_wire(&event, &write);
     measure_record(&write);
@@ -78,6 +84,7 @@ fn measure_record(write: &Write) {
         first_version: Version::new(1),
         prev_hash: hash::chain_start(&member.key),
         events: &member.events,
+        retention: None,
     };
     let draft = WriteDraft {
         client_id: write.client_id,

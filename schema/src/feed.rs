@@ -15,6 +15,7 @@ use crate::event::check_event_type;
 use crate::ids::Stamp;
 use crate::key::{AggregateKey, KeyError, NamePart, check_name};
 use crate::limits::{FEED_SELECTORS_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
+use crate::request::Retention;
 use crate::response::ReadBatch;
 
 /// Which aggregates a feed is about. Written `org/type/id`, `org/type`, `org` or `*`; several with
@@ -169,13 +170,16 @@ impl FeedQuery {
     }
 }
 
-/// A batch of a feed, or the part of it that was asked for.
+/// A batch of a feed, or the part of it that was asked for; or the notice that an aggregate was
+/// deleted or trimmed, which comes to every reader of the aggregate, whatever types he asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FeedBatch {
     /// Whose events these are.
     pub key: AggregateKey,
-    /// The events.
+    /// The events; of a notice none: its versions say where the aggregate stood.
     pub batch: ReadBatch,
+    /// What was taken away: then this is a notice.
+    pub notice: Option<Retention>,
 }
 
 /// One page of a feed.

@@ -78,7 +78,12 @@ pub fn write_hash(write: &Write) -> Hash {
     for member in &write.members {
         hasher.update(&(member.key.as_bytes().len() as u16).to_le_bytes());
         hasher.update(member.key.as_bytes());
-        hasher.update(&(member.events.len() as u32).to_le_bytes());
+        // No batch has so many events.
+        let taken = member.retention.map_or(0, |_| 1 << 31);
+        hasher.update(&(member.events.len() as u32 | taken).to_le_bytes());
+        if let Some(retention) = member.retention {
+            hasher.update(&retention.to_bytes());
+        }
         for body in member.events.iter() {
             let kind = body.event_type_bytes();
             let id = body.event_id().unwrap_or_default();

@@ -63,7 +63,7 @@ pub use ids::{
 };
 pub use key::AggregateKey;
 pub use refusal::{AlreadyApplied, Conflict, Refusal, Retry};
-pub use request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Write};
+pub use request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Retention, Write};
 pub use response::{
     AggregateReceipt, BatchHeader, HeadInfo, ListPage, Page, ReadBatch, ReadEvent, Receipt,
     Response,

@@ -20,7 +20,7 @@ use crate::hash::{
 use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
-use crate::request::Guard;
+use crate::request::{Guard, Retention};
 
 pub mod view;
 
@@ -34,12 +34,14 @@ pub(crate) const KIND_RESOLVE: u8 = 3;
 pub(crate) const KIND_EPOCH_START: u8 = 4;
 /// Payloads of this record are gone; hashes remain.
 pub(crate) const FLAG_COMPACTED: u8 = 1;
-/// The batch deletes or trims instead of appending; reserved.
+/// The batch deletes or trims instead of appending.
 pub(crate) const BATCH_FLAG_TOMBSTONE: u8 = 1;
 /// Bytes of a write's or leg's header, before the participants.
 pub(crate) const WRITE_HEADER: usize = 104;
 /// Bytes of a batch's header, before the key.
 pub(crate) const BATCH_HEADER: usize = 40;
+/// Bytes of a batch that deletes or trims, behind its key: what it does, and the chain hash there.
+pub(crate) const TOMBSTONE: usize = Retention::BYTES + 32;
 /// Bytes before an event's own: hash, head length, place of the payload.
 pub(crate) const EVENT_HEADER: usize = 40;
 /// "The payload follows the head."
@@ -59,12 +61,12 @@ pub struct WriteDraft<'a> {
     pub write_hash: Hash,
     /// Server clock, µs since 1970.
     pub server_time: i64,
-    /// Of the first event; event i over all batches has `stamp + i`. Of a leg without events, its
-    /// own.
+    /// Of the first event; event i over all batches has `stamp + i`, and a batch that deletes or
+    /// trims has one, too. Of a leg without batches, its own.
     pub stamp: Stamp,
     /// All shards of the write, if it is a leg.
     pub leg: Option<&'a [ShardId]>,
-    /// Members with events.
+    /// Members that change something.
     pub batches: &'a [BatchDraft<'a>],
 }
 
@@ -77,12 +79,14 @@ pub struct BatchDraft<'a> {
     pub guard: Guard,
     /// The writer's.
     pub sequence: Option<Sequence>,
-    /// Version of its first event.
+    /// Version of its first event: the aggregate's next one.
     pub first_version: Version,
     /// Chain hash before it.
     pub prev_hash: Hash,
     /// The events.
     pub events: &'a EncodedEvents,
+    /// What it does instead of appending; then there are no events.
+    pub retention: Option<Retention>,
 }
 
 /// What encoding a batch found out.
@@ -124,16 +128,20 @@ pub struct EpochStart {
     pub stamp: Stamp,
 }
 
-/// Metadata and blob bytes of a record with these members (those without events take no room).
+/// Metadata and blob bytes of a record with these members (those that only guard take no room).
 pub fn write_size<'a>(
-    members: impl Iterator<Item = (&'a AggregateKey, &'a EncodedEvents)>,
+    members: impl Iterator<Item = (&'a AggregateKey, &'a EncodedEvents, Option<Retention>)>,
     participants: usize,
 ) -> (usize, usize) {
     let mut meta = WRITE_HEADER + (participants * 2).next_multiple_of(8);
     let mut blobs = 0;
-    for (key, events) in members.filter(|(_, events)| !events.is_empty()) {
+    for (key, events, retention) in members {
+        if events.is_empty() && retention.is_none() {
+            continue;
+        }
         let apart = events.large_bytes();
-        let bytes = events.as_bytes().len() - apart + events.len() * EVENT_HEADER;
+        let own = retention.map_or(0, |_| TOMBSTONE);
+        let bytes = events.as_bytes().len() - apart + events.len() * EVENT_HEADER + own;
         meta += (BATCH_HEADER + key.as_bytes().len() + bytes).next_multiple_of(8);
         blobs += apart;
     }
@@ -152,7 +160,7 @@ impl WriteDraft<'_> {
     }
 
     fn size(&self) -> (usize, usize) {
-        let members = self.batches.iter().map(|batch| (batch.key, batch.events));
+        let members = self.batches.iter().map(|it| (it.key, it.events, it.retention));
         write_size(members, self.leg.map_or(0, <[ShardId]>::len))
     }
 
@@ -216,6 +224,9 @@ impl WriteDraft<'_> {
         let offset = (place.stamp.value() - self.stamp.value()) as u32;
         put_batch_header(&mut meta[start..start + BATCH_HEADER], batch, offset);
         meta[start + BATCH_HEADER..events_at].copy_from_slice(key);
+        if let Some(retention) = batch.retention {
+            return encode_tombstone(batch, retention, meta, start, place, hasher, out);
+        }
         hasher.update(&meta[start + 4..events_at]);
         let mut context = EventContext {
             prev: batch.prev_hash,
@@ -254,6 +265,34 @@ impl WriteDraft<'_> {
         });
         end
     }
+}
+
+/// Encodes what a batch takes away, behind its header and key; returns where the next one starts.
+fn encode_tombstone(
+    batch: &BatchDraft<'_>,
+    retention: Retention,
+    meta: &mut [u8],
+    start: usize,
+    place: &mut Placement<'_>,
+    hasher: &mut Hasher,
+    out: &mut Vec<EncodedBatch>,
+) -> usize {
+    let at = start + BATCH_HEADER + batch.key.as_bytes().len();
+    let (hash_at, content_end) = (at + Retention::BYTES, at + TOMBSTONE);
+    meta[at..hash_at].copy_from_slice(&retention.to_bytes());
+    meta[hash_at..content_end].copy_from_slice(&batch.prev_hash.0);
+    hasher.update(&meta[start + 4..content_end]);
+    let end = content_end.next_multiple_of(8);
+    meta[content_end..end].fill(0);
+    meta[start..start + 4].copy_from_slice(&((end - start) as u32).to_le_bytes());
+    place.stamp = Stamp::new(place.stamp.value() + 1);
+    out.push(EncodedBatch {
+        offset: start as u32,
+        first_version: batch.first_version,
+        last_version: Version::new(batch.first_version.value() - 1),
+        hash: batch.prev_hash,
+    });
+    end
 }
 
 /// Where the next event's payload and stamp go.
@@ -327,7 +366,7 @@ fn put_batch_header(bytes: &mut [u8], batch: &BatchDraft<'_>, stamp_offset: u32)
     let sequence = sequence_number(batch.sequence);
     bytes[4..6].copy_from_slice(&(batch.key.as_bytes().len() as u16).to_le_bytes());
     bytes[6] = guard;
-    bytes[7] = 0;
+    bytes[7] = if batch.retention.is_some() { BATCH_FLAG_TOMBSTONE } else { 0 };
     bytes[8..16].copy_from_slice(&guard_version.to_le_bytes());
     bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
     bytes[24..32].copy_from_slice(&batch.first_version.value().to_le_bytes());

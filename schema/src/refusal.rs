@@ -86,7 +86,8 @@ pub enum Refusal {
         /// Which aggregate.
         key: AggregateKey,
     },
-    /// The aggregate is deleted and may not be recreated.
+    /// The aggregate is deleted: it has nothing to read or to trim, and if it may not be recreated,
+    /// takes no events.
     #[error("{key} is deleted")]
     Deleted {
         /// Which aggregate.

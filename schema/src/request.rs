@@ -63,7 +63,59 @@ impl Guard {
     }
 }
 
-/// One aggregate's part in a write: a guard, and the events to append (none: the guard alone).
+/// What a member takes away instead of appending (semantics.md §9). It moves no version.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Retention {
+    /// The aggregate reads as deleted from now on; its events never show again.
+    Delete {
+        /// A later write may append to it again; its versions go on.
+        recreate: bool,
+        /// What is remembered of its writers' sequences goes, too: they start at 1 again. Only
+        /// that of this write stays, so that its retry is recognised.
+        forget_sequences: bool,
+    },
+    /// Events below this version are gone for readers; beyond the end: all that there are.
+    Trim {
+        /// Lowest version that stays.
+        keep_from: Version,
+    },
+}
+
+impl Retention {
+    /// Bytes that it takes, wherever it is stored or sent.
+    pub(crate) const BYTES: usize = 16;
+
+    /// As it is stored and sent: kind, flags, six zeroes, version.
+    pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (kind, flags, version) = match self {
+            Self::Delete { recreate, forget_sequences } => {
+                (1, u8::from(!recreate) | u8::from(forget_sequences) << 1, 0)
+            }
+            Self::Trim { keep_from } => (2, 0, keep_from.value()),
+        };
+        let mut bytes = [0; Self::BYTES];
+        (bytes[0], bytes[1]) = (kind, flags);
+        bytes[8..].copy_from_slice(&version.to_le_bytes());
+        bytes
+    }
+
+    /// `None`: none is stored or sent like this.
+    pub(crate) fn from_bytes(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let [kind, flags, 0, 0, 0, 0, 0, 0, version @ ..] = bytes else { return None };
+        match (kind, flags, u64::from_le_bytes(version)) {
+            (1, 0..=3, 0) => {
+                Some(Self::Delete { recreate: flags & 1 == 0, forget_sequences: flags & 2 != 0 })
+            }
+            (2, 0, version @ 1..NUMBER_MAX) => {
+                Some(Self::Trim { keep_from: Version::new(version) })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One aggregate's part in a write: a guard, and the events to append or what to take away
+/// (neither: the guard alone).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Member {
     /// Which aggregate.
@@ -74,6 +126,15 @@ pub struct Member {
     pub sequence: Option<Sequence>,
     /// The batch, in canonical bytes.
     pub events: EncodedEvents,
+    /// What to take away; then there are no events.
+    pub retention: Option<Retention>,
+}
+
+impl Member {
+    /// Whether it changes its aggregate, and does not only guard.
+    pub fn changes(&self) -> bool {
+        !self.events.is_empty() || self.retention.is_some()
+    }
 }
 
 /// One atomic write over 1..=1,024 aggregates, each named once, on whatever shards.
@@ -249,12 +310,15 @@ const PAIRWISE_MEMBERS_MAX: usize = 16;
 impl Write {
     /// What it takes on the wire, in bytes.
     pub fn encoded_len(&self) -> usize {
-        let member = |m: &Member| MEMBER_BYTES + m.key.as_bytes().len() + m.events.as_bytes().len();
+        let member = |m: &Member| {
+            let taken = m.retention.map_or(0, |_| Retention::BYTES);
+            MEMBER_BYTES + m.key.as_bytes().len() + m.events.as_bytes().len() + taken
+        };
         HEADER_BYTES + WRITE_BYTES + self.members.iter().map(member).sum::<usize>()
     }
 
     /// Checks what can be checked without any state (semantics.md §1 to §3): members, each once, at
-    /// least one with events; sequences on all that have events or on none, and then a client id;
+    /// least one that changes something; sequences on all that do or on none, and then a client id;
     /// a size that fits into a frame of the log. Events are valid by their type.
     ///
     /// # Errors
@@ -268,9 +332,11 @@ impl Write {
             return Err(limit("members", WRITE_MEMBERS_MAX).into());
         }
         let events: usize = self.members.iter().map(|member| member.events.len()).sum();
-        if events == 0 {
-            return Err(DecodeError::invalid("members", "must append at least one event").into());
+        if !self.members.iter().any(Member::changes) {
+            let reason = "must append at least one event, delete or trim";
+            return Err(DecodeError::invalid("members", reason).into());
         }
+        self.check_retention()?;
         if events > WRITE_EVENTS_MAX {
             return Err(limit("events", WRITE_EVENTS_MAX).into());
         }
@@ -294,17 +360,33 @@ impl Write {
         Ok(())
     }
 
+    fn check_retention(&self) -> Result<(), Refusal> {
+        for (index, Member { retention, events, .. }) in self.members.iter().enumerate() {
+            let (part, reason) = match retention {
+                Some(_) if !events.is_empty() => ("events", "must be none where events go"),
+                Some(Retention::Trim { keep_from }) if keep_from.value() >= NUMBER_MAX => {
+                    ("keep_from", "must be below 2^53")
+                }
+                Some(Retention::Trim { keep_from: Version::NONE }) => ("keep_from", "starts at 1"),
+                _ => continue,
+            };
+            let field = format!("members[{index}].{part}");
+            return Err(Refusal::InvalidArgument { field, reason: reason.into() });
+        }
+        Ok(())
+    }
+
     fn check_sequences(&self) -> Result<(), Refusal> {
-        let appending = || self.members.iter().filter(|member| !member.events.is_empty());
-        let sequenced = appending().next().is_some_and(|member| member.sequence.is_some());
+        let first = self.members.iter().find(|member| member.changes());
+        let sequenced = first.is_some_and(|member| member.sequence.is_some());
         for (index, member) in self.members.iter().enumerate() {
             let reason = match member.sequence.map(Sequence::value) {
-                Some(_) if member.events.is_empty() => "is only for members with events",
-                Some(_) if !sequenced => "must be on all members with events or on none",
+                Some(_) if !member.changes() => "is not for members that only guard",
+                Some(_) if !sequenced => "must be on all members that change something or on none",
                 Some(0) => "starts at 1",
                 Some(NUMBER_MAX..) => "must be below 2^53",
-                None if sequenced && !member.events.is_empty() => {
-                    "must be on all members with events or on none"
+                None if sequenced && member.changes() => {
+                    "must be on all members that change something or on none"
                 }
                 _ => continue,
             };

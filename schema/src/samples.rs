@@ -12,7 +12,7 @@ use crate::ids::{BootId, ClientId, Epoch, EventId, Sequence, Stamp, Version, Wri
 use crate::key::AggregateKey;
 use crate::limits::{FEED_WAIT_MS_MAX, FILTER_TYPES_MAX, NUMBER_MAX};
 use crate::refusal::{AlreadyApplied, Conflict, Refusal};
-use crate::request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Write};
+use crate::request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Retention, Write};
 use crate::response::{
     AggregateReceipt, BatchHeader, HeadInfo, ListPage, Page, ReadBatch, ReadEvent, Receipt,
     Response,
@@ -107,19 +107,28 @@ pub(crate) fn events(count: std::ops::Range<usize>) -> impl Strategy<Value = Enc
     vec(event(), count).prop_map(|events| EncodedEvents::encode(&events).expect("valid events"))
 }
 
+pub(crate) fn retention() -> impl Strategy<Value = Retention> {
+    let delete = (any::<bool>(), any::<bool>())
+        .prop_map(|(recreate, forget_sequences)| Retention::Delete { recreate, forget_sequences });
+    let trim = version().prop_filter("trims something", |version| *version > Version::NONE);
+    prop_oneof![delete, trim.prop_map(|keep_from| Retention::Trim { keep_from })]
+}
+
 pub(crate) fn write() -> impl Strategy<Value = Write> {
-    let member = (key(), guard(), events(0..4), sequence());
+    let member = (key(), guard(), events(0..4), sequence(), option::of(retention()));
     let keyed = vec(member, 1..20);
     (client_id(), any::<bool>(), keyed, event()).prop_map(|(client, sequenced, members, event)| {
         let client_id = if sequenced { ClientId::new(client.value() | 1) } else { client };
         let mut write = Write { client_id, members: Vec::new() };
-        for (key, guard, events, sequence) in members {
-            let sequence = (sequenced && !events.is_empty()).then_some(sequence);
+        for (key, guard, events, sequence, retention) in members {
+            let retention = retention.filter(|_| events.is_empty());
+            let changes = !events.is_empty() || retention.is_some();
+            let sequence = (sequenced && changes).then_some(sequence);
             if write.members.iter().all(|member| member.key != key) {
-                write.members.push(Member { key, guard, sequence, events });
+                write.members.push(Member { key, guard, sequence, events, retention });
             }
         }
-        if write.members.iter().all(|member| member.events.is_empty()) {
+        if !write.members.iter().any(Member::changes) {
             write.members[0].events = EncodedEvents::encode(&[event]).expect("valid event");
             write.members[0].sequence = sequenced.then_some(Sequence::new(1));
         }
@@ -216,7 +225,8 @@ fn batch() -> impl Strategy<Value = ReadBatch> {
 }
 
 fn feed_page() -> impl Strategy<Value = FeedPage> {
-    let batch = (key(), batch()).prop_map(|(key, batch)| FeedBatch { key, batch });
+    let batch = (key(), batch(), option::of(retention()))
+        .prop_map(|(key, batch, notice)| FeedBatch { key, batch, notice });
     (vec(batch, 0..4), stamp(), stamp()).prop_map(|(batches, upto, head)| FeedPage {
         batches,
         upto,
@@ -367,6 +377,7 @@ pub(crate) fn sample_write() -> Write {
         guard,
         sequence: Option::map(sequence, Sequence::new),
         events: EncodedEvents::encode(events).expect("valid"),
+        retention: None,
     };
     let two = [full_event(), plain_event("Paid", b"42")];
     let members = vec![

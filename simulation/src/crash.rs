@@ -312,8 +312,7 @@ impl<D: Disk> Process<D> {
         }
         let (version, hash) =
             self.heads.get(&key).copied().unwrap_or((Version::NONE, chain_start(&key)));
-        let events = events(rng);
-        let leg = rng.chance(200);
+        let (events, leg) = (events(rng), rng.chance(200));
         let counter = if leg { key_number(&key) } else { 1_000 + number };
         let write_id =
             TxnId { epoch: Epoch::new(1 + u64::from(leg) * number), boot: BootId::new(1), counter };
@@ -325,6 +324,7 @@ impl<D: Disk> Process<D> {
             first_version: version.next(),
             prev_hash: hash,
             events: &events,
+            retention: None,
         }];
         let participants = [ShardId::new(3), ShardId::new(4)];
         let draft = WriteDraft {
@@ -356,6 +356,7 @@ impl<D: Disk> Process<D> {
             client_id: ClientId::new(5),
             sequence: Some(Sequence::new(number + 1)),
             write_hash: Hash([1; 32]),
+            retention: None,
             location: BatchLocation {
                 segment: 0,
                 frame_offset: 0,

@@ -263,7 +263,7 @@ pub fn member(
     sequence: Option<Sequence>,
     events: EncodedEvents,
 ) -> Member {
-    Member { key, guard, sequence, events }
+    Member { key, guard, sequence, events, retention: None }
 }
 
 /// A read by chance: range, direction, limit, filters, `min_stamp`.

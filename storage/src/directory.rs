@@ -25,6 +25,7 @@ mod upkeep;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use celeriant_schema::request::Retention;
 use celeriant_schema::{AggregateKey, ClientId, Hash, Lsn, Sequence, Stamp, TxnId, Version};
 
 use crate::disk::Token;
@@ -83,8 +84,8 @@ pub struct Standing {
     pub hash: Hash,
     /// Deleted and not recreated.
     pub deleted: bool,
-    /// Lowest version that can be read.
-    pub first_available: Version,
+    /// Deleted, and not to be recreated.
+    pub is_final: bool,
 }
 
 /// A page of the directory that a lookup needs and that is not in memory: [`Directory::load`] it.
@@ -123,6 +124,17 @@ pub enum Fault {
 /// Tokens of a directory have this bit set, and not bit 63, which is the log's.
 const DIRECTORY_BIT: Token = 1 << 62;
 
+/// A delete or a trim: what is to leave the disk, and is hidden until then.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Erasure {
+    /// Of the write that did it.
+    pub stamp: Stamp,
+    /// Of which aggregate.
+    pub key: AggregateKey,
+    /// Events up to here.
+    pub upto: Version,
+}
+
 /// A batch that is committed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct AppliedBatch {
@@ -146,8 +158,19 @@ pub struct AppliedBatch {
     pub sequence: Option<Sequence>,
     /// Hash of its write; only meaningful with a sequence.
     pub write_hash: Hash,
+    /// What it takes away; then it has no events, and its last version is the one before its first.
+    pub retention: Option<Retention>,
     /// Where it lies.
     pub location: BatchLocation,
+}
+
+impl AppliedBatch {
+    /// Whether its versions are those of some batch.
+    fn is_possible(&self) -> bool {
+        let (first, last) = (self.first_version, self.last_version);
+        let has_events = self.retention.is_none();
+        first > Version::NONE && if has_events { last >= first } else { last.next() == first }
+    }
 }
 
 /// A memtable that is being written out.

@@ -226,6 +226,11 @@ impl Run {
         self.footer.aggregates
     }
 
+    /// Whether some of its aggregates were deleted or trimmed, as its maker said.
+    pub(crate) fn has_cuts(&self) -> bool {
+        self.footer.has_cuts
+    }
+
     /// The value of a row that was pushed as filtered; others may not be found. One page if there
     /// is none, two if there is.
     ///

@@ -1,9 +1,7 @@
 //! State that is made of events: exactly once, whatever happens in between. Several selectors as
 //! one feed.
 
-use celeriant_client::{
-    AggregateKey, Batch, Client, Error, Event, Projection, Selector, Stamp, Watched,
-};
+use celeriant_client::{AggregateKey, Client, Error, Event, Projection, Selector, Stamp, Watched};
 
 use crate::support::Node;
 
@@ -39,16 +37,15 @@ impl Projection for Fickle {
         Ok(self.stored.cursor)
     }
 
-    async fn apply(
-        &mut self,
-        changes: Vec<(AggregateKey, Batch)>,
-        cursor: Stamp,
-    ) -> Result<(), Failed> {
+    async fn apply(&mut self, changes: Vec<Watched>, cursor: Stamp) -> Result<(), Failed> {
         self.applied += 1;
         let mut sums = self.stored.clone();
-        for event in changes.iter().flat_map(|(_, batch)| &batch.events) {
-            sums.events += 1;
-            sums.sum += event.to_json::<u64>()?;
+        for told in &changes {
+            let Watched::Batch { batch, .. } = told else { panic!("nothing else: {told:?}") };
+            for event in &batch.events {
+                sums.events += 1;
+                sums.sum += event.to_json::<u64>()?;
+            }
         }
         sums.cursor = Some(cursor);
         match self.applied % 3 {

@@ -142,6 +142,7 @@ impl Shard {
             guard: Guard::Exact(Version::new(version)),
             sequence: client.map(|_| Sequence::new(version + 1)),
             events: self.events.clone(),
+            retention: None,
         };
         let client_id = client.unwrap_or(ClientId::NONE);
         let request = Request::Write(Write { client_id, members: vec![member] });

@@ -1,16 +1,17 @@
-//! `append`: one event to one aggregate.
+//! `append`, `delete`, `trim`: one change of one aggregate.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use bytes::Bytes;
-use celeriant_client::Event;
+use celeriant_client::{Event, Write};
 use celeriant_net::json;
 use celeriant_schema::{ContentType, Receipt};
 use serde::de::IgnoredAny;
 
-use super::args::{Append, Global};
+use super::args::{Append, Condition, Delete, Global, Trim};
 use super::connect;
 use super::failure::Failure;
 use super::output::Output;
@@ -19,11 +20,38 @@ use super::output::Output;
 pub(super) async fn run(append: Append, global: &Global, output: &Output) -> Result<(), Failure> {
     let event = event(&append)?;
     let client = connect(global).await?;
-    let mut write = client.append(&append.key, [event]).expect(append.expect);
-    if let (Some(client_id), Some(sequence)) = (append.client_id, append.sequence) {
-        write = write.client(client_id).sequence(sequence);
+    let write = client.append(&append.key, [event]);
+    print_receipt(&on(append.on, write).await?, output)
+}
+
+/// Deletes and prints the receipt.
+pub(super) async fn delete(
+    delete: Delete,
+    global: &Global,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut write = connect(global).await?.delete(&delete.key);
+    if delete.never_recreate {
+        write = write.never_recreate();
     }
-    print_receipt(&write.await?, output)
+    if delete.forget_sequences {
+        write = write.forget_sequences();
+    }
+    print_receipt(&on(delete.on, write).await?, output)
+}
+
+/// Trims and prints the receipt.
+pub(super) async fn trim(trim: Trim, global: &Global, output: &Output) -> Result<(), Failure> {
+    let write = connect(global).await?.trim(&trim.key, trim.keep_from);
+    print_receipt(&on(trim.on, write).await?, output)
+}
+
+fn on(condition: Condition, write: Write) -> Write {
+    let write = write.expect(condition.expect);
+    match (condition.client_id, condition.sequence) {
+        (Some(client_id), Some(sequence)) => write.client(client_id).sequence(sequence),
+        _ => write,
+    }
 }
 
 fn event(append: &Append) -> Result<Event, Failure> {
@@ -86,7 +114,12 @@ pub(super) fn print_receipt(receipt: &Receipt, output: &Output) -> Result<(), Fa
     }
     for write in &receipt.writes {
         let (first, last) = (write.first_version, write.last_version);
-        let versions = if first == last { first.to_string() } else { format!("{first}–{last}") };
+        let versions = match first.value().cmp(&last.value()) {
+            Ordering::Less => format!("{first}–{last}"),
+            Ordering::Equal => first.to_string(),
+            // What takes away moves no version.
+            Ordering::Greater => format!("still {last}"),
+        };
         let known = if receipt.already_applied { "  (had landed before)" } else { "" };
         output
             .line(&format!("{}  version {versions}  stamp {}{known}", write.key, receipt.stamp))?;

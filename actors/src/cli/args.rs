@@ -107,6 +107,10 @@ pub(super) enum Command {
     Server(Server),
     /// Append one event to an aggregate
     Append(Append),
+    /// Delete an aggregate: its events never show again, its version stays
+    Delete(Delete),
+    /// Take away an aggregate's events below a version
+    Trim(Trim),
     /// One atomic write over many aggregates, from a JSON file
     Write(WriteFile),
     /// Read an aggregate's events
@@ -355,15 +359,8 @@ pub(super) struct Append {
     /// How the payload is to be understood: json, avro, protobuf or bytes
     #[arg(long, default_value = "json")]
     pub(super) content_type: String,
-    /// What must hold: a version, none, exists or any
-    #[arg(long, default_value = "any", value_parser = expect, value_name = "N|none|exists|any")]
-    pub(super) expect: Expect,
-    /// Who writes, for exactly-once
-    #[arg(long, value_name = "UUID", requires = "sequence")]
-    pub(super) client_id: Option<ClientId>,
-    /// Number of this write by this client to this aggregate: the last one + 1
-    #[arg(long, value_name = "N", requires = "client_id")]
-    pub(super) sequence: Option<u64>,
+    #[command(flatten)]
+    pub(super) on: Condition,
     /// Your identity for the event
     #[arg(long, value_name = "UUID")]
     pub(super) event_id: Option<EventId>,
@@ -373,9 +370,48 @@ pub(super) struct Append {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Delete {
+    /// org/type/id
+    pub(super) key: AggregateKey,
+    #[command(flatten)]
+    pub(super) on: Condition,
+    /// It takes no events ever again
+    #[arg(long)]
+    pub(super) never_recreate: bool,
+    /// What is remembered of its writers' sequences goes, too: they begin at 1 again
+    #[arg(long)]
+    pub(super) forget_sequences: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Trim {
+    /// org/type/id
+    pub(super) key: AggregateKey,
+    /// Lowest version that stays
+    #[arg(long, value_name = "VERSION")]
+    pub(super) keep_from: u64,
+    #[command(flatten)]
+    pub(super) on: Condition,
+}
+
+/// On what condition, and how often.
+#[derive(Debug, clap::Args)]
+pub(super) struct Condition {
+    /// What must hold: a version, none, exists or any
+    #[arg(long, default_value = "any", value_parser = expect, value_name = "N|none|exists|any")]
+    pub(super) expect: Expect,
+    /// Who writes, for exactly-once
+    #[arg(long, value_name = "UUID", requires = "sequence")]
+    pub(super) client_id: Option<ClientId>,
+    /// Number of this write by this client to this aggregate: the last one + 1
+    #[arg(long, value_name = "N", requires = "client_id")]
+    pub(super) sequence: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct WriteFile {
-    /// JSON: {"client_id","writes":[{"key","expect","sequence","events":[{"type","data"}]}]}; - for
-    /// standard input
+    /// JSON: {"client_id","writes":[{"key","expect","sequence","events":[{"type","data"}]}]};
+    /// "delete" or "trim" instead of events; - for standard input
     pub(super) file: PathBuf,
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use celeriant_client::Watched;
 use celeriant_net::json::Begin;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{Global, Watch};
 use super::failure::Failure;
@@ -37,6 +37,22 @@ pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Resul
                     query::print_with_key(&mut lines, &key, &batch, event, output)?;
                 }
             }
+            Watched::Deleted { key, version, stamp, recreate } => {
+                let line = json!({
+                    "notice": "deleted", "key": key.as_str(), "version": version.value(),
+                    "stamp": stamp.value(), "recreate": recreate,
+                });
+                let text = format!("{key:<32}  deleted at version {version}");
+                print(&mut lines, output, &line, &text)?;
+            }
+            Watched::Trimmed { key, first_available, stamp } => {
+                let line = json!({
+                    "notice": "trimmed", "key": key.as_str(), "stamp": stamp.value(),
+                    "first_available": first_available.value(),
+                });
+                let text = format!("{key:<32}  trimmed below version {first_available}");
+                print(&mut lines, output, &line, &text)?;
+            }
             Watched::Checkpoint { stamp, caught_up } => {
                 if watch.checkpoints && output.is_json() {
                     let line = json!({ "checkpoint": stamp.value(), "caught_up": caught_up });
@@ -48,5 +64,13 @@ pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Resul
         }
     }
     lines.flush()?;
+    Ok(())
+}
+
+fn print(out: &mut impl Write, to: &Output, line: &Value, text: &str) -> Result<(), Failure> {
+    match to.is_json() {
+        true => writeln!(out, "{line}")?,
+        false => writeln!(out, "{text}")?,
+    }
     Ok(())
 }

@@ -26,7 +26,11 @@ fn into_write(writing: Writing, client: &Client) -> Write {
     }
     for part in writing.parts {
         let events = part.events.into_iter().map(Event::from);
-        write = write.append(&part.key, events).expect(part.guard);
+        write = match part.retention {
+            None => write.append(&part.key, events),
+            Some(retention) => write.take_away(&part.key, retention),
+        };
+        write = write.expect(part.guard);
         if let Some(sequence) = part.sequence {
             write = write.sequence(sequence);
         }

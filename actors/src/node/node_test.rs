@@ -55,6 +55,7 @@ fn write(keys: &[&AggregateKey], guard: Guard) -> Request {
         guard,
         sequence: None,
         events: events(1, "payload"),
+        retention: None,
     };
     let members = keys.iter().map(member).collect();
     Request::Write(Write { client_id: ClientId::NONE, members })

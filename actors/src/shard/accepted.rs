@@ -9,11 +9,12 @@
 use std::collections::VecDeque;
 
 use celeriant_schema::hash::chain_start;
+use celeriant_schema::request::Retention;
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, ClientId, Conflict, Guard, Hash, Lsn, Member, Sequence, Stamp,
-    TxnId, Version,
+    AggregateKey, AggregateReceipt, ClientId, Conflict, Guard, Hash, Lsn, Member, Refusal,
+    Sequence, Stamp, TxnId, Version,
 };
-use celeriant_storage::directory::Fault;
+use celeriant_storage::directory::{Fault, Standing};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
@@ -37,6 +38,10 @@ pub(super) struct Accepted<R> {
     pub(super) hash: Hash,
     /// Gone for readers, so `NoStream` passes.
     pub(super) deleted: bool,
+    /// Deleted, and not to be recreated.
+    pub(super) is_final: bool,
+    /// Sequences of writes up to this stamp are forgotten.
+    pub(super) forgotten: Stamp,
     /// Record that made this state; committed state below the shard's commit.
     pub(super) lsn: Lsn,
     /// Sequences used by records that are not committed, oldest first, and the newest before those.
@@ -94,10 +99,14 @@ impl<R> AcceptedStates<R> {
         let state = match self.states.entry_ref(key) {
             EntryRef::Occupied(entry) => entry.into_mut(),
             EntryRef::Vacant(entry) => {
-                let state = match view.directory.standing(key, view.pins)? {
-                    Some(known) => Accepted::at(known.version, known.hash, known.deleted),
-                    None => Accepted::at(Version::NONE, chain_start(key), false),
+                let known = view.directory.standing(key, view.pins)?;
+                let never = || Standing {
+                    version: Version::NONE,
+                    hash: chain_start(key),
+                    deleted: false,
+                    is_final: false,
                 };
+                let state = Accepted::at(known.unwrap_or_else(never));
                 entry.insert_with_key(key.detached(), state)
             }
         };
@@ -220,6 +229,9 @@ impl<R> AcceptedStates<R> {
                 actual: state.version,
             });
         }
+        if findings.barred.is_none() {
+            findings.barred = state.bars(member);
+        }
         findings.uncommitted |= state.lsn > committed;
         if let Some(sequence) = member.sequence {
             findings.sequenced += 1;
@@ -231,7 +243,8 @@ impl<R> AcceptedStates<R> {
 }
 
 impl<R> Accepted<R> {
-    fn at(version: Version, hash: Hash, deleted: bool) -> Self {
+    fn at(standing: Standing) -> Self {
+        let Standing { version, hash, deleted, is_final } = standing;
         let (sequences, waiting) = (VecDeque::new(), VecDeque::new());
         let lsn = Lsn::ZERO;
         Self {
@@ -240,6 +253,8 @@ impl<R> Accepted<R> {
             version,
             hash,
             deleted,
+            is_final,
+            forgotten: Stamp::ZERO,
             lsn,
             sequences,
             hold: None,
@@ -258,6 +273,17 @@ impl<R> Accepted<R> {
         }
     }
 
+    /// Why it takes no such change, whatever the guard says (semantics.md §9).
+    fn bars(&self, member: &Member) -> Option<Refusal> {
+        let key = || member.key.detached();
+        match member.retention {
+            Some(_) if self.version == Version::NONE => Some(Refusal::NotFound { key: key() }),
+            Some(Retention::Trim { .. }) if self.deleted => Some(Refusal::Deleted { key: key() }),
+            None if self.is_final && member.changes() => Some(Refusal::Deleted { key: key() }),
+            _ => None,
+        }
+    }
+
     /// `None` when `sequence` is the next one for (client, aggregate).
     fn inspect_sequence(
         &self,
@@ -272,7 +298,11 @@ impl<R> Accepted<R> {
             Some(newest) => newest.sequence,
             // Nobody has written to an aggregate that never was.
             None if self.version == Version::NONE => Sequence::default(),
-            None => view.directory.last_sequence(key, client, view.pins)?.unwrap_or_default(),
+            None => {
+                let newest = view.directory.last_sequence(key, client, view.pins)?;
+                let newest = newest.filter(|newest| newest.stamp > self.forgotten);
+                newest.map_or(Sequence::default(), |newest| newest.sequence)
+            }
         };
         if sequence == highest.next() {
             return Ok(None);
@@ -293,7 +323,8 @@ impl<R> Accepted<R> {
             }
             None => {
                 let known = view.directory.sequences(key, client, view.pins)?;
-                known.as_ref().and_then(|known| known.find(sequence)).map(|past| {
+                let known = known.as_ref().and_then(|known| known.find(sequence));
+                known.filter(|past| past.stamp > self.forgotten).map(|past| {
                     let receipt = receipt(past.first_version, past.last_version, past.hash);
                     (past.write_hash, receipt, past.stamp)
                 })

@@ -114,6 +114,7 @@ impl<R> Core<R> {
             client_id: applied.client_id,
             sequence: member.sequence,
             write_hash: applied.write_hash,
+            retention: member.retention,
             location,
         };
         self.directory.apply(&member.receipt.key, &batch);

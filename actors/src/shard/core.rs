@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use celeriant_schema::record::{EncodedBatch, EpochStart};
+use celeriant_schema::request::Retention;
 use celeriant_schema::{
     AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, ListPage, Lsn, Member, Receipt,
     Response, Sequence, ShardId, Stamp, TxnId, Version,
@@ -231,6 +232,7 @@ pub(super) enum Owed {
 pub(super) struct AppliedMember {
     pub(super) receipt: AggregateReceipt,
     pub(super) sequence: Option<Sequence>,
+    pub(super) retention: Option<Retention>,
     pub(super) batch_offset: u32,
     pub(super) first_stamp: Stamp,
     pub(super) last_stamp: Stamp,
@@ -572,6 +574,8 @@ mod core_test;
 mod feed_test;
 #[cfg(test)]
 mod follower_test;
+#[cfg(test)]
+mod retention_test;
 #[cfg(test)]
 pub(crate) mod rig;
 #[cfg(test)]

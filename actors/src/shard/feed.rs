@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::event::EventBody;
 use celeriant_schema::record::{FrameBatch, decode_batches};
-use celeriant_schema::{FeedBatch, Lsn, ReadBatch, Selector, Stamp};
+use celeriant_schema::{AggregateKey, FeedBatch, Lsn, ReadBatch, Selector, Stamp, Version};
 use celeriant_storage::directory::Fault;
 use celeriant_storage::frame::FrameHeader;
 use celeriant_storage::log::DurableFrame;
@@ -200,7 +200,9 @@ impl<R> Core<R> {
         let mut told = Vec::new();
         while let Some(held) = self.feed.held.pop_front_if(|held| held.last_stamp <= closed) {
             self.feed.held_bytes -= held.bytes.len();
-            match self.batches_of(&held.bytes, closed, |_| true) {
+            // What was deleted a moment ago is in memory; to look further would need pages.
+            let first = |key: &AggregateKey| Ok(self.directory.first_available_lately(key));
+            match self.batches_of(&held.bytes, closed, |_| true, first) {
                 Ok(Some(Found { batches, stopped: None })) => told.extend(batches),
                 _ => return self.lose_listeners(effects),
             }
@@ -294,7 +296,8 @@ impl<R> Core<R> {
             let wanted = |batch: &FrameBatch| {
                 batch.view.last_stamp > ask.after && ask.selector.matches(&batch.view.key)
             };
-            let Some(found) = self.batches_of(&frame, closed, wanted)? else {
+            let first = |key: &AggregateKey| self.directory.first_available(key, &self.pins);
+            let Some(found) = self.batches_of(&frame, closed, wanted, first)? else {
                 unreachable!("frames are checked when they are read")
             };
             part.batches.extend(found.batches.into_iter().filter_map(|batch| ask.narrow(batch)));
@@ -309,12 +312,14 @@ impl<R> Core<R> {
         Ok(part)
     }
 
-    /// The batches of a committed frame that count, up to `closed`. `None`: it is no frame.
+    /// The batches of a committed frame that count, up to `closed`, without what was deleted or
+    /// trimmed: below the version that `first` says. `None`: it is no frame.
     fn batches_of(
         &self,
         frame: &Bytes,
         closed: Stamp,
         wanted: impl Fn(&FrameBatch) -> bool,
+        first: impl Fn(&AggregateKey) -> Result<Version, Fault>,
     ) -> Result<Option<Found>, Fault> {
         let Ok(header) = FrameHeader::decode(frame) else { return Ok(None) };
         let (meta, blobs) = (header.meta(frame), header.blobs(frame));
@@ -340,10 +345,17 @@ impl<R> Core<R> {
                     break;
                 }
             }
-            let Ok(events) = batch.events(&blobs) else { return Ok(None) };
+            let Ok(mut events) = batch.events(&blobs) else { return Ok(None) };
             let FrameBatch { header, view, .. } = batch;
+            let first = first(&view.key)?;
+            if first > Version::new(1) {
+                events.retain(|event| event.version >= first);
+            }
+            if events.is_empty() && view.retention.is_none() {
+                continue;
+            }
             let batch = ReadBatch { header, events };
-            found.batches.push(FeedBatch { key: view.key, batch });
+            found.batches.push(FeedBatch { key: view.key, batch, notice: view.retention });
         }
         Ok(Some(found))
     }
@@ -365,6 +377,9 @@ pub(crate) fn narrow(
 ) -> Option<FeedBatch> {
     if !selector.matches(&batch.key) {
         return None;
+    }
+    if batch.notice.is_some() {
+        return (batch.batch.header.stamp > after).then_some(batch);
     }
     let ReadBatch { header, events } = &mut batch.batch;
     let (first, stamp) = (header.first_version.value(), header.stamp.value());

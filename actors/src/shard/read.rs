@@ -264,6 +264,7 @@ impl<R> Core<R> {
             Some(client) => self.directory.last_sequence(&query.key, client, &self.pins)?,
             None => None,
         };
+        let last_sequence = last_sequence.map(|newest| newest.sequence);
         Ok(Response::Head(HeadInfo {
             version: head.version,
             hash: head.hash,
@@ -279,12 +280,20 @@ impl<R> Core<R> {
 
     /// Finds the batches of a page.
     fn plan(&self, query: &ReadQuery, stamp: Stamp) -> Result<Found, Fault> {
-        let Some(head) = self.directory.standing(&query.key, &self.pins)? else {
-            let refusal = Refusal::NotFound { key: query.key.detached() };
-            return Ok(Found::Answer(Response::Refused(refusal)));
+        let refused = |refusal| Ok(Found::Answer(Response::Refused(refusal)));
+        let key = || query.key.detached();
+        let version = match self.directory.standing(&query.key, &self.pins)? {
+            None => return refused(Refusal::NotFound { key: key() }),
+            Some(head) if head.deleted => return refused(Refusal::Deleted { key: key() }),
+            Some(head) => head.version,
         };
-        let version = head.version;
-        let first = query.from.max(head.first_available).max(Version::new(1));
+        let first_available = self.directory.first_available(&query.key, &self.pins)?;
+        let is_gone = |version: Version| version < first_available;
+        // From the first means from the first that there is.
+        if (query.from > Version::new(1) && is_gone(query.from)) || query.to.is_some_and(is_gone) {
+            return refused(Refusal::Trimmed { key: key(), first_available });
+        }
+        let first = query.from.max(first_available);
         let last = query.to.unwrap_or(version).min(version);
         let (key, back) = (&query.key, query.backwards);
         let batches = match first <= last {

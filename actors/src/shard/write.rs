@@ -3,6 +3,7 @@
 use celeriant_schema::hash::write_hash;
 use celeriant_schema::limits::SHARDS_MAX;
 use celeriant_schema::record::{BatchDraft, WriteDraft, write_size};
+use celeriant_schema::request::Retention;
 use celeriant_schema::{
     AggregateReceipt, ClientId, Hash, Lsn, Member, Refusal, Request, Response, ShardId, Stamp,
     TxnId, Write,
@@ -56,7 +57,7 @@ impl<R> Core<R> {
                 None | Some(Ok(())) => {
                     let attempt = self.next_attempt();
                     let written = self.append(now, attempt, client, hash, members, None);
-                    let guarding = members.iter().filter(|member| member.events.is_empty());
+                    let guarding = members.iter().filter(|member| !member.changes());
                     guarding.for_each(|member| self.accepted.close(&member.key, self.committed));
                     return self.await_commit(task.route, written);
                 }
@@ -77,8 +78,8 @@ impl<R> Core<R> {
         }
     }
 
-    /// Encodes the members with events as one record, moves their accepted state, and says what
-    /// commit will make visible. With `participants` the record is a leg.
+    /// Encodes the members that change something as one record, moves their accepted state, and
+    /// says what commit will make visible. With `participants` the record is a leg.
     pub(super) fn append(
         &mut self,
         now: Micros,
@@ -88,13 +89,13 @@ impl<R> Core<R> {
         members: &[Member],
         participants: Option<&[ShardId]>,
     ) -> AppendedWrite {
-        let events: u64 = members.iter().map(|member| member.events.len() as u64).sum();
-        let stamp = self.stamps.take(now, events);
+        let taken: u64 = members.iter().map(stamps).sum();
+        let stamp = self.stamps.take(now, taken);
         let draft_of = |member| self.draft(member);
         let (one, many);
-        let appending = members.iter().filter(|member| !member.events.is_empty());
+        let appending = members.iter().filter(|member| member.changes());
         let batches: &[BatchDraft<'_>] = match members {
-            [member] if !member.events.is_empty() => {
+            [member] if member.changes() => {
                 one = [draft_of(member)];
                 &one
             }
@@ -120,12 +121,12 @@ impl<R> Core<R> {
             write_hash,
             record_offset: appended.record_offset,
             // A leg that only guards has one stamp of its own.
-            stamp: Stamp::new(stamp.value() + events.max(1) - 1),
+            stamp: Stamp::new(stamp.value() + taken.max(1) - 1),
             batches: Vec::with_capacity(self.encoded.len()),
         };
         for (member, batch) in appending.zip(&self.encoded) {
             let first_stamp = Stamp::new(next);
-            next += member.events.len() as u64;
+            next += stamps(member);
             applied.batches.push(AppliedMember {
                 receipt: AggregateReceipt {
                     key: member.key.clone(),
@@ -134,6 +135,7 @@ impl<R> Core<R> {
                     hash: batch.hash,
                 },
                 sequence: member.sequence,
+                retention: member.retention,
                 batch_offset: batch.offset,
                 first_stamp,
                 last_stamp: Stamp::new(next - 1),
@@ -177,6 +179,7 @@ impl<R> Core<R> {
             first_version: standing.version.next(),
             prev_hash: standing.hash,
             events: &member.events,
+            retention: member.retention,
         }
     }
 
@@ -194,8 +197,17 @@ impl<R> Core<R> {
         let state = self.accepted.opened_mut(&member.receipt.key);
         state.version = member.receipt.last_version;
         state.hash = member.receipt.hash;
-        state.deleted = false;
         state.lsn = lsn;
+        (state.deleted, state.is_final) = match member.retention {
+            Some(Retention::Delete { recreate, forget_sequences }) => {
+                if forget_sequences {
+                    state.forgotten = Stamp::new(member.first_stamp.value() - 1);
+                    state.sequences.clear();
+                }
+                (true, !recreate)
+            }
+            _ => (false, false),
+        };
         if let Some(sequence) = member.sequence {
             state.sequences.push_back(UsedSequence {
                 lsn,
@@ -223,7 +235,13 @@ pub(super) fn unappended<R>(route: R, response: Response) -> Effect<R> {
 
 /// Metadata and blob bytes of a record with these members.
 pub(super) fn size(members: &[Member], participants: usize) -> (usize, usize) {
-    write_size(members.iter().map(|member| (&member.key, &member.events)), participants)
+    let drafts = members.iter().map(|it| (&it.key, &it.events, it.retention));
+    write_size(drafts, participants)
+}
+
+/// How many stamps it takes: one for each event, and one to take away.
+fn stamps(member: &Member) -> u64 {
+    member.events.len() as u64 + u64::from(member.retention.is_some())
 }
 
 /// Only sequences need the write's identity; without them two equal writes are two writes.

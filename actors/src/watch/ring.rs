@@ -66,7 +66,8 @@ impl Entry {
 /// Stamp of the last event of a batch, also when a filter left events out.
 pub(super) fn last_stamp(batch: &FeedBatch) -> Stamp {
     let header = &batch.batch.header;
-    let more = header.last_version.value() - header.first_version.value();
+    // A notice has no events, and one stamp.
+    let more = header.last_version.value().saturating_sub(header.first_version.value());
     Stamp::new(header.stamp.value() + more)
 }
 

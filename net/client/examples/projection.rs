@@ -4,7 +4,7 @@
 //! `cargo run -p celeriant-client --example projection [FILE]` against a node at `CELERIANT_URL`
 //! (default `celeriant://localhost:7440`); `bank_transfer` makes something to see.
 
-use celeriant_client::{AggregateKey, Batch, Client, Error, Projection, Selector, Stamp};
+use celeriant_client::{Client, Error, Projection, Selector, Stamp, Watched};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// What can go wrong, on either side.
@@ -51,19 +51,25 @@ impl Projection for Balances {
         Ok(stored.optional()?.map(|stamp: i64| Stamp::new(stamp.unsigned_abs())))
     }
 
-    async fn apply(
-        &mut self,
-        changes: Vec<(AggregateKey, Batch)>,
-        cursor: Stamp,
-    ) -> Result<(), Failed> {
+    async fn apply(&mut self, changes: Vec<Watched>, cursor: Stamp) -> Result<(), Failed> {
         let transaction = self.database.transaction()?;
-        for (key, batch) in &changes {
-            for event in &batch.events {
-                transaction.execute(
-                    "INSERT INTO balance VALUES (?1, ?2)
-                     ON CONFLICT (account) DO UPDATE SET amount = amount + excluded.amount",
-                    params![key.as_str(), change(event)?],
-                )?;
+        for told in &changes {
+            match told {
+                Watched::Batch { key, batch } => {
+                    for event in &batch.events {
+                        transaction.execute(
+                            "INSERT INTO balance VALUES (?1, ?2)
+                             ON CONFLICT (account) DO UPDATE SET amount = amount + excluded.amount",
+                            params![key.as_str(), change(event)?],
+                        )?;
+                    }
+                }
+                Watched::Deleted { key, .. } => {
+                    transaction
+                        .execute("DELETE FROM balance WHERE account = ?1", [key.as_str()])?;
+                }
+                // What was summed up stays.
+                Watched::Trimmed { .. } | Watched::Checkpoint { .. } => {}
             }
         }
         // Stamps are below 2^53.

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, Refusal, Request, Response, Selector};
+use celeriant_schema::{AggregateKey, Refusal, Request, Response, Selector, Version};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::{self, Backoff};
@@ -147,6 +147,16 @@ impl Client {
     /// Appends events to one aggregate. Await it; see [`Write`] for guards and sequences.
     pub fn append(&self, key: &AggregateKey, events: impl IntoIterator<Item = Event>) -> Write {
         self.write().append(key, events)
+    }
+
+    /// Deletes an aggregate. Await it; see [`Write::delete`].
+    pub fn delete(&self, key: &AggregateKey) -> Write {
+        self.write().delete(key)
+    }
+
+    /// Takes away an aggregate's events below a version. Await it.
+    pub fn trim(&self, key: &AggregateKey, keep_from: impl Into<Version>) -> Write {
+        self.write().trim(key, keep_from)
     }
 
     /// One atomic write over many aggregates, on whatever shards. Await it.

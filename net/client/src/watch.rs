@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use celeriant_schema::{
-    AggregateKey, FeedBatch, FeedQuery, Request, Response, Retry, Selector, Stamp,
+    AggregateKey, BatchHeader, FeedBatch, FeedQuery, Request, Response, Retention, Retry, Selector,
+    Stamp, Version,
 };
 use futures_core::Stream;
 use tokio::time::sleep;
@@ -46,6 +47,26 @@ pub enum Watched {
         /// The events.
         batch: Batch,
     },
+    /// An aggregate was deleted: what a reader has of it is to go.
+    Deleted {
+        /// Which.
+        key: AggregateKey,
+        /// Its version, with which it may be recreated.
+        version: Version,
+        /// Of the write that did it.
+        stamp: Stamp,
+        /// Whether it may be recreated.
+        recreate: bool,
+    },
+    /// An aggregate's first events were taken away.
+    Trimmed {
+        /// Which.
+        key: AggregateKey,
+        /// Lowest version that stays.
+        first_available: Version,
+        /// Of the write that did it.
+        stamp: Stamp,
+    },
     /// Everything up to this stamp has been told: the place to go on after a restart
     /// ([`Watch::after`]).
     Checkpoint {
@@ -54,6 +75,19 @@ pub enum Watched {
         /// Nothing more was there when the node said so. Later checkpoints may say otherwise.
         caught_up: bool,
     },
+}
+
+impl Watched {
+    fn of_notice(key: AggregateKey, header: &BatchHeader, retention: Retention) -> Self {
+        let (version, stamp) = (header.last_version, header.stamp);
+        match retention {
+            Retention::Delete { recreate, .. } => Self::Deleted { key, version, stamp, recreate },
+            Retention::Trim { keep_from } => {
+                let first_available = keep_from.min(version.next());
+                Self::Trimmed { key, first_available, stamp }
+            }
+        }
+    }
 }
 
 /// State that is made of events and kept elsewhere: a table, an index, a cache on disk.
@@ -69,9 +103,10 @@ pub trait Projection {
     fn cursor(&mut self) -> impl Future<Output = Result<Option<Stamp>, Self::Error>> + Send;
 
     /// Applies what happened up to `cursor`, which may be nothing, and stores the cursor with it.
+    /// No checkpoints are among the changes.
     fn apply(
         &mut self,
-        changes: Vec<(AggregateKey, Batch)>,
+        changes: Vec<Watched>,
         cursor: Stamp,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
@@ -150,10 +185,10 @@ impl Watch {
         let mut changes = Vec::new();
         while let Some(told) = feed.next().await {
             match told? {
-                Watched::Batch { key, batch } => changes.push((key, batch)),
                 Watched::Checkpoint { stamp, .. } => {
                     projection.apply(std::mem::take(&mut changes), stamp).await?;
                 }
+                change => changes.push(change),
             }
         }
         Ok(())
@@ -178,7 +213,11 @@ impl Watch {
                 let caught_up = page.upto >= page.head;
                 let checkpoint = Watched::Checkpoint { stamp: page.upto, caught_up };
                 let mut told = Vec::with_capacity(page.batches.len() + 1);
-                for FeedBatch { key, batch } in page.batches {
+                for FeedBatch { key, batch, notice } in page.batches {
+                    if let Some(retention) = notice {
+                        told.push(Watched::of_notice(key, &batch.header, retention));
+                        continue;
+                    }
                     let mut batch = Batch::from_read(batch)?;
                     if let Some(keys) = &keys {
                         sealing::open(&**keys, &key, &mut batch).await?;

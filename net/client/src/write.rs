@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use celeriant_schema::encryption::Place;
 use celeriant_schema::{
-    AggregateKey, EncodedEvents, Guard, Member, Receipt, Request, Response, Sequence, Version,
+    AggregateKey, EncodedEvents, Guard, Member, Receipt, Request, Response, Retention, Sequence,
+    Version,
 };
 
 use crate::client::unexpected;
@@ -97,6 +98,7 @@ struct Draft {
     expect: Expect,
     sequence: Option<Sequence>,
     events: Vec<Event>,
+    retention: Option<Retention>,
 }
 
 impl Write {
@@ -106,17 +108,61 @@ impl Write {
 
     /// Adds an aggregate with events to append. What follows concerns this aggregate.
     pub fn append(self, key: &AggregateKey, events: impl IntoIterator<Item = Event>) -> Self {
-        self.member(key, events.into_iter().collect())
+        self.member(key, events.into_iter().collect(), None)
+    }
+
+    /// Deletes an aggregate: it reads as deleted, and its events never show again. Its version
+    /// stays, so what is appended later goes on from there. See [`Write::never_recreate`] and
+    /// [`Write::forget_sequences`]. The bytes go when the store compacts.
+    pub fn delete(self, key: &AggregateKey) -> Self {
+        self.take_away(key, Retention::Delete { recreate: true, forget_sequences: false })
+    }
+
+    /// Takes away an aggregate's events below a version.
+    pub fn trim(self, key: &AggregateKey, keep_from: impl Into<Version>) -> Self {
+        self.take_away(key, Retention::Trim { keep_from: keep_from.into() })
+    }
+
+    /// Adds an aggregate of which something is taken away: [`Write::delete`] and [`Write::trim`] in
+    /// one.
+    pub fn take_away(self, key: &AggregateKey, what: Retention) -> Self {
+        self.member(key, Vec::new(), Some(what))
+    }
+
+    /// The aggregate deleted last takes no events ever again.
+    pub fn never_recreate(mut self) -> Self {
+        if let Some(Retention::Delete { recreate, .. }) = self.last_retention() {
+            *recreate = false;
+        }
+        self
+    }
+
+    /// With the aggregate deleted last goes what is remembered of its writers' sequences: they
+    /// start at 1 again, but for that of this write.
+    pub fn forget_sequences(mut self) -> Self {
+        if let Some(Retention::Delete { forget_sequences, .. }) = self.last_retention() {
+            *forget_sequences = true;
+        }
+        self
+    }
+
+    fn last_retention(&mut self) -> Option<&mut Retention> {
+        self.members.last_mut()?.retention.as_mut()
     }
 
     /// Adds an aggregate that gets no events: say with [`Write::expect`] what must hold for it.
     pub fn guard(self, key: &AggregateKey) -> Self {
-        self.member(key, Vec::new())
+        self.member(key, Vec::new(), None)
     }
 
-    fn member(mut self, key: &AggregateKey, events: Vec<Event>) -> Self {
+    fn member(
+        mut self,
+        key: &AggregateKey,
+        events: Vec<Event>,
+        retention: Option<Retention>,
+    ) -> Self {
         let key = key.clone();
-        self.members.push(Draft { key, expect: Expect::Any, sequence: None, events });
+        self.members.push(Draft { key, expect: Expect::Any, sequence: None, events, retention });
         self
     }
 
@@ -129,7 +175,7 @@ impl Write {
     }
 
     /// The number of this batch under the client id, for the aggregate named last: the highest used
-    /// so far, plus 1. All aggregates that get events need one, or none.
+    /// so far, plus 1. All aggregates that the write changes need one, or none.
     pub fn sequence(mut self, sequence: impl Into<Sequence>) -> Self {
         if let Some(member) = self.members.last_mut() {
             member.sequence = Some(sequence.into());
@@ -175,11 +221,11 @@ impl Write {
         }
         let keys = self.client.options().keys.clone();
         let mut members = Vec::with_capacity(self.members.len());
-        for Draft { key, expect, sequence, events } in self.members {
+        for Draft { key, expect, sequence, events, retention } in self.members {
             let place = Place { key: &key, client_id: self.client_id, sequence };
             let events = sealing::seal(keys.as_deref(), &place, events).await?;
             let events = EncodedEvents::encode(&events)?;
-            members.push(Member { key, guard: expect.into(), sequence, events });
+            members.push(Member { key, guard: expect.into(), sequence, events, retention });
         }
         Ok(celeriant_schema::Write { client_id: self.client_id, members })
     }
@@ -187,8 +233,8 @@ impl Write {
 
 /// Only what the store can recognise may be sent twice.
 pub(crate) fn resend(write: &celeriant_schema::Write) -> Resend {
-    let mut with_events = write.members.iter().filter(|member| !member.events.is_empty());
-    match with_events.all(|member| member.sequence.is_some()) {
+    let mut changes = write.members.iter().filter(|member| member.changes());
+    match changes.all(|member| member.sequence.is_some()) {
         true => Resend::Sequenced,
         false => Resend::Unsequenced,
     }

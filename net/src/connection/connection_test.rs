@@ -103,6 +103,7 @@ fn write() -> Request {
         guard: Guard::Exact(Version::new(3)),
         sequence: None,
         events: events(),
+        retention: None,
     };
     Request::Write(Write {
         client_id: celeriant_schema::ClientId::NONE,

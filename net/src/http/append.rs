@@ -1,18 +1,19 @@
-//! `POST …/events` and `POST /v1/write`: guards and sequences from headers and bodies.
+//! `POST …/events`, `DELETE …`, `POST …/trim` and `POST /v1/write`: guards and sequences from
+//! headers and bodies.
 
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use celeriant_schema::event::unix_micros;
 use celeriant_schema::{
-    AlreadyApplied, ClientId, Guard, Receipt, Refusal, Request, Response as Answer, Sequence,
-    Version,
+    AggregateKey, AlreadyApplied, ClientId, Guard, Receipt, Refusal, Request, Response as Answer,
+    Retention, Sequence, Version,
 };
 
 use super::call::Call;
 use super::problem::Problem;
 use super::read::answer;
-use super::{Gateway, unexpected};
+use super::{Gateway, SMALL, unexpected};
 use crate::json::{self, Part, Writing, parse_number};
 use crate::service::Service;
 
@@ -37,20 +38,73 @@ pub(super) async fn append<V: Service>(
     let (client_id, sequence) = exactly_once(&call)?.unzip();
     let body = call.take_json(&gateway.settings, &gateway.budget).await?;
     let appended = json::parse_append(&body.bytes, unix_micros())?;
-    let guard = match (precondition, appended.guard) {
-        (Some(_), Some(_)) => {
-            return Err(Problem::invalid("expect", "not together with If-Match, If-None-Match"));
-        }
-        (header, body) => header.or(body).unwrap_or_default(),
-    };
-    let part = Part { key, guard, sequence, events: appended.events };
+    let guard = guard(precondition, appended.guard)?;
+    let part = Part { key, guard, sequence, events: appended.events, retention: None };
     let writing = Writing { client_id, parts: vec![part] };
-    match write(gateway, writing, body.bytes.len()).await {
-        Ok(receipt) => Ok(created(&receipt)),
-        Err(refusal @ Refusal::Conflict { .. }) if precondition.is_some() => {
-            Err(Problem::with_status(StatusCode::PRECONDITION_FAILED, refusal))
+    let written = write(gateway, writing, body.bytes.len()).await;
+    written.map(|receipt| created(&receipt)).map_err(|refusal| problem(refusal, precondition))
+}
+
+/// Deletes an aggregate.
+pub(super) async fn delete<V: Service>(
+    gateway: &Gateway<V>,
+    call: Call,
+) -> Result<Response, Problem> {
+    let precondition = precondition(&call)?;
+    let retention = Retention::Delete {
+        recreate: !call.switch("never_recreate")?,
+        forget_sequences: call.switch("forget_sequences")?,
+    };
+    let named = (call.key()?, exactly_once(&call)?);
+    take_away(gateway, named, precondition, precondition.unwrap_or_default(), retention).await
+}
+
+/// Takes away an aggregate's first events.
+pub(super) async fn trim<V: Service>(
+    gateway: &Gateway<V>,
+    mut call: Call,
+) -> Result<Response, Problem> {
+    let precondition = precondition(&call)?;
+    let named = (call.key()?, exactly_once(&call)?);
+    let body = call.take_json(&gateway.settings, &gateway.budget).await?;
+    let trimming = json::parse_trim(&body.bytes)?;
+    let guard = guard(precondition, trimming.guard)?;
+    let retention = Retention::Trim { keep_from: trimming.keep_from };
+    take_away(gateway, named, precondition, guard, retention).await
+}
+
+async fn take_away<V: Service>(
+    gateway: &Gateway<V>,
+    (key, named): (AggregateKey, Option<(ClientId, Sequence)>),
+    precondition: Option<Guard>,
+    guard: Guard,
+    retention: Retention,
+) -> Result<Response, Problem> {
+    let (client_id, sequence) = named.unzip();
+    let part = Part { key, guard, sequence, events: Vec::new(), retention: Some(retention) };
+    let writing = Writing { client_id, parts: vec![part] };
+    let written = write(gateway, writing, SMALL).await;
+    let receipt = written.map_err(|refusal| problem(refusal, precondition))?;
+    Ok(answer(&json::receipt(&receipt)))
+}
+
+/// What headers say, or the body.
+fn guard(precondition: Option<Guard>, body: Option<Guard>) -> Result<Guard, Problem> {
+    match (precondition, body) {
+        (Some(_), Some(_)) => {
+            Err(Problem::invalid("expect", "not together with If-Match, If-None-Match"))
         }
-        Err(refusal) => Err(refusal.into()),
+        (header, body) => Ok(header.or(body).unwrap_or_default()),
+    }
+}
+
+/// A guard of HTTP's own has a status of its own.
+fn problem(refusal: Refusal, precondition: Option<Guard>) -> Problem {
+    match refusal {
+        Refusal::Conflict { .. } if precondition.is_some() => {
+            Problem::with_status(StatusCode::PRECONDITION_FAILED, refusal)
+        }
+        refusal => refusal.into(),
     }
 }
 
@@ -70,7 +124,7 @@ pub(super) async fn write_many<V: Service>(
             return Err(Problem::invalid(header.as_str(), reason));
         }
         writing.client_id = Some(client_id);
-        for part in writing.parts.iter_mut().filter(|part| !part.events.is_empty()) {
+        for part in writing.parts.iter_mut().filter(|part| part.changes()) {
             part.sequence = Some(sequence);
         }
     }

@@ -25,7 +25,7 @@ use celeriant_schema::Refusal;
 use super::Settings;
 use super::problem::Problem;
 
-const METHODS: &str = "GET, POST, PUT";
+const METHODS: &str = "GET, POST, PUT, DELETE";
 const HEADERS: &str = "content-type, accept, authorization, if-match, if-none-match, \
                        celeriant-client-id, celeriant-sequence, idempotency-key, last-event-id";
 const EXPOSED: &str = "etag, retry-after";

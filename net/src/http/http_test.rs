@@ -237,7 +237,7 @@ async fn a_watch_lives_while_nothing_happens_and_ends_when_it_cannot_go_on() {
             1 => {
                 assert_eq!((query.after, query.wait_ms), (Some(Stamp::new(3)), 0));
                 let batch = batch(Version::new(5), event_body(1));
-                Response::Feed(page(vec![FeedBatch { key, batch }], 7))
+                Response::Feed(page(vec![FeedBatch { key, batch, notice: None }], 7))
             }
             2 => {
                 assert_eq!((query.after, query.wait_ms), (Some(Stamp::new(7)), 5_000));

@@ -20,6 +20,7 @@ pub(super) fn document() -> Value {
             Verb::Get => "get",
             Verb::Post => "post",
             Verb::Put => "put",
+            Verb::Delete => "delete",
         };
         path[verb] = operation(route);
     }
@@ -200,14 +201,22 @@ fn bodies() -> Map<String, Value> {
     });
     let optional = ["schema", "content_type", "data", "data_base64", "event_id", "meta", "time"];
     let events = list(reference("NewEvent"));
-    let member = json!({"key": text(), "expect": expect, "sequence": number(1), "events": events});
-    let member = object(member, &["expect", "sequence", "events"]);
+    let delete = json!({"recreate": flag(), "forget_sequences": flag()});
+    let keep_from = json!({"keep_from": number(1)});
+    let member = json!({
+        "key": text(), "expect": expect, "sequence": number(1), "events": events,
+        "delete": object(delete, &["recreate", "forget_sequences"]),
+        "trim": object(keep_from, &[]),
+    });
+    let member = object(member, &["expect", "sequence", "events", "delete", "trim"]);
+    let trim = json!({"keep_from": number(1), "expect": expect});
     let schema = json!({"format": {"enum": FORMATS}, "text": text(), "message": text()});
     let policy = json!({"closed": flag(), "allow_encrypted": flag()});
     map(json!({
         "NewSchema": object(schema, &["message"]),
         "NewPolicy": object(policy, &["allow_encrypted"]),
         "NewEvent": object(event, &optional),
+        "Trim": object(trim, &["expect"]),
         "Append": object(json!({"events": events, "expect": expect}), &["expect"]),
         "Write": object(json!({"client_id": uuid(), "writes": list(member)}), &["client_id"]),
     }))
@@ -216,6 +225,11 @@ fn bodies() -> Map<String, Value> {
 fn answers() -> Map<String, Value> {
     let written = json!({
         "key": text(), "first_version": number(1), "last_version": number(1), "hash": hash(),
+    });
+    let notice = json!({
+        "notice": {"enum": ["deleted", "trimmed"]}, "key": text(), "version": number(1),
+        "recreate": flag(), "first_available": number(1), "client_id": maybe(uuid()),
+        "sequence": maybe(number(1)), "server_time": time(), "stamp": number(1),
     });
     let receipt = json!({
         "stamp": number(1), "already_applied": flag(), "writes": list(object(written, &[])),
@@ -242,11 +256,15 @@ fn answers() -> Map<String, Value> {
         "client_id": maybe(uuid()), "last_sequence": maybe(number(1)),
     });
     let names = |what: &str| object(json!({what: list(text()), "next": maybe(text())}), &[]);
-    let feed = json!({"checkpoint": number(0), "caught_up": flag(), "events": events});
+    let feed = json!({
+        "checkpoint": number(0), "caught_up": flag(), "notices": list(reference("Notice")),
+        "events": events,
+    });
     map(json!({
         "Receipt": object(receipt, &[]),
         "Synced": object(json!({"results": list(reference("SyncResult"))}), &[]),
         "SyncResult": object(result, &["receipt", "problem", "missed", "more"]),
+        "Notice": object(notice, &["recreate", "first_available"]),
         "Event": object(event, &["data", "data_base64"]),
         "Page": object(page, &[]),
         "Head": object(head, &["client_id", "last_sequence"]),

@@ -37,12 +37,15 @@ pub(super) enum Verb {
     Get,
     Post,
     Put,
+    Delete,
 }
 
 /// What is done; its name is the operation's id.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Operation {
     Append,
+    DeleteAggregate,
+    TrimAggregate,
     Write,
     Sync,
     ReadEvents,
@@ -133,6 +136,14 @@ const IDEMPOTENCY: Parameter = parameter(
     "A name for this request: the same again is answered with the original receipt",
 );
 
+const GUARDED: &[Parameter] = &[
+    parameter("If-Match", Kind::Text, "The version it must be at, in quotes; * = exists"),
+    parameter("If-None-Match", Kind::Text, "*: it must not exist"),
+    CLIENT_ID,
+    SEQUENCE,
+    IDEMPOTENCY,
+];
+
 /// All of them.
 pub(super) const ROUTES: &[Route] = &[
     Route {
@@ -141,16 +152,35 @@ pub(super) const ROUTES: &[Route] = &[
         operation: Operation::Append,
         what: "Append events to one aggregate",
         query: &[],
-        headers: &[
-            parameter("If-Match", Kind::Text, "The version it must be at, in quotes; * = exists"),
-            parameter("If-None-Match", Kind::Text, "*: it must not exist"),
-            CLIENT_ID,
-            SEQUENCE,
-            IDEMPOTENCY,
-        ],
+        headers: GUARDED,
         body: Some("Append"),
         answers: &[json(201, "Receipt")],
         problems: &[408, 409, 410, 412, 413, 415, 422, 504],
+    },
+    Route {
+        verb: Verb::Delete,
+        path: "/v1/aggregates/{org}/{type}/{id}",
+        operation: Operation::DeleteAggregate,
+        what: "Delete an aggregate: its events never show again, its version stays",
+        query: &[
+            parameter("never_recreate", Kind::Switch, "1: it takes no events ever again"),
+            parameter("forget_sequences", Kind::Switch, "1: its writers begin at 1 again"),
+        ],
+        headers: GUARDED,
+        body: None,
+        answers: &[json(200, "Receipt")],
+        problems: &[404, 409, 412, 504],
+    },
+    Route {
+        verb: Verb::Post,
+        path: "/v1/aggregates/{org}/{type}/{id}/trim",
+        operation: Operation::TrimAggregate,
+        what: "Take away an aggregate's events below a version",
+        query: &[],
+        headers: GUARDED,
+        body: Some("Trim"),
+        answers: &[json(200, "Receipt")],
+        problems: &[404, 408, 409, 410, 412, 413, 415, 504],
     },
     Route {
         verb: Verb::Get,
@@ -250,7 +280,8 @@ pub(super) const ROUTES: &[Route] = &[
         verb: Verb::Get,
         path: "/v1/watch",
         operation: Operation::Watch,
-        what: "Events as they happen: Server-Sent Events, id = stamp, event = append | checkpoint",
+        what: "Events as they happen: Server-Sent Events, id = stamp, event = append | deleted | \
+               trimmed | checkpoint",
         query: &[
             SELECTOR,
             parameter("from", Kind::Text, "start, now (if nothing is said), a stamp, or a time"),
@@ -440,6 +471,7 @@ pub(super) fn router<V: Service>(gateway: Gateway<V>) -> Router {
             Verb::Get => MethodFilter::GET,
             Verb::Post => MethodFilter::POST,
             Verb::Put => MethodFilter::PUT,
+            Verb::Delete => MethodFilter::DELETE,
         };
         let gateway = gateway.clone();
         let handler = move |request: Request| {
@@ -473,6 +505,8 @@ impl<V: Service> Gateway<V> {
         let gateway = Self { asker, ..self.clone() };
         match route.operation {
             Operation::Append => append::append(&gateway, call).await,
+            Operation::DeleteAggregate => append::delete(&gateway, call).await,
+            Operation::TrimAggregate => append::trim(&gateway, call).await,
             Operation::Write => append::write_many(&gateway, call).await,
             Operation::Sync => sync::sync(&gateway, call).await,
             Operation::ReadEvents => read::events(&gateway, call).await,

@@ -63,7 +63,7 @@ fn check(writing: &Writing) -> Result<ClientId, Refusal> {
         let missing = |what| Err(Refusal::invalid(format!("writes[{at}].{what}"), "missing"));
         match part.sequence {
             None => return missing("sequence"),
-            Some(_) if part.events.is_empty() => return missing("events"),
+            Some(_) if !part.changes() => return missing("events"),
             Some(_) => {}
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! id: 1234          the stamp: a browser that comes back says it as Last-Event-ID
-//! event: append
+//! event: append     or deleted, or trimmed
 //! data: {"key":…}
 //!
 //! id: 1240          up to here everything was told; caught_up: nothing more was there
@@ -63,8 +63,10 @@ pub(super) async fn feed<V: Service>(
         events.truncate(limit as usize);
         upto = events.last().map_or(upto, Told::stamp);
     }
+    let (notices, events): (Vec<_>, Vec<_>) = events.into_iter().partition(Told::is_notice);
     let start = json!({"checkpoint": upto.value(), "caught_up": upto >= head});
-    Ok(json_body(text::with_events(&start, "events", &events, raw)?, room))
+    let lists = [("notices", &notices[..]), ("events", &events[..])];
+    Ok(json_body(text::with_lists(&start, &lists, raw)?, room))
 }
 
 /// What happens, as it happens.
@@ -185,9 +187,9 @@ impl<V: Service> Watch<V> {
         while piece.len() < PIECE_BYTES
             && let Some(event) = self.events.pop_front()
         {
-            let (stamp, data) = (event.stamp(), event.to_json(self.raw)?);
+            let (stamp, name, data) = (event.stamp(), event.name(), event.to_json(self.raw)?);
             // Writing to a text cannot fail.
-            let _ = write!(piece, "id: {stamp}\nevent: append\ndata: {data}\n\n");
+            let _ = write!(piece, "id: {stamp}\nevent: {name}\ndata: {data}\n\n");
         }
         if self.events.is_empty() {
             self.room = None;

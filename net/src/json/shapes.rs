@@ -1,8 +1,8 @@
 //! Receipts, events, heads and errors as JSON.
 
 use celeriant_schema::{
-    AlreadyApplied, ClientId, Conflict, ContentType, Event, Guard, Hash, HeadInfo, Receipt,
-    Refusal, Retry, Sequence, Stamp, Version,
+    AlreadyApplied, BatchHeader, ClientId, Conflict, ContentType, Event, Guard, Hash, HeadInfo,
+    Receipt, Refusal, Retention, Retry, Sequence, Stamp, Version,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -121,6 +121,30 @@ pub fn payload_text(event: &Event) -> String {
         Ok(text) if event.content_type == ContentType::Json => one_line(text),
         _ => format!("({} bytes of {})", event.payload.len(), content_type(event.content_type)),
     }
+}
+
+/// The notice that an aggregate was deleted or trimmed.
+pub fn notice(key: &str, header: &BatchHeader, retention: Retention) -> Value {
+    let (version, stamp) = (header.last_version, header.stamp);
+    let mut shape = json!({
+        "key": key,
+        "version": version.value(),
+        "client_id": client_id(header.client_id),
+        "sequence": header.sequence.map(|sequence| sequence.value()),
+        "server_time": time(header.server_time),
+        "stamp": stamp.value(),
+    });
+    match retention {
+        Retention::Delete { recreate, .. } => {
+            (shape["notice"], shape["recreate"]) = (json!("deleted"), json!(recreate));
+        }
+        Retention::Trim { keep_from } => {
+            let first_available = keep_from.min(version.next());
+            shape["notice"] = json!("trimmed");
+            shape["first_available"] = json!(first_available.value());
+        }
+    }
+    shape
 }
 
 /// An aggregate's state.

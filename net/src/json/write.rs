@@ -6,8 +6,9 @@
 //!    "events": [{"type": "Withdrawn", "schema": "1.0", "data": {"amount": 10}}]},
 //!   {"key": "acme/account/bob", "expect": "exists"}]}
 //! ```
-//! A member without events only guards. `data_base64` with `content_type` carries other payloads;
-//! `time` is the caller's clock, now if nothing is said.
+//! A member without events only guards, or takes away: `"delete": {}`, with `"recreate": false` and
+//! `"forget_sequences": true` if that is meant, or `"trim": {"keep_from": 5}`. `data_base64` with
+//! `content_type` carries other payloads; `time` is the caller's clock, now if nothing is said.
 //!
 //! A text may be hostile: nothing is built beyond the limits of a write, whatever the text holds.
 //! Lists are cut short as soon as they are too long, and what is inside of a member is looked at
@@ -21,8 +22,8 @@ use celeriant_schema::limits::{
     BATCH_EVENTS_MAX, METADATA_ENTRIES_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX,
 };
 use celeriant_schema::{
-    AggregateKey, ClientId, EncodedEvents, Event, EventId, Guard, Member, Refusal, SchemaVersion,
-    Sequence, Write,
+    AggregateKey, ClientId, EncodedEvents, Event, EventId, Guard, Member, Refusal, Retention,
+    SchemaVersion, Sequence, Version, Write,
 };
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -47,8 +48,17 @@ pub struct Part {
     pub guard: Guard,
     /// For exactly-once.
     pub sequence: Option<Sequence>,
-    /// None: the guard alone.
+    /// None: the guard alone, or what is taken away.
     pub events: Vec<Event>,
+    /// What to take away.
+    pub retention: Option<Retention>,
+}
+
+impl Part {
+    /// Whether it changes its aggregate, and does not only guard.
+    pub fn changes(&self) -> bool {
+        !self.events.is_empty() || self.retention.is_some()
+    }
 }
 
 /// Events for one aggregate.
@@ -60,6 +70,15 @@ pub struct Appended {
     pub events: Vec<Event>,
 }
 
+/// How far an aggregate is to be trimmed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Trimming {
+    /// What must hold, if it was said here.
+    pub guard: Option<Guard>,
+    /// Lowest version that stays.
+    pub keep_from: Version,
+}
+
 impl Writing {
     /// In the vocabulary of the wire, checked.
     ///
@@ -69,7 +88,8 @@ impl Writing {
         let member = |(index, part): (usize, Part)| {
             let events = EncodedEvents::encode(&part.events)
                 .map_err(|refusal| refusal.inside(&format!("writes[{index}].")))?;
-            Ok(Member { key: part.key, guard: part.guard, sequence: part.sequence, events })
+            let Part { key, guard, sequence, retention, .. } = part;
+            Ok(Member { key, guard, sequence, events, retention })
         };
         let members = self.parts.into_iter().enumerate().map(member);
         let members = members.collect::<Result<_, Refusal>>()?;
@@ -113,6 +133,16 @@ pub fn parse_append(text: &Bytes, now: i64) -> Result<Appended, Refusal> {
     Ok(Appended { guard, events })
 }
 
+/// Reads how far an aggregate is to be trimmed: `{"keep_from": 5, "expect": …}`.
+///
+/// # Errors
+/// `InvalidArgument`, naming the place.
+pub fn parse_trim(text: &Bytes) -> Result<Trimming, Refusal> {
+    let request: TrimText = parse(text)?;
+    let guard = request.expect.map(ExpectText::guard).transpose()?;
+    Ok(Trimming { guard, keep_from: Version::new(request.keep_from) })
+}
+
 fn parse<'a, T: Deserialize<'a>>(text: &'a Bytes) -> Result<T, Refusal> {
     let text = std::str::from_utf8(text).map_err(|error| Refusal::invalid("body", error))?;
     serde_json::from_str(text).map_err(|error| Refusal::invalid("body", error))
@@ -134,6 +164,23 @@ struct MemberText<'a> {
     sequence: Option<u64>,
     #[serde(borrow)]
     events: Option<&'a RawValue>,
+    delete: Option<DeleteText>,
+    trim: Option<TrimText>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object, perhaps with recreate and forget_sequences")]
+struct DeleteText {
+    recreate: Option<bool>,
+    #[serde(default)]
+    forget_sequences: bool,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object with keep_from")]
+struct TrimText {
+    keep_from: u64,
+    expect: Option<ExpectText>,
 }
 
 #[derive(serde::Deserialize)]
@@ -196,7 +243,20 @@ impl Reader<'_> {
             Some(events) => self.events(events)?,
             None => Vec::new(),
         };
-        Ok(Part { key, guard, sequence: member.sequence.map(Sequence::new), events })
+        let retention = match (member.delete, member.trim) {
+            (None, None) => None,
+            (Some(DeleteText { recreate, forget_sequences }), None) => {
+                let recreate = recreate.unwrap_or(true);
+                Some(Retention::Delete { recreate, forget_sequences })
+            }
+            (None, Some(TrimText { keep_from, expect: None })) => {
+                Some(Retention::Trim { keep_from: Version::new(keep_from) })
+            }
+            (None, Some(_)) => return Err(Refusal::invalid("trim", "expect goes beside it")),
+            (Some(_), Some(_)) => return Err(Refusal::invalid("trim", "not together with delete")),
+        };
+        let sequence = member.sequence.map(Sequence::new);
+        Ok(Part { key, guard, sequence, events, retention })
     }
 
     fn events(&mut self, text: &RawValue) -> Result<Vec<Event>, Refusal> {
@@ -367,6 +427,19 @@ mod tests {
     }
 
     #[test]
+    fn a_member_may_take_away_instead() {
+        let text = r#"{"writes": [{"key": "a/b/1", "delete": {}},
+            {"key": "a/b/2", "delete": {"recreate": false, "forget_sequences": true}},
+            {"key": "a/b/3", "trim": {"keep_from": 5}}]}"#;
+        let writing = understand(text).expect("valid");
+        let taken: Vec<_> = writing.parts.iter().map(|part| part.retention).collect();
+        let delete = |recreate, forget_sequences| Retention::Delete { recreate, forget_sequences };
+        let trim = Retention::Trim { keep_from: Version::new(5) };
+        assert_eq!(taken, [Some(delete(true, false)), Some(delete(false, true)), Some(trim)]);
+        assert!(writing.into_write().is_ok());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_place() {
         let cases = [
             (r#"{"writes": [{"key": "nope"}]}"#, "writes[0].key: "),
@@ -377,6 +450,11 @@ mod tests {
                 r#"{"writes": [{"key": "a/b/c",
                     "events": [{"type": "T", "data": 1, "time": ""}]}]}"#,
                 "writes[0].events[0].time: ",
+            ),
+            (r#"{"writes": [{"key": "a/b/c", "delete": true}]}"#, "an object, perhaps with"),
+            (
+                r#"{"writes": [{"key": "a/b/c", "delete": {}, "trim": {"keep_from": 1}}]}"#,
+                "writes[0].trim: ",
             ),
             (r#"{"client_id": "x", "writes": []}"#, "client_id: "),
             (r#"{"writes": [], "wirtes": []}"#, "unknown field `wirtes`"),

@@ -49,7 +49,7 @@ fn write(members: &[(&str, bool)]) -> Request {
     let member = |(text, appends): &(&str, bool)| {
         let events = if *appends { vec![event.clone()] } else { Vec::new() };
         let events = EncodedEvents::encode(&events).expect("small");
-        Member { key: key(text), guard: Guard::Exists, sequence: None, events }
+        Member { key: key(text), guard: Guard::Exists, sequence: None, events, retention: None }
     };
     let members = members.iter().map(member).collect();
     Request::Write(Write { client_id: celeriant_schema::ClientId::NONE, members })

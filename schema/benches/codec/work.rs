@@ -71,7 +71,7 @@ fn key(number: u32) -> AggregateKey {
 fn write() -> Request {
     let events = EncodedEvents::encode(&[event()]).expect("valid");
     let guard = Guard::Exact(Version::new(41));
-    let members = vec![Member { key: key(1), guard, sequence: None, events }];
+    let members = vec![Member { key: key(1), guard, sequence: None, events, retention: None }];
     Request::Write(Write { client_id: ClientId::NONE, members })
 }
 

@@ -17,9 +17,12 @@ struct Case {
     server_time: i64,
     stamp: u64,
     participants: Vec<ShardId>,
-    batches: Vec<(AggregateKey, Guard, Option<Sequence>, u64, Hash, EncodedEvents)>,
+    batches: Vec<Given>,
     blob_base: u32,
 }
+
+/// A batch; without events it takes away.
+type Given = (AggregateKey, Guard, Option<Sequence>, u64, Hash, EncodedEvents, Option<Retention>);
 
 /// What encoding a case gave.
 struct Encoded {
@@ -35,13 +38,14 @@ impl Case {
         let batches: Vec<_> = self
             .batches
             .iter()
-            .map(|(key, guard, sequence, first, prev_hash, events)| BatchDraft {
+            .map(|(key, guard, sequence, first, prev_hash, events, retention)| BatchDraft {
                 key,
                 guard: *guard,
                 sequence: *sequence,
                 first_version: Version::new(*first),
                 prev_hash: *prev_hash,
                 events,
+                retention: *retention,
             })
             .collect();
         let draft = WriteDraft {
@@ -72,8 +76,14 @@ fn case() -> impl Strategy<Value = Case> {
         proptest::option::of(samples::sequence()),
         1..1_u64 << 40,
         samples::hash(),
-        samples::events(1..4),
+        prop_oneof![
+            4 => samples::events(1..4).prop_map(|events| (events, None)),
+            1 => samples::retention().prop_map(|it| (EncodedEvents::default(), Some(it))),
+        ],
     );
+    let batch = batch.prop_map(|(key, guard, sequence, first, hash, (events, retention))| {
+        (key, guard, sequence, first, hash, events, retention)
+    });
     let participants = vec(any::<u16>().prop_map(ShardId::new), 0..6);
     let ids = (samples::client_id(), samples::write_id(), any::<i64>(), 1..1_u64 << 50);
     (ids, participants, vec(batch, 0..4), 0..100_u32).prop_filter_map(
@@ -98,7 +108,7 @@ fn sample_case() -> Case {
     let appending = write.members.iter().filter(|member| !member.events.is_empty());
     let batches = appending.map(|member| {
         let start = chain_start(&member.key);
-        (member.key.clone(), member.guard, member.sequence, 8, start, member.events.clone())
+        (member.key.clone(), member.guard, member.sequence, 8, start, member.events.clone(), None)
     });
     Case {
         client_id: write.client_id,
@@ -143,7 +153,8 @@ proptest! {
         prop_assert_eq!(write.batches.len(), case.batches.len());
         let mut stamp = case.stamp;
         for ((view, told), given) in write.batches.iter().zip(&encoded.batches).zip(&case.batches) {
-            let (key, guard, sequence, first, _, events) = given;
+            let (key, guard, sequence, first, _, events, retention) = given;
+            prop_assert_eq!(view.retention, *retention);
             prop_assert_eq!((&view.key, view.guard, view.sequence), (key, *guard, *sequence));
             prop_assert_eq!(view.first_version.value(), *first);
             prop_assert_eq!(view.last_version.value(), first + events.len() as u64 - 1);
@@ -151,7 +162,7 @@ proptest! {
             prop_assert_eq!(view.first_version, told.first_version);
             prop_assert_eq!(view.last_version, told.last_version);
             prop_assert_eq!(view.stamp.value(), stamp);
-            stamp += events.len() as u64;
+            stamp += events.len().max(1) as u64;
             prop_assert_eq!(view.last_stamp.value(), stamp - 1);
             let joined: Vec<u8> = view
                 .events(&encoded.blobs)
@@ -165,7 +176,7 @@ proptest! {
     fn a_batch_is_found_where_encoding_put_it(case in case()) {
         let encoded = case.encode();
         for (told, given) in encoded.batches.iter().zip(&case.batches) {
-            let (key, _, sequence, first, prev, events) = given;
+            let (key, _, sequence, first, prev, events, _) = given;
             let found = batch_at(&encoded.meta, &encoded.blobs, 0, told.offset);
             let (header, found_key, read) = found.expect("there");
             prop_assert_eq!(&found_key, key);
@@ -323,7 +334,8 @@ fn what_a_later_version_may_write_is_refused_not_misread() {
     assert!(refused(|meta| meta[4] = FLAG_COMPACTED));
     assert!(refused(|meta| meta[4] = 0x80));
     assert!(refused(|meta| meta[5] = 9));
-    assert!(refused(|meta| meta[WRITE_HEADER + 7] = BATCH_FLAG_TOMBSTONE));
+    assert!(refused(|meta| meta[WRITE_HEADER + 7] = 2));
+    assert!(refused(|meta| meta[WRITE_HEADER + 7] = BATCH_FLAG_TOMBSTONE), "it has events");
     assert!(refused(|meta| meta[98] = 1));
 }
 
@@ -352,6 +364,27 @@ fn the_bytes_of_records_never_change() {
     assert_eq!(hex(&meta), GOLDEN_START);
 }
 
+#[test]
+fn the_bytes_of_a_tombstone_never_change() {
+    let retention = Retention::Delete { recreate: false, forget_sequences: true };
+    let mut case = sample_case();
+    case.batches.truncate(1);
+    (case.batches[0].5, case.batches[0].6) = (EncodedEvents::default(), Some(retention));
+    let encoded = case.encode();
+    let key = case.batches[0].0.as_bytes().len();
+    assert_eq!(encoded.meta.len(), WRITE_HEADER + (BATCH_HEADER + key + TOMBSTONE + 7) / 8 * 8);
+    let batch = &encoded.meta[WRITE_HEADER..];
+    let tombstone = &batch[BATCH_HEADER + key..][..TOMBSTONE];
+    assert_eq!(batch[7], BATCH_FLAG_TOMBSTONE);
+    assert_eq!(tombstone[..16], [1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(tombstone[16..], chain_start(&case.batches[0].0).0);
+    assert_eq!(encoded.hash.to_string(), GOLDEN_TOMBSTONE_HASH);
+    let trim = Retention::Trim { keep_from: Version::new(258) };
+    assert_eq!(trim.to_bytes(), [2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+const GOLDEN_TOMBSTONE_HASH: &str =
+    "89d8094abad31c7e014fb8845362e78ba7ed3080ac9a7f22b82508731f2a38ba";
 const GOLDEN_RECORD: &str = concat!(
     "f0010000000102001ec100000000000000000000000000000200000000000000",
     "07b00000000000000b0000000000000007070707070707070707070707070707",

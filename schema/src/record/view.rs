@@ -5,14 +5,14 @@ use bytes::Bytes;
 
 use super::{
     BATCH_FLAG_TOMBSTONE, BATCH_HEADER, EVENT_HEADER, EpochStart, FLAG_COMPACTED, HASHED_FROM,
-    INLINE, KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, WRITE_HEADER,
+    INLINE, KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, TOMBSTONE, WRITE_HEADER,
 };
 use crate::event::{DecodeError, EventBody, EventHead};
 use crate::hash::{Hash, plain_record_hash, record_hasher};
 use crate::ids::{BootId, ClientId, Epoch, Lsn, Sequence, ShardId, Stamp, TxnId, Version, WriteId};
 use crate::key::AggregateKey;
 use crate::limits::NUMBER_MAX;
-use crate::request::Guard;
+use crate::request::{Guard, Retention};
 use crate::response::{BatchHeader, ReadEvent};
 
 const CUT: DecodeError = DecodeError::new("record is cut short");
@@ -62,7 +62,7 @@ pub struct BatchView {
     pub sequence: Option<Sequence>,
     /// Version of the first event.
     pub first_version: Version,
-    /// Version of the last event.
+    /// Version of the last event; without events the one before `first_version`.
     pub last_version: Version,
     /// Chain hash after the last event.
     pub hash: Hash,
@@ -70,6 +70,8 @@ pub struct BatchView {
     pub stamp: Stamp,
     /// Of the last event.
     pub last_stamp: Stamp,
+    /// What it does instead of appending events.
+    pub retention: Option<Retention>,
     events: Bytes,
     count: u32,
 }
@@ -262,7 +264,8 @@ fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), Dec
     let mut at = header.end;
     for _ in 0..header.batches {
         let (batch, end) = BatchView::read(bytes, at, header.stamp)?;
-        let events_at = at + BATCH_HEADER + batch.key.as_bytes().len();
+        let own = batch.retention.map_or(0, |_| TOMBSTONE);
+        let events_at = at + BATCH_HEADER + batch.key.as_bytes().len() + own;
         hasher.update(&bytes[at + 4..events_at]);
         for event in batch.events(blobs) {
             hasher.update(&event?.hash.0);
@@ -353,12 +356,10 @@ impl BatchView {
             return Err(DecodeError::new("batch's length is impossible"));
         }
         let bytes = &bytes[..len];
-        if bytes[7] & BATCH_FLAG_TOMBSTONE != 0 {
-            return Err(DecodeError::new("tombstones are of a later format"));
-        }
-        if bytes[7] != 0 {
+        if bytes[7] & !BATCH_FLAG_TOMBSTONE != 0 {
             return Err(DecodeError::new("unknown batch flag"));
         }
+        let is_tombstone = bytes[7] != 0;
         let events_at = BATCH_HEADER + usize::from(u16_at(bytes, 4)?);
         if events_at > len {
             return Err(CUT);
@@ -369,13 +370,21 @@ impl BatchView {
         let count = u32_at(bytes, 32)?;
         let first = u64_at(bytes, 24)?;
         let first_stamp = stamp.value() + u64::from(u32_at(bytes, 36)?);
-        let more = u64::from(count);
+        // A stamp has what takes away, too.
+        let more = u64::from(count).max(1);
         let impossible = |number: u64| number >= NUMBER_MAX || number + more > NUMBER_MAX;
-        if count == 0 || first == 0 || impossible(first) || impossible(first_stamp) {
+        if (count == 0) != is_tombstone
+            || first == 0
+            || impossible(first)
+            || impossible(first_stamp)
+        {
             return Err(DecodeError::new("batch's numbers are impossible"));
         }
         let events = record.slice(start + events_at..start + len);
-        let hash = last_hash(&events, count)?;
+        let (retention, hash) = match is_tombstone {
+            true => tombstone(&events).map(|(retention, hash)| (Some(retention), hash))?,
+            false => (None, last_hash(&events, count)?),
+        };
         let view = Self {
             offset: start as u32,
             key,
@@ -385,7 +394,8 @@ impl BatchView {
             last_version: Version::new(first + u64::from(count) - 1),
             hash,
             stamp: Stamp::new(first_stamp),
-            last_stamp: Stamp::new(first_stamp + u64::from(count) - 1),
+            last_stamp: Stamp::new(first_stamp + more - 1),
+            retention,
             events,
             count,
         };
@@ -397,7 +407,7 @@ impl BatchView {
         self.count as usize
     }
 
-    /// Never: a batch has at least one event.
+    /// Whether it takes away instead of appending.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -465,6 +475,18 @@ fn last_hash(events: &[u8], count: u32) -> Result<Hash, DecodeError> {
     }
     check_zeroes(padding)?;
     hash
+}
+
+/// What a batch without events has behind its key: what it takes away, and the chain hash there.
+fn tombstone(content: &[u8]) -> Result<(Retention, Hash), DecodeError> {
+    let retention = Retention::from_bytes(array_at(content, 0)?);
+    let retention = retention.ok_or(DecodeError::new("a retention that is not known"))?;
+    let padding = content.get(TOMBSTONE..).ok_or(CUT)?;
+    if padding.len() >= 8 {
+        return Err(DecodeError::new("a tombstone is longer than it says"));
+    }
+    check_zeroes(padding)?;
+    Ok((retention, hash_at(content, Retention::BYTES)?))
 }
 
 fn check_zeroes(reserved: &[u8]) -> Result<(), DecodeError> {

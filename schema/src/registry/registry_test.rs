@@ -77,6 +77,7 @@ fn write(key: &str, events: &[Event]) -> Write {
         guard: Guard::Any,
         sequence: None,
         events: EncodedEvents::encode(events).expect("valid"),
+        retention: None,
     };
     Write { client_id: ClientId::NONE, members: vec![member] }
 }

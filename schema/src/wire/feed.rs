@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::request::retention;
 use super::response::{BATCH_BYTES, EVENT_BYTES, batch, put_batch};
 use super::{Input, put_key, put_text};
 use crate::codec::DecodeError;
@@ -10,6 +11,8 @@ use crate::ids::Stamp;
 use crate::limits::{FEED_SELECTORS_MAX, FILTER_TYPES_MAX, KEY_BYTES_MAX};
 
 const FLAG_AFTER: u8 = 1;
+/// Of a batch: it is a notice.
+const FLAG_NOTICE: u8 = 1;
 /// Of several, with a line break behind each.
 const SELECTOR_BYTES_MAX: usize = FEED_SELECTORS_MAX * (KEY_BYTES_MAX + 1);
 
@@ -50,13 +53,17 @@ pub(super) fn put_feed_page(out: &mut BytesMut, page: &FeedPage) {
     let events = page.batches.iter().flat_map(|batch| &batch.batch.events);
     let bytes: usize = events.map(|event| EVENT_BYTES + event.body.len()).sum();
     let keys: usize = page.batches.iter().map(|batch| batch.key.as_bytes().len()).sum();
-    out.reserve(20 + keys + page.batches.len() * (BATCH_BYTES + 2) + bytes);
+    out.reserve(20 + keys + page.batches.len() * (BATCH_BYTES + 3) + bytes);
     out.put_u64_le(page.upto.value());
     out.put_u64_le(page.head.value());
     out.put_u32_le(page.batches.len() as u32);
-    for FeedBatch { key, batch } in &page.batches {
+    for FeedBatch { key, batch, notice } in &page.batches {
         put_key(out, key);
         put_batch(out, batch);
+        out.put_u8(if notice.is_some() { FLAG_NOTICE } else { 0 });
+        if let Some(retention) = notice {
+            out.put_slice(&retention.to_bytes());
+        }
     }
 }
 
@@ -66,7 +73,10 @@ pub(super) fn feed_page(input: &mut Input<'_>) -> Result<FeedPage, DecodeError> 
     let mut batches = Vec::with_capacity(input.capacity(count, BATCH_BYTES));
     for _ in 0..count {
         let key = input.key()?;
-        batches.push(FeedBatch { key, batch: batch(input)? });
+        let batch = batch(input)?;
+        let is_notice = input.flags(FLAG_NOTICE)? != 0;
+        let notice = is_notice.then(|| retention(input)).transpose()?;
+        batches.push(FeedBatch { key, batch, notice });
     }
     Ok(FeedPage { batches, upto, head })
 }

@@ -11,8 +11,11 @@ use crate::ids::{ClientId, Sequence, Stamp, Version};
 use crate::limits::{FILTER_TYPES_MAX, NAME_BYTES_MAX, WRITE_EVENTS_MAX, WRITE_MEMBERS_MAX};
 use crate::refusal::Refusal;
 use crate::request::{
-    Guard, HeadQuery, ListQuery, MEMBER_BYTES, Member, ReadQuery, Request, Write,
+    Guard, HeadQuery, ListQuery, MEMBER_BYTES, Member, ReadQuery, Request, Retention, Write,
 };
+
+/// Of a member: behind its key is what it takes away.
+const FLAG_RETENTION: u8 = 1;
 
 /// Bits of a read's and a head's flags.
 mod flag {
@@ -106,7 +109,7 @@ pub(super) fn put_write(out: &mut BytesMut, write: &Write) {
         let mut fixed = [0; MEMBER_BYTES];
         let (guard, version) = member.guard.to_numbers();
         fixed[..2].copy_from_slice(&(member.key.as_bytes().len() as u16).to_le_bytes());
-        fixed[2] = guard;
+        (fixed[2], fixed[3]) = (guard, if member.retention.is_some() { FLAG_RETENTION } else { 0 });
         fixed[4..12].copy_from_slice(&version.to_le_bytes());
         fixed[12..20].copy_from_slice(&sequence_number(member.sequence).to_le_bytes());
         fixed[20..24].copy_from_slice(&(member.events.len() as u32).to_le_bytes());
@@ -114,6 +117,9 @@ pub(super) fn put_write(out: &mut BytesMut, write: &Write) {
         out.put_slice(&fixed);
         out.put_slice(member.key.as_bytes());
         out.put_slice(member.events.as_bytes());
+        if let Some(retention) = member.retention {
+            out.put_slice(&retention.to_bytes());
+        }
     }
 }
 
@@ -137,7 +143,7 @@ fn member(input: &mut Input<'_>, events_left: &mut usize) -> Result<Member, Refu
     let key_len = input.u16()?;
     let (number, flags) = (input.u8()?, input.u8()?);
     let guard = Guard::from_numbers(number, input.u64()?);
-    let Some(guard) = guard.filter(|_| flags == 0) else {
+    let Some(guard) = guard.filter(|_| flags & !FLAG_RETENTION == 0) else {
         return Err(DecodeError::invalid("guard", "is not known").into());
     };
     let sequence = Some(input.u64()?).filter(|n| *n > 0).map(Sequence::new);
@@ -149,7 +155,13 @@ fn member(input: &mut Input<'_>, events_left: &mut usize) -> Result<Member, Refu
     let key = crate::AggregateKey::from_bytes(input.bytes(key_len.into())?);
     let key = key.map_err(DecodeError::Key)?;
     let events = EncodedEvents::decode(input.bytes(bytes as usize)?, count)?;
-    Ok(Member { key, guard, sequence, events })
+    let retention = some(flags != 0, || retention(input))?;
+    Ok(Member { key, guard, sequence, events, retention })
+}
+
+pub(super) fn retention(input: &mut Input<'_>) -> Result<Retention, DecodeError> {
+    let retention = Retention::from_bytes(input.array()?);
+    retention.ok_or(DecodeError::invalid("retention", "is not known"))
 }
 
 fn put_read(out: &mut BytesMut, query: &ReadQuery) {

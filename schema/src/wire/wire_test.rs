@@ -242,6 +242,7 @@ fn a_write_has_at_most_1024_members_each_named_once() {
         guard: Guard::Any,
         sequence: None,
         events: events.clone(),
+        retention: None,
     };
     let members = (0..WRITE_MEMBERS_MAX).map(member).collect();
     let mut write = Write { client_id: ClientId::NONE, members };
@@ -262,6 +263,7 @@ fn a_request_larger_than_the_limit_is_refused_before_it_is_copied() {
         guard: Guard::Any,
         sequence: None,
         events: half.clone(),
+        retention: None,
     };
     let members = vec![member("a/b/1"), member("a/b/2")];
     let write = Write { client_id: ClientId::NONE, members };

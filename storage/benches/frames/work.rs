@@ -107,6 +107,7 @@ impl Writer {
             first_version: Version::new(self.stamp),
             prev_hash: chain_start(&self.key),
             events: &self.events,
+            retention: None,
         };
         let draft = WriteDraft {
             client_id: ClientId::NONE,

@@ -250,6 +250,7 @@ fn applied(
         client_id: record.client_id,
         sequence: batch.sequence,
         write_hash: record.write_hash,
+        retention: batch.retention,
         location: located(batch.offset),
     };
     record.batches.iter().map(|batch| (batch.key.clone(), describe(batch))).collect()

@@ -28,6 +28,7 @@ pub(super) struct Build {
     builder: Option<Builder>,
     offset: u64,
     aggregates: u64,
+    has_cuts: bool,
     work: Work,
     stage: Stage,
     /// The page from which on an input is being read.
@@ -99,6 +100,7 @@ impl Build {
             builder: Some(Builder::new(identity, number)),
             offset: 0,
             aggregates: 0,
+            has_cuts: false,
             work,
             stage: Stage::Filling,
             reading: None,
@@ -154,7 +156,8 @@ impl Build {
             },
         }
         let Some(builder) = &mut self.builder else { unreachable!("rows are left to build") };
-        let mut sink = Sink { builder, aggregates: &mut self.aggregates };
+        let (aggregates, has_cuts) = (&mut self.aggregates, &mut self.has_cuts);
+        let mut sink = Sink { builder, aggregates, has_cuts };
         let is_last = match &mut self.work {
             Work::Flush { position, value } => {
                 let Some(table) = table else { panic!("a flush without its table") };
@@ -178,7 +181,7 @@ impl Build {
 
     fn end(&mut self, file: FileId) -> AlignedBuffer {
         let Some(builder) = self.builder.take() else { unreachable!("ended twice") };
-        let (buffer, run) = builder.finish(file, self.aggregates);
+        let (buffer, run) = builder.finish(file, self.aggregates, self.has_cuts);
         self.work = Work::Done(run);
         self.stage = Stage::Last;
         buffer
@@ -189,11 +192,13 @@ impl Build {
 struct Sink<'a> {
     builder: &'a mut Builder,
     aggregates: &'a mut u64,
+    has_cuts: &'a mut bool,
 }
 
 impl Sink<'_> {
     fn push(&mut self, key: &[u8], value: &[u8], kind: RowKind) {
         *self.aggregates += u64::from(kind == RowKind::Head);
+        *self.has_cuts |= kind == RowKind::Cut;
         self.builder.push(key, value, kind.is_filtered());
     }
 }

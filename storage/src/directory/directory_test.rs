@@ -14,8 +14,14 @@ use crate::testing::{Dice, MemoryDisk, cases, identity, small_settings};
 /// What a directory must say of one aggregate.
 #[derive(Default)]
 struct Known {
+    /// With events.
     batches: Vec<AppliedBatch>,
     sequences: BTreeMap<ClientId, Vec<Sequence>>,
+    /// All batches with sequences, as far as they are not forgotten.
+    used: Vec<AppliedBatch>,
+    /// The newest batch of all.
+    last: Option<AppliedBatch>,
+    first_available: u64,
 }
 
 struct World {
@@ -23,6 +29,7 @@ struct World {
     directory: Directory,
     model: BTreeMap<AggregateKey, Known>,
     outcomes: BTreeMap<TxnId, bool>,
+    erasures: Vec<Erasure>,
     applied: u64,
 }
 
@@ -42,14 +49,30 @@ impl World {
             directory: Directory::open(identity(), settings, 1, Checkpoint::default(), Vec::new()),
             model: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            erasures: Vec::new(),
             applied: 0,
         }
     }
 
     fn apply(&mut self, key: &AggregateKey, events: u64, client: u128, is_sequenced: bool) {
+        self.apply_batch(key, events, client, is_sequenced, None);
+    }
+
+    fn apply_batch(
+        &mut self,
+        key: &AggregateKey,
+        events: u64,
+        client: u128,
+        is_sequenced: bool,
+        retention: Option<Retention>,
+    ) {
         self.applied += 1;
         let at = self.applied;
         let known = self.model.entry(key.clone()).or_default();
+        if let Some(Retention::Delete { forget_sequences: true, .. }) = retention {
+            known.sequences.clear();
+            known.used.clear();
+        }
         let first = known.batches.last().map_or(1, |last| last.last_version.value() + 1);
         let client_id = ClientId::new(client);
         let used = known.sequences.entry(client_id).or_default();
@@ -66,6 +89,7 @@ impl World {
             client_id,
             sequence,
             write_hash: Hash([!at as u8; 32]),
+            retention,
             location: BatchLocation {
                 segment: 1 + (at / 100) as u32,
                 frame_offset: at as u32,
@@ -76,7 +100,40 @@ impl World {
         };
         assert!(self.directory.continues(key, &batch));
         self.directory.apply(key, &batch);
-        known.batches.push(batch);
+        known.last = Some(batch);
+        known.used.extend(sequence.map(|_| batch));
+        let upto = match retention {
+            None => {
+                known.batches.push(batch);
+                return;
+            }
+            Some(Retention::Delete { .. }) => first - 1,
+            Some(Retention::Trim { keep_from }) => (keep_from.value() - 1).min(first - 1),
+        };
+        known.first_available = known.first_available.max(upto + 1);
+        let upto = Version::new(upto);
+        self.erasures.push(Erasure { stamp: batch.stamp, key: key.clone(), upto });
+    }
+
+    fn take_away(&mut self, key: &AggregateKey, dice: &mut Dice) {
+        let Some(known) = self.model.get(key) else { return };
+        let newest = known.batches.last().map_or(0, |last| last.last_version.value());
+        let flag = |dice: &mut Dice| dice.roll(2) == 0;
+        let retention = match dice.roll(2) {
+            0 => Retention::Delete { recreate: flag(dice), forget_sequences: flag(dice) },
+            _ => Retention::Trim { keep_from: Version::new(1 + dice.roll(newest + 2)) },
+        };
+        let client = u128::from(dice.roll(4));
+        self.apply_batch(key, 0, client, flag(dice), Some(retention));
+    }
+
+    fn check_erasures(&mut self, dice: &mut Dice) {
+        let after = Stamp::new(dice.roll(self.applied * 100 + 1));
+        let max = 1 + dice.roll(20) as usize;
+        let behind = self.erasures.iter().filter(|erasure| erasure.stamp > after);
+        let expected: Vec<_> = behind.take(max).cloned().collect();
+        let found = self.ask(|directory, pins| directory.erasures(after, max, pins));
+        assert_eq!(found, expected);
     }
 
     fn maintain(&mut self) {
@@ -143,19 +200,26 @@ impl World {
             assert_eq!((head, standing), (None, None));
             return;
         };
-        let (first, last) = (known.batches[0], known.batches[known.batches.len() - 1]);
+        let (first, last) = (known.batches[0], known.last.expect("a batch"));
+        let delete = match last.retention {
+            Some(Retention::Delete { recreate, .. }) => Some(recreate),
+            _ => None,
+        };
         let expected = Head {
             version: last.last_version,
             hash: last.hash,
             created: first.server_time,
             updated: last.server_time,
             stamp: last.last_stamp,
-            deleted: false,
-            first_available: Version::new(1),
+            deleted: delete.is_some(),
+            first_available: Version::new(known.first_available.max(1)),
         };
         assert_eq!(head, Some(expected), "{key}");
         let Head { version, hash, deleted, first_available, .. } = expected;
-        let expected = Standing { version, hash, deleted, first_available };
+        let expected = Standing { version, hash, deleted, is_final: delete == Some(false) };
+        let first = self.ask(|directory, pins| directory.first_available(key, pins));
+        assert_eq!(first, first_available, "{key}");
+        assert!(self.directory.first_available_lately(key) <= first, "{key}");
         assert_eq!(standing, Some(expected), "{key}");
         self.check_places(key, dice);
         for client in 0..5 {
@@ -166,10 +230,9 @@ impl World {
     fn check_sequences(&mut self, key: &AggregateKey, client: ClientId) {
         let found = self.ask(|directory, pins| directory.sequences(key, client, pins));
         let last = self.ask(|directory, pins| directory.last_sequence(key, client, pins));
-        assert_eq!(last, found.as_ref().map(ClientSequences::highest), "{key} {client:?}");
+        assert_eq!(last, found.as_ref().and_then(|found| found.newest().copied()));
         let known = &self.model[key];
-        let batches = known.batches.iter().filter(|batch| batch.client_id == client);
-        let used: Vec<_> = batches.filter(|batch| batch.sequence.is_some()).collect();
+        let used: Vec<_> = known.used.iter().filter(|batch| batch.client_id == client).collect();
         let recent = &used[used.len().saturating_sub(SEQUENCES_REMEMBERED)..];
         let found = found.unwrap_or_default();
         assert_eq!(found.iter().count(), recent.len(), "{key} {client:?}");
@@ -256,6 +319,11 @@ impl World {
                 self.apply(&key, events, client, dice.roll(3) > 0);
                 self.maintain();
             }
+            6 if dice.roll(3) == 0 && !self.directory.is_full() => {
+                let key = Self::random_key(dice);
+                self.take_away(&key, dice);
+                self.maintain();
+            }
             6 if !self.directory.is_full() => {
                 self.applied += 1;
                 let txn = TxnId { epoch: Epoch::new(1), counter: self.applied, ..TxnId::default() };
@@ -289,6 +357,7 @@ impl World {
         let keys: Vec<_> = self.model.keys().cloned().collect();
         keys.iter().for_each(|key| self.check_key(key, dice));
         self.check_all_names(7);
+        (0..20).for_each(|_| self.check_erasures(dice));
         for (txn, commit) in self.outcomes.clone() {
             assert_eq!(self.ask(|directory, pins| directory.outcome(txn, pins)), Some(commit));
         }

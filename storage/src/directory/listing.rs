@@ -13,6 +13,8 @@ use crate::run::Cursor;
 
 /// Ranks behind everything of a name, before the next.
 const BEHIND: u8 = 1;
+/// Ranks before every name.
+const NAMES: u8 = 2;
 /// So many rows are passed one by one before a run is sought in anew.
 const STEPS_MAX: usize = 16;
 
@@ -97,9 +99,9 @@ impl Directory {
             }
             _ => from.extend_from_slice(prefix.as_bytes()),
         }
-        // Outcomes lie before the first name.
+        // Outcomes and erasures lie before the first name.
         if from.is_empty() {
-            from.push(BEHIND);
+            from.push(NAMES);
         }
         let sources = self.sources(pins);
         let mut streams: Vec<_> = sources.map(|source| Stream::new(source, &from)).collect();

@@ -5,12 +5,16 @@
 //! that is not in memory ends a lookup: it has changed nothing and is asked again.
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, ClientId, Sequence, TxnId, Version};
+use celeriant_schema::{AggregateKey, ClientId, Stamp, TxnId, Version};
 
 use super::memtable::Memtable;
 use super::pages::PageCache;
-use super::rows::{Chunk, HeadRow, Located, Outcome, RowKey, decode_client};
-use super::{ClientSequences, Directory, Fault, Head, Missing, Pins, Standing};
+use super::rows::{
+    Chunk, CutRow, HeadRow, Located, Outcome, RowKey, decode_client, decode_erasure,
+};
+use super::{
+    ClientSequences, Directory, Erasure, Fault, Head, Missing, Pins, Remembered, Standing,
+};
 use crate::error::{Damage, Flaw};
 use crate::run::{self, PagePlace, Pages, Run};
 
@@ -68,6 +72,44 @@ impl<'a> Source<'a> {
         }
     }
 
+    fn has_cuts(&self) -> bool {
+        match self {
+            Self::Table(table) => table.has_cuts(),
+            Self::Run(run, _) => run.has_cuts(),
+        }
+    }
+
+    fn cut(&self, prefix: &RowKey) -> Result<Option<CutRow>, Fault> {
+        match self {
+            Self::Table(table) => Ok(table.entry(prefix).and_then(|entry| entry.cut())),
+            Self::Run(run, view) => {
+                let Some(value) = run.get(&prefix.cut(), view)? else { return Ok(None) };
+                CutRow::decode(&value).map(Some).map_err(|flaw| self.flawed(flaw))
+            }
+        }
+    }
+
+    /// Adds at most `max` of what was erased behind `after`.
+    fn erasures(&self, after: Stamp, max: usize, out: &mut Vec<Erasure>) -> Result<(), Fault> {
+        let (run, view) = match self {
+            Self::Table(table) => {
+                out.extend(table.erasures(after).take(max).cloned());
+                return Ok(());
+            }
+            Self::Run(run, view) => (run, view),
+        };
+        let mut cursor = run.cursor(&RowKey::erasure(Stamp::new(after.value() + 1)));
+        let end = RowKey::erasure(Stamp::new(u64::MAX));
+        for _ in 0..max {
+            if !cursor.advance(view)? || *cursor.key() > *end {
+                break;
+            }
+            let erasure = decode_erasure(cursor.key(), &cursor.value());
+            out.push(erasure.map_err(|flaw| self.flawed(flaw))?);
+        }
+        Ok(())
+    }
+
     /// Some batches around the one with `version`, which it has: those behind it, or before it.
     fn chunk(&self, prefix: &RowKey, version: Version, backwards: bool) -> Result<Chunk, Fault> {
         let lost = || self.flawed(Flaw::Chain("places of an aggregate"));
@@ -107,6 +149,7 @@ impl Directory {
     /// A page is missing or damaged.
     pub fn head(&self, key: &AggregateKey, pins: &Pins) -> Result<Option<Head>, Fault> {
         let prefix = RowKey::aggregate(key);
+        let cut = self.cut_of(&prefix, pins)?;
         let mut known: Option<HeadRow> = None;
         for source in self.sources(pins) {
             let Some(head) = source.head(&prefix)? else { continue };
@@ -125,8 +168,55 @@ impl Directory {
             updated: head.updated,
             stamp: head.stamp,
             deleted: head.deleted,
-            first_available: head.first_available,
+            first_available: cut.first_available.max(Version::new(1)),
         }))
+    }
+
+    /// Lowest version of `key` that can be read. Costs nothing where nothing was ever deleted or
+    /// trimmed.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn first_available(&self, key: &AggregateKey, pins: &Pins) -> Result<Version, Fault> {
+        let cut = self.cut_of(&RowKey::aggregate(key), pins)?;
+        Ok(cut.first_available.max(Version::new(1)))
+    }
+
+    /// The same, as far as that is in memory because it happened lately; else the first version.
+    pub fn first_available_lately(&self, key: &AggregateKey) -> Version {
+        let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
+        let tables = [Some(&self.memtable), frozen].into_iter().flatten();
+        let prefix = RowKey::aggregate(key);
+        let cuts = tables.filter(|table| table.has_cuts()).filter_map(|table| {
+            table.entry(&prefix).and_then(|entry| entry.cut()).map(|cut| cut.first_available)
+        });
+        cuts.max().unwrap_or_default().max(Version::new(1))
+    }
+
+    /// What was deleted and trimmed behind `after`, in the order of stamps, at most `max` of it.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn erasures(&self, after: Stamp, max: usize, pins: &Pins) -> Result<Vec<Erasure>, Fault> {
+        let mut found = Vec::new();
+        for source in self.sources(pins).filter(Source::has_cuts) {
+            source.erasures(after, max, &mut found)?;
+        }
+        found.sort_unstable_by_key(|erasure| erasure.stamp);
+        found.dedup_by_key(|erasure| erasure.stamp);
+        found.truncate(max);
+        Ok(found)
+    }
+
+    /// Where an aggregate was cut, all sources together.
+    fn cut_of(&self, prefix: &RowKey, pins: &Pins) -> Result<CutRow, Fault> {
+        let mut joined = CutRow::default();
+        for source in self.sources(pins).filter(Source::has_cuts) {
+            if let Some(cut) = source.cut(prefix)? {
+                joined.join(cut);
+            }
+        }
+        Ok(joined)
     }
 
     /// Where `key` stands: less than [`Self::head`] says, from the newest row alone.
@@ -137,15 +227,15 @@ impl Directory {
         let prefix = RowKey::aggregate(key);
         for source in self.sources(pins) {
             if let Some(head) = source.head(&prefix)? {
-                let HeadRow { version, hash, deleted, first_available, .. } = head;
-                return Ok(Some(Standing { version, hash, deleted, first_available }));
+                let HeadRow { version, hash, deleted, is_final, .. } = head;
+                return Ok(Some(Standing { version, hash, deleted, is_final }));
             }
         }
         Ok(None)
     }
 
-    /// The highest sequence that `client` used in `key`: the newest of what [`Self::sequences`]
-    /// says, for less.
+    /// The write with the highest sequence of `client` in `key`: the newest of what
+    /// [`Self::sequences`] says, for less.
     ///
     /// # Errors
     /// A page is missing or damaged.
@@ -154,15 +244,17 @@ impl Directory {
         key: &AggregateKey,
         client: ClientId,
         pins: &Pins,
-    ) -> Result<Option<Sequence>, Fault> {
+    ) -> Result<Option<Remembered>, Fault> {
         let prefix = RowKey::aggregate(key);
         let row = prefix.client(client);
+        let forgotten = self.cut_of(&prefix, pins)?.forgotten;
+        let kept = |newest: Option<&Remembered>| newest.copied().filter(|it| it.stamp > forgotten);
         for source in self.sources(pins) {
             match source {
                 Source::Table(table) => {
                     let Some(entry) = table.entry(&prefix) else { continue };
                     if let Some(sequences) = entry.client(client) {
-                        return Ok(Some(sequences.highest()));
+                        return Ok(kept(sequences.newest()));
                     }
                     if entry.head().first_version == Version::new(1) {
                         break;
@@ -171,7 +263,7 @@ impl Directory {
                 Source::Run(run, view) => {
                     let Some(value) = run.get(&row, &view)? else { continue };
                     let known = decode_client(&value).map_err(|flaw| source.flawed(flaw))?;
-                    return Ok(known.last().map(|newest| newest.sequence));
+                    return Ok(kept(known.last()));
                 }
             }
         }
@@ -190,6 +282,7 @@ impl Directory {
     ) -> Result<Option<ClientSequences>, Fault> {
         let prefix = RowKey::aggregate(key);
         let row = prefix.client(client);
+        let forgotten = self.cut_of(&prefix, pins)?.forgotten;
         let mut joined = ClientSequences::default();
         for source in self.sources(pins) {
             match source {
@@ -213,6 +306,7 @@ impl Directory {
                 break;
             }
         }
+        joined.forget(forgotten);
         Ok((!joined.is_empty()).then_some(joined))
     }
 

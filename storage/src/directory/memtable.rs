@@ -8,19 +8,25 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use celeriant_schema::{AggregateKey, ClientId, TxnId, Version};
+use celeriant_schema::request::Retention;
+use celeriant_schema::{AggregateKey, ClientId, Stamp, TxnId, Version};
 
-use super::rows::{Chunk, HeadRow, Outcome, PLACES_MAX, Place, RowKey, RowKind, encode_client};
-use super::{AppliedBatch, ClientSequences, Remembered};
+use super::rows::{
+    Chunk, CutRow, HeadRow, Outcome, PLACES_MAX, Place, RowKey, RowKind, encode_client,
+    encode_erasure,
+};
+use super::{AppliedBatch, ClientSequences, Erasure, Remembered};
 
 /// What an entry costs beside its contents: its slot in the tree, and allocations' own needs.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
 const OUTCOME_BYTES: usize = size_of::<(TxnId, Outcome)>() + 16;
+const ERASURE_BYTES: usize = size_of::<(Stamp, Erasure)>() + 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     entries: BTreeMap<Box<[u8]>, Entry>,
     outcomes: BTreeMap<TxnId, Outcome>,
+    erasures: BTreeMap<Stamp, Erasure>,
     bytes: usize,
 }
 
@@ -31,12 +37,14 @@ pub(super) struct Entry {
     places: Vec<Place>,
     /// Sorted by client.
     clients: Vec<(ClientId, ClientSequences)>,
+    cut: Option<CutRow>,
 }
 
 /// Where writing out has got to.
 #[derive(Clone, Debug)]
 pub(super) enum Position {
     Outcomes(Option<TxnId>),
+    Erasures(Option<Stamp>),
     Entry { after: Bound<Box<[u8]>>, row: usize },
     End,
 }
@@ -53,7 +61,7 @@ impl Memtable {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.outcomes.is_empty()
+        self.entries.is_empty() && self.outcomes.is_empty() && self.erasures.is_empty()
     }
 
     pub(super) fn entry(&self, prefix: &[u8]) -> Option<&Entry> {
@@ -76,12 +84,22 @@ impl Memtable {
         }
     }
 
+    /// Whether some of its aggregates were deleted or trimmed.
+    pub(super) fn has_cuts(&self) -> bool {
+        !self.erasures.is_empty()
+    }
+
+    /// What was deleted and trimmed behind `after`, in the order of stamps.
+    pub(super) fn erasures(&self, after: Stamp) -> impl Iterator<Item = &Erasure> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        self.erasures.range(behind).map(|(_, erasure)| erasure)
+    }
+
     /// Whether `batch` continues what the table knows of `key`.
     pub(super) fn continues(&self, key: &AggregateKey, batch: &AppliedBatch) -> bool {
         let known = self.entry(&RowKey::aggregate(key));
         known.is_none_or(|entry| batch.first_version == entry.head.version.next())
-            && batch.first_version > Version::NONE
-            && batch.last_version >= batch.first_version
+            && batch.is_possible()
     }
 
     /// Takes a batch in that [`Self::continues`].
@@ -95,6 +113,15 @@ impl Memtable {
             }
         };
         self.bytes += entry.apply(key, batch);
+        if let Some(retention) = batch.retention {
+            let upto = match retention {
+                Retention::Delete { .. } => batch.last_version,
+                Retention::Trim { keep_from } => below(keep_from).min(batch.last_version),
+            };
+            let erasure = Erasure { stamp: batch.stamp, key: key.detached(), upto };
+            self.bytes += ERASURE_BYTES + key.as_bytes().len();
+            self.erasures.insert(batch.stamp, erasure);
+        }
     }
 
     /// Frees some of it, so that a large table does not hold its owner up when it goes.
@@ -119,6 +146,15 @@ impl Memtable {
                 outcome.encode(value);
                 out(&RowKey::outcome(*txn), value, RowKind::Outcome);
                 *position = Position::Outcomes(Some(*txn));
+                return true;
+            }
+            *position = Position::Erasures(None);
+        }
+        if let Position::Erasures(after) = position {
+            if let Some(erasure) = self.erasures(after.unwrap_or_default()).next() {
+                encode_erasure(erasure, value);
+                out(&RowKey::erasure(erasure.stamp), value, RowKind::Erasure);
+                *position = Position::Erasures(Some(erasure.stamp));
                 return true;
             }
             *position = Position::Entry { after: Bound::Unbounded, row: 0 };
@@ -146,6 +182,11 @@ impl Memtable {
     }
 }
 
+/// The version before `version`.
+fn below(version: Version) -> Version {
+    Version::new(version.value().saturating_sub(1))
+}
+
 impl Entry {
     fn begin(batch: &AppliedBatch) -> Self {
         let is_first = batch.first_version == Version::new(1);
@@ -157,16 +198,16 @@ impl Entry {
             updated: batch.server_time,
             stamp: batch.last_stamp,
             deleted: false,
-            first_available: Version::new(1),
+            is_final: false,
         };
-        Self { head, places: Vec::with_capacity(1), clients: Vec::new() }
+        Self { head, places: Vec::with_capacity(1), clients: Vec::new(), cut: None }
     }
 
     /// Returns by how many bytes it grew.
     fn apply(&mut self, key: &AggregateKey, batch: &AppliedBatch) -> usize {
         let head = &mut self.head;
         assert!(
-            batch.first_version == head.version.next() && batch.last_version >= batch.first_version,
+            batch.first_version == head.version.next() && batch.is_possible(),
             "{key}: batch {}..={} on version {}",
             batch.first_version,
             batch.last_version,
@@ -177,7 +218,14 @@ impl Entry {
         head.updated = batch.server_time;
         head.stamp = batch.last_stamp;
         let before = self.places.capacity();
-        self.places.push(Place { first_version: batch.first_version, location: batch.location });
+        match batch.retention {
+            Some(retention) => self.take_away(retention, batch),
+            None => {
+                (head.deleted, head.is_final) = (false, false);
+                let (first_version, location) = (batch.first_version, batch.location);
+                self.places.push(Place { first_version, location });
+            }
+        }
         let mut grown = (self.places.capacity() - before) * size_of::<Place>();
         if let Some(sequence) = batch.sequence {
             let remembered = Remembered {
@@ -199,6 +247,23 @@ impl Entry {
         grown
     }
 
+    fn take_away(&mut self, retention: Retention, batch: &AppliedBatch) {
+        let end = batch.first_version;
+        let mut cut = CutRow::default();
+        match retention {
+            Retention::Delete { recreate, forget_sequences } => {
+                (self.head.deleted, self.head.is_final) = (true, !recreate);
+                cut.first_available = end;
+                if forget_sequences {
+                    cut.forgotten = Stamp::new(batch.stamp.value() - 1);
+                    self.clients.clear();
+                }
+            }
+            Retention::Trim { keep_from } => cut.first_available = keep_from.min(end),
+        }
+        self.cut.get_or_insert_default().join(cut);
+    }
+
     fn client_mut(&mut self, id: ClientId) -> &mut ClientSequences {
         let at = match self.clients.binary_search_by_key(&id, |(known, _)| *known) {
             Ok(at) => at,
@@ -215,6 +280,10 @@ impl Entry {
 
     pub(super) fn head(&self) -> HeadRow {
         self.head
+    }
+
+    pub(super) fn cut(&self) -> Option<CutRow> {
+        self.cut
     }
 
     pub(super) fn client(&self, id: ClientId) -> Option<&ClientSequences> {
@@ -246,7 +315,8 @@ impl Entry {
     }
 
     fn rows(&self) -> usize {
-        1 + self.clients.len() + self.places.len().div_ceil(PLACES_MAX)
+        let places = self.places.len().div_ceil(PLACES_MAX);
+        1 + self.clients.len() + places + usize::from(self.cut.is_some())
     }
 
     fn row(&self, prefix: &RowKey, at: usize, value: &mut Vec<u8>) -> (RowKey, RowKind) {
@@ -259,6 +329,10 @@ impl Entry {
             return (prefix.client(*id), RowKind::Client);
         }
         let from = (at - 1 - self.clients.len()) * PLACES_MAX;
+        if let Some(cut) = self.cut.filter(|_| from >= self.places.len()) {
+            cut.encode(value);
+            return (prefix.cut(), RowKind::Cut);
+        }
         let to = self.places.len().min(from + PLACES_MAX);
         Chunk::encode(&self.places[from..to], self.last_before(to), value);
         (prefix.places(self.places[from].first_version), RowKind::Places)

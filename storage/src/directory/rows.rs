@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   00 │ txn                                  outcome of a leg          before everything
+//!   01 │ stamp                                what was deleted or trimmed then
 //!   org 00 type 00 id 00 │ 1                  head
 //!                        │ 2 client           its last sequences
 //!                        │ 3 first version    places of up to 64 batches
+//!                        │ 4                  where it was cut, if it ever was
 //! ```
 //! With `00` for `/` the order of bytes is the order of keys, part by part: no name has a byte
 //! below a space. A row says what one run knows; what several say of one key is joined here, newest
@@ -18,7 +20,7 @@ use bytes::Bytes;
 use celeriant_schema::limits::{KEY_BYTES_MAX, SEQUENCES_REMEMBERED};
 use celeriant_schema::{AggregateKey, ClientId, Hash, Lsn, Sequence, Stamp, TxnId, Version};
 
-use super::{BatchLocation, ClientSequences, Remembered};
+use super::{BatchLocation, ClientSequences, Erasure, Remembered};
 use crate::codec::Reader;
 use crate::error::Flaw;
 use crate::inspect::RunRows;
@@ -27,14 +29,19 @@ use crate::inspect::RunRows;
 pub(crate) const HEAD: u8 = 1;
 pub(crate) const CLIENT: u8 = 2;
 pub(crate) const PLACES: u8 = 3;
+pub(crate) const CUT: u8 = 4;
 /// First byte of an outcome's row.
 const OUTCOME: u8 = 0;
+/// First byte of an erasure's row.
+const ERASURE: u8 = 1;
 /// Batches in one row of places.
 pub(super) const PLACES_MAX: usize = 64;
 const PLACE_BYTES: usize = 28;
 const REMEMBERED_BYTES: usize = 96;
-const HEAD_BYTES: usize = 82;
+const HEAD_BYTES: usize = 74;
+const CUT_BYTES: usize = 16;
 const DELETED: u16 = 1;
+const FINAL: u16 = 2;
 /// A key, its kind and a client's id.
 const ROW_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 1 + 1 + 16;
 /// Longest value: a row of places.
@@ -73,6 +80,14 @@ impl RowKey {
         row
     }
 
+    /// What was erased at `stamp`.
+    pub(super) fn erasure(stamp: Stamp) -> Self {
+        let mut row = Self { bytes: [0; ROW_KEY_BYTES_MAX], len: 0 };
+        row.push(&[ERASURE]);
+        row.push(&stamp.value().to_be_bytes());
+        row
+    }
+
     pub(super) fn of_prefix(prefix: &[u8]) -> Self {
         let mut row = Self { bytes: [0; ROW_KEY_BYTES_MAX], len: 0 };
         row.push(prefix);
@@ -81,6 +96,10 @@ impl RowKey {
 
     pub(super) fn head(&self) -> Self {
         self.with(HEAD, &[])
+    }
+
+    pub(super) fn cut(&self) -> Self {
+        self.with(CUT, &[])
     }
 
     pub(super) fn client(&self, client: ClientId) -> Self {
@@ -115,9 +134,11 @@ impl Deref for RowKey {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RowKind {
     Outcome,
+    Erasure,
     Head,
     Client,
     Places,
+    Cut,
 }
 
 impl RowKind {
@@ -126,6 +147,9 @@ impl RowKind {
         if row.first() == Some(&OUTCOME) {
             return if row.len() == 25 { Ok((0, Self::Outcome)) } else { Err(Flaw::Lengths) };
         }
+        if row.first() == Some(&ERASURE) {
+            return if row.len() == 9 { Ok((0, Self::Erasure)) } else { Err(Flaw::Lengths) };
+        }
         let mut zeroes = row.iter().enumerate().filter(|(_, byte)| **byte == 0);
         let Some((end, _)) = zeroes.nth(2) else { return Err(Flaw::Lengths) };
         let prefix = end + 1;
@@ -133,13 +157,14 @@ impl RowKind {
             (Some(&HEAD), 1) => Ok((prefix, Self::Head)),
             (Some(&CLIENT), 17) => Ok((prefix, Self::Client)),
             (Some(&PLACES), 9) => Ok((prefix, Self::Places)),
+            (Some(&CUT), 1) => Ok((prefix, Self::Cut)),
             _ => Err(Flaw::Decode("a row of an unknown kind".into())),
         }
     }
 
     /// Whether lookups ask for such rows by their whole key.
     pub(super) fn is_filtered(self) -> bool {
-        self != Self::Places
+        !matches!(self, Self::Places | Self::Erasure)
     }
 }
 
@@ -155,7 +180,8 @@ pub(super) struct HeadRow {
     pub(super) updated: i64,
     pub(super) stamp: Stamp,
     pub(super) deleted: bool,
-    pub(super) first_available: Version,
+    /// Deleted, and not to be recreated.
+    pub(super) is_final: bool,
 }
 
 impl HeadRow {
@@ -166,8 +192,9 @@ impl HeadRow {
         out.extend_from_slice(&self.created.unwrap_or(i64::MIN).to_le_bytes());
         out.extend_from_slice(&self.updated.to_le_bytes());
         out.extend_from_slice(&self.stamp.value().to_le_bytes());
-        out.extend_from_slice(&(if self.deleted { DELETED } else { 0 }).to_le_bytes());
-        out.extend_from_slice(&self.first_available.value().to_le_bytes());
+        let deleted = if self.deleted { DELETED } else { 0 };
+        let is_final = if self.is_final { FINAL } else { 0 };
+        out.extend_from_slice(&(deleted | is_final).to_le_bytes());
     }
 
     pub(super) fn decode(value: &[u8]) -> Result<Self, Flaw> {
@@ -175,17 +202,20 @@ impl HeadRow {
             return Err(Flaw::Lengths);
         }
         let mut reader = Reader::new(value);
-        let row = Self {
+        let mut row = Self {
             first_version: Version::new(reader.u64()?),
             version: Version::new(reader.u64()?),
             hash: reader.hash()?,
             created: Some(reader.i64()?).filter(|created| *created != i64::MIN),
             updated: reader.i64()?,
             stamp: Stamp::new(reader.u64()?),
-            deleted: reader.u16()? & DELETED != 0,
-            first_available: Version::new(reader.u64()?),
+            deleted: false,
+            is_final: false,
         };
-        let in_order = row.first_version > Version::NONE && row.version >= row.first_version;
+        let flags = reader.u16()?;
+        (row.deleted, row.is_final) = (flags & DELETED != 0, flags & FINAL != 0);
+        // What only deletes or trims has no version of its own.
+        let in_order = row.first_version > Version::NONE && row.version.next() >= row.first_version;
         in_order.then_some(row).ok_or(Flaw::Chain("versions of an aggregate"))
     }
 
@@ -198,6 +228,51 @@ impl HeadRow {
         self.created = older.created;
         Ok(())
     }
+}
+
+/// Where an aggregate was cut. Both only grow.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct CutRow {
+    /// Lowest version that can be read.
+    pub(super) first_available: Version,
+    /// Sequences of writes up to this stamp are forgotten.
+    pub(super) forgotten: Stamp,
+}
+
+impl CutRow {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.first_available.value().to_le_bytes());
+        out.extend_from_slice(&self.forgotten.value().to_le_bytes());
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, Flaw> {
+        if value.len() != CUT_BYTES {
+            return Err(Flaw::Lengths);
+        }
+        let mut reader = Reader::new(value);
+        let first_available = Version::new(reader.u64()?);
+        Ok(Self { first_available, forgotten: Stamp::new(reader.u64()?) })
+    }
+
+    /// Both cuts.
+    pub(super) fn join(&mut self, other: Self) {
+        self.first_available = self.first_available.max(other.first_available);
+        self.forgotten = self.forgotten.max(other.forgotten);
+    }
+}
+
+pub(super) fn encode_erasure(erasure: &Erasure, out: &mut Vec<u8>) {
+    out.extend_from_slice(&erasure.upto.value().to_le_bytes());
+    out.extend_from_slice(erasure.key.as_bytes());
+}
+
+pub(super) fn decode_erasure(row: &[u8], value: &Bytes) -> Result<Erasure, Flaw> {
+    let stamp = row.strip_prefix(&[ERASURE]).and_then(|stamp| stamp.try_into().ok());
+    let stamp = Stamp::new(u64::from_be_bytes(stamp.ok_or(Flaw::Lengths)?));
+    let upto = Version::new(Reader::new(value).u64()?);
+    let key = AggregateKey::from_bytes(value.slice(8..));
+    let key = key.map_err(|error| Flaw::Decode(error.to_string()))?;
+    Ok(Erasure { stamp, key, upto })
 }
 
 /// Where one batch is.
@@ -338,6 +413,14 @@ pub(crate) fn count_row(key: &[u8], value: &[u8], counts: &mut RunRows) -> Resul
             Outcome::decode(value)?;
             counts.outcomes += 1;
         }
+        RowKind::Erasure => {
+            decode_erasure(key, &Bytes::copy_from_slice(value))?;
+            counts.erasures += 1;
+        }
+        RowKind::Cut => {
+            CutRow::decode(value)?;
+            counts.cuts += 1;
+        }
         RowKind::Head => {
             HeadRow::decode(value)?;
             counts.heads += 1;
@@ -374,8 +457,13 @@ pub(super) fn combine(key: &[u8], values: &[Bytes]) -> Result<Bytes, Flaw> {
             }
             encode_client(&sequences, &mut out);
         }
+        RowKind::Cut => {
+            let mut cut = CutRow::decode(newest)?;
+            older.iter().try_for_each(|value| CutRow::decode(value).map(|it| cut.join(it)))?;
+            cut.encode(&mut out);
+        }
         // The same is noted twice when a decision is applied before its record is durable.
-        RowKind::Outcome => return Ok(newest.clone()),
+        RowKind::Outcome | RowKind::Erasure => return Ok(newest.clone()),
         RowKind::Places => return Err(Flaw::Chain("places of an aggregate")),
     }
     Ok(out.into())

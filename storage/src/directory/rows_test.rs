@@ -17,7 +17,7 @@ fn head(first: u64, last: u64, created: Option<i64>) -> HeadRow {
         updated: 1000 + last as i64,
         stamp: Stamp::new(last * 10),
         deleted: last == 9,
-        first_available: Version::new(1),
+        is_final: last == 8,
     }
 }
 
@@ -59,13 +59,25 @@ fn rows_have_the_bytes_that_the_format_says() {
     expected.extend([9; 32]);
     expected.extend([0, 0, 0, 0, 0, 0, 0, 0x80]);
     expected.extend(1009i64.to_le_bytes());
-    expected.extend([90, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend([90, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     assert_eq!(encoded(&head(3, 9, None)), expected);
     let mut expected = vec![8, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
     for number in [1u32, 2, 4096, 3, 4] {
         expected.extend(number.to_le_bytes());
     }
     assert_eq!(chunk(8, 1).1, expected);
+    assert_eq!(&*key().cut(), b"acme\0order\0\x37\0\x04");
+    let mut cut = Vec::new();
+    CutRow { first_available: Version::new(5), forgotten: Stamp::new(6) }.encode(&mut cut);
+    assert_eq!(cut, [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+    let erased = "acme/order/7".parse().expect("a key");
+    let erasure = Erasure { stamp: Stamp::new(258), key: erased, upto: Version::new(4) };
+    let row = RowKey::erasure(erasure.stamp);
+    assert_eq!(&*row, b"\x01\0\0\0\0\0\0\x01\x02");
+    let mut value = Vec::new();
+    encode_erasure(&erasure, &mut value);
+    assert_eq!(value, b"\x04\0\0\0\0\0\0\0acme/order/7");
+    assert_eq!(decode_erasure(&row, &value.into()), Ok(erasure));
 }
 
 #[test]
@@ -74,10 +86,19 @@ fn keys_and_kinds_are_told_apart_and_nonsense_is_refused() {
     assert_eq!(RowKind::of(&key().head()), Ok((prefix, RowKind::Head)));
     assert_eq!(RowKind::of(&key().client(ClientId::new(1))), Ok((prefix, RowKind::Client)));
     assert_eq!(RowKind::of(&key().places(Version::new(1))), Ok((prefix, RowKind::Places)));
+    assert_eq!(RowKind::of(&key().cut()), Ok((prefix, RowKind::Cut)));
+    assert_eq!(RowKind::of(&RowKey::erasure(Stamp::new(1))), Ok((0, RowKind::Erasure)));
     assert_eq!(RowKind::of(&RowKey::outcome(TxnId::default())), Ok((0, RowKind::Outcome)));
-    for nonsense in
-        [&b""[..], b"a", b"a\0b\0c", b"a\0b\0c\0", b"a\0b\0c\0\x01x", b"a\0b\0c\0\x04", b"\0"]
-    {
+    for nonsense in [
+        &b""[..],
+        b"a",
+        b"a\0b\0c",
+        b"a\0b\0c\0",
+        b"a\0b\0c\0\x01x",
+        b"a\0b\0c\0\x05",
+        b"\0",
+        b"\x01",
+    ] {
         assert!(RowKind::of(nonsense).is_err(), "{nonsense:?}");
     }
 }
@@ -91,6 +112,25 @@ fn heads_join_to_the_newest_with_the_oldest_beginning() {
     assert_eq!(HeadRow::decode(&joined), Ok(expected));
     let torn = combine(&key().head(), &[encoded(&new), encoded(&old)]);
     assert_eq!(torn, Err(Flaw::Chain("versions of an aggregate")));
+}
+
+#[test]
+fn what_was_cut_stays_cut_and_a_head_may_have_no_version_of_its_own() {
+    let encoded_cut = |first, forgotten| {
+        let mut value = Vec::new();
+        let cut = CutRow { first_available: Version::new(first), forgotten: Stamp::new(forgotten) };
+        cut.encode(&mut value);
+        Bytes::from(value)
+    };
+    let joined = combine(&key().cut(), &[encoded_cut(5, 0), encoded_cut(3, 7)]).expect("cuts");
+    assert_eq!(joined, encoded_cut(5, 7));
+    let deleted = HeadRow { deleted: true, ..head(5, 4, None) };
+    assert_eq!(HeadRow::decode(&encoded(&deleted)), Ok(deleted));
+    let values = [encoded(&deleted), encoded(&head(1, 4, Some(7)))];
+    let joined = combine(&key().head(), &values).and_then(|value| HeadRow::decode(&value));
+    let expected = HeadRow { first_version: Version::new(1), created: Some(7), ..deleted };
+    assert_eq!(joined, Ok(expected));
+    assert!(HeadRow::decode(&encoded(&head(6, 4, None))).is_err(), "a version is missing");
 }
 
 #[test]

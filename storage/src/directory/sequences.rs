@@ -32,6 +32,11 @@ impl ClientSequences {
         self.recent.last().map_or(Sequence::new(0), |newest| newest.sequence)
     }
 
+    /// What is remembered of the highest.
+    pub fn newest(&self) -> Option<&Remembered> {
+        self.recent.last()
+    }
+
     /// The lowest that is remembered with its receipt; 0 if none.
     pub fn oldest(&self) -> Sequence {
         self.recent.first().map_or(Sequence::new(0), |oldest| oldest.sequence)
@@ -53,6 +58,11 @@ impl ClientSequences {
         self.recent.len() == SEQUENCES_REMEMBERED || self.oldest() == Sequence::new(1)
     }
 
+    /// Forgets writes up to `stamp`.
+    pub(crate) fn forget(&mut self, stamp: Stamp) {
+        self.recent.retain(|it| it.stamp > stamp);
+    }
+
     /// Nothing is remembered.
     pub(crate) fn is_empty(&self) -> bool {
         self.recent.is_empty()
@@ -63,8 +73,15 @@ impl ClientSequences {
         self.recent.capacity() * size_of::<Remembered>()
     }
 
-    /// Adds what was remembered before, as far as there is room.
+    /// Adds what was remembered before, as far as there is room. What these do not go on from was
+    /// forgotten, and they began anew.
     pub(crate) fn prepend(&mut self, older: &[Remembered]) {
+        let began_anew = |first: &Remembered| {
+            older.last().is_some_and(|before| before.sequence >= first.sequence)
+        };
+        if self.recent.first().is_some_and(began_anew) {
+            return;
+        }
         let room = SEQUENCES_REMEMBERED - self.recent.len();
         let kept = &older[older.len().saturating_sub(room)..];
         self.recent.splice(0..0, kept.iter().copied());

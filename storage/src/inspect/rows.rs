@@ -42,6 +42,10 @@ pub struct RunRows {
     pub batches: u64,
     /// Outcomes of legs.
     pub outcomes: u64,
+    /// Aggregates that were deleted or trimmed.
+    pub cuts: u64,
+    /// Deletes and trims, one by one.
+    pub erasures: u64,
 }
 
 struct Reading<'a>(&'a File);
@@ -100,7 +104,8 @@ fn count(run: &Run, pages: &Reading<'_>) -> Result<RunRows, Flaw> {
         before.extend_from_slice(cursor.key());
         count_row(cursor.key(), &cursor.value(), &mut rows)?;
     }
-    let counted = rows.heads + rows.clients + rows.places + rows.outcomes;
+    let cuts = rows.cuts + rows.erasures;
+    let counted = rows.heads + rows.clients + rows.places + rows.outcomes + cuts;
     let is_whole = counted == run.rows() && rows.heads == run.aggregates();
     is_whole.then_some(rows).ok_or(Flaw::Lengths)
 }

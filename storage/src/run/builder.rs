@@ -98,8 +98,14 @@ impl Builder {
         std::mem::replace(&mut self.out, AlignedBuffer::with_capacity(OUT_BYTES))
     }
 
-    /// Ends the run: the last pages, and the run as it is once those are in `file`.
-    pub(crate) fn finish(mut self, file: FileId, aggregates: u64) -> (AlignedBuffer, Run) {
+    /// Ends the run: the last pages, and the run as it is once those are in `file`. `has_cuts`:
+    /// some of its aggregates were deleted or trimmed.
+    pub(crate) fn finish(
+        mut self,
+        file: FileId,
+        aggregates: u64,
+        has_cuts: bool,
+    ) -> (AlignedBuffer, Run) {
         self.close_leaf();
         self.close_node();
         let (top_first, top_at) = (self.page, self.out.len());
@@ -115,6 +121,7 @@ impl Builder {
             rows: self.rows,
             filtered: self.filtered,
             aggregates,
+            has_cuts,
         };
         footer.seal(&mut self.out, self.identity);
         (self.out, Run { footer, file, top })

@@ -7,6 +7,8 @@ use crate::codec::{Reader, put};
 use crate::error::Flaw;
 use crate::{FORMAT, Identity};
 
+/// Some of its aggregates were cut.
+const FLAG_CUTS: u16 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"CLRRUN\r\n");
 
 /// What a run says of itself.
@@ -19,6 +21,7 @@ pub(crate) struct Footer {
     pub(super) rows: u64,
     pub(super) filtered: u64,
     pub(super) aggregates: u64,
+    pub(super) has_cuts: bool,
 }
 
 impl Footer {
@@ -46,11 +49,13 @@ impl Footer {
         if reader.u16()? != FORMAT {
             return Err(Flaw::Magic("run of a format that this build knows"));
         }
-        reader.u16()?;
+        let flags = reader.u16()?;
         let (rows, filtered, aggregates) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let top_first = reader.u32()?;
-        let footer = Self { run, pages, top_first, rows, filtered, aggregates };
+        let has_cuts = flags & FLAG_CUTS != 0;
+        let footer = Self { run, pages, top_first, rows, filtered, aggregates, has_cuts };
         let consistent = reader.u32()? == pages
+            && flags & !FLAG_CUTS == 0
             && top_first < pages
             && footer.top_pages() <= u32::MAX / PAGE_BYTES as u32;
         if consistent { Ok(footer) } else { Err(Flaw::Lengths) }
@@ -74,6 +79,7 @@ impl Footer {
         let to = out.extend_zeroed(PAGE_BYTES);
         put(to, 36, &MAGIC.to_le_bytes());
         put(to, 44, &FORMAT.to_le_bytes());
+        put(to, 46, &(if self.has_cuts { FLAG_CUTS } else { 0 }).to_le_bytes());
         put(to, 48, &self.rows.to_le_bytes());
         put(to, 56, &self.filtered.to_le_bytes());
         put(to, 64, &self.aggregates.to_le_bytes());

@@ -63,7 +63,7 @@ fn merge(run: &Run, pages: &Forged, builds: bool) -> u64 {
         }
     };
     let _: Result<bool, Fault> = merge.step(pages, ROWS_MAX, &mut row);
-    let _ = builder.finish(FileId(0), 0);
+    let _ = builder.finish(FileId(0), 0, false);
     rows
 }
 
@@ -84,7 +84,15 @@ fn forge(data: &[u8]) -> Option<(Bytes, Run)> {
         }
     }
     let pages = (content.len() / PAGE_BYTES) as u32 + 1;
-    let footer = Footer { run: NUMBER, pages, top_first, rows: 1, filtered: 1, aggregates: 1 };
+    let footer = Footer {
+        run: NUMBER,
+        pages,
+        top_first,
+        rows: 1,
+        filtered: 1,
+        aggregates: 1,
+        has_cuts: true,
+    };
     footer.seal(&mut content, identity);
     let content = content.into_bytes();
     let last = &content[content.len() - PAGE_BYTES..];

@@ -270,6 +270,7 @@ impl Rig {
                 first_version: version.next(),
                 prev_hash: *hash,
                 events,
+                retention: None,
             })
             .collect();
         let shards = [ShardId::new(1), ShardId::new(3)];
@@ -321,6 +322,7 @@ impl Rig {
                     client_id: draft.client_id,
                     sequence: batch.sequence,
                     write_hash: draft.write_hash,
+                    retention: None,
                     location,
                 },
             ));

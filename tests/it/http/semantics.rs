@@ -64,7 +64,11 @@ impl Door for Binary {
         }
         for part in writing.parts {
             let events = part.events.into_iter().map(Event::from);
-            request = request.append(&part.key, events).expect(Expect::from(part.guard));
+            request = match part.retention {
+                None => request.append(&part.key, events),
+                Some(retention) => request.take_away(&part.key, retention),
+            };
+            request = request.expect(Expect::from(part.guard));
             if let Some(sequence) = part.sequence {
                 request = request.sequence(sequence);
             }
@@ -266,6 +270,39 @@ fn a_write_over_many_aggregates_and_shards_is_all_or_nothing() {
             let head = door.head(key, None).expect("there");
             assert_eq!(head["version"], if at == 5 { 2 } else { 1 }, "{key}");
         }
+    });
+}
+
+#[test]
+fn what_is_deleted_or_trimmed_is_gone_and_versions_go_on() {
+    both(|door, org| {
+        let key = format!("{org}/account/dora");
+        let take = |what: Value| {
+            let mut member = json!({"key": key, "expect": "exists"});
+            member.as_object_mut().expect("it is").extend(what.as_object().expect("it is").clone());
+            door.write(&json!({"writes": [member]}))
+        };
+        assert_eq!(take(json!({"delete": {}})).expect_err("nothing there")["error"], "Conflict");
+        let events = [1, 2, 3].map(|n| event("T", json!(n)));
+        door.write(&append(&key, json!("none"), &events)).expect("new");
+        take(json!({"trim": {"keep_from": 3}})).expect("trimmed");
+        let left = door.read(&key, &[]).expect("some");
+        assert_eq!((left.len(), &left[0]["version"]), (1, &json!(3)));
+        let trimmed = door.read(&key, &[("from", "2")]).expect_err("gone");
+        assert_eq!(trimmed["first_available"], 3);
+        let receipt = take(json!({"delete": {}})).expect("deleted");
+        assert_eq!(receipt["writes"][0]["last_version"], 3);
+        assert_eq!(door.read(&key, &[]).expect_err("gone")["error"], "Deleted");
+        let head = door.head(&key, None).expect("it is known");
+        assert_eq!((&head["deleted"], &head["version"]), (&json!(true), &json!(3)));
+        assert_eq!(take(json!({"delete": {}})).expect_err("no more")["error"], "Conflict");
+        door.write(&append(&key, json!("none"), &events[..1])).expect("anew");
+        assert_eq!(door.read(&key, &[]).expect("one")[0]["version"], 4);
+        let told = door.watch(&key, 0, 1);
+        assert_eq!(told[0]["version"], 4, "what was deleted does not show again");
+        take(json!({"delete": {"recreate": false, "forget_sequences": true}})).expect("for ever");
+        let refused = door.write(&append(&key, json!("any"), &events[..1])).expect_err("for ever");
+        assert_eq!((&refused["error"], &refused["retry"]), (&json!("Deleted"), &json!("never")));
     });
 }
 

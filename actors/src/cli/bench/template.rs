@@ -62,6 +62,7 @@ impl Template {
             guard: Guard::Exact(Version::new(VERSIONS[at])),
             sequence: None,
             events: events.clone(),
+            retention: None,
         };
         let members_made = (0..members).map(member).collect();
         let write = Write { client_id: ClientId::NONE, members: members_made };
@@ -99,7 +100,7 @@ impl Template {
 /// and padding. `None`: it adds nothing, or in several shards.
 pub(super) fn record_bytes(work: Work, run: &str, payload: usize) -> Option<usize> {
     let events = EncodedEvents::encode(&[event(payload)]).ok().filter(|_| work == Work::Write)?;
-    let (meta, blobs) = write_size([(&key(run, 0), &events)].into_iter(), 0);
+    let (meta, blobs) = write_size([(&key(run, 0), &events, None)].into_iter(), 0);
     Some(meta + blobs)
 }
 

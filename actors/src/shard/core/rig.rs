@@ -373,7 +373,7 @@ pub(crate) fn events(count: usize, payload: &str) -> EncodedEvents {
 }
 
 pub(crate) fn member(id: &str, guard: Guard, count: usize) -> Member {
-    Member { key: key(id), guard, sequence: None, events: events(count, id) }
+    Member { key: key(id), guard, sequence: None, events: events(count, id), retention: None }
 }
 
 pub(crate) fn write(members: Vec<Member>) -> Request {
@@ -384,7 +384,7 @@ pub(crate) fn write(members: Vec<Member>) -> Request {
 pub(crate) fn sequenced(id: &str, guard: Guard, sequence: u64, payload: &str) -> Request {
     let (key, events) = (key(id), events(1, payload));
     let sequence = Some(Sequence::new(sequence));
-    let members = vec![Member { key, guard, sequence, events }];
+    let members = vec![Member { key, guard, sequence, events, retention: None }];
     Request::Write(Write { client_id: ClientId::new(7), members })
 }
 

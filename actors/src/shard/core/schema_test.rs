@@ -19,7 +19,13 @@ fn closed() -> SystemEvent {
 fn demand() -> Request {
     let events = EncodedEvents::encode(&[closed().to_event(1)]).expect("valid");
     let key = schemas_of("acme").expect("valid");
-    let members = vec![Member { key, guard: Guard::Exact(Version::NONE), sequence: None, events }];
+    let members = vec![Member {
+        key,
+        guard: Guard::Exact(Version::NONE),
+        sequence: None,
+        events,
+        retention: None,
+    }];
     Request::Write(Write { client_id: ClientId::NONE, members })
 }
 

@@ -32,7 +32,7 @@ fn batch(key: &str, stamp: u64) -> FeedBatch {
     };
     let events = vec![ReadEvent { version, hash: Hash::ZERO, body: body.into() }];
     let key: AggregateKey = key.parse().expect("valid");
-    FeedBatch { key, batch: ReadBatch { header, events } }
+    FeedBatch { key, batch: ReadBatch { header, events }, notice: None }
 }
 
 struct Rig {

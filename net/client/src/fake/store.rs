@@ -97,7 +97,11 @@ impl Store {
         };
         let all = self.aggregates.iter().filter(|(key, _)| query.selector.matches(key));
         let all = all.flat_map(|(key, batches)| {
-            batches.iter().map(|batch| FeedBatch { key: key.clone(), batch: batch.clone() })
+            batches.iter().map(|batch| FeedBatch {
+                key: key.clone(),
+                batch: batch.clone(),
+                notice: None,
+            })
         });
         let mut batches: Vec<FeedBatch> = all.filter(|batch| last(batch) > after.value()).collect();
         batches.sort_by_key(last);

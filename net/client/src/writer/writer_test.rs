@@ -96,6 +96,7 @@ fn foreign(amount: u64) -> Fault {
             guard: Guard::Any,
             sequence: None,
             events: EncodedEvents::encode(&[event]).expect("valid"),
+            retention: None,
         }],
     }))
 }
