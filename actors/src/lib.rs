@@ -40,6 +40,7 @@ pub mod chronicle;
 pub mod clock;
 pub mod coordinator;
 pub mod election;
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod launch;
 pub mod node;

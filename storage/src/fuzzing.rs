@@ -19,6 +19,7 @@ use crate::manifest::Manifest;
 use crate::run::forge;
 use crate::scan::{Chain, Placed, Stop};
 use crate::segment::{FIRST_FRAME_OFFSET, SegmentHeader};
+use crate::store::superblock::{self, Reading};
 use crate::watermark::Watermark;
 
 /// A segment file. Returns how many frames were accepted.
@@ -159,6 +160,20 @@ pub fn watermark(data: &[u8]) {
     let _ = Watermark::decode(&page, 0, &Identity::default());
 }
 
+/// The file `node`: as it is, and with checksums that are right.
+pub fn superblock(data: &[u8]) {
+    let _ = superblock::read(data);
+    let mut forged = data.to_vec();
+    for slot in forged.chunks_exact_mut(SECTOR_BYTES) {
+        let end = SECTOR_BYTES - 4;
+        let checksum = crc32c(&slot[..end]);
+        put(slot, end, &checksum.to_le_bytes());
+    }
+    let Reading::Valid { superblock, whole } = superblock::read(&forged) else { return };
+    let slot = superblock.encode();
+    assert!(!whole || forged.starts_with(&slot), "a superblock has two forms");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -192,6 +207,7 @@ mod tests {
             row(&data);
             run(&data);
             watermark(&data);
+            superblock(&data);
         }
     }
 

@@ -16,7 +16,7 @@
 //! a directory over while its owner lives.
 
 mod file_system;
-mod superblock;
+pub(crate) mod superblock;
 
 #[cfg(test)]
 mod store_test;

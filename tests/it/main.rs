@@ -9,6 +9,7 @@ mod bucket;
 mod command_line;
 mod configuration;
 mod demo;
+mod fuzz;
 mod http;
 mod inspect;
 mod kill;

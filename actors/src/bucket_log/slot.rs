@@ -184,6 +184,19 @@ pub fn fence(name: &Name, nonce: u128, seal: &Seal) -> Bytes {
     finish(out, seal)
 }
 
+/// Any bytes as the body of a slot with this name, for fuzzing.
+pub(crate) fn forged(name: &Name, data: &[u8], seal: &Seal) -> Bytes {
+    let mut out = BytesMut::with_capacity(FENCE_BYTES + data.len());
+    put_header(&mut out, name, DATA, 0, 0);
+    // Kind, nonce and number of parts are as the data says, what names the slot is right.
+    let (kind, nonce) = (MAGIC.len() + 2, HEADER_BYTES - 24);
+    for (at, byte) in [kind].into_iter().chain(nonce..HEADER_BYTES).zip(data) {
+        out[at] = *byte;
+    }
+    out.put_slice(data.get(25..).unwrap_or_default());
+    finish(out, seal)
+}
+
 fn pieces(round: &Round) -> impl Iterator<Item = &Frames> {
     round.values().flatten()
 }

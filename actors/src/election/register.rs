@@ -217,7 +217,7 @@ impl Seal {
         }
     }
 
-    fn hash(&self, bytes: &[u8]) -> blake3::Hash {
+    pub(crate) fn hash(&self, bytes: &[u8]) -> blake3::Hash {
         blake3::keyed_hash(&self.key, bytes)
     }
 }

@@ -60,7 +60,7 @@ pub(super) enum Slot {
 
 /// What both slots together say.
 #[derive(Debug)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// `whole`: both slots say so.
     Valid {
         superblock: Superblock,
@@ -71,7 +71,7 @@ pub(super) enum Reading {
 }
 
 /// Reads the content of the file `node`, of whatever length.
-pub(super) fn read(content: &[u8]) -> Reading {
+pub(crate) fn read(content: &[u8]) -> Reading {
     let (first, rest) = content.split_at(content.len().min(SLOT_BYTES));
     let second = &rest[..rest.len().min(SLOT_BYTES)];
     match (Superblock::decode(first), Superblock::decode(second)) {
@@ -89,7 +89,7 @@ pub(super) fn read(content: &[u8]) -> Reading {
 
 impl Superblock {
     /// One slot.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut slot = vec![0; SLOT_BYTES];
         put(&mut slot, 0, MAGIC);
         put(&mut slot, 8, &crate::FORMAT.to_le_bytes());
