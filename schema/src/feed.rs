@@ -11,7 +11,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::codec::DecodeError;
-use crate::event::check_event_type;
+use crate::event::{EventHead, check_event_type};
 use crate::ids::Stamp;
 use crate::key::{AggregateKey, KeyError, NamePart, check_name};
 use crate::limits::{FEED_SELECTORS_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
@@ -150,6 +150,9 @@ pub struct FeedQuery {
     /// How long the answer may wait for something to be in it, in ms; 0 = not at all. At most
     /// [`FEED_WAIT_MS_MAX`].
     pub wait_ms: u32,
+    /// Events come without their payloads: for whoever only looks at types, keys and metadata, or
+    /// fetches what is of interest. Hashes are those of the whole events.
+    pub headers_only: bool,
 }
 
 impl FeedQuery {
@@ -193,6 +196,18 @@ pub struct FeedPage {
     /// How far the node could have answered when it made the page: the reader has caught up when
     /// `upto` has got here.
     pub head: Stamp,
+}
+
+impl FeedPage {
+    /// Leaves the payloads out.
+    pub fn drop_payloads(&mut self) {
+        for event in self.batches.iter_mut().flat_map(|batch| &mut batch.batch.events) {
+            // What a node delivers is a valid event.
+            if let Ok(head) = EventHead::first(&event.body) {
+                event.body = head.without_payload();
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -176,8 +176,16 @@ fn feed_query() -> impl Strategy<Value = FeedQuery> {
     let several = vec(plain.clone(), 2..5).prop_map(Selector::Several);
     let selector = prop_oneof![4 => plain, 1 => several];
     let types = vec("[A-Za-z]{1,64}".prop_map(Bytes::from), 0..=FILTER_TYPES_MAX.min(5));
-    (selector, types, option::of(stamp()), 0..=FEED_WAIT_MS_MAX)
-        .prop_map(|(selector, types, after, wait_ms)| FeedQuery { selector, types, after, wait_ms })
+    let after = option::of(stamp());
+    (selector, types, after, 0..=FEED_WAIT_MS_MAX, any::<bool>()).prop_map(
+        |(selector, types, after, wait_ms, headers_only)| FeedQuery {
+            selector,
+            types,
+            after,
+            wait_ms,
+            headers_only,
+        },
+    )
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {

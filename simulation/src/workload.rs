@@ -318,7 +318,8 @@ pub fn feed(newest: Stamp, rng: &mut Rng) -> FeedQuery {
         2 => Some(Stamp::new(newest.value().saturating_sub(rng.below(20_000_000)))),
         _ => Some(Stamp::ZERO),
     };
-    FeedQuery { selector, types, after, wait_ms: *rng.pick(&FEED_WAITS_MS) }
+    let wait_ms = *rng.pick(&FEED_WAITS_MS);
+    FeedQuery { selector, types, after, wait_ms, headers_only: false }
 }
 
 /// A listing by chance.

@@ -97,6 +97,39 @@ async fn a_projection_has_every_event_once_however_often_it_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn events_come_without_payloads_when_that_is_asked_for_from_the_log_and_live() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev(&dir.path().join("data"), &["--shards", "1"]);
+    let client = Client::connect(&node.url).await.expect("it serves");
+    let key: AggregateKey = "acme/account/a".parse().expect("a key");
+    let append = async |payload: &str| {
+        let event = Event::json("T", &payload).expect("JSON").with_metadata("of", "x");
+        client.append(&key, [event]).await.expect("appended");
+    };
+    // One is stored with its event, one apart.
+    append("small").await;
+    append(&"large".repeat(1_000)).await;
+    let mut whole = client.watch(Selector::All).stream();
+    let mut bare = client.watch(Selector::All).headers_only().stream();
+    let next = async |feed: &mut celeriant_client::Feed| loop {
+        if let Watched::Batch { batch, .. } = feed.next().await.expect("it goes on").expect("told")
+        {
+            break batch.events.into_iter().next().expect("an event");
+        }
+    };
+    for at in 0..4 {
+        if at == 2 {
+            append("live").await;
+            append(&"live".repeat(1_000)).await;
+        }
+        let (whole, bare) = (next(&mut whole).await, next(&mut bare).await);
+        assert!(bare.payload.is_empty() && !whole.payload.is_empty());
+        assert_eq!((bare.hash, bare.stamp), (whole.hash, whole.stamp));
+        assert_eq!((&bare.event_type, &bare.metadata), (&whole.event_type, &whole.metadata));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn several_selectors_are_one_live_feed_that_tells_everything_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::dev(&dir.path().join("data"), &["--shards", "3"]);

@@ -476,6 +476,9 @@ pub(super) struct Watch {
     /// Only these event types
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     pub(super) types: Vec<String>,
+    /// Leave the payloads out
+    #[arg(long)]
+    pub(super) headers_only: bool,
     /// A follower may answer
     #[arg(long)]
     pub(super) any: bool,

@@ -25,6 +25,9 @@ pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Resul
     if watch.until.is_some() {
         request = request.until_now();
     }
+    if watch.headers_only {
+        request = request.headers_only();
+    }
     if watch.any {
         request = request.any();
     }

@@ -55,6 +55,15 @@ pub(super) struct Poll<R> {
     until: Micros,
 }
 
+impl<R> Poll<R> {
+    fn reply(self, mut page: FeedPage) -> Effect<R> {
+        if self.query.headers_only {
+            page.drop_payloads();
+        }
+        Effect::Reply(self.route, page)
+    }
+}
+
 /// A poll that reads the log.
 #[derive(Debug)]
 struct CatchingUp<R> {
@@ -159,7 +168,7 @@ impl<R> Core<R> {
     fn answer_head(&self, poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
         let head = self.ring.complete();
         let page = FeedPage { batches: Vec::new(), upto: head, head };
-        effects.push(Effect::Reply(poll.route, page));
+        effects.push(poll.reply(page));
     }
 
     /// Answers now or later.
@@ -170,7 +179,7 @@ impl<R> Core<R> {
         }
         let page = page_of(&poll, &self.ring);
         if !page.batches.is_empty() || self.is_over(now, &poll) {
-            return effects.push(Effect::Reply(poll.route, page));
+            return effects.push(poll.reply(page));
         }
         poll.query.after = Some(poll.after().max(head));
         self.waiting.add(poll);
@@ -284,7 +293,7 @@ impl<R> Core<R> {
         let after = poll.after();
         let page = joined(parts, after);
         if !page.batches.is_empty() || self.is_over(now, &poll) {
-            effects.push(Effect::Reply(poll.route, page));
+            effects.push(poll.reply(page));
         } else if page.upto > after {
             // Goes on behind what concerns nobody, without troubling the client.
             poll.query.after = Some(page.upto);
@@ -306,7 +315,7 @@ impl<R> Core<R> {
         for poll in self.waiting.take_if(|poll| poll.until <= now) {
             let upto = poll.query.after.unwrap_or_default().max(head);
             let page = FeedPage { batches: Vec::new(), upto, head };
-            effects.push(Effect::Reply(poll.route, page));
+            effects.push(poll.reply(page));
         }
         self.serve_stalled(now, effects);
         let late = self.beginning.extract_if(.., |poll| poll.until <= now);
@@ -331,7 +340,7 @@ impl<R> Core<R> {
         for poll in self.waiting.take_if(|_| true).into_iter().chain(self.stalled.drain(..)) {
             let upto = poll.after();
             let page = FeedPage { batches: Vec::new(), upto, head: head.max(upto) };
-            effects.push(Effect::Reply(poll.route, page));
+            effects.push(poll.reply(page));
         }
         effects.extend(self.beginning.drain(..).map(unready));
     }

@@ -114,7 +114,8 @@ pub trait Projection {
 impl Watch {
     pub(crate) fn new(client: Client, selector: Selector) -> Self {
         let wait_ms = CHECKPOINTS.as_millis() as u32;
-        let query = FeedQuery { selector, types: Vec::new(), after: Some(Stamp::ZERO), wait_ms };
+        let after = Some(Stamp::ZERO);
+        let query = FeedQuery { selector, after, wait_ms, ..FeedQuery::default() };
         Self { client, query, any: false, until_now: false }
     }
 
@@ -146,6 +147,13 @@ impl Watch {
     /// Only events of these types.
     pub fn types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         self.query.types = types.into_iter().map(|name| Bytes::from(name.into())).collect();
+        self
+    }
+
+    /// Events come without their payloads: for whoever only looks at keys, types and metadata.
+    /// Hashes are those of the whole events.
+    pub fn headers_only(mut self) -> Self {
+        self.query.headers_only = true;
         self
     }
 
@@ -206,7 +214,8 @@ impl Watch {
     async fn ask(self) -> Result<Told, Error> {
         let wait = Duration::from_millis(self.query.wait_ms.into());
         let timeout = self.client.timeout() + wait;
-        let keys = self.client.options().keys.clone();
+        // Without payloads there is nothing to open.
+        let keys = self.client.options().keys.clone().filter(|_| !self.query.headers_only);
         let request = Request::Feed(self.query);
         match self.client.call_to(self.any, &request, Resend::Read, timeout).await? {
             Response::Feed(page) => {

@@ -113,6 +113,8 @@ const MIN_STAMP: Parameter =
     parameter("min_stamp", Kind::Number, "Wait until everything up to this stamp is there");
 const OF_CLIENT: Parameter = parameter("client_id", Kind::Text, "A client's UUID");
 const TYPES: Parameter = parameter("types", Kind::Names, "Only events of these types");
+const HEADERS_ONLY: Parameter =
+    parameter("headers_only", Kind::Switch, "1: events without their payloads");
 const RAW: Parameter = parameter("raw", Kind::Switch, "1: payloads as the very bytes, in base64");
 const SELECTOR: Parameter = Parameter {
     name: "selector",
@@ -286,6 +288,7 @@ pub(super) const ROUTES: &[Route] = &[
             SELECTOR,
             parameter("from", Kind::Text, "start, now (if nothing is said), a stamp, or a time"),
             TYPES,
+            HEADERS_ONLY,
             RAW,
         ],
         headers: &[parameter("Last-Event-ID", Kind::Number, "Go on behind this stamp")],
@@ -303,6 +306,7 @@ pub(super) const ROUTES: &[Route] = &[
             parameter("after", Kind::Number, "Only events behind this stamp"),
             parameter("limit", Kind::Number, "At most so many events; 1,000 if nothing is said"),
             TYPES,
+            HEADERS_ONLY,
             RAW,
         ],
         headers: &[],

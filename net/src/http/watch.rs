@@ -113,7 +113,8 @@ fn query(call: &Call) -> Result<FeedQuery, Refusal> {
         call.parameter("selector").ok_or_else(|| Refusal::invalid("selector", "missing"))?;
     let selector: Selector =
         selector.parse().map_err(|error| Refusal::invalid("selector", error))?;
-    Ok(FeedQuery { selector, types: call.names("types"), after: None, wait_ms: 0 })
+    let headers_only = call.switch("headers_only")?;
+    Ok(FeedQuery { selector, types: call.names("types"), headers_only, ..FeedQuery::default() })
 }
 
 async fn ask<V: Service>(gateway: &Gateway<V>, query: FeedQuery) -> Result<FeedPage, Refusal> {

@@ -8,6 +8,8 @@
 //! ```
 //! Everything before the payload is the *head*; a log may keep the two apart.
 
+use bytes::{Bytes, BytesMut};
+
 use super::{ContentType, Event, SchemaVersion};
 use crate::codec::{DecodeError, Reader};
 use crate::ids::EventId;
@@ -74,6 +76,15 @@ impl<'a> EventHead<'a> {
     #[inline]
     pub fn payload_len(&self) -> usize {
         number(self.bytes, 20)
+    }
+
+    /// The same event with an empty payload. Its hash is still that of the whole event.
+    pub fn without_payload(&self) -> Bytes {
+        let mut bytes = BytesMut::from(self.bytes);
+        let len = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&len.to_le_bytes());
+        bytes[20..24].fill(0);
+        bytes.freeze()
     }
 
     /// A record stores the payload apart from its metadata.

@@ -11,13 +11,16 @@ use crate::ids::Stamp;
 use crate::limits::{FEED_SELECTORS_MAX, FILTER_TYPES_MAX, KEY_BYTES_MAX};
 
 const FLAG_AFTER: u8 = 1;
+const FLAG_HEADERS_ONLY: u8 = 1 << 1;
 /// Of a batch: it is a notice.
 const FLAG_NOTICE: u8 = 1;
 /// Of several, with a line break behind each.
 const SELECTOR_BYTES_MAX: usize = FEED_SELECTORS_MAX * (KEY_BYTES_MAX + 1);
 
 pub(super) fn put_feed(out: &mut BytesMut, query: &FeedQuery) {
-    out.put_u8(if query.after.is_some() { FLAG_AFTER } else { 0 });
+    let bit = |flag, set| if set { flag } else { 0 };
+    let follows = bit(FLAG_AFTER, query.after.is_some());
+    out.put_u8(follows | bit(FLAG_HEADERS_ONLY, query.headers_only));
     out.put_u32_le(query.wait_ms);
     out.put_u64_le(query.after.map_or(0, Stamp::value));
     put_text(out, &query.selector.to_string(), SELECTOR_BYTES_MAX);
@@ -29,7 +32,8 @@ pub(super) fn put_feed(out: &mut BytesMut, query: &FeedQuery) {
 }
 
 pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
-    let follows = input.flags(FLAG_AFTER)? != 0;
+    let flags = input.flags(FLAG_AFTER | FLAG_HEADERS_ONLY)?;
+    let (follows, headers_only) = (flags & FLAG_AFTER != 0, flags & FLAG_HEADERS_ONLY != 0);
     let wait_ms = input.u32()?;
     let after = match (follows, input.u64()?) {
         (true, stamp) => Some(Stamp::new(stamp)),
@@ -46,7 +50,7 @@ pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
         let len = input.u8()?;
         types.push(input.bytes(len.into())?);
     }
-    Ok(FeedQuery { selector, types, after, wait_ms })
+    Ok(FeedQuery { selector, types, after, wait_ms, headers_only })
 }
 
 pub(super) fn put_feed_page(out: &mut BytesMut, page: &FeedPage) {

@@ -67,6 +67,7 @@ impl Rig {
             types: Vec::new(),
             after: after.map(Stamp::new),
             wait_ms,
+            headers_only: false,
         };
         self.ask(route, query);
     }
@@ -174,7 +175,9 @@ fn types_are_filtered_and_nobody_is_woken_for_others() {
     let mut rig = Rig::live(1, 100);
     let types = vec![Bytes::from_static(b"T5")];
     let selector = Selector::All;
-    rig.ask(1, FeedQuery { selector, types, after: Some(Stamp::new(100)), wait_ms: 5_000 });
+    let after = Some(Stamp::new(100));
+    let query = FeedQuery { selector, types, after, wait_ms: 5_000, headers_only: false };
+    rig.ask(1, query);
     rig.told(0, &[batch("a/t/1", 104)], 104);
     assert_eq!(rig.answers(), []);
     rig.told(0, &[batch("a/t/1", 105), batch("a/t/1", 106)], 106);
