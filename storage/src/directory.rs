@@ -37,7 +37,7 @@ pub use applier::{Applier, PendingLeg};
 use memtable::Memtable;
 use pages::PageCache;
 use rows::Outcome;
-pub(crate) use rows::count_row;
+pub(crate) use rows::{count_row, head_in};
 pub use sequences::{ClientSequences, Remembered};
 use upkeep::Upkeep;
 

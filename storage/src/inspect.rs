@@ -9,7 +9,7 @@
 //! frame. Plain structs; printing is the command line's. Deliberately absent: the `Disk` seam (this
 //! is an offline tool), repair.
 
-mod rows;
+pub(crate) mod rows;
 mod walk;
 
 use std::fs::{self, File};
@@ -88,6 +88,11 @@ impl Folder {
     /// # Errors
     /// When a file cannot be read.
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::open_of(path, None)
+    }
+
+    /// The same, of a shard that is known otherwise than from its segments.
+    pub(crate) fn open_of(path: &Path, known: Option<Identity>) -> io::Result<Self> {
         let mut folder = Self {
             path: path.to_owned(),
             identity: None,
@@ -107,7 +112,7 @@ impl Folder {
             folder.segments.push(SegmentFile::open(number, path.join(name))?);
         }
         let mut headers = folder.segments.iter().filter_map(|file| file.header.as_ref().ok());
-        folder.identity = headers.next().map(|header| header.identity);
+        folder.identity = known.or_else(|| headers.next().map(|header| header.identity));
         let identity = folder.identity.unwrap_or_default();
         for name in names {
             if let Some(number) = number_of(&name, "run") {

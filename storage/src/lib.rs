@@ -43,6 +43,7 @@ pub mod settings;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
 pub mod watermark;
 
 use celeriant_schema::{ClusterId, ShardId};

@@ -34,8 +34,9 @@ use rustix::io::Errno;
 use crate::disk::Folder;
 use crate::error::Flaw;
 pub use file_system::FileSystem;
+use superblock::Reading;
+pub(crate) use superblock::SLOT_BYTES;
 pub use superblock::Superblock;
-use superblock::{Reading, SLOT_BYTES};
 
 const LOCK: &str = "lock";
 const NODE: &str = "node";
@@ -311,6 +312,45 @@ impl Superblock {
         }
         read(path).map(|(superblock, _)| superblock)
     }
+
+    /// The file `node` of a data directory, slot by slot: what each says, or what is wrong with it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn slots_of(path: &Path) -> io::Result<[Result<Self, Flaw>; 2]> {
+        Ok(superblock::slots(&fs::read(path.join(NODE))?))
+    }
+}
+
+/// Keeps nodes away from a directory while a tool looks at it.
+#[derive(Debug)]
+pub struct Watched {
+    /// A node has it: what is in it changes meanwhile.
+    pub is_running: bool,
+    /// Held as long as this is open; `None` without a lock file: no node ever had it.
+    _lock: Option<File>,
+}
+
+impl Watched {
+    /// Looks who has the directory at `path`; if nobody does, no node gets it before this is
+    /// dropped. Writes nothing.
+    ///
+    /// # Errors
+    /// When the lock cannot be looked at.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let lock = match File::open(path.join(LOCK)) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Self { is_running: false, _lock: None });
+            }
+            Err(error) => return Err(error),
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Self { is_running: false, _lock: Some(lock) }),
+            Err(Errno::WOULDBLOCK) => Ok(Self { is_running: true, _lock: None }),
+            Err(errno) => Err(errno.into()),
+        }
+    }
 }
 
 /// Makes the directory and those above it that are missing, durably.
@@ -325,7 +365,7 @@ fn create_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Name of a shard's directory.
-fn shard_name(shard: u16) -> String {
+pub(crate) fn shard_name(shard: u16) -> String {
     format!("shard-{shard:04}")
 }
 

@@ -20,3 +20,4 @@ mod schemas;
 mod support;
 mod tidy;
 mod tls;
+mod verify;

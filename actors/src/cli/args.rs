@@ -121,7 +121,8 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print events as they happen
     Watch(Watch),
-    /// Read every aggregate's history from each node that --url names, and compute its hashes anew
+    /// Compute all hashes anew: of a cluster's histories, as each node that --url names delivers
+    /// them, or of a data directory's files. Names the first place that does not match
     Verify(Verify),
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
@@ -490,8 +491,19 @@ pub(super) struct Watch {
 #[derive(Debug, clap::Args)]
 pub(super) struct Verify {
     /// org/type/id, org/type, org, or '*'
-    #[arg(default_value = "*")]
+    #[arg(default_value = "*", conflicts_with = "data")]
     pub(super) selector: Selector,
+    /// Of this data directory, or of one shard's directory in it: offline, read-only. While a node
+    /// has it, only of what was durable when this begins
+    #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
+    pub(super) data: Option<PathBuf>,
+    /// Of the cluster; so it is without --data, too
+    #[arg(long)]
+    pub(super) cluster: bool,
+    /// With --data: aggregates that are followed in one pass over a log, each in 100 bytes of
+    /// memory; of more, it takes several passes
+    #[arg(long, value_name = "N", requires = "data", default_value_t = 1 << 20)]
+    pub(super) aggregates_max: usize,
 }
 
 #[derive(Debug, clap::Args)]

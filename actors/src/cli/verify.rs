@@ -4,8 +4,9 @@
 //! the leader lists aggregates and says each one's version and hash
 //!   └▶ each node that --url names: all events up to there ─▶ the same hash, or what differs first
 //! ```
-//! Memory is one page, whatever the store has. Deliberately absent: files of a node that does not
-//! run (`inspect` reads those).
+//! Memory is one page, whatever the store has. The files of a node that does not run: [`files`].
+
+mod files;
 
 use celeriant_client::{AggregateKey, Client, HeadInfo, Selector, Url, VerifyError};
 use serde_json::json;
@@ -23,6 +24,9 @@ struct Tally {
 }
 
 pub(super) async fn run(verify: Verify, global: &Global, output: &Output) -> Result<(), Failure> {
+    if let Some(dir) = &verify.data {
+        return files::run(dir, verify.aggregates_max, output);
+    }
     let leader = connect(global).await?;
     let url: Url = global.url.parse()?;
     let mut nodes = Vec::new();

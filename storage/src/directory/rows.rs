@@ -437,6 +437,23 @@ pub(crate) fn count_row(key: &[u8], value: &[u8], counts: &mut RunRows) -> Resul
     Ok(())
 }
 
+/// The aggregate, version and chain hash that a head's row gives, from the values that several runs
+/// have for it, newest first; `None`: it is another row.
+pub(crate) fn head_in(
+    key: &[u8],
+    values: &[Bytes],
+) -> Result<Option<(AggregateKey, Version, Hash)>, Flaw> {
+    let (prefix, kind) = RowKind::of(key)?;
+    if kind != RowKind::Head {
+        return Ok(None);
+    }
+    let head = HeadRow::decode(&combine(key, values)?)?;
+    let name = key[..prefix - 1].iter().map(|byte| if *byte == 0 { b'/' } else { *byte });
+    let name = AggregateKey::from_bytes(name.collect::<Vec<u8>>().into());
+    let name = name.map_err(|error| Flaw::Decode(error.to_string()))?;
+    Ok(Some((name, head.version, head.hash)))
+}
+
 /// Makes one value of what several runs say under one key, newest first.
 pub(super) fn combine(key: &[u8], values: &[Bytes]) -> Result<Bytes, Flaw> {
     let Some((newest, older)) = values.split_first() else { return Err(Flaw::Missing) };

@@ -27,7 +27,7 @@ use crate::codec::{Reader, crc32c, put};
 use crate::error::Flaw;
 
 /// Bytes of one slot.
-pub(super) const SLOT_BYTES: usize = 4096;
+pub(crate) const SLOT_BYTES: usize = 4096;
 
 const MAGIC: &[u8; 8] = b"CELNODE\0";
 const CHECKSUM_AT: usize = SLOT_BYTES - 4;
@@ -85,6 +85,16 @@ pub(crate) fn read(content: &[u8]) -> Reading {
         }
         (Slot::Bad(flaw), Slot::Bad(_)) => Reading::Damaged(flaw),
     }
+}
+
+/// What each slot of the content of the file `node` says.
+pub(super) fn slots(content: &[u8]) -> [Result<Superblock, Flaw>; 2] {
+    let (first, rest) = content.split_at(content.len().min(SLOT_BYTES));
+    [first, rest].map(|slot| match Superblock::decode(slot) {
+        Slot::Valid(superblock) => Ok(superblock),
+        Slot::Newer(_) => Err(Flaw::Magic("superblock of a format that this build knows")),
+        Slot::Bad(flaw) => Err(flaw),
+    })
 }
 
 impl Superblock {
