@@ -3,6 +3,7 @@
 //! ```text
 //! {"order":"status"}                             this node's view, whatever its role
 //! {"order":"schema","do":"register",…}           schemas: register, policy, list, show
+//! {"order":"audit","do":"frames",…}              hashes of frames: a shard answers, see audit.rs
 //! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
@@ -19,6 +20,7 @@ use kameo::error::SendError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::audit::AuditOrder;
 use crate::clock::Clock;
 use crate::election::register::{Member, Set};
 use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
@@ -36,6 +38,8 @@ pub enum Order {
     Status,
     /// Say what went wrong around the node, as a scenario of the simulator.
     Record,
+    /// Something that an audit asks of a shard.
+    Audit(AuditOrder),
     /// Something about schemas.
     Schema(SchemaOrder),
     /// Let the other node lead.
@@ -99,6 +103,7 @@ impl Admin {
                     refuse(mail.route, Refusal::NoLeader);
                 }
             }
+            (Order::Audit(_), _) => refuse(route, Refusal::invalid("order", "is for a shard")),
             (Order::Status, _) => answer(route, &self.status()),
             (Order::Record, Some(_)) => {
                 let scenario = self.standing.chronicle().scenario(self.clock.now());

@@ -16,6 +16,7 @@
 
 mod append;
 mod args;
+mod audit;
 mod bench;
 mod cert;
 mod cluster;
@@ -70,6 +71,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut command, "celeriant", &mut std::io::stdout());
             Ok(())
         }
+        Command::Audit { action } => block_on(audit::run(action, &global, output)),
         Command::Inspect(inspect) => inspect::run(&inspect, output),
         Command::Dev(dev) => block_on(serve::dev(dev, output)),
         Command::Demo(demo) => block_on(demo::run(demo, output)),

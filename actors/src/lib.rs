@@ -35,6 +35,7 @@
 pub mod admin;
 pub mod admission;
 mod alarm;
+pub mod audit;
 pub mod bucket_log;
 pub mod chronicle;
 pub mod clock;

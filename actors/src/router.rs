@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::admission::Admission;
+use crate::audit::AuditOrder;
 use crate::clock::{Clock, Micros};
 use crate::coordinator::core::Begin;
 use crate::coordinator::{BeginMail, ShardMail};
@@ -101,7 +102,19 @@ impl Router {
             Request::Ping => {
                 out.refused.push(Reply { id: incoming.id, response: Response::Pong });
             }
-            Request::Admin(order) => self.shared.admin.take(&order, route),
+            Request::Admin(order) => match AuditOrder::of(&order) {
+                None => self.shared.admin.take(&order, route),
+                Some(audit) => match audit.and_then(|audit| audit.shard(shards)) {
+                    Ok(shard) => {
+                        let request = Request::Admin(order);
+                        out.work(shard, Work::Task(Task { route, deadline, request }));
+                    }
+                    Err(refusal) => {
+                        let response = Response::Refused(refusal);
+                        out.refused.push(Reply { id: incoming.id, response });
+                    }
+                },
+            },
             Request::Write(write) => match home(&write, shards) {
                 Some(shard) => {
                     let request = Request::Write(write);

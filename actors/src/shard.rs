@@ -7,6 +7,7 @@
 
 mod abandon;
 mod accepted;
+mod audit;
 mod cold;
 mod commit;
 pub mod core;

@@ -14,8 +14,9 @@
 //! | watch, feed                            | `watch` of all that the selector covers    |
 //! | register a schema, set a policy        | `schema`                                   |
 //! | list and show schemas                  | `read`                                     |
+//! | evidence for an event                  | `read`                                     |
 //! | what the store keeps about itself, all other orders | `admin` of everything         |
-//! | ping, a node's status                  | somebody who is known                      |
+//! | ping, a node's status, frames' hashes  | somebody who is known                      |
 //!
 //! Nothing is granted that is not said: a certificate without grants opens nothing, and an order
 //! that is not known here is an operator's. A node's own certificate opens everything: a gateway
@@ -140,6 +141,7 @@ struct Gist {
     #[serde(rename = "do")]
     what: Option<String>,
     schema: Option<String>,
+    key: Option<String>,
     org: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -153,7 +155,14 @@ fn check_order(grants: &[Grant], order: &[u8]) -> Result<(), Refusal> {
     let of_schema = (name.next().unwrap_or(ANY), name.next().unwrap_or(ANY));
     let of_org = (gist.org.as_deref().unwrap_or(ANY), gist.kind.as_deref().unwrap_or(ANY));
     let (operation, (org, kind)) = match (gist.order.as_str(), gist.what.as_deref()) {
-        ("status", None) => return Ok(()),
+        ("status", None) | ("audit", Some("frames")) => return Ok(()),
+        ("audit", Some("event")) => {
+            let key = gist.key.as_deref().and_then(|key| key.parse::<AggregateKey>().ok());
+            return match key {
+                Some(key) => of_key(grants, Operation::Read, &key),
+                None => may(grants, Operation::Admin, ANY, ANY),
+            };
+        }
         ("schema", Some("register")) => (Operation::Schema, of_schema),
         ("schema", Some("show")) => (Operation::Read, of_schema),
         ("schema", Some("policy")) => (Operation::Schema, of_org),

@@ -4,10 +4,15 @@
 //! chain      every event's hash covers the one before: Chain follows them while they are read
 //! mountains  a log's frame hashes as a Merkle mountain range: a head of 32 bytes stands for all of
 //!            them, and about log2(n) hashes prove that one of them is among them
+//! head       such a head of every shard, and the walk that makes it
+//! inclusion  from an event's bytes up to such a head
 //! ```
 //! Pure functions of values, without trust in whoever delivered them: clients and `verify` use the
 //! same.
 
+pub mod head;
+pub mod hex;
+pub mod inclusion;
 pub mod mountains;
 
 use crate::event::EventBody;

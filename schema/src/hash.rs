@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::ids::{ClientId, Sequence, Stamp, Version};
+use crate::ids::{BootId, ClientId, ClusterId, Epoch, Lsn, Sequence, ShardId, Stamp, Version};
 use crate::key::AggregateKey;
 use crate::request::Write;
 
@@ -69,6 +69,47 @@ pub fn event_hash(context: &EventContext, head: &[u8], payload: &[u8]) -> Hash {
     hasher.update(head);
     hasher.update(payload);
     hasher.finish()
+}
+
+/// What a frame's hash covers besides the hashes of its records.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FrameFields {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The shard.
+    pub shard: ShardId,
+    /// Epoch of the leader that made it.
+    pub epoch: Epoch,
+    /// Process that made it.
+    pub boot: BootId,
+    /// Its first record.
+    pub first_lsn: Lsn,
+    /// How many records.
+    pub count: u32,
+    /// Its first stamp.
+    pub first_stamp: Stamp,
+    /// Its last stamp.
+    pub last_stamp: Stamp,
+    /// Hash of the frame before it.
+    pub prev_hash: Hash,
+}
+
+/// Hash of a frame: the link of a shard's chain (the storage crate's `docs/format.md` §2).
+pub fn frame_hash(fields: &FrameFields, records: impl IntoIterator<Item = Hash>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&fields.cluster.value().to_le_bytes());
+    hasher.update(&fields.shard.value().to_le_bytes());
+    hasher.update(&fields.epoch.value().to_le_bytes());
+    hasher.update(&fields.boot.value().to_le_bytes());
+    hasher.update(&fields.first_lsn.value().to_le_bytes());
+    hasher.update(&fields.count.to_le_bytes());
+    hasher.update(&fields.first_stamp.value().to_le_bytes());
+    hasher.update(&fields.last_stamp.value().to_le_bytes());
+    hasher.update(&fields.prev_hash.0);
+    for record in records {
+        hasher.update(&record.0);
+    }
+    hasher.finalize().into()
 }
 
 /// Identity of a write for exactly-once: over every member's key and events (types, payloads, ids),

@@ -48,7 +48,7 @@ pub(crate) const EVENT_HEADER: usize = 40;
 pub(crate) const INLINE: u32 = u32::MAX;
 /// A record's hash covers everything from here: neither its length nor its flags, which compaction
 /// changes.
-const HASHED_FROM: usize = 5;
+pub(crate) const HASHED_FROM: usize = 5;
 
 /// A write, or a leg of one, before it has a place in the log.
 #[derive(Clone, Copy, Debug)]

@@ -14,8 +14,10 @@
 //! Deliberately absent: compression, encryption, anything that spans two frames.
 
 mod builder;
+mod evidence;
 
 use bytes::Bytes;
+use celeriant_schema::hash::{FrameFields, frame_hash};
 use celeriant_schema::limits::{FRAME_BYTES_MAX, FRAME_RECORDS_MAX, SECTOR_BYTES};
 use celeriant_schema::peer::{FramePlace, Position};
 use celeriant_schema::record::batch_at;
@@ -29,6 +31,7 @@ use crate::error::Flaw;
 use crate::{FORMAT, Identity};
 
 pub(crate) use builder::{Builder, Context};
+pub use evidence::evidence;
 
 /// Size of a frame's header, in bytes. It lies in the frame's first 512 bytes: a torn write leaves
 /// all or nothing of it.
@@ -204,20 +207,22 @@ impl FrameHeader {
 
     /// The hash that a frame with this header and these records' hashes must have.
     pub fn hash_over(&self, records: impl IntoIterator<Item = Hash>) -> Hash {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.identity.cluster.value().to_le_bytes());
-        hasher.update(&self.identity.shard.value().to_le_bytes());
-        hasher.update(&self.epoch.value().to_le_bytes());
-        hasher.update(&self.boot.value().to_le_bytes());
-        hasher.update(&self.first_lsn.value().to_le_bytes());
-        hasher.update(&self.count.to_le_bytes());
-        hasher.update(&self.first_stamp.value().to_le_bytes());
-        hasher.update(&self.last_stamp.value().to_le_bytes());
-        hasher.update(&self.prev_hash.0);
-        for record in records {
-            hasher.update(&record.0);
+        frame_hash(&self.fields(), records)
+    }
+
+    /// What its hash covers besides its records' hashes.
+    pub fn fields(&self) -> FrameFields {
+        FrameFields {
+            cluster: self.identity.cluster,
+            shard: self.identity.shard,
+            epoch: self.epoch,
+            boot: self.boot,
+            first_lsn: self.first_lsn,
+            count: self.count,
+            first_stamp: self.first_stamp,
+            last_stamp: self.last_stamp,
+            prev_hash: self.prev_hash,
         }
-        hasher.finalize().into()
     }
 }
 

@@ -124,6 +124,11 @@ pub(super) enum Command {
     /// Compute all hashes anew: of a cluster's histories, as each node that --url names delivers
     /// them, or of a data directory's files. Names the first place that does not match
     Verify(Verify),
+    /// Prove that history was not changed: export what the store is, hold it against that later
+    Audit {
+        #[command(subcommand)]
+        action: AuditAction,
+    },
     /// Print what segment files hold: offline, read-only
     Inspect(Inspect),
     /// What payloads must conform to: register, list, show, check, demand
@@ -504,6 +509,41 @@ pub(super) struct Verify {
     /// memory; of more, it takes several passes
     #[arg(long, value_name = "N", requires = "data", default_value_t = 1 << 20)]
     pub(super) aggregates_max: usize,
+    /// With --data: also hold the logs against what `audit head` printed before
+    #[arg(long, value_name = "HEAD", requires = "data")]
+    pub(super) against: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum AuditAction {
+    /// Print a hash of everything that is committed, per shard: keep it where the store cannot
+    /// reach it
+    Head,
+    /// Hold a head from before against every node that --url names, or a data directory
+    Check {
+        /// What `audit head` printed
+        head: PathBuf,
+        /// Against this data directory, offline
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// Print a proof that an event is in the store that a head stands for
+    Prove {
+        /// org/type/id
+        key: AggregateKey,
+        /// The event
+        version: u64,
+        /// What `audit head` printed; without it, a new one is made, and printed with the proof
+        #[arg(long, value_name = "FILE")]
+        head: Option<PathBuf>,
+    },
+    /// Check a proof against a head: offline, without the store
+    CheckProof {
+        /// What `audit prove` printed
+        proof: PathBuf,
+        /// What `audit head` printed
+        head: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]

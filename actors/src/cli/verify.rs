@@ -6,12 +6,13 @@
 //! ```
 //! Memory is one page, whatever the store has. The files of a node that does not run: [`files`].
 
-mod files;
+pub(super) mod files;
 
 use celeriant_client::{AggregateKey, Client, HeadInfo, Selector, Url, VerifyError};
 use serde_json::json;
 
 use super::args::{Global, Verify};
+use super::audit;
 use super::failure::Failure;
 use super::output::Output;
 use super::{connect, options};
@@ -25,7 +26,8 @@ struct Tally {
 
 pub(super) async fn run(verify: Verify, global: &Global, output: &Output) -> Result<(), Failure> {
     if let Some(dir) = &verify.data {
-        return files::run(dir, verify.aggregates_max, output);
+        let head = verify.against.as_deref().map(audit::read_head).transpose()?;
+        return files::run(dir, verify.aggregates_max, head.as_ref(), output);
     }
     let leader = connect(global).await?;
     let url: Url = global.url.parse()?;

@@ -42,7 +42,7 @@ impl<R> Core<R> {
         });
         let reads = self.reads.take_all();
         let unproven = std::mem::take(&mut self.unproven).into_iter().map(|(_, route, _)| route);
-        let routes = tasks.chain(reads).chain(unproven);
+        let routes = tasks.chain(reads).chain(unproven).chain(self.audits.take_all());
         effects.extend(routes.map(|route| Effect::Reply(route, undone.clone())));
         effects.push(Effect::StoppedLeading);
     }

@@ -35,6 +35,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::accepted::AcceptedStates;
+use super::audit::Audits;
 use super::cold::Cold;
 use super::commit::Elsewhere;
 use super::feed::Feed;
@@ -161,6 +162,7 @@ pub struct Core<R> {
     pub(super) unproven: Vec<(Micros, R, Response)>,
     pub(super) searches: Searches,
     pub(super) feed: Feed,
+    pub(super) audits: Audits<R>,
     /// What was met where nobody could be told.
     pub(super) failure: Option<Error>,
     pub(super) joints: Joints,
@@ -280,6 +282,7 @@ impl<R> Core<R> {
             unproven: Vec::new(),
             searches: HashMap::with_hasher(FixedState::default()),
             feed: Feed::default(),
+            audits: Audits::default(),
             failure: None,
             joints: parts.joints,
             standing: parts.standing,

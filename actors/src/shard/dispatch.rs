@@ -91,9 +91,8 @@ impl<R> Core<R> {
                 Err(fault) => self.park(Work::Task(task), fault.into(), effects),
             },
             Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
-            Request::Feed(_) | Request::Admin(_) => {
-                unreachable!("feeds and orders of operators are not a shard's")
-            }
+            Request::Admin(_) => self.audit(task, effects),
+            Request::Feed(_) => unreachable!("feeds are not a shard's"),
         }
     }
 

@@ -397,7 +397,7 @@ pub(crate) fn narrow(
 }
 
 /// Whole frames that lie one behind the other.
-fn split(frames: &Bytes) -> impl Iterator<Item = Bytes> {
+pub(super) fn split(frames: &Bytes) -> impl Iterator<Item = Bytes> {
     let mut rest = frames.clone();
     std::iter::from_fn(move || {
         let bytes = FrameHeader::decode(&rest).ok()?.frame_bytes();

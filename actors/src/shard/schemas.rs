@@ -55,6 +55,11 @@ pub(super) enum Unknown {
 }
 
 impl<R> Schemas<R> {
+    /// How many shards the cluster has.
+    pub(super) fn shards(&self) -> u16 {
+        self.shards
+    }
+
     pub(super) fn new(orgs: Arc<Orgs>, shards: u16) -> Self {
         let current = HashMap::with_hasher(FixedState::default());
         Self { orgs, shards, current, waiting: BTreeMap::new() }

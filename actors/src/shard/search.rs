@@ -1,5 +1,5 @@
 //! Frames of this shard's own log, looked up by their place: for the peer, for this node's
-//! replicator, for feeds, and for what a follower is to show.
+//! replicator, for feeds, for audits, and for what a follower is to show.
 //!
 //! One read of the disk at a time for each search; the log says what to read next.
 
@@ -23,6 +23,8 @@ pub(super) enum Purpose {
     Listen { turn: u64 },
     /// What a watch wants to catch up with.
     Feed { ask: u64 },
+    /// What an audit asks for.
+    Audit { ask: u64 },
     /// `Order::Read`.
     Read,
     /// `Order::Find`.
@@ -98,6 +100,7 @@ impl<R> Core<R> {
             Step::Frames { before, end, frames: bytes, .. } => match purpose {
                 Purpose::Listen { turn } => self.listeners_found(turn, Some(&bytes), effects),
                 Purpose::Feed { ask } => self.ask_found(ask, Some(bytes), effects),
+                Purpose::Audit { ask } => self.audit_found(ask, Some(&bytes), effects),
                 _ => effects.push(Effect::Report(Report::Read(Frames { before, end, bytes }))),
             },
             Step::Place(place) => self.tell_place(purpose, Some(place), effects),
@@ -105,6 +108,7 @@ impl<R> Core<R> {
                 Purpose::Tail => self.tail.is_loading = false,
                 Purpose::Listen { turn } => self.listeners_found(turn, None, effects),
                 Purpose::Feed { ask } => self.ask_found(ask, None, effects),
+                Purpose::Audit { ask } => self.audit_found(ask, None, effects),
                 // Nobody asks for frames that were never sealed.
                 Purpose::Read => {}
                 Purpose::Find { .. } | Purpose::Locate { .. } => {

@@ -57,6 +57,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod aggregate;
+pub mod audit;
 mod backoff;
 mod client;
 mod error;

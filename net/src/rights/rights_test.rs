@@ -110,6 +110,8 @@ fn own() -> Vec<(Request, Option<Operation>)> {
         (order(policy), Some(Schema)),
         (order(r#"{"order":"schema","do":"show","schema":"acme/account/T@1.0"}"#), Some(Read)),
         (order(r#"{"order":"status"}"#), None),
+        (order(r#"{"order":"audit","do":"frames","shard":0,"after":0}"#), None),
+        (order(r#"{"order":"audit","do":"event","key":"acme/account/a"}"#), Some(Read)),
     ]
 }
 
@@ -138,6 +140,10 @@ fn foreign() -> Vec<Request> {
         order(r#"{"order":"schema","do":"list","org":"acme"}"#),
         order(r#"{"order":"schema","do":"erase","org":"acme","type":"account"}"#),
         order(r#"{"order":"status","do":"register"}"#),
+        order(r#"{"order":"audit","do":"event","key":"rival/account/a"}"#),
+        order(r#"{"order":"audit","do":"event","key":"$system/schemas/acme"}"#),
+        order(r#"{"order":"audit","do":"event"}"#),
+        order(r#"{"order":"audit"}"#),
         order(r#"{"order":"hand-over"}"#),
         order(r#"{"order":"replace","lost":"","member":{}}"#),
         order(r#"{"order":"recover","above":1}"#),

@@ -81,6 +81,11 @@ impl Prover {
         Self { mountains: Mountains::default(), index, at: 0, path: Vec::new() }
     }
 
+    /// For the leaf that comes next, behind those that `mountains` has.
+    pub fn for_next(mountains: Mountains) -> Self {
+        Self { index: mountains.count, mountains, at: 0, path: Vec::new() }
+    }
+
     /// Takes the next leaf, the first one first.
     pub fn push(&mut self, leaf: Hash) {
         let number = self.mountains.count;

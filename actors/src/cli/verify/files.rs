@@ -6,15 +6,28 @@
 use std::io;
 use std::path::Path;
 
+use celeriant_client::audit::{AuditHead, ShardHead};
+use celeriant_schema::ShardId;
 use celeriant_storage::verify::{Finding, Options, Report, verify};
 use serde_json::{Value, json};
 
 use super::super::failure::Failure;
 use super::super::output::Output;
 
-pub(super) fn run(dir: &Path, aggregates_max: usize, output: &Output) -> Result<(), Failure> {
-    let options = Options { aggregates_max, ..Options::default() };
-    let report = verify(dir, &options).map_err(|error| unreadable(dir, &error))?;
+/// Verifies `dir`, and that its logs begin as `head` says.
+pub(in crate::cli) fn run(
+    dir: &Path,
+    aggregates_max: usize,
+    head: Option<&AuditHead>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let of = |shard: &ShardHead| (ShardId::new(shard.shard), shard.frames);
+    let heads = head.into_iter().flat_map(|head| &head.shards).map(of).collect();
+    let options = Options { aggregates_max, heads };
+    let mut report = verify(dir, &options).map_err(|error| unreadable(dir, &error))?;
+    if let Some(head) = head {
+        hold_against(head, &mut report);
+    }
     for finding in &report.findings {
         match output.is_json() {
             true => output.json(&shape(finding))?,
@@ -28,6 +41,32 @@ pub(super) fn run(dir: &Path, aggregates_max: usize, output: &Output) -> Result<
     match report.findings.first() {
         None => Ok(()),
         Some(first) => Err(Failure::Mismatch(first.to_string())),
+    }
+}
+
+/// Every shard that does not begin as the head says is a finding.
+fn hold_against(head: &AuditHead, report: &mut Report) {
+    let mut find = |shard: &ShardHead, what: String| {
+        let (file, lsn) = (format!("shard-{:04}", shard.shard), Some(shard.lsn.into()));
+        let (offset, event, shard) = (0, None, Some(ShardId::new(shard.shard)));
+        report.findings.push(Finding { file, offset, shard, lsn, event, what });
+    };
+    let is_own = report.cluster.is_none_or(|own| head.cluster.parse() == Ok(own));
+    for expected in &head.shards {
+        let found = report.heads_wanted.iter().find(|it| it.shard.value() == expected.shard);
+        match found {
+            _ if !is_own => find(expected, "the audit head is of another cluster".into()),
+            _ if expected.frames == 0 => {}
+            None => find(expected, format!("has fewer than {} frames", expected.frames)),
+            Some(found) if found.head != expected.head() => find(
+                expected,
+                format!(
+                    "its first {} frames have hash {}, and had {}",
+                    expected.frames, found.head.hash, expected.hash
+                ),
+            ),
+            Some(_) => {}
+        }
     }
 }
 
