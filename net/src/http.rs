@@ -22,6 +22,7 @@
 
 mod append;
 mod asker;
+mod audit;
 mod call;
 mod cors;
 mod inspector;

@@ -5,6 +5,7 @@
 
 mod adoption;
 mod attack;
+mod audit;
 mod bucket;
 mod command_line;
 mod configuration;

@@ -12,9 +12,8 @@ pub use celeriant_schema::audit::inclusion::{Included, InclusionError, Inclusion
 
 use celeriant_schema::audit::head::{FramesPage, Walk};
 use celeriant_schema::audit::hex::Hex;
-use celeriant_schema::audit::inclusion::Evidence;
-use celeriant_schema::hash::chain_start;
-use celeriant_schema::{AggregateKey, Hash, Version};
+use celeriant_schema::audit::inclusion::{Evidence, Seek, Sought};
+use celeriant_schema::{AggregateKey, Version};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -120,10 +119,10 @@ impl Client {
     ) -> Result<InclusionProof, AuditError> {
         let version = version.into();
         let absent = || AuditError::Absent { key: key.clone(), version };
-        let (prev, event, stamp) = self.event_at(key, version).await?.ok_or_else(absent)?;
+        let Sought { prev, event, stamp } = self.sought(key, version).await?.ok_or_else(absent)?;
         let order = json!({
             "order": "audit", "do": "event", "key": key.as_str(),
-            "version": version.value(), "stamp": stamp,
+            "version": version.value(), "stamp": stamp.value(),
         });
         let evidence: Evidence = self.audit_ask(&order).await?;
         let later = || AuditError::Later { key: key.clone(), version };
@@ -133,35 +132,19 @@ impl Client {
         let walk = Walk::new(shard.shard, Some(shard.frames)).proving(lsn);
         let walk = self.audit_walk(walk, &head.cluster).await?;
         let path = Hex(walk.proof().ok_or_else(later)?.encode());
-        let (key, version, event) = (key.as_str().to_owned(), version.value(), Hex(event));
+        let (key, version, event) = (key.as_str().to_owned(), version.value(), Hex(event.to_vec()));
         let proof = InclusionProof { key, version, prev, event, evidence, path };
         proof.check(head)?;
         Ok(proof)
     }
 
-    /// The hash before an event, its bytes and its stamp.
-    async fn event_at(
-        &self,
-        key: &AggregateKey,
-        version: Version,
-    ) -> Result<Option<(Hash, Vec<u8>, u64)>, Error> {
-        let before = Version::new(version.value().saturating_sub(1));
-        let mut prev = (before == Version::NONE).then(|| chain_start(key));
-        let mut read = self.read(key).from(before).to(version);
+    async fn sought(&self, key: &AggregateKey, version: Version) -> Result<Option<Sought>, Error> {
+        let mut seek = Seek::new(key, version);
+        let mut read = self.read(key).from(seek.from()).to(version);
         loop {
             let page = read.clone().ask().await?;
-            for batch in &page.batches {
-                for event in &batch.events {
-                    if event.version == before {
-                        prev = Some(event.hash);
-                    }
-                    if let Some(prev) = prev.filter(|_| event.version == version) {
-                        let first = batch.header.first_version.value();
-                        let ahead = version.value().saturating_sub(first);
-                        let stamp = batch.header.stamp.value().saturating_add(ahead);
-                        return Ok(Some((prev, event.body.to_vec(), stamp)));
-                    }
-                }
+            if let Some(sought) = seek.take(&page.batches) {
+                return Ok(Some(sought));
             }
             match page.next {
                 Some(next) => read.query.from = next,

@@ -182,6 +182,7 @@ fn schemas() -> Value {
     let mut all = bodies();
     all.append(&mut answers());
     all.append(&mut of_schemas());
+    all.append(&mut of_audits());
     all.append(&mut of_the_node());
     Value::Object(all)
 }
@@ -290,6 +291,36 @@ fn of_schemas() -> Map<String, Value> {
         "Policy": object(policy, &[]),
         "Registered": object(json!({"schema": text(), "outcome": outcome}), &[]),
         "Schemas": object(all, &[]),
+    }))
+}
+
+fn of_audits() -> Map<String, Value> {
+    let hex = json!({"type": "string", "pattern": "^([0-9a-f]{2})*$"});
+    let shard = json!({
+        "shard": number(0), "lsn": number(0), "stamp": number(0), "frames": number(0),
+        "hash": hash(),
+    });
+    let frame = json!({
+        "cluster": uuid(), "shard": number(0), "epoch": number(0), "boot": text(),
+        "first_lsn": number(1), "first_stamp": number(0), "last_stamp": number(0),
+        "prev_hash": hash(),
+    });
+    let batch = json!({"fields": hex, "events": list(hash())});
+    let evidence = json!({
+        "frame": object(frame, &[]), "records": list(hash()), "record": number(0),
+        "fields": hex, "batches": list(object(batch, &[])),
+    });
+    let inclusion = json!({
+        "key": text(), "version": number(1), "prev": hash(), "event": hex,
+        "evidence": object(evidence, &[]), "path": hex,
+    });
+    let head = json!({"cluster": uuid(), "shards": list(reference("AuditShard"))});
+    let proof = json!({"proof": reference("InclusionProof"), "head": reference("AuditHead")});
+    map(json!({
+        "AuditShard": object(shard, &[]),
+        "AuditHead": object(head, &[]),
+        "InclusionProof": object(inclusion, &[]),
+        "AuditProof": object(proof, &[]),
     }))
 }
 

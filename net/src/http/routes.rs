@@ -13,7 +13,7 @@ use super::call::Call;
 use celeriant_schema::Refusal;
 
 use super::problem::Problem;
-use super::{Gateway, append, cors, inspector, node, read, schemas, sync, watch};
+use super::{Gateway, append, audit, cors, inspector, node, read, schemas, sync, watch};
 use crate::service::Service;
 
 /// One operation: where it is, what it takes, what it answers.
@@ -60,6 +60,8 @@ pub(super) enum Operation {
     ListSchemas,
     SetPolicy,
     SetTypePolicy,
+    AuditHead,
+    AuditProof,
     Cluster,
     Live,
     Ready,
@@ -374,6 +376,33 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         verb: Verb::Get,
+        path: "/v1/audit/head",
+        operation: Operation::AuditHead,
+        what: "A hash of everything that is committed, per shard: to be kept somewhere else. Reads \
+               all frames",
+        query: &[],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "AuditHead")],
+        problems: &[504],
+    },
+    Route {
+        verb: Verb::Get,
+        path: "/v1/audit/proof/{org}/{type}/{id}/{version}",
+        operation: Operation::AuditProof,
+        what: "A proof that an event is in its shard's log, to be checked against a head",
+        query: &[parameter(
+            "frames",
+            Kind::Number,
+            "Against a head with so many frames of the shard; without it, all that there are",
+        )],
+        headers: &[],
+        body: None,
+        answers: &[json(200, "AuditProof")],
+        problems: &[404, 410, 504],
+    },
+    Route {
+        verb: Verb::Get,
         path: "/v1/cluster",
         operation: Operation::Cluster,
         what: "What this node knows of itself and the cluster",
@@ -526,6 +555,8 @@ impl<V: Service> Gateway<V> {
             Operation::SetPolicy | Operation::SetTypePolicy => {
                 schemas::set_policy(&gateway, call).await
             }
+            Operation::AuditHead => audit::head(&gateway).await,
+            Operation::AuditProof => audit::proof(&gateway, call).await,
             Operation::Cluster => node::cluster(&gateway).await,
             Operation::Live => Ok(node::live()),
             Operation::Ready => node::ready(&self, call).await,

@@ -12,6 +12,7 @@
 //! A leg of a write over several shards is in the log whether the write counted or not:
 //! [`Included::is_leg`] says so.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::head::AuditHead;
@@ -20,12 +21,15 @@ use super::mountains::Proof;
 use crate::codec::DecodeError;
 use crate::codec::Reader;
 use crate::event::EventBody;
-use crate::hash::{EventContext, FrameFields, Hash, event_hash, frame_hash, record_hasher};
+use crate::hash::{
+    EventContext, FrameFields, Hash, chain_start, event_hash, frame_hash, record_hasher,
+};
 use crate::ids::{BootId, ClientId, ClusterId, Epoch, Lsn, Sequence, ShardId, Stamp, Version};
 use crate::key::AggregateKey;
 use crate::record::{
     BATCH_HEADER, HASHED_FROM, KIND_LEG, KIND_WRITE, Record, WRITE_HEADER, decode_records,
 };
+use crate::response::ReadBatch;
 
 /// An event with everything that leads from it to a head. One JSON object.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -93,6 +97,54 @@ pub struct BatchEvidence {
     pub events: Vec<Hash>,
 }
 
+/// Looks for an event, and the hash before it, in pages of a read without filters.
+#[derive(Clone, Debug)]
+pub struct Seek {
+    version: Version,
+    prev: Option<Hash>,
+}
+
+/// An event that is to be proved.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sought {
+    /// Hash of the one before it, or its chain's start.
+    pub prev: Hash,
+    /// Its canonical bytes.
+    pub event: Bytes,
+    /// Its stamp.
+    pub stamp: Stamp,
+}
+
+impl Seek {
+    /// For one event of `key`.
+    pub fn new(key: &AggregateKey, version: Version) -> Self {
+        let is_first = version.value() <= 1;
+        Self { version, prev: is_first.then(|| chain_start(key)) }
+    }
+
+    /// Lowest version to read; the event's is the highest.
+    pub fn from(&self) -> Version {
+        Version::new(self.version.value().saturating_sub(1))
+    }
+
+    /// Takes the next page's batches.
+    pub fn take(&mut self, batches: &[ReadBatch]) -> Option<Sought> {
+        for ReadBatch { header, events } in batches {
+            for event in events {
+                if event.version == self.from() {
+                    self.prev = Some(event.hash);
+                }
+                if let Some(prev) = self.prev.filter(|_| event.version == self.version) {
+                    let ahead = self.version.value().saturating_sub(header.first_version.value());
+                    let stamp = header.stamp.value().saturating_add(ahead).into();
+                    return Some(Sought { prev, event: event.body.clone(), stamp });
+                }
+            }
+        }
+        None
+    }
+}
+
 /// What an accepted proof says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Included {
@@ -154,7 +206,7 @@ impl Evidence {
         key: &AggregateKey,
         version: Version,
         fields: &FrameFields,
-        (meta, blobs): (&bytes::Bytes, &bytes::Bytes),
+        (meta, blobs): (&Bytes, &Bytes),
     ) -> Result<Self, EvidenceError> {
         let (mut records, mut found) = (Vec::new(), None);
         for record in decode_records(meta, blobs, fields.count) {
@@ -261,9 +313,10 @@ impl InclusionProof {
             if fields.count as usize != batch.events.len() {
                 return Err(BAD_BATCH);
             }
-            let at =
-                version.checked_sub(fields.first_version).filter(|at| *at < fields.count.into());
-            if let Some(at) = at.filter(|_| fields.key == self.key.as_bytes()) {
+            let at = version.checked_sub(fields.first_version);
+            if let Some(at) = at.filter(|at| *at < fields.count.into())
+                && fields.key == self.key.as_bytes()
+            {
                 found = Some((batch, fields, at));
             }
         }
