@@ -50,6 +50,13 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
         "ListAggregates" => vec![get("/v1/orgs/acme/types/account/aggregates?limit=1")],
         "Watch" => vec![http.open("/v1/watch?selector=acme", &[]).head, get("/v1/watch")],
         "ReadFeed" => vec![get("/v1/feed?selector=acme"), get("/v1/feed")],
+        "AuditHead" => vec![get("/v1/audit/head"), get("/v1/audit/head?x=1")],
+        "AuditProof" => vec![
+            get("/v1/audit/proof/acme/account/alice/1"),
+            get("/v1/audit/proof/acme/account/alice/x"),
+            get("/v1/audit/proof/acme/account/alice/1?frames=0"),
+            get("/v1/audit/proof/acme/account/nobody/1"),
+        ],
         "Cluster" => vec![get("/v1/cluster"), get("/v1/cluster?x=1")],
         "Live" => vec![get("/health/live")],
         "Ready" => vec![get("/health/ready"), get("/health/ready?any=2")],
