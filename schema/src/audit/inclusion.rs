@@ -27,7 +27,8 @@ use crate::hash::{
 use crate::ids::{BootId, ClientId, ClusterId, Epoch, Lsn, Sequence, ShardId, Stamp, Version};
 use crate::key::AggregateKey;
 use crate::record::{
-    BATCH_HEADER, HASHED_FROM, KIND_LEG, KIND_WRITE, Record, WRITE_HEADER, decode_records,
+    BATCH_FLAG_TOMBSTONE, BATCH_HEADER, HASHED_FROM, KIND_LEG, KIND_WRITE, Record, TOMBSTONE,
+    WRITE_HEADER, decode_records,
 };
 use crate::response::ReadBatch;
 
@@ -91,7 +92,7 @@ pub struct FrameEvidence {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchEvidence {
-    /// Its bytes from the length of the key to the end of the key.
+    /// Its bytes from the length of the key to the end of the key, or of the tombstone.
     pub fields: Hex,
     /// Hashes of its events.
     pub events: Vec<Hash>,
@@ -221,7 +222,8 @@ impl Evidence {
                     let bytes = &meta[offset as usize..];
                     let batches = write.batches.iter().map(|batch| {
                         let at = batch.offset as usize;
-                        let end = at + BATCH_HEADER + batch.key.as_bytes().len();
+                        let own = batch.retention.map_or(0, |_| TOMBSTONE);
+                        let end = at + BATCH_HEADER + batch.key.as_bytes().len() + own;
                         let events = batch.events(blobs).map(|event| Ok(event?.hash));
                         let events = events.collect::<Result<_, DecodeError>>()?;
                         Ok(BatchEvidence { fields: Hex(bytes[at + 4..end].to_vec()), events })
@@ -390,10 +392,13 @@ impl<'a> BatchFields<'a> {
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut input = Reader::new(bytes, "batch");
         let key_len = usize::from(input.u16().ok()?);
-        input.take(2 + 8).ok()?;
+        let (_guard, flags, _version) = (input.u8().ok()?, input.u8().ok()?, input.u64().ok()?);
         let (sequence, first_version) = (input.u64().ok()?, input.u64().ok()?);
         let (count, stamp_ahead) = (input.u32().ok()?, input.u32().ok()?);
         let key = input.take(key_len).ok()?;
+        if flags & BATCH_FLAG_TOMBSTONE != 0 {
+            input.take(TOMBSTONE).ok()?;
+        }
         input.finish().ok()?;
         Some(Self { sequence, first_version, count, stamp_ahead, key })
     }

@@ -173,6 +173,9 @@ impl Chains {
         if first != tip.version.next() {
             return Err((first, "its version does not follow the one before it"));
         }
+        if batch.retention.is_some() && batch.hash != tip.hash {
+            return Err((first, "it deletes or trims behind another hash"));
+        }
         let mut context = EventContext {
             prev: tip.hash,
             version: first,
