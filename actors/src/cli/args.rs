@@ -1,5 +1,7 @@
 //! Words of the command line, as values.
 
+mod audit;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +17,8 @@ use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::failure::Failure;
 use super::schema::SchemaAction;
+
+pub(super) use audit::{AuditAction, Inspect, Verify};
 
 /// An event store: append, retry, read; lose nothing.
 #[derive(Debug, Parser)]
@@ -491,68 +495,6 @@ pub(super) struct Watch {
     /// Also print how far it has got: where to go on (JSON only)
     #[arg(long)]
     pub(super) checkpoints: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Verify {
-    /// org/type/id, org/type, org, or '*'
-    #[arg(default_value = "*", conflicts_with = "data")]
-    pub(super) selector: Selector,
-    /// Of this data directory, or of one shard's directory in it: offline, read-only. While a node
-    /// has it, only of what was durable when this begins
-    #[arg(long, value_name = "DIR", conflicts_with = "cluster")]
-    pub(super) data: Option<PathBuf>,
-    /// Of the cluster; so it is without --data, too
-    #[arg(long)]
-    pub(super) cluster: bool,
-    /// With --data: aggregates that are followed in one pass over a log, each in 100 bytes of
-    /// memory; of more, it takes several passes
-    #[arg(long, value_name = "N", requires = "data", default_value_t = 1 << 20)]
-    pub(super) aggregates_max: usize,
-    /// With --data: also hold the logs against what `audit head` printed before
-    #[arg(long, value_name = "HEAD", requires = "data")]
-    pub(super) against: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum AuditAction {
-    /// Print a hash of everything that is committed, per shard: keep it where the store cannot
-    /// reach it
-    Head,
-    /// Hold a head from before against every node that --url names, or a data directory
-    Check {
-        /// What `audit head` printed
-        head: PathBuf,
-        /// Against this data directory, offline
-        #[arg(long, value_name = "DIR")]
-        data: Option<PathBuf>,
-    },
-    /// Print a proof that an event is in the store that a head stands for
-    Prove {
-        /// org/type/id
-        key: AggregateKey,
-        /// The event
-        version: u64,
-        /// What `audit head` printed; without it, a new one is made, and printed with the proof
-        #[arg(long, value_name = "FILE")]
-        head: Option<PathBuf>,
-    },
-    /// Check a proof against a head: offline, without the store
-    CheckProof {
-        /// What `audit prove` printed
-        proof: PathBuf,
-        /// What `audit head` printed
-        head: PathBuf,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Inspect {
-    /// A data directory, or one shard's directory in it
-    pub(super) dir: PathBuf,
-    /// Show the events of every record, too
-    #[arg(long)]
-    pub(super) events: bool,
 }
 
 #[derive(Debug, clap::Args)]
