@@ -4,11 +4,13 @@
 //! the leader lists aggregates and says each one's version and hash
 //!   └▶ each node that --url names: all events up to there ─▶ the same hash, or what differs first
 //! ```
+//! Of what is deleted there is nothing to compute: then the nodes only have to say the same. Where
+//! an aggregate's beginning is gone, its first event is taken for granted, and that is told.
 //! Memory is one page, whatever the store has. The files of a node that does not run: [`files`].
 
 pub(super) mod files;
 
-use celeriant_client::{AggregateKey, Client, HeadInfo, Selector, Url, VerifyError};
+use celeriant_client::{AggregateKey, Client, HeadInfo, Selector, Url, VerifyError, Version};
 use serde_json::json;
 
 use super::args::{Global, Verify};
@@ -22,6 +24,10 @@ use super::{connect, options};
 struct Tally {
     aggregates: u64,
     events: u64,
+    /// Aggregates of which the beginning is gone.
+    cut: u64,
+    /// Aggregates of which nothing is left.
+    gone: u64,
 }
 
 pub(super) async fn run(verify: Verify, global: &Global, output: &Output) -> Result<(), Failure> {
@@ -50,17 +56,31 @@ pub(super) async fn run(verify: Verify, global: &Global, output: &Output) -> Res
         Selector::Aggregate(key) => of_aggregate(&leader, &nodes, key, &mut tally).await?,
         _ => return Err(Failure::usage("one selector: org/type/id, org/type, org, or '*'")),
     }
-    let Tally { aggregates, events } = tally;
-    match output.is_json() {
-        true => output.json(&json!({
-            "verified": true, "aggregates": aggregates, "events": events, "nodes": url.addresses(),
-        })),
-        false => output.line(&format!(
-            "{aggregates} aggregates with {events} events have the hashes that they should, on \
-             each of {} node(s)",
-            nodes.len()
-        )),
+    print(&tally, url.addresses(), output)
+}
+
+fn print(tally: &Tally, nodes: &[String], output: &Output) -> Result<(), Failure> {
+    let Tally { aggregates, events, cut, gone } = tally;
+    if output.is_json() {
+        return output.json(&json!({
+            "verified": true, "aggregates": aggregates, "events": events, "cut": cut, "gone": gone,
+            "nodes": nodes,
+        }));
     }
+    output.line(&format!(
+        "{aggregates} aggregates with {events} events have the hashes that they should, on each of \
+         {} node(s)",
+        nodes.len()
+    ))?;
+    if *cut > 0 {
+        output.line(&format!(
+            "{cut} of them had events taken away: the first that is left was taken for granted"
+        ))?;
+    }
+    if *gone > 0 {
+        output.line(&format!("{gone} of them have no events left: there is nothing to compute"))?;
+    }
+    Ok(())
 }
 
 type Nodes = [(String, Client)];
@@ -100,22 +120,92 @@ async fn of_aggregate(
     key: &AggregateKey,
     tally: &mut Tally,
 ) -> Result<(), Failure> {
-    let HeadInfo { version, hash, stamp, .. } = leader.head(key).await?;
+    let mut head = leader.head(key).await?;
+    loop {
+        let checked = of_nodes(nodes, key, &head, tally).await;
+        if checked.is_ok() {
+            return checked;
+        }
+        // What was taken away meanwhile is no mismatch.
+        let now = leader.head(key).await?;
+        if left(&now) == left(&head) {
+            return checked;
+        }
+        head = now;
+    }
+}
+
+/// Whether something is left of an aggregate, and from where on.
+fn left(head: &HeadInfo) -> (bool, Version) {
+    (!head.deleted && head.first_available <= head.version, head.first_available)
+}
+
+async fn of_nodes(
+    nodes: &Nodes,
+    key: &AggregateKey,
+    head: &HeadInfo,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let (has_events, _) = left(head);
+    let mut after = Version::NONE;
     for (address, node) in nodes {
-        let checked = node.verify(key).to(version).any().min_stamp(stamp).check().await;
-        let verified = checked.map_err(|error| match error {
-            VerifyError::Read(error) => Failure::from(error),
-            chain => Failure::Mismatch(format!("on {address}: {chain}")),
-        })?;
-        if (verified.version, verified.hash) != (version, hash) {
-            return Err(Failure::Mismatch(format!(
-                "on {address}: {key} ends at version {} with hash {}, but its head says {version} \
-                 with {hash}",
-                verified.version, verified.hash
-            )));
+        match has_events {
+            true => after = of_node(address, node, key, head).await?,
+            false => says_the_same(address, node, key, head).await?,
         }
     }
     tally.aggregates += 1;
-    tally.events += version.value();
+    tally.gone += u64::from(!has_events);
+    tally.cut += u64::from(after != Version::NONE);
+    if has_events {
+        tally.events += head.version.value().saturating_sub(after.value());
+    }
     Ok(())
+}
+
+/// Computes all there is; the version that was taken for granted.
+async fn of_node(
+    address: &str,
+    node: &Client,
+    key: &AggregateKey,
+    head: &HeadInfo,
+) -> Result<Version, Failure> {
+    let HeadInfo { version, hash, stamp, first_available, .. } = *head;
+    let checked = node.verify(key).to(version).any().min_stamp(stamp).check().await;
+    let verified = checked.map_err(|error| match error {
+        VerifyError::Read(error) => Failure::from(error),
+        chain => Failure::Mismatch(format!("on {address}: {chain}")),
+    })?;
+    if (verified.version, verified.hash) != (version, hash) {
+        return Err(Failure::Mismatch(format!(
+            "on {address}: {key} ends at version {} with hash {}, but its head says {version} with \
+             {hash}",
+            verified.version, verified.hash
+        )));
+    }
+    let first = verified.after.max(Version::NONE.next());
+    if first != first_available {
+        return Err(Failure::Mismatch(format!(
+            "on {address}: {key} begins at version {first}, but its head says {first_available}"
+        )));
+    }
+    Ok(verified.after)
+}
+
+async fn says_the_same(
+    address: &str,
+    node: &Client,
+    key: &AggregateKey,
+    head: &HeadInfo,
+) -> Result<(), Failure> {
+    let own = node.head(key).any().min_stamp(head.stamp).await?;
+    let said = |head: &HeadInfo| (head.version, head.hash, head.deleted, head.first_available);
+    if said(&own) == said(head) {
+        return Ok(());
+    }
+    Err(Failure::Mismatch(format!(
+        "on {address}: of {key} nothing is left, but its head is another: version {} with hash {}, \
+         not {} with {}",
+        own.version, own.hash, head.version, head.hash
+    )))
 }

@@ -19,7 +19,7 @@ use crate::{Batch, Client, ClientId, Error, sealing};
 #[derive(Clone, Debug)]
 #[must_use = "nothing is read before stream(), collect() or page()"]
 pub struct Read {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) query: ReadQuery,
     timeout: Option<Duration>,
 }

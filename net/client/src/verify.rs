@@ -1,7 +1,7 @@
 //! Checking an aggregate's history against its hashes, without trust in whoever delivers it.
 
 use celeriant_schema::audit::{Chain, ChainError};
-use celeriant_schema::{AggregateKey, Hash, Stamp, Version};
+use celeriant_schema::{AggregateKey, Hash, ReadEvent, Stamp, Version};
 
 use crate::{Client, Error, Read};
 
@@ -11,12 +11,17 @@ use crate::{Client, Error, Read};
 pub struct Verify {
     read: Read,
     chain: Chain,
+    after: Version,
 }
 
 /// How far a history was checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Verified {
-    /// The last version.
+    /// Every event behind this version was checked. 0: there is nothing else. A later one was taken
+    /// for granted: that of [`Verify::after`], or, where the aggregate was trimmed, or deleted and
+    /// begun anew, the first event that there is, whose hash covers one that nobody has any more.
+    pub after: Version,
+    /// The last version; the same as `after` if no event was there to check.
     pub version: Version,
     /// Its hash, which stands for everything up to it: that of a receipt for the same version is
     /// the same, or one of the two histories is another.
@@ -42,15 +47,27 @@ pub enum VerifyError {
 
 impl Client {
     /// Reads all of an aggregate's events, and computes their hashes anew.
+    ///
+    /// ```no_run
+    /// # async fn example(client: celeriant_client::Client, key: celeriant_client::AggregateKey)
+    /// #     -> Result<(), celeriant_client::VerifyError> {
+    /// let verified = client.verify(&key).check().await?;
+    /// if verified.after.value() > 0 {
+    ///     println!("what is before version {} was trimmed or deleted", verified.after);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn verify(&self, key: &AggregateKey) -> Verify {
-        Verify { read: self.read(key), chain: Chain::start(key) }
+        Verify { read: self.read(key), chain: Chain::start(key), after: Version::NONE }
     }
 }
 
 impl Verify {
-    /// Only what comes after a version whose hash is trusted, from a receipt for example.
+    /// Only what comes after a version whose hash is trusted: from a receipt, for example that of
+    /// the deletion after which the aggregate began anew.
     pub fn after(mut self, version: impl Into<Version>, hash: Hash) -> Self {
         let version = version.into();
+        self.after = version;
         self.read = self.read.from(version.next());
         self.chain = Chain::after(version, hash);
         self
@@ -77,33 +94,64 @@ impl Verify {
     /// Reads and computes, page after page.
     ///
     /// # Errors
-    /// `VerifyError::Chain` names the first version that does not match.
+    /// `VerifyError::Chain` names the first version that does not match; that of the first event
+    /// that is left is only found out by the one behind it.
     pub async fn check(mut self) -> Result<Verified, VerifyError> {
         loop {
             let page = self.read.clone().ask().await?;
-            let query = &mut self.read.query;
+            // Another node may answer next, and be behind this one.
+            self.read.query.min_stamp = self.read.query.min_stamp.max(Some(page.stamp));
             for batch in &page.batches {
-                // A batch is not split: its first events may be known already, its last not asked
-                // for.
-                let wanted = batch.events.iter().filter(|event| {
-                    event.version >= query.from && query.to.is_none_or(|to| event.version <= to)
-                });
-                for event in wanted {
+                for event in &batch.events {
+                    let query = &self.read.query;
+                    // A batch is not split: its first events may be known already, its last not
+                    // asked for.
+                    if event.version < query.from || query.to.is_some_and(|to| event.version > to) {
+                        continue;
+                    }
+                    if self.is_cut(event).await? {
+                        self.after = event.version;
+                        self.chain = Chain::after(event.version, event.hash);
+                        continue;
+                    }
                     let checked = self.chain.check(&batch.header, event);
-                    checked
-                        .map_err(|error| VerifyError::Chain { key: query.key.clone(), error })?;
+                    checked.map_err(|error| self.failed(error))?;
                 }
             }
-            // Another node may answer next, and be behind this one.
-            query.min_stamp = query.min_stamp.max(Some(page.stamp));
             match page.next {
-                Some(next) => query.from = next,
+                Some(next) => self.read.query.from = next,
                 None => {
                     let (version, hash) = (self.chain.version(), self.chain.hash());
-                    return Ok(Verified { version, hash });
+                    return Ok(Verified { after: self.after, version, hash });
                 }
             }
         }
+    }
+
+    /// Whether this is the first event because those before it were taken away: a node that merely
+    /// leaves them out does not say so.
+    async fn is_cut(&self, event: &ReadEvent) -> Result<bool, VerifyError> {
+        let first = Version::NONE.next();
+        if self.chain.version() != Version::NONE || event.version == first {
+            return Ok(false);
+        }
+        let query = &self.read.query;
+        let mut head = self.read.client.head(&query.key);
+        if query.any {
+            head = head.any();
+        }
+        if let Some(stamp) = query.min_stamp {
+            head = head.min_stamp(stamp);
+        }
+        let expected = head.await?.first_available;
+        if expected < event.version {
+            return Err(self.failed(ChainError::Gap { expected, found: event.version }));
+        }
+        Ok(true)
+    }
+
+    fn failed(&self, error: ChainError) -> VerifyError {
+        VerifyError::Chain { key: self.read.query.key.clone(), error }
     }
 }
 
@@ -139,15 +187,58 @@ mod tests {
     async fn an_honest_history_is_verified_to_its_head_in_parts_too() {
         let (fake, client) = written().await;
         let all = client.verify(&key()).check().await.expect("honest");
-        assert_eq!(all, Verified { version: Version::new(7), hash: last_hash(&fake, 4) });
+        let whole = |version, batch| {
+            let version = Version::new(version);
+            Verified { after: Version::NONE, version, hash: last_hash(&fake, batch) }
+        };
+        assert_eq!(all, whole(7, 4));
         let part = client.verify(&key()).to(3u64).check().await.expect("honest");
-        assert_eq!(part, Verified { version: Version::new(3), hash: last_hash(&fake, 1) });
+        assert_eq!(part, whole(3, 1));
         // In the middle of a batch, and behind one.
         let two = client.verify(&key()).to(2u64).check().await.expect("honest");
         for from in [two, part] {
             let rest = client.verify(&key()).after(from.version, from.hash).check().await;
-            assert_eq!(rest.expect("honest"), all);
+            assert_eq!(rest.expect("honest"), Verified { after: from.version, ..all });
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_trim_left_is_verified_behind_its_first_event() {
+        // At the start of a batch, in the middle of one, and the last event alone.
+        for keep_from in [2, 3, 4, 7] {
+            let (fake, client) = written().await;
+            let all = client.verify(&key()).check().await.expect("honest");
+            fake.with_store(|store| store.trim(&key(), Version::new(keep_from)));
+            let left = client.verify(&key()).check().await.expect("honest");
+            assert_eq!(left, Verified { after: Version::new(keep_from), ..all });
+            let any = client.verify(&key()).any().check().await.expect("honest");
+            assert_eq!(any, left);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_behind_a_trim_is_found_and_more_missing_than_was_trimmed() {
+        let (fake, client) = written().await;
+        fake.with_store(|store| {
+            store.trim(&key(), Version::new(3));
+            // The first one's hash is found out by the event behind it.
+            store.batches_mut(&key())[0].events[0].hash = Hash::ZERO;
+        });
+        let Err(VerifyError::Chain { error, .. }) = client.verify(&key()).check().await else {
+            panic!("it is not what was hashed")
+        };
+        assert!(matches!(error, ChainError::Hash { version, .. } if version == Version::new(4)));
+
+        let (fake, client) = written().await;
+        fake.with_store(|store| {
+            store.trim(&key(), Version::new(3));
+            store.batches_mut(&key()).remove(0);
+        });
+        let Err(VerifyError::Chain { error, .. }) = client.verify(&key()).check().await else {
+            panic!("one is left out")
+        };
+        let (expected, found) = (Version::new(3), Version::new(4));
+        assert_eq!(error, ChainError::Gap { expected, found });
     }
 
     #[tokio::test(start_paused = true)]

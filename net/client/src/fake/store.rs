@@ -18,6 +18,8 @@ const PAGE_BATCHES: usize = 2;
 pub(crate) struct Store {
     aggregates: BTreeMap<AggregateKey, Vec<ReadBatch>>,
     sequences: BTreeMap<(ClientId, AggregateKey), Vec<Used>>,
+    /// Lowest version that is left, of those that were trimmed.
+    trimmed: BTreeMap<AggregateKey, Version>,
     stamp: u64,
     /// Sequences remembered with their receipts; `None` = all.
     pub(crate) remembered: Option<usize>,
@@ -54,7 +56,7 @@ impl Store {
                 updated: 0,
                 stamp: until,
                 deleted: false,
-                first_available: Version::new(1),
+                first_available: *self.trimmed.get(&query.key).unwrap_or(&Version::new(1)),
                 last_sequence: query.client.and_then(|client| {
                     let mut visible = self.visible(&query.key, until).iter().rev();
                     visible.find(|batch| batch.header.client_id == client)?.header.sequence
@@ -84,12 +86,22 @@ impl Store {
         self.aggregates.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Two batches at a time, so that there is something to go on with.
     /// To be changed by whoever cheats.
     pub(crate) fn batches_mut(&mut self, key: &AggregateKey) -> &mut Vec<ReadBatch> {
         self.aggregates.entry(key.detached()).or_default()
     }
 
+    /// Takes away what is below a version.
+    pub(crate) fn trim(&mut self, key: &AggregateKey, keep_from: Version) {
+        let batches = self.batches_mut(key);
+        for batch in batches.iter_mut() {
+            batch.events.retain(|event| event.version >= keep_from);
+        }
+        batches.retain(|batch| !batch.events.is_empty());
+        self.trimmed.insert(key.detached(), keep_from);
+    }
+
+    /// Two batches at a time, so that there is something to go on with.
     fn feed(&self, query: &FeedQuery) -> FeedPage {
         let after = query.after.unwrap_or(Stamp::ZERO);
         let last = |batch: &FeedBatch| {
