@@ -5,8 +5,8 @@
 use std::time::{Duration, SystemTime};
 
 use celeriant_schema::{
-    ContentType, EncodedEvents, Event, FeedQuery, Guard, HeadQuery, Member, ReadQuery,
-    SchemaVersion, StoreId,
+    ContentType, EncodedEvents, Event, FeedQuery, Guard, HeadQuery, Member, ReadQuery, Retention,
+    SchemaVersion, StoreId, Version,
 };
 use rustls::pki_types::pem::PemObject;
 
@@ -55,6 +55,23 @@ fn write(members: &[(&str, bool)]) -> Request {
     Request::Write(Write { client_id: celeriant_schema::ClientId::NONE, members })
 }
 
+/// A write that appends to the first, if there is one, and takes away from the second.
+fn taking(appended: Option<&str>, taken: &str, what: Retention) -> Request {
+    let appended: Vec<_> = appended.into_iter().map(|text| (text, true)).collect();
+    let Request::Write(mut write) = write(&appended) else { unreachable!("it is one") };
+    write.members.push(Member {
+        key: key(taken),
+        guard: Guard::Any,
+        sequence: None,
+        events: EncodedEvents::default(),
+        retention: Some(what),
+    });
+    Request::Write(write)
+}
+
+const DELETE: Retention = Retention::Delete { recreate: true, forget_sequences: false };
+const TRIM: Retention = Retention::Trim { keep_from: Version::NONE.next() };
+
 fn list(org: Option<&str>, kind: Option<&str>) -> Request {
     let (org, kind) = (org.map(str::to_owned), kind.map(str::to_owned));
     Request::List(ListQuery { org, kind, prefix: String::new(), after: None, limit: 1 })
@@ -92,7 +109,7 @@ fn row(request: &Request) -> &'static str {
 
 /// Requests, and the one operation on `acme/account` that allows each; `None`: whoever is known.
 fn own() -> Vec<(Request, Option<Operation>)> {
-    use Operation::{Append, Read, Schema, Watch};
+    use Operation::{Append, Read, Retain, Schema, Watch};
     let registered =
         r#"{"order":"schema","do":"register","schema":"acme/account/T@1.0","text":""}"#;
     let policy = r#"{"order":"schema","do":"policy","org":"acme","type":"account"}"#;
@@ -100,6 +117,8 @@ fn own() -> Vec<(Request, Option<Operation>)> {
         (Request::Ping, None),
         (write(&[("acme/account/a", true)]), Some(Append)),
         (write(&[("acme/account/a", false)]), Some(Read)),
+        (taking(None, "acme/account/a", DELETE), Some(Retain)),
+        (taking(None, "acme/account/a", TRIM), Some(Retain)),
         (read("acme/account/a"), Some(Read)),
         (head("acme/account/a"), Some(Read)),
         (list(Some("acme"), Some("account")), Some(Read)),
@@ -122,6 +141,10 @@ fn foreign() -> Vec<Request> {
         write(&[("rival/account/a", true)]),
         write(&[("acme/account/a", true), ("rival/account/a", false)]),
         write(&[("acme/account/a", true), ("rival/account/a", true)]),
+        taking(None, "acme/order/a", DELETE),
+        taking(None, "rival/account/a", TRIM),
+        taking(Some("acme/account/a"), "rival/account/a", DELETE),
+        taking(Some("rival/account/a"), "acme/account/a", TRIM),
         read("rival/account/a"),
         read("acme/order/a"),
         read("$system/schemas/acme"),
@@ -188,6 +211,12 @@ fn an_orgs_grant_covers_all_of_its_types_and_several_grants_add_up() {
         assert_eq!(rights.check(&request), Ok(()), "{request:?}");
     }
     assert_eq!(rights.check(&write(&[("rival/account/a", true), ("acme/x/y", false)])), Ok(()));
+    // Neither appending nor reading allows to take away, and taking away allows neither.
+    assert!(rights.check(&taking(None, "rival/account/a", DELETE)).is_err());
+    let retaining = holder(&["acme:*:append", "rival:*:retain"]);
+    let both = |appended| taking(Some(appended), "rival/account/a", TRIM);
+    assert_eq!(retaining.check(&both("acme/account/a")), Ok(()));
+    assert!(retaining.check(&both("rival/account/b")).is_err());
     assert!(rights.check(&read("rival/account/a")).is_err());
     assert!(rights.check(&write(&[("acme/account/a", true)])).is_err());
     // An operator of one org is no operator of the store.
