@@ -4,10 +4,6 @@ use serde_json::{Map, Value, json};
 
 use super::routes::{Answer, Kind, Parameter, ROUTES, Route, Verb};
 
-/// What may become of a write of `/v1/sync`.
-const SYNC_STATUSES: [&str; 6] =
-    ["accepted", "already_applied", "conflict", "invalid", "held", "retry"];
-
 /// What a schema may be written in; a `protobuf-set` is an encoded FileDescriptorSet in base64.
 const FORMATS: [&str; 4] = ["json", "avro", "protobuf", "protobuf-set"];
 
@@ -227,18 +223,8 @@ fn answers() -> Map<String, Value> {
     let written = json!({
         "key": text(), "first_version": number(1), "last_version": number(1), "hash": hash(),
     });
-    let notice = json!({
-        "notice": {"enum": ["deleted", "trimmed"]}, "key": text(), "version": number(1),
-        "recreate": flag(), "first_available": number(1), "client_id": maybe(uuid()),
-        "sequence": maybe(number(1)), "server_time": time(), "stamp": number(1),
-    });
     let receipt = json!({
         "stamp": number(1), "already_applied": flag(), "writes": list(object(written, &[])),
-    });
-    let result = json!({
-        "key": text(), "sequence": number(1), "status": {"enum": SYNC_STATUSES},
-        "receipt": reference("Receipt"), "problem": reference("Problem"),
-        "missed": list(reference("Event")), "more": flag(),
     });
     let event = json!({
         "key": text(), "version": number(1), "type": text(), "schema": text(),
@@ -264,8 +250,8 @@ fn answers() -> Map<String, Value> {
     map(json!({
         "Receipt": object(receipt, &[]),
         "Synced": object(json!({"results": list(reference("SyncResult"))}), &[]),
-        "SyncResult": object(result, &["receipt", "problem", "missed", "more"]),
-        "Notice": object(notice, &["recreate", "first_available"]),
+        "SyncResult": sync_result(),
+        "Notice": notice(),
         "Event": object(event, &["data", "data_base64"]),
         "Page": object(page, &[]),
         "Head": object(head, &["client_id", "last_sequence"]),
@@ -274,6 +260,42 @@ fn answers() -> Map<String, Value> {
         "Aggregates": names("aggregates"),
         "Feed": object(feed, &[]),
     }))
+}
+
+/// What is there depends on the status.
+fn sync_result() -> Value {
+    let result = |statuses: &[&str], more: Value| {
+        let mut shape = map(json!({
+            "key": text(), "sequence": number(1), "status": {"enum": statuses},
+        }));
+        shape.append(&mut map(more));
+        object(Value::Object(shape), &[])
+    };
+    let problem = reference("Problem");
+    let missed = json!({
+        "problem": problem, "missed": list(reference("Event")), "more": flag(),
+    });
+    json!({"oneOf": [
+        result(&["accepted", "already_applied"], json!({"receipt": reference("Receipt")})),
+        result(&["conflict"], missed),
+        result(&["invalid"], json!({"problem": problem})),
+        result(&["retry"], json!({"problem": problem})),
+        result(&["held"], json!({})),
+    ]})
+}
+
+/// An aggregate was deleted or trimmed.
+fn notice() -> Value {
+    let notice = |what: &str, more: &str, value: Value| {
+        let shape = json!({
+            "notice": {"enum": [what]}, "key": text(), "version": number(1), more: value,
+            "client_id": maybe(uuid()), "sequence": maybe(number(1)), "server_time": time(),
+            "stamp": number(1),
+        });
+        object(shape, &[])
+    };
+    let deleted = notice("deleted", "recreate", flag());
+    json!({"oneOf": [deleted, notice("trimmed", "first_available", number(1))]})
 }
 
 fn of_schemas() -> Map<String, Value> {
@@ -330,10 +352,13 @@ fn of_the_node() -> Map<String, Value> {
         "error": text(), "code": number(0), "retry": retry, "definite": flag(),
         "message": text(), "title": text(), "status": number(400),
     });
+    // Each error has fields of its own.
+    let mut problem = object(problem, &[]);
+    problem["additionalProperties"] = json!(true);
     let status =
         json!({"node_id": text(), "role": text(), "epoch": number(0), "shards": list(json!({}))});
     map(json!({
-        "Problem": object(problem, &[]),
+        "Problem": problem,
         "Status": object(status, &[]),
         "Text": text(),
         "Live": object(json!({"live": flag()}), &[]),

@@ -1,11 +1,11 @@
-import { follow, type FollowMessage, type FollowOptions } from "./follow.js";
+import { follow, type Change, type FollowMessage, type FollowOptions } from "./follow.js";
 import { Transport, type CallOptions, type ClientOptions } from "./http.js";
 import { nameInPath, pathOf } from "./key.js";
 import type {
   Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Receipt, SyncResult, SyncWrite, WritePart,
 } from "./types.js";
 
-/** How to append. */
+/** How to change an aggregate. */
 export interface AppendOptions extends CallOptions {
   /** What must hold; `any` if nothing is said. */
   expect?: Expect;
@@ -15,6 +15,14 @@ export interface AppendOptions extends CallOptions {
   sequence?: number;
   /** Instead of both, for whoever cannot count: a name for this request. */
   idempotencyKey?: string;
+}
+
+/** How to delete. */
+export interface DeleteOptions extends AppendOptions {
+  /** It takes no events ever again. */
+  neverRecreate?: boolean;
+  /** What is remembered of its writers' sequences goes, too: they begin at 1 again. */
+  forgetSequences?: boolean;
 }
 
 /** How to write to many aggregates. */
@@ -84,14 +92,27 @@ export class Client {
 
   /** Appends events to one aggregate. */
   append(key: Key, events: readonly NewEvent[], options: AppendOptions = {}): Promise<Receipt> {
-    const { expect, clientId, sequence, idempotencyKey, ...call } = options;
-    const headers: Record<string, string> = {};
-    if (clientId !== undefined) headers["celeriant-client-id"] = clientId;
-    if (sequence !== undefined) headers["celeriant-sequence"] = String(sequence);
-    if (idempotencyKey !== undefined) headers["idempotency-key"] = idempotencyKey;
     const path = `/v1/aggregates/${pathOf(key)}/events`;
-    const body = { events, expect };
-    return this.transport.json({ ...call, method: "POST", path, headers, body });
+    const body = { events, expect: options.expect };
+    return this.transport.json({ ...once(options), method: "POST", path, body });
+  }
+
+  /** Deletes an aggregate: its events never show again. Its version stays, so that what is appended
+   * later goes on from there. */
+  deleteAggregate(key: Key, options: DeleteOptions = {}): Promise<Receipt> {
+    const { expect, neverRecreate, forgetSequences } = options;
+    const { headers, ...call } = once(options);
+    const query = { never_recreate: neverRecreate, forget_sequences: forgetSequences };
+    const path = `/v1/aggregates/${pathOf(key)}`;
+    const guarded = { ...headers, ...precondition(expect) };
+    return this.transport.json({ ...call, method: "DELETE", path, query, headers: guarded });
+  }
+
+  /** Takes away an aggregate's events below a version. */
+  trim(key: Key, keepFrom: number, options: AppendOptions = {}): Promise<Receipt> {
+    const path = `/v1/aggregates/${pathOf(key)}/trim`;
+    const body = { keep_from: keepFrom, expect: options.expect };
+    return this.transport.json({ ...once(options), method: "POST", path, body });
   }
 
   /** Writes to many aggregates, all or none. */
@@ -146,7 +167,8 @@ export class Client {
     return this.names("aggregates", path, options);
   }
 
-  /** A page of a feed, up to now. `selector`: `org/type/id`, `org/type`, `org`, or `*`. */
+  /** A page of a feed, up to now. `selector`: `org/type/id`, `org/type`, `org`, or `*`. See
+   * `told`. */
   feed(selector: string, options: FeedOptions = {}): Promise<Feed> {
     const { signal, ...rest } = options;
     const query = { selector, ...rest };
@@ -176,6 +198,34 @@ export class Client {
     const call = { ...withSignal(signal), method: "GET", path, query } as const;
     const answer = await this.transport.json<Record<string, unknown>>(call);
     return { names: answer[what] as string[], next: answer["next"] as string | null };
+  }
+}
+
+/** What a feed's page tells, in the order in which it happened, as `follow` tells it. */
+export function told({ events, notices }: Feed): Change[] {
+  const changes: Change[] = [
+    ...events.map((event): Change => ({ kind: "event", stamp: event.stamp, event })),
+    ...notices.map((notice): Change => ({ kind: "notice", stamp: notice.stamp, notice })),
+  ];
+  return changes.sort((one, other) => one.stamp - other.stamp);
+}
+
+/** By what a change is recognised when it comes again. */
+function once({ clientId, sequence, idempotencyKey, signal }: AppendOptions) {
+  const headers: Record<string, string> = {};
+  if (clientId !== undefined) headers["celeriant-client-id"] = clientId;
+  if (sequence !== undefined) headers["celeriant-sequence"] = String(sequence);
+  if (idempotencyKey !== undefined) headers["idempotency-key"] = idempotencyKey;
+  return { ...withSignal(signal), headers };
+}
+
+/** A condition as HTTP has it, where there is no body to say it. */
+function precondition(expect: Expect = "any"): Record<string, string> {
+  switch (expect) {
+    case "any": return {};
+    case "none": return { "if-none-match": "*" };
+    case "exists": return { "if-match": "*" };
+    default: return { "if-match": `"${expect}"` };
   }
 }
 

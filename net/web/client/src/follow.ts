@@ -3,7 +3,7 @@ import { Backoff, pause, type BackoffOptions } from "./backoff.js";
 import { CeleriantError, localError } from "./error.js";
 import type { CallOptions, Transport } from "./http.js";
 import { SseParser, type ServerSentEvent } from "./sse.js";
-import type { Event, Problem } from "./types.js";
+import type { Event, Notice, Problem } from "./types.js";
 
 /** Where a feed starts: the beginning, now, behind a stamp, or at a time (RFC 3339). */
 export type From = "start" | "now" | number | string;
@@ -21,10 +21,16 @@ export interface FollowOptions extends CallOptions {
   backoff?: BackoffOptions;
 }
 
+/** Something happened, in the order of stamps. */
+export type Change =
+  /** An event was appended. */
+  | { kind: "event"; stamp: number; event: Event }
+  /** An aggregate was deleted or trimmed. Comes whatever types are asked for. */
+  | { kind: "notice"; stamp: number; notice: Notice };
+
 /** What a follower gets. */
 export type FollowMessage =
-  /** Something happened. */
-  | { kind: "event"; stamp: number; event: Event }
+  | Change
   /** Everything up to this stamp was told; `caughtUp`: nothing more was there. */
   | { kind: "checkpoint"; stamp: number; caughtUp: boolean }
   /** There is a connection. */
@@ -149,6 +155,9 @@ function understand(message: ServerSentEvent): StampedMessage | undefined {
   switch (message.event) {
     case "append":
       return { kind: "event", stamp, event: JSON.parse(message.data) as Event };
+    case "deleted":
+    case "trimmed":
+      return { kind: "notice", stamp, notice: JSON.parse(message.data) as Notice };
     case "checkpoint": {
       const told = JSON.parse(message.data) as { checkpoint: number; caught_up: boolean };
       return { kind: "checkpoint", stamp: told.checkpoint, caughtUp: told.caught_up };

@@ -25,7 +25,7 @@ export type Query = Record<string, string | number | boolean | readonly string[]
 
 /** One request. */
 export interface Call extends CallOptions {
-  method: "GET" | "POST";
+  method: "GET" | "POST" | "DELETE";
   path: string;
   query?: Query;
   headers?: Record<string, string>;

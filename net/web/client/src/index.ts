@@ -1,15 +1,15 @@
 /** Celeriant for browsers and Node. */
 export type { BackoffOptions } from "./backoff.js";
 export {
-  Client, type AppendOptions, type ConsistencyOptions, type FeedOptions, type HeadOptions,
-  type ListOptions, type ReadOptions, type WriteOptions,
+  Client, told, type AppendOptions, type ConsistencyOptions, type DeleteOptions, type FeedOptions,
+  type HeadOptions, type ListOptions, type ReadOptions, type WriteOptions,
 } from "./client.js";
 export { CeleriantError } from "./error.js";
-export type { FollowMessage, FollowOptions, From } from "./follow.js";
+export type { Change, FollowMessage, FollowOptions, From } from "./follow.js";
 export type { CallOptions, ClientOptions } from "./http.js";
 export type {
-  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Problem, Receipt, Retry, SyncOutcome,
-  SyncResult, SyncWrite, WritePart,
+  Event, Expect, Feed, Head, Key, Names, NewEvent, Notice, Page, Problem, Receipt, Retry,
+  SyncOutcome, SyncResult, SyncWrite, WritePart,
 } from "./types.js";
 export type { LocalAggregate, LocalWriteOptions, OpenOptions } from "./replica/aggregate.js";
 export type { Pace } from "./replica/context.js";

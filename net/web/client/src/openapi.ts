@@ -123,6 +123,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/aggregates/{org}/{type}/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Delete an aggregate: its events never show again, its version stays */
+        delete: operations["DeleteAggregate"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/aggregates/{org}/{type}/{id}/events": {
         parameters: {
             query?: never;
@@ -152,6 +169,23 @@ export interface paths {
         get: operations["ReadHead"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/aggregates/{org}/{type}/{id}/trim": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Take away an aggregate's events below a version */
+        post: operations["TrimAggregate"];
         delete?: never;
         options?: never;
         head?: never;
@@ -336,7 +370,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Events as they happen: Server-Sent Events, id = stamp, event = append | checkpoint */
+        /** Events as they happen: Server-Sent Events, id = stamp, event = append | deleted | trimmed | checkpoint */
         get: operations["Watch"];
         put?: never;
         post?: never;
@@ -407,6 +441,7 @@ export interface components {
             caught_up: boolean;
             checkpoint: number;
             events: components["schemas"]["Event"][];
+            notices: components["schemas"]["Notice"][];
         };
         Head: {
             /** Format: uuid */
@@ -451,6 +486,31 @@ export interface components {
             message?: string;
             text: string;
         };
+        Notice: {
+            /** Format: uuid */
+            client_id: string | null;
+            key: string;
+            /** @enum {unknown} */
+            notice: "deleted";
+            recreate: boolean;
+            sequence: number | null;
+            /** Format: date-time */
+            server_time: string | null;
+            stamp: number;
+            version: number;
+        } | {
+            /** Format: uuid */
+            client_id: string | null;
+            first_available: number;
+            key: string;
+            /** @enum {unknown} */
+            notice: "trimmed";
+            sequence: number | null;
+            /** Format: date-time */
+            server_time: string | null;
+            stamp: number;
+            version: number;
+        };
         Orgs: {
             next: string | null;
             orgs: string[];
@@ -476,6 +536,8 @@ export interface components {
             retry: "never" | "same" | "after_reading" | "other_node";
             status: number;
             title: string;
+        } & {
+            [key: string]: unknown;
         };
         Ready: {
             ready: boolean;
@@ -521,15 +583,41 @@ export interface components {
         };
         SyncResult: {
             key: string;
-            missed?: components["schemas"]["Event"][];
-            more?: boolean;
-            problem?: components["schemas"]["Problem"];
-            receipt?: components["schemas"]["Receipt"];
+            receipt: components["schemas"]["Receipt"];
             sequence: number;
             /** @enum {unknown} */
-            status: "accepted" | "already_applied" | "conflict" | "invalid" | "held" | "retry";
+            status: "accepted" | "already_applied";
+        } | {
+            key: string;
+            missed: components["schemas"]["Event"][];
+            more: boolean;
+            problem: components["schemas"]["Problem"];
+            sequence: number;
+            /** @enum {unknown} */
+            status: "conflict";
+        } | {
+            key: string;
+            problem: components["schemas"]["Problem"];
+            sequence: number;
+            /** @enum {unknown} */
+            status: "invalid";
+        } | {
+            key: string;
+            problem: components["schemas"]["Problem"];
+            sequence: number;
+            /** @enum {unknown} */
+            status: "retry";
+        } | {
+            key: string;
+            sequence: number;
+            /** @enum {unknown} */
+            status: "held";
         };
         Text: string;
+        Trim: {
+            expect?: number | ("any" | "none" | "exists");
+            keep_from: number;
+        };
         Types: {
             next: string | null;
             types: string[];
@@ -538,10 +626,17 @@ export interface components {
             /** Format: uuid */
             client_id?: string;
             writes: {
+                delete?: {
+                    forget_sequences?: boolean;
+                    recreate?: boolean;
+                };
                 events?: components["schemas"]["NewEvent"][];
                 expect?: number | ("any" | "none" | "exists");
                 key: string;
                 sequence?: number;
+                trim?: {
+                    keep_from: number;
+                };
             }[];
         };
     };
@@ -1093,6 +1188,136 @@ export interface operations {
             };
         };
     };
+    DeleteAggregate: {
+        parameters: {
+            query?: {
+                /** @description 1: its writers begin at 1 again */
+                forget_sequences?: "0" | "1" | "false" | "true";
+                /** @description 1: it takes no events ever again */
+                never_recreate?: "0" | "1" | "false" | "true";
+            };
+            header?: {
+                /** @description Whose sequence it is, a UUID */
+                "Celeriant-Client-Id"?: string;
+                /** @description Dense from 1 for client and aggregate */
+                "Celeriant-Sequence"?: number;
+                /** @description A name for this request: the same again is answered with the original receipt */
+                "Idempotency-Key"?: string;
+                /** @description The version it must be at, in quotes; * = exists */
+                "If-Match"?: string;
+                /** @description *: it must not exist */
+                "If-None-Match"?: string;
+            };
+            path: {
+                id: string;
+                org: string;
+                type: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Receipt"];
+                };
+            };
+            /** @description The request makes no sense; says which field */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Whoever asks must say who he is */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not granted; says what */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such aggregate */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A guard or a sequence says no; nothing was appended */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The guard in If-Match or If-None-Match failed; nothing was appended */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not for this gateway: a name that could be anybody's */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A bug or a damaged log; the id is in the node's log */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not now, or not this node; see retry and Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No answer in time: definite says whether nothing was done */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     ReadEvents: {
         parameters: {
             query?: {
@@ -1463,6 +1688,171 @@ export interface operations {
             };
             /** @description There is no such aggregate */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not for this gateway: a name that could be anybody's */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A bug or a damaged log; the id is in the node's log */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not now, or not this node; see retry and Retry-After */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No answer in time: definite says whether nothing was done */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    TrimAggregate: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Whose sequence it is, a UUID */
+                "Celeriant-Client-Id"?: string;
+                /** @description Dense from 1 for client and aggregate */
+                "Celeriant-Sequence"?: number;
+                /** @description A name for this request: the same again is answered with the original receipt */
+                "Idempotency-Key"?: string;
+                /** @description The version it must be at, in quotes; * = exists */
+                "If-Match"?: string;
+                /** @description *: it must not exist */
+                "If-None-Match"?: string;
+            };
+            path: {
+                id: string;
+                org: string;
+                type: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Trim"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Receipt"];
+                };
+            };
+            /** @description The request makes no sense; says which field */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Whoever asks must say who he is */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not granted; says what */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such aggregate */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not come in time; nothing was done */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A guard or a sequence says no; nothing was appended */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Deleted, or trimmed */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The guard in If-Match or If-None-Match failed; nothing was appended */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Larger than a limit */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body must be application/json */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -21,7 +21,8 @@ export type Expect = number | "any" | "none" | "exists";
 /** What a write that was done is answered with. */
 export type Receipt = Schemas["Receipt"];
 
-/** One aggregate's part of a write over many. Without events it only guards. */
+/** One aggregate's part of a write over many. With `delete` or `trim` it takes away; without those
+ * and without events it only guards. */
 export type WritePart = Schemas["Write"]["writes"][number];
 
 /** A page of one aggregate's events; `next` is where the next one starts, `null` at the end. */
@@ -30,11 +31,15 @@ export type Page = Schemas["Page"];
 /** An aggregate's state, without its events. */
 export type Head = Schemas["Head"];
 
-/** A page of a feed, up to `checkpoint`. */
+/** A page of a feed, up to `checkpoint`; `told` puts its two lists into one order. */
 export type Feed = Schemas["Feed"];
 
+/** What a feed tells besides events: an aggregate was `deleted` (its events up to `version` never
+ * show again) or `trimmed` (those before `first_available`). */
+export type Notice = Schemas["Notice"];
+
 /** The fields of every refusal (RFC 9457), besides those of its kind, like `conflicts`. */
-export type Problem = Schemas["Problem"] & { readonly [field: string]: unknown };
+export type Problem = Schemas["Problem"];
 
 /** Whether doing it again can help, and what has to be done before. */
 export type Retry = Problem["retry"];
@@ -48,16 +53,13 @@ export interface Names {
 /** One write of a device: it does or does not happen by itself. */
 export type SyncWrite = WritePart & { sequence: number; events: NewEvent[] };
 
-/** What became of one write of a device. */
-export type SyncResult = { key: Key; sequence: number } & SyncOutcome;
+/** What became of one write of a device. `held`: not tried, because of an earlier one. Of a
+ * `conflict`, `missed` are the aggregate's events since the expected version, about 100 at most, and
+ * `more` is whether there are more than that. */
+export type SyncResult = Schemas["SyncResult"];
 
 /** The part of a {@link SyncResult} that differs. */
-export type SyncOutcome =
-  | { status: "accepted" | "already_applied"; receipt: Receipt }
-  /** `missed`: the aggregate's events since the expected version, about 100 at most; `more`: there
-   * are more than that. */
-  | { status: "conflict"; problem: Problem; missed: Event[]; more: boolean }
-  | { status: "invalid"; problem: Problem }
-  /** Not tried, because of an earlier one. */
-  | { status: "held" }
-  | { status: "retry"; problem: Problem };
+export type SyncOutcome = WithoutPlace<SyncResult>;
+
+/** Of each kind by itself. */
+type WithoutPlace<Result> = Result extends unknown ? Omit<Result, "key" | "sequence"> : never;

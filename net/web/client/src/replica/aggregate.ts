@@ -49,6 +49,8 @@ export class LocalAggregate<State> {
   private isLoaded = false;
   private snapshotVersion = 0;
   private history: number | undefined;
+  private deletedAt = 0;
+  private isDeleted = false;
 
   /** @internal Use `Replica.open`. */
   constructor(
@@ -72,9 +74,15 @@ export class LocalAggregate<State> {
     return this.projection.confirmed;
   }
 
-  /** Version of the last event that the store confirmed and this tab knows. */
+  /** Version of the last event that the store confirmed and this tab knows; if it was deleted since,
+   * the one at which that was. */
   get version(): number {
-    return this.projection.version;
+    return Math.max(this.projection.version, this.deletedAt);
+  }
+
+  /** Whether the store deleted it, and nobody has begun it anew. */
+  get deleted(): boolean {
+    return this.isDeleted;
   }
 
   /** One's own events that are not confirmed, in order. */
@@ -128,6 +136,7 @@ export class LocalAggregate<State> {
     if (!isForeign) this.projection.take(local.events);
     this.entries = local.entries;
     this.isLoaded = local.record.loaded;
+    this.isDeleted = local.record.deletedAt === local.record.version;
     this.folded = this.projection.with(local.entries);
     this.tell();
     await (isForeign ? this.forget() : this.compact());
@@ -149,9 +158,10 @@ export class LocalAggregate<State> {
     const local = await store.read(this.key, this.version);
     const isSame = local.record.history === (this.history ?? local.record.history);
     this.history = local.record.history;
+    this.deletedAt = local.record.deletedAt ?? 0;
     if (isSame) return local;
     this.projection.reset();
-    this.snapshotVersion = 0;
+    this.snapshotVersion = this.deletedAt;
     return store.read(this.key, 0);
   }
 
@@ -166,6 +176,7 @@ export class LocalAggregate<State> {
     const { version, confirmed: state } = this.projection;
     if (snapshot === undefined || version - this.snapshotVersion < snapshot.every) return;
     this.snapshotVersion = version;
-    await this.owner.store.keepSnapshot({ key: this.key, label: snapshot.label, version, state });
+    const { label } = snapshot;
+    await this.owner.store.keepSnapshot({ key: this.key, label, version, state }, this.history ?? 0);
   }
 }

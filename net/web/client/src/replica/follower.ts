@@ -2,7 +2,7 @@
 import { Backoff } from "../backoff.js";
 import { CeleriantError } from "../error.js";
 import type { FollowMessage } from "../follow.js";
-import type { Event, Key } from "../types.js";
+import type { Event, Key, Notice } from "../types.js";
 import type { Context } from "./context.js";
 import { Bell, Slots } from "./waiting.js";
 
@@ -133,9 +133,21 @@ class Feed {
         this.events.push(message.event);
         if (this.events.length < EVENTS_MAX) return;
         return this.flush(message.stamp, false);
+      case "notice":
+        return this.notice(message.notice);
       case "checkpoint":
         return this.flush(message.stamp, message.caughtUp);
     }
+  }
+
+  /** What a trim takes from the store stays here: the app has made something of it. */
+  private async notice({ notice, version, stamp }: Notice): Promise<void> {
+    if (notice !== "deleted") return;
+    const last = this.events.at(-1);
+    if (last !== undefined) await this.flush(last.stamp, false);
+    const { cursor: since } = this;
+    await this.context.advance(this.key, { kind: "deleted", version, since, cursor: stamp });
+    this.cursor = stamp;
   }
 
   private async flush(cursor: number, caughtUp: boolean): Promise<void> {

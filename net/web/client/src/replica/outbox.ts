@@ -45,6 +45,7 @@ export type OutboxEvent =
   | { kind: "written"; place: number; id: string; event: NewEvent; expect: Expect }
   | { kind: "answered"; answers: readonly Answer[] }
   | Told
+  | Deleted
   | { kind: "decided"; id: string; decision: Decision }
   /** The store was asked which of these events it has, and up to where it counted. */
   | { kind: "reconciled"; sequence: number; applied: ReadonlySet<string> }
@@ -63,10 +64,21 @@ export interface Told {
   caughtUp: boolean;
 }
 
+/** The feed told that the aggregate was deleted, and everything before that. */
+export interface Deleted {
+  kind: "deleted";
+  /** Where it stood: what is appended later goes on from there. */
+  version: number;
+  since: number;
+  cursor: number;
+}
+
 /** What must be done. */
 export type Effect =
   /** Keep an event that is confirmed. */
   | { kind: "confirm"; event: Event }
+  /** Let go of what is confirmed up to a version: it was deleted. */
+  | { kind: "erase"; version: number }
   /** Keep an event that was refused for good, for the app to see. */
   | { kind: "bury"; letter: DeadLetter }
   /** Ask the app what becomes of this event. */
@@ -98,6 +110,7 @@ function decide(outbox: Outbox, event: OutboxEvent): Step {
     case "written": return { outbox: written(outbox, event), effects: [] };
     case "answered": return answered(outbox, event.answers);
     case "told": return told(outbox, event);
+    case "deleted": return deleted(outbox, event);
     case "decided": return { outbox: decided(outbox, event.id, event.decision), effects: [] };
     case "reconciled": return { outbox: reconciled(outbox, event), effects: [] };
     case "forgotten": return { outbox: forgotten(outbox, event.isOther), effects: [] };
@@ -134,8 +147,12 @@ function answered(outbox: Outbox, answers: readonly Answer[]): Step {
 function take(outbox: Outbox, entry: OutboxEntry, outcome: SyncOutcome): Step {
   switch (outcome.status) {
     case "accepted":
-    case "already_applied":
-      return { outbox: replaced(outbox, { ...entry, status: "accepted" }), effects: [] };
+    case "already_applied": {
+      const version = outcome.receipt.writes[0]?.last_version;
+      const accepted = { ...entry, status: "accepted" as const };
+      if (version !== undefined) accepted.version = version;
+      return { outbox: replaced(outbox, accepted), effects: [] };
+    }
     case "held":
     case "retry":
       return { outbox, effects: [] };
@@ -189,6 +206,28 @@ function told(outbox: Outbox, event: Told): Step {
   };
 }
 
+/** Its events up to there never show again, so what was accepted and has not come back never will.
+ * What was not sent may begin the aggregate anew; the store says if it may not. */
+function deleted({ record, entries }: Outbox, event: Deleted): Step {
+  const { version, since, cursor } = event;
+  // As with events: a hole, or the same again.
+  if (since > record.cursor || cursor <= record.cursor) {
+    return { outbox: { record, entries }, effects: [] };
+  }
+  if (version < record.version) {
+    return { outbox: { record, entries }, effects: [{ kind: "forget" }] };
+  }
+  const isGone = (one: OutboxEntry): boolean => !isOpen(one) && (one.version ?? 0) <= version;
+  const history = record.history + 1;
+  return {
+    outbox: {
+      record: { ...record, version, cursor, history, deletedAt: version },
+      entries: entries.filter((one) => !isGone(one)),
+    },
+    effects: [{ kind: "erase", version }],
+  };
+}
+
 /** Versions never start anew. An event that is newer than everything told before, at a version that
  * was told before, is of a store that lost its end. */
 function isOtherHistory(record: AggregateRecord, event: Event): boolean {
@@ -239,7 +278,8 @@ function reconciled(outbox: Outbox, event: OutboxEvent & { kind: "reconciled" })
 
 function forgotten({ record, entries }: Outbox, isOther: boolean): Outbox {
   const history = record.history + (isOther ? 1 : 0);
-  return { record: { ...record, version: 0, cursor: 0, loaded: false, history }, entries };
+  const { deletedAt: _, ...kept } = record;
+  return { record: { ...kept, version: 0, cursor: 0, loaded: false, history }, entries };
 }
 
 function replaced(outbox: Outbox, entry: OutboxEntry): Outbox {

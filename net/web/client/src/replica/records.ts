@@ -12,9 +12,12 @@ export interface AggregateRecord {
   version: number;
   /** Whether everything there was has ever been here. */
   loaded: boolean;
-  /** How often it turned out that the store's history is another one than what is here: it was
-   * restored from a backup, or its data was deleted. */
+  /** How often what is here turned out to be no part of the aggregate's history: it was deleted, or
+   * the store was restored from a backup, or lost its data. */
   history: number;
+  /** Its version when it was deleted last, from which it goes on; nothing: that is not known to
+   * have happened. */
+  deletedAt?: number;
 }
 
 /** An event on its way to the store. */
@@ -34,6 +37,8 @@ export interface OutboxEntry {
   status: "pending" | "conflict" | "accepted";
   /** With `conflict`: what the store said. */
   conflict?: Missed;
+  /** With `accepted`: its version, if the store said so. */
+  version?: number;
 }
 
 /** Why an event is in conflict. */

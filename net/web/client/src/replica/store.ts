@@ -22,6 +22,7 @@ export interface LocalData {
 const DEVICE_KEY = 0;
 const WRITING = [
   TABLES.device, TABLES.aggregates, TABLES.outbox, TABLES.events, TABLES.letters,
+  TABLES.snapshots,
 ] as const;
 
 /** The tables of one replica. */
@@ -104,13 +105,15 @@ export class Store {
     });
   }
 
-  /** Keeps a state in place of the events up to its version, unless it is outdated. */
-  async keepSnapshot(snapshot: Snapshot): Promise<void> {
+  /** Keeps a state in place of the events up to its version, unless it is outdated, or of another
+   * history than the aggregate has by now. */
+  async keepSnapshot(snapshot: Snapshot, history: number): Promise<void> {
     const { key, version } = snapshot;
     const tables = [TABLES.aggregates, TABLES.events, TABLES.snapshots];
     await transact(this.database, tables, "readwrite", async (table) => {
       const kept = (await result(table(TABLES.snapshots).get(key))) as Snapshot | undefined;
       const record = (await result(table(TABLES.aggregates).get(key))) as AggregateRecord;
+      if (record.history !== history) return;
       if (record.version < version || (kept?.version ?? 0) >= version) return;
       table(TABLES.snapshots).put(snapshot);
       table(TABLES.events).delete(eventsUpTo(key, version));
@@ -120,8 +123,7 @@ export class Store {
   /** Gives up what is confirmed of an aggregate, to be told from the start. `isOther`: because the
    * store's history is another one. */
   async forget(key: Key, isOther: boolean): Promise<void> {
-    const tables = [...WRITING, TABLES.snapshots];
-    await transact(this.database, tables, "readwrite", async (table) => {
+    await transact(this.database, WRITING, "readwrite", async (table) => {
       table(TABLES.snapshots).delete(key);
       table(TABLES.events).delete(eventsAbove(key, 0));
       await advance(table, key, { kind: "forgotten", isOther });
@@ -148,6 +150,11 @@ async function advance(table: Table, key: Key, event: OutboxEvent) {
   for (const effect of next.effects) {
     if (effect.kind === "confirm") table(TABLES.events).put(effect.event);
     if (effect.kind === "bury") table(TABLES.letters).put(effect.letter);
+    if (effect.kind === "erase") {
+      // A snapshot is never ahead of what is known.
+      table(TABLES.snapshots).delete(key);
+      table(TABLES.events).delete(eventsUpTo(key, effect.version));
+    }
   }
   return next;
 }

@@ -124,21 +124,29 @@ export class Syncer {
     const sequence = await this.lastSequence(key, signal);
     const applied = new Set<string>();
     if (sequence > 0) {
-      for await (const event of client.events(key, { clientId, signal })) {
-        if (event.event_id !== null) applied.add(event.event_id);
-      }
+      const events = client.events(key, { clientId, signal });
+      await absent(async () => {
+        for await (const { event_id: id } of events) if (id !== null) applied.add(id);
+      });
     }
     await this.context.advance(key, { kind: "reconciled", sequence, applied });
   }
 
   private async lastSequence(key: Key, signal: AbortSignal): Promise<number> {
     const { client, clientId } = this.context;
-    try {
-      return (await client.head(key, { clientId, signal })).last_sequence ?? 0;
-    } catch (error) {
-      if (error instanceof CeleriantError && error.error === "NotFound") return 0;
-      throw error;
-    }
+    const head = await absent(() => client.head(key, { clientId, signal }));
+    return head?.last_sequence ?? 0;
+  }
+}
+
+/** What was asked for, or nothing: the aggregate is not there, or not any more. */
+async function absent<T>(ask: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await ask();
+  } catch (error) {
+    const isError = error instanceof CeleriantError;
+    if (isError && ["NotFound", "Deleted"].includes(error.error)) return undefined;
+    throw error;
   }
 }
 

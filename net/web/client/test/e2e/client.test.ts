@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
-import { CeleriantError, type Event } from "../../src/index.js";
+import { CeleriantError, told, type Event, type FollowMessage } from "../../src/index.js";
 import { Node } from "../support/node.js";
 
 const CLIENT_ID = "00000000-0000-4000-8000-000000000007";
@@ -63,6 +63,45 @@ test("a refusal comes with its fields", async () => {
   assert.deepEqual(error.problem["conflicts"],
     [{ key, expected: 5, actual: 0, already_applied: null }]);
   await assert.rejects(node.client.read(key), { error: "NotFound" });
+});
+
+/** What was told besides events and connections, in order. */
+const changes = (messages: readonly FollowMessage[]): unknown[] => messages.flatMap((one) => {
+  if (one.kind === "event") return [one.event.version as unknown];
+  return one.kind === "notice" ? [one.notice.notice] : [];
+});
+
+test("what is deleted and trimmed is gone, and feeds tell of it in order", async () => {
+  const { client } = node;
+  const key = "taken/account/one";
+  for (const data of [1, 2, 3]) await client.append(key, [{ type: "T", data }]);
+  const refused = await client.trim(key, 2, { expect: 7 }).catch((thrown: unknown) => thrown);
+  assert.ok(refused instanceof CeleriantError && refused.status === 409);
+  await client.trim(key, 3, { expect: 3 });
+  assert.deepEqual(await all(client.events(key)), [3]);
+  await assert.rejects(client.read(key, { from: 2 }), { error: "Trimmed" });
+  const failed = await client.deleteAggregate(key, { expect: 2 }).catch((thrown: unknown) => thrown);
+  assert.ok(failed instanceof CeleriantError && failed.status === 412);
+  const named = { expect: 3, idempotencyKey: "away with it" };
+  const deleted = await client.deleteAggregate(key, named);
+  assert.equal((await client.deleteAggregate(key, named)).stamp, deleted.stamp);
+  await assert.rejects(client.read(key), { error: "Deleted" });
+  assert.equal((await client.head(key)).deleted, true);
+  await client.append(key, [{ type: "T", data: 4 }], { expect: "none" });
+  const page = told(await client.feed("taken"));
+  assert.deepEqual(changes(page), ["trimmed", "deleted", 4]);
+  const followed: FollowMessage[] = [];
+  for await (const message of client.follow("taken", { from: "start" })) {
+    if (message.kind === "checkpoint" && message.caughtUp) break;
+    followed.push(message);
+  }
+  assert.deepEqual(changes(followed), changes(page));
+  await client.write([{ key, expect: 4, delete: { recreate: false } }]);
+  const late = client.append(key, [{ type: "T", data: 5 }]);
+  await assert.rejects(late, { error: "Deleted", retry: "never" });
+  const writes = [{ key, sequence: 1, events: [{ type: "T", data: 6 }] }];
+  const [result] = await client.sync(CLIENT_ID, writes);
+  assert.ok(result?.status === "invalid" && result.problem.error === "Deleted");
 });
 
 test("a feed goes on over a server that is killed", async () => {

@@ -1,6 +1,6 @@
 /** A store in memory that answers what a replica asks, by the contract of `POST /v1/sync`. */
 import type {
-  Event, Expect, NewEvent, Problem, Receipt, SyncResult, SyncWrite,
+  Event, Expect, NewEvent, Notice, Problem, Receipt, SyncResult, SyncWrite,
 } from "../../src/index.js";
 
 /** A write of a device, which has one event. */
@@ -8,6 +8,11 @@ export type SyncEvent = NewEvent & { key: string; sequence: number; expect?: Exp
 
 interface Aggregate {
   events: Event[];
+  /** Its version when it was deleted last. */
+  base: number;
+  notices: Notice[];
+  /** Deleted for ever. */
+  isFinal: boolean;
   /** Per client: write hash and version by sequence. */
   sequences: Map<string, Map<number, { content: string; version: number }>>;
 }
@@ -63,6 +68,20 @@ export class StubStore {
     this.tellAll();
   }
 
+  /** Somebody deletes it. */
+  delete(key: string, recreate = true): void {
+    const aggregate = this.aggregate(key);
+    aggregate.base += aggregate.events.length;
+    aggregate.events = [];
+    aggregate.isFinal = !recreate;
+    this.stamp += 1;
+    aggregate.notices.push({
+      notice: "deleted", key, version: aggregate.base, recreate, client_id: null, sequence: null,
+      server_time: null, stamp: this.stamp,
+    });
+    this.tellAll();
+  }
+
   /** Cuts every feed. */
   cut(): void {
     for (const end of [...this.feeds]) end();
@@ -108,12 +127,14 @@ export class StubStore {
       const receipt = receiptOf(key, known.version, 1, true);
       return { key, sequence, status: "already_applied", receipt };
     }
-    const problem = this.refuse(event) ?? sequenceProblem(sequence, used.size, known !== undefined);
+    const problem = this.refuse(event)
+      ?? (aggregate.isFinal ? problemOf("Deleted", "never") : undefined)
+      ?? sequenceProblem(sequence, used.size, known !== undefined);
     if (problem !== undefined) return { key, sequence, status: "invalid", problem };
-    const version = aggregate.events.length;
+    const version = aggregate.base + aggregate.events.length;
     if (!holds(event.expect ?? "any", version)) {
       const from = typeof event.expect === "number" ? event.expect : 0;
-      const missed = aggregate.events.slice(from);
+      const missed = aggregate.events.slice(from - aggregate.base);
       const conflicts = [{ key, expected: event.expect, actual: version }];
       const conflict = problemOf("Conflict", "after_reading", { conflicts });
       return { key, sequence, status: "conflict", problem: conflict, missed, more: false };
@@ -125,10 +146,10 @@ export class StubStore {
   }
 
   private store(event: SyncEvent, client: string | null): Event {
-    const { events } = this.aggregate(event.key);
+    const { events, base } = this.aggregate(event.key);
     this.stamp += 1;
     const stored: Event = {
-      key: event.key, version: events.length + 1, type: event.type, schema: "1.0",
+      key: event.key, version: base + events.length + 1, type: event.type, schema: "1.0",
       content_type: "json", data: event.data, client_id: client, sequence: event.sequence,
       event_id: event.event_id ?? null, meta: {}, time: event.time ?? null, server_time: null,
       stamp: this.stamp, hash: "h",
@@ -158,11 +179,13 @@ export class StubStore {
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => {
         const tell = (): void => {
-          const fresh = this.events(key).filter((event) => event.stamp > told);
+          const all = [...this.events(key), ...this.aggregate(key).notices];
+          const fresh = all.filter((one) => one.stamp > told).sort((a, b) => a.stamp - b.stamp);
           told = this.stamp;
-          const lines = fresh.map(
-            (event) => `id: ${event.stamp}\nevent: append\ndata: ${JSON.stringify(event)}\n\n`,
-          );
+          const lines = fresh.map((one) => {
+            const name = "notice" in one ? one.notice : "append";
+            return `id: ${one.stamp}\nevent: ${name}\ndata: ${JSON.stringify(one)}\n\n`;
+          });
           const checkpoint = JSON.stringify({ checkpoint: told, caught_up: true });
           lines.push(`id: ${told}\nevent: checkpoint\ndata: ${checkpoint}\n\n`);
           controller.enqueue(encoder.encode(lines.join("")));
@@ -181,7 +204,8 @@ export class StubStore {
   }
 
   private aggregate(key: string): Aggregate {
-    const known = this.aggregates.get(key) ?? { events: [], sequences: new Map() };
+    const unknown = { events: [], base: 0, notices: [], isFinal: false, sequences: new Map() };
+    const known = this.aggregates.get(key) ?? unknown;
     this.aggregates.set(key, known);
     return known;
   }

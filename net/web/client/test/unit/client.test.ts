@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CeleriantError, Client } from "../../src/index.js";
+import { CeleriantError, Client, told, type Feed } from "../../src/index.js";
 
 interface Seen {
   url: string;
@@ -112,4 +112,33 @@ test("a call ends by its time limit or its signal", async () => {
   abort.abort(reason);
   await assert.rejects(call, reason);
   await assert.rejects(patient.orgs({ signal: abort.signal }), reason, "from the start");
+});
+
+test("a deletion says everything in its head, a trim its condition in the body", async () => {
+  const { client, seen } = clientOf(...Array.from({ length: 4 }, () => Response.json({})));
+  const options = { expect: 4, clientId: "u", sequence: 7, neverRecreate: true };
+  await client.deleteAggregate("a/b/ü", options);
+  await client.deleteAggregate("a/b/c", { expect: "exists", forgetSequences: true });
+  await client.deleteAggregate("a/b/c");
+  await client.trim("a/b/c", 5, { expect: 9, idempotencyKey: "once" });
+  const asked = seen.map(({ url, init }) => {
+    const { authorization: _, ...headers } = Object.fromEntries(new Headers(init.headers));
+    return [init.method, url.slice("http://db:1/v1/aggregates/".length), headers, init.body];
+  });
+  const named = { "celeriant-client-id": "u", "celeriant-sequence": "7" };
+  assert.deepEqual(asked, [
+    ["DELETE", "a/b/%C3%BC?never_recreate=1", { ...named, "if-match": '"4"' }, undefined],
+    ["DELETE", "a/b/c?forget_sequences=1", { "if-match": "*" }, undefined],
+    ["DELETE", "a/b/c", {}, undefined],
+    ["POST", "a/b/c/trim", { "content-type": "application/json", "idempotency-key": "once" },
+      '{"keep_from":5,"expect":9}'],
+  ]);
+});
+
+test("a page of a feed is told in the order in which it happened", () => {
+  const events = [{ stamp: 1 }, { stamp: 4 }];
+  const notices = [{ stamp: 2, notice: "trimmed" }, { stamp: 7, notice: "deleted" }];
+  const changes = told({ events, notices } as Feed);
+  assert.deepEqual(changes.map((one) => [one.kind, one.stamp]),
+    [["event", 1], ["notice", 2], ["event", 4], ["notice", 7]]);
 });

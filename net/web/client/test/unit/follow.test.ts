@@ -46,6 +46,22 @@ test("a feed goes on behind the last stamp when it is cut off", async () => {
     "?selector=a%2Fb%2Fc&from=start 7"]);
 });
 
+test("what was deleted and trimmed is told in its place, and gone on behind", async () => {
+  const trimmed = { notice: "trimmed", key: "a/b/c", first_available: 2, stamp: 8 };
+  const deleted = { notice: "deleted", key: "a/b/c", version: 3, recreate: true, stamp: 9 };
+  const lines = [trimmed, deleted].map(
+    (one) => `id: ${one.stamp}\nevent: ${one.notice}\ndata: ${JSON.stringify(one)}\n\n`,
+  );
+  const { next, asked } = following([`${EVENT}${lines.join("")}`]);
+  await next();
+  assert.equal((await next()).kind, "event");
+  assert.deepEqual(await next(), { kind: "notice", stamp: 8, notice: trimmed });
+  assert.deepEqual(await next(), { kind: "notice", stamp: 9, notice: deleted });
+  assert.equal((await next()).kind, "disconnected");
+  await next();
+  assert.deepEqual(asked.at(-1), "?selector=a%2Fb%2Fc&from=start 9");
+});
+
 test("a connection that is silent for too long is given up", async () => {
   const { next, asked } = following([`${EVENT}…`], { heartbeatTimeoutMs: 20 });
   await next();

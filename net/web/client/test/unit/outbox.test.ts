@@ -38,6 +38,10 @@ function told(version: number, id: string | null, since = 0): OutboxEvent {
   return { kind: "told", clientId: ME, events: [event], since, cursor: version, caughtUp: true };
 }
 
+function deleted(version: number, since: number, cursor: number): OutboxEvent {
+  return { kind: "deleted", version, since, cursor };
+}
+
 function look({ outbox }: Step): string {
   const entries = outbox.entries.map((one) => `${one.id}${one.sequence}:${one.status}`);
   return [...entries, `last ${outbox.record.sequence}`].join(" ");
@@ -83,6 +87,27 @@ test("a stretch of the feed that leaves a hole is not taken", () => {
   assert.equal(forgotten.outbox.record.cursor, 0);
   assert.equal(forgotten.outbox.record.version, 0);
   assert.deepEqual(forgotten.effects, []);
+});
+
+test("with a deletion goes what was accepted before it, and nothing else", () => {
+  const at = (version: number): SyncOutcome => {
+    const writes = [{ key: "a/b/c", first_version: version, last_version: version, hash: "h" }];
+    return { status: "accepted", receipt: { ...RECEIPT, writes } };
+  };
+  const known = after(told(1, null), ...written("a", "b", "c"), answered("a", at(2)),
+    answered("b", at(3)));
+  const gone = step(known.outbox, deleted(2, 1, 5));
+  assert.equal(look(gone), "b2:accepted c3:pending last 3");
+  assert.deepEqual(gone.effects, [{ kind: "erase", version: 2 }]);
+  const { version, cursor, history, deletedAt } = gone.outbox.record;
+  assert.deepEqual([version, cursor, history, deletedAt], [2, 5, 1, 2]);
+  assert.deepEqual(step(gone.outbox, deleted(2, 1, 5)), { outbox: gone.outbox, effects: [] });
+  assert.deepEqual(step(known.outbox, deleted(2, 3, 5)).effects, [], "a hole");
+});
+
+test("a deletion at a version that was passed long ago is of another history", () => {
+  const known = after(told(1, null), told(2, null, 1)).outbox;
+  assert.deepEqual(step(known, deleted(1, 2, 9)).effects, [{ kind: "forget" }]);
 });
 
 test("what is refused for good is buried, and later ones move down", () => {

@@ -23,17 +23,26 @@ const snapshot = (version: number) => ({ key: KEY, label: "1", version, state: v
 
 test("a snapshot that is outdated is not kept", async () => {
   const store = await told(5);
-  await store.keepSnapshot(snapshot(4));
-  await store.keepSnapshot(snapshot(3));
+  await store.keepSnapshot(snapshot(4), 0);
+  await store.keepSnapshot(snapshot(3), 0);
   assert.equal((await store.read(KEY, 0)).snapshot?.version, 4, "there is a newer one");
   await store.forget(KEY, false);
-  await store.keepSnapshot(snapshot(5));
+  await store.keepSnapshot(snapshot(5), 0);
   assert.equal((await store.read(KEY, 0)).snapshot, undefined, "it was forgotten meanwhile");
+});
+
+test("a snapshot of what was deleted meanwhile is not kept", async () => {
+  const store = await told(5);
+  await store.keepSnapshot(snapshot(3), 0);
+  await store.advance(KEY, { kind: "deleted", version: 5, since: 5, cursor: 9 });
+  await store.keepSnapshot(snapshot(5), 0);
+  const { snapshot: kept, events, record } = await store.read(KEY, 0);
+  assert.deepEqual([kept, events, record.version], [undefined, [], 5]);
 });
 
 test("what is behind a snapshot is read, and nothing before", async () => {
   const store = await told(5);
-  await store.keepSnapshot(snapshot(3));
+  await store.keepSnapshot(snapshot(3), 0);
   const versions = async (above: number) => {
     const local = await store.read(KEY, above);
     return [local.snapshot?.version, ...local.events.map((event) => event.version)];
