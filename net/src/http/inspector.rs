@@ -32,6 +32,7 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     ("/inspector/event.js", include_str!("../../web/inspector/event.js")),
     ("/inspector/format.js", include_str!("../../web/inspector/format.js")),
     ("/inspector/gateway.js", include_str!("../../web/inspector/gateway.js")),
+    ("/inspector/schemas.js", include_str!("../../web/inspector/schemas.js")),
     ("/inspector/status.js", include_str!("../../web/inspector/status.js")),
     ("/inspector/tail.js", include_str!("../../web/inspector/tail.js")),
     ("/inspector/timeline.js", include_str!("../../web/inspector/timeline.js")),

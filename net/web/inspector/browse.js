@@ -4,6 +4,7 @@ import { button, crumbs, element, empty, failure, field, link, place, tailPlace,
   from "./dom.js";
 import { address, ask, segments } from "./gateway.js";
 import { plural, quoted } from "./format.js";
+import { schemasPlace } from "./schemas.js";
 
 const PAGE = 100;
 // Typing goes on while names are fetched.
@@ -26,7 +27,8 @@ export async function browse({ main, names, query, signal }) {
   });
   const list = element("div");
   const form = element("form", { class: "bar", role: "search" },
-    field(label(level, names), input), names.length === 0 ? null : tailLink(names));
+    field(label(level, names), input), names.length === 0 ? null : tailLink(names),
+    names.length === 1 ? link(schemasPlace(names[0]), "Schemas", { class: "action" }) : null);
   const heading = title(names.at(-1) ?? "Orgs");
   if (names.length > 0) main.append(crumbs(names));
   main.append(heading, form, list);

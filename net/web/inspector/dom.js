@@ -11,7 +11,7 @@ export function element(name, properties, ...children) {
   return made;
 }
 
-// The page's own addresses: `#/org/type/id?…`, `#tail?…`, `#cluster`.
+// The page's own addresses: `#/org/type/id?…`, `#tail?…`, `#schemas?…`, `#cluster`.
 export function place(names, query = {}) {
   const set = Object.entries(query).filter(([, value]) => value !== null && value !== "");
   const tail = set.length === 0 ? "" : `?${new URLSearchParams(set)}`;

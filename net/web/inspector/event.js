@@ -2,7 +2,7 @@
 // the hash covers.
 
 import { element, button, facts, link, mono, place } from "./dom.js";
-import { ago, asText, clock, fromBase64, hexDump, pretty, short, size } from "./format.js";
+import { ago, asText, clock, count, fromBase64, hexDump, pretty, short, size } from "./format.js";
 
 const SHOWN_CHARS = 4_000;
 const SHOWN_BYTES = 512;
@@ -25,6 +25,27 @@ export function eventCard(event, { withKey = false, marked = false } = {}) {
   return element("li", {
     class: marked ? "event marked" : "event", "data-version": event.version,
   }, withKey ? null : number, card);
+}
+
+// What a feed tells besides events: an aggregate was deleted or trimmed.
+export function noticeCard(notice) {
+  const { key, version, first_available: first } = notice;
+  const isDeleted = notice.notice === "deleted";
+  const anew = notice.recreate ? "it may be begun anew." : "it takes no events ever again.";
+  const what = isDeleted
+    ? `Its events up to version ${count(version)} never show again; ${anew}`
+    : `Its events before version ${count(first)} are gone.`;
+  const head = element("div", { class: "event-head" },
+    element("h3", {}, isDeleted ? "Deleted" : "Trimmed"), moment(notice.server_time));
+  return element("li", { class: "event taken", "data-notice": notice.notice },
+    element("article", { class: "card" }, head,
+      element("p", { class: "whose" }, link(place(key.split("/")), key)), element("p", {}, what)));
+}
+
+// JSON with line breaks and colours, all of it; false: it is none.
+export function showJson(box, text) {
+  if (pretty(text) === null) return false;
+  return code(box, text, true);
 }
 
 // Says on a card what checking came to.

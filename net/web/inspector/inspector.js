@@ -5,6 +5,7 @@ import { browse } from "/inspector/browse.js";
 import { cluster } from "/inspector/cluster.js";
 import { element, empty, failure, title } from "/inspector/dom.js";
 import { count } from "/inspector/format.js";
+import { schemas } from "/inspector/schemas.js";
 import { onStatus } from "/inspector/status.js";
 import { tail } from "/inspector/tail.js";
 import { timeline } from "/inspector/timeline.js";
@@ -13,11 +14,14 @@ const main = document.getElementById("main");
 const pill = document.getElementById("node");
 let shown = null;
 
-// An address is `#tail?…`, `#cluster`, or `#/org/type/id?…`.
+// An address is `#tail?…`, `#schemas?…`, `#cluster`, or `#/org/type/id?…`.
 function view(hash) {
   const [path, query] = hash.split("?");
   const parameters = new URLSearchParams(query);
   if (path === "#tail") return { open: tail, tab: "tail", named: "Live tail", query: parameters };
+  if (path === "#schemas") {
+    return { open: schemas, tab: "schemas", named: "Schemas", query: parameters };
+  }
   if (path === "#cluster") return { open: cluster, tab: "cluster", named: "Cluster", query: null };
   if (path !== "" && !path.startsWith("#/")) return { open: unknown, tab: null, named: "Nothing" };
   const names = path.slice(2).split("/").filter(Boolean).map(decodeURIComponent);

@@ -2,7 +2,7 @@
 // stream; going on takes it up behind the last stamp.
 
 import { button, element, empty, failure, field, title } from "./dom.js";
-import { eventCard } from "./event.js";
+import { eventCard, noticeCard } from "./event.js";
 import { count, plural } from "./format.js";
 import { address, parse, problem as problemOf } from "./gateway.js";
 
@@ -19,7 +19,7 @@ export function tail({ main, query, signal }) {
     state: element("p", { class: "state", role: "status" }),
     tally: element("p", { class: "soft" }),
     notes: element("div"),
-    pending: [], drawing: false, source: null, last: null, seen: 0, paused: false,
+    pending: [], drawing: false, source: null, last: null, seen: 0, notices: 0, paused: false,
   };
   view.pause = button("Pause", () => toggle(view), { hidden: true });
   view.clear = button("Clear", () => clear(view), { hidden: true, class: "quiet" });
@@ -79,10 +79,12 @@ function connect(view) {
     say(view, "live", "Live");
     view.notes.replaceChildren();
   });
-  source.addEventListener("append", (message) => {
-    reached(view, message);
-    arrive(view, parse(message.data));
-  });
+  for (const name of ["append", "deleted", "trimmed"]) {
+    source.addEventListener(name, (message) => {
+      reached(view, message);
+      arrive(view, parse(message.data));
+    });
+  }
   source.addEventListener("checkpoint", (message) => reached(view, message));
   source.addEventListener("problem", (message) => {
     view.notes.replaceChildren(failure(problemOf(parse(message.data))));
@@ -146,13 +148,15 @@ function toggle(view) {
 
 function clear(view) {
   view.list.replaceChildren();
-  Object.assign(view, { seen: 0, pending: [] });
+  Object.assign(view, { seen: 0, notices: 0, pending: [] });
   tell(view);
 }
 
-function arrive(view, event) {
-  view.seen += 1;
-  view.pending.push(event);
+// An event, or a notice.
+function arrive(view, told) {
+  if (told.notice === undefined) view.seen += 1;
+  else view.notices += 1;
+  view.pending.push(told);
   if (view.pending.length > SHOWN_MAX) view.pending.shift();
   if (view.drawing) return;
   view.drawing = true;
@@ -162,7 +166,9 @@ function arrive(view, event) {
 
 function draw(view) {
   view.drawing = false;
-  const cards = view.pending.map((event) => eventCard(event, { withKey: true })).reverse();
+  const card = (told) => (
+    told.notice === undefined ? eventCard(told, { withKey: true }) : noticeCard(told));
+  const cards = view.pending.map(card).reverse();
   view.pending = [];
   // Whoever reads further down stays where they are.
   view.list.prepend(...cards);
@@ -172,9 +178,10 @@ function draw(view) {
 }
 
 function tell(view) {
-  const { seen, list } = view;
-  view.clear.hidden = seen === 0;
+  const { seen, notices, list } = view;
+  view.clear.hidden = seen + notices === 0;
   const shown = list.childElementCount;
-  const kept = seen > shown ? `, the newest ${count(shown)} shown` : "";
-  view.tally.textContent = seen === 0 ? "" : `${plural(seen, "event")}${kept}`;
+  const kinds = [[seen, "event"], [notices, "notice"]].filter(([number]) => number > 0);
+  const kept = seen + notices > shown ? [`the newest ${count(shown)} shown`] : [];
+  view.tally.textContent = [...kinds.map((kind) => plural(...kind)), ...kept].join(", ");
 }

@@ -28,9 +28,16 @@ export async function timeline({ main, names, query, signal }) {
     types: query.get("types") ?? "",
   };
   const check = verifier({ names, signal });
-  main.append(state(head, names, check.button), check.panel, controls(view), list);
-  if (head.deleted) main.append(element("p", { class: "notice" }, "This aggregate is deleted."));
-  else await events(main, view, check);
+  const isEmpty = head.deleted || head.first_available > head.version;
+  main.append(state(head, names, isEmpty ? null : check.button), check.panel);
+  if (head.deleted) {
+    main.append(element("p", { class: "notice" }, `This aggregate was deleted at version `
+      + `${count(head.version)}: its events never show again. If it may be begun anew, it goes on `
+      + `with version ${count(head.version + 1)}.`));
+    return;
+  }
+  main.append(controls(view), list);
+  await events(main, view, check);
 }
 
 function versionOf(text) {
@@ -55,14 +62,14 @@ function behind(signal) {
 }
 
 function state(head, names, verifyButton) {
-  const trimmed = head.first_available > 1
-    ? `before version ${count(head.first_available)}` : null;
+  const start = head.first_available > 1 && !head.deleted
+    ? `version ${count(head.first_available)}` : null;
   return element("div", { class: "summary card" },
     facts([
       ["Version", count(head.version)],
       ["Created", element("span", { title: clock(head.created) }, ago(head.created))],
       ["Changed", element("span", { title: clock(head.updated) }, ago(head.updated))],
-      ["Trimmed", trimmed],
+      ["Starts at", start],
       ["Chain hash", mono(head.hash)],
     ], { class: "facts wide" }),
     element("div", { class: "actions" }, verifyButton,
@@ -74,7 +81,8 @@ function controls(view) {
   const order = (name, chosen, text) => link(
     place(names, { order: name, types }), text, chosen ? { "aria-current": "true" } : {});
   const version = element("input", {
-    type: "number", min: "1", max: String(view.head.version), inputmode: "numeric",
+    type: "number", min: String(view.head.first_available), max: String(view.head.version),
+    inputmode: "numeric",
     value: at === null ? "" : String(at), placeholder: backwards ? "newest" : "oldest",
   });
   const kinds = element("input", {
@@ -106,6 +114,7 @@ async function events(main, view, check) {
       check.shown(eventCard(event, { marked: event.version === at }), event))));
     next = page.next;
     more.hidden = next === null;
+    if (backwards && next === null) list.after(...beginning(view));
   };
   const more = button(`Show ${backwards ? "older" : "newer"} events`, async () => {
     more.disabled = true;
@@ -116,16 +125,28 @@ async function events(main, view, check) {
   });
   main.append(more);
   await load();
+  if (!backwards) list.before(...beginning(view));
   list.before(...aboveThem(view));
   list.querySelector(".marked")?.scrollIntoView({ block: "center" });
   if (list.childElementCount === 0) main.append(none(view));
 }
 
+// What is missing before the first event is said where that stands.
+function beginning({ head, types, backwards, at }) {
+  const first = head.first_available;
+  const isSeen = types === "" && first <= head.version
+    && (at === null || (backwards ? at >= first : at <= first));
+  if (first <= 1 || !isSeen) return [];
+  return [element("p", { class: "notice start" },
+    `It starts at version ${count(first)}: what was before was trimmed or deleted.`)];
+}
+
 // A timeline that starts in the middle says so.
 function aboveThem({ at, names, head, backwards, types }) {
-  const hidden = at !== null && (backwards ? at < head.version : at > 1);
+  const first = head.first_available;
+  const hidden = at !== null && (backwards ? at < head.version : at > first);
   if (!hidden) return [];
-  const nearer = backwards ? Math.min(head.version, at + PAGE) : Math.max(1, at - PAGE);
+  const nearer = backwards ? Math.min(head.version, at + PAGE) : Math.max(first, at - PAGE);
   const order = backwards ? null : "oldest";
   return [element("p", { class: "between" },
     link(place(names, { order, types, at: nearer }), `↑ ${backwards ? "Newer" : "Older"} events`),
@@ -137,5 +158,6 @@ function none({ types, at, head }) {
   if (at !== null && at > head.version) {
     return empty(`There is no version ${count(at)}: there are ${plural(head.version, "event")}.`);
   }
-  return empty("No events are left here: they were trimmed.");
+  return empty(`No events are left here: they were trimmed. The next one has version `
+    + `${count(head.version + 1)}.`);
 }

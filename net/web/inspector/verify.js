@@ -28,7 +28,9 @@ export function verifier({ names, signal }) {
     const stop = AbortSignal.any([signal, running.signal]);
     try {
       const result = await verify({ names, signal: stop, progress, cards });
-      panel.classList.add(result.problem === null ? "good" : "bad");
+      if (result.problem !== null || checkedOf(result) > 0) {
+        panel.classList.add(result.problem === null ? "good" : "bad");
+      }
       said.replaceChildren(...(result.problem === null ? good(result) : bad(names, result)));
     } catch (error) {
       said.replaceChildren(error.name === "AbortError" ? "Stopped." : failure(error));
@@ -94,13 +96,22 @@ function compare(shown, before, hash) {
   return { kind: "shown", version: shown.version };
 }
 
-function good({ first, chain }) {
+// How many events were: the first that is left of a cut history has nothing to be checked against.
+const checkedOf = ({ first, chain }) => chain.version - (first > 1 ? first : 0);
+
+function good(result) {
+  const { first, chain } = result;
   const trimmed = first > 1;
+  const checked = checkedOf(result);
+  if (checked === 0) {
+    return [element("p", {}, `Nothing can be verified: version ${count(first)} is the only event `
+      + "that is left. What was before was trimmed or deleted, and with it what this event's hash "
+      + "would be checked against.")];
+  }
   const start = trimmed
-    ? `What was before version ${count(first)} was trimmed, so that version's own hash is taken `
-      + "for granted; "
+    ? `What was before version ${count(first)} was trimmed or deleted: it is not checked, and that `
+      + "version's own hash is taken for granted; "
     : "The chain begins with the hash of the key; ";
-  const checked = chain.version - (trimmed ? first : 0);
   const range = `versions ${count(trimmed ? first + 1 : 1)} to ${count(chain.version)}`;
   return [
     element("p", {},
