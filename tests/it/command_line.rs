@@ -133,6 +133,86 @@ fn reads_are_bounded_turned_and_filtered() {
 }
 
 #[test]
+fn what_is_deleted_or_trimmed_is_gone_and_feeds_tell() {
+    let (_dir, node) = node();
+    for arguments in [&["delete", ALICE][..], &["trim", ALICE, "--keep-from", "1"]] {
+        assert_eq!(node.call(arguments).error(1)["error"], "NotFound");
+    }
+    for n in ["1", "2", "3"] {
+        node.call(&append(ALICE, "any", n)).line();
+    }
+    let conflict = node.call(&["trim", ALICE, "--keep-from", "2", "--expect", "7"]).error(1);
+    assert_eq!(
+        (&conflict["error"], &conflict["conflicts"][0]["actual"]),
+        (&json!("Conflict"), &json!(3))
+    );
+    let trimmed = node.call(&["trim", ALICE, "--keep-from", "3", "--expect", "3"]).line();
+    assert_eq!(trimmed["writes"][0]["last_version"], 3);
+    let left = node.call(&["read", ALICE]).lines();
+    assert_eq!((left.len(), &left[0]["version"]), (1, &json!(3)));
+    let gone = node.call(&["read", ALICE, "--from", "2"]).error(1);
+    assert_eq!((&gone["error"], &gone["first_available"]), (&json!("Trimmed"), &json!(3)));
+
+    let client = ["--client-id", "00000000-0000-0000-0000-000000000007", "--sequence", "1"];
+    let delete = [&["delete", ALICE, "--expect", "3"][..], &client].concat();
+    let deleted = node.call(&delete).line();
+    let again = node.call(&delete).line();
+    assert_eq!((&again["already_applied"], &again["stamp"]), (&json!(true), &deleted["stamp"]));
+    assert_eq!(node.call(&["read", ALICE]).error(1)["error"], "Deleted");
+    assert_eq!(node.call(&["head", ALICE]).line()["deleted"], true);
+    let anew = node.call(&append(ALICE, "none", "4")).line();
+    assert_eq!(anew["writes"][0]["first_version"], 4);
+    node.call(&["delete", ALICE, "--never-recreate", "--forget-sequences"]).line();
+    assert_eq!(node.call(&append(ALICE, "any", "5")).error(1)["error"], "Deleted");
+
+    let told = node.call(&["watch", "acme", "--from", "start", "--until", "now"]).lines();
+    let told: Vec<Value> = told
+        .iter()
+        .map(|one| json!([one["notice"], one["key"], one["first_available"], one["recreate"]]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            json!(["trimmed", ALICE, 3, null]),
+            json!(["deleted", ALICE, null, true]),
+            json!(["deleted", ALICE, null, false]),
+        ]
+    );
+    let text =
+        node.call(&["--format", "table", "watch", "acme", "--from", "start", "--until", "now"]);
+    for part in ["trimmed below version 3", "deleted at version 3", "deleted at version 4"] {
+        assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_history_is_verified() {
+    let (_dir, node) = node();
+    let verify = |key: &str| {
+        let found = node.call(&["verify", key]).line();
+        ["aggregates", "events", "cut", "gone"].map(|name| found[name].as_u64().expect("a number"))
+    };
+    for key in [ALICE, BOB, "acme/account/carol", "acme/account/dave"] {
+        for n in ["1", "2", "3", "4"] {
+            node.call(&append(key, "any", n)).line();
+        }
+    }
+    assert_eq!(verify("acme"), [4, 16, 0, 0]);
+    node.call(&["trim", ALICE, "--keep-from", "3"]).line();
+    assert_eq!(verify(ALICE), [1, 1, 1, 0], "the third is taken for granted");
+    node.call(&["trim", BOB, "--keep-from", "9"]).line();
+    assert_eq!(verify(BOB), [1, 0, 0, 1]);
+    node.call(&["delete", "acme/account/carol"]).line();
+    assert_eq!(verify("acme/account/carol"), [1, 0, 0, 1]);
+    node.call(&["delete", "acme/account/dave"]).line();
+    node.call(&append("acme/account/dave", "none", "5")).line();
+    node.call(&append("acme/account/dave", "5", "6")).line();
+    assert_eq!(verify("acme/account/dave"), [1, 1, 1, 0]);
+    let all = node.call(&["--format", "table", "verify", "acme"]).stdout;
+    assert!(all.contains("2 of them had events taken away"), "{all}");
+}
+
+#[test]
 fn names_are_listed_in_order_and_by_prefix() {
     let (_dir, node) = node();
     for key in ["b/order/2", "b/order/10", "b/item/1", "a/order/1", "c/order/1"] {
@@ -178,6 +258,10 @@ fn wrong_usage_is_2_and_an_absent_store_is_3() {
         vec!["head", ALICE, "--ca", "/no/such/ca.crt"],
         vec!["head", ALICE, "--cert", "c.crt"],
         vec!["head", ALICE, "--api-key", "k"],
+        vec!["delete", "not-a-key"],
+        vec!["delete", ALICE, "--sequence", "1"],
+        vec!["trim", ALICE],
+        vec!["trim", ALICE, "--keep-from", "-1"],
         vec!["write", "/no/such/file"],
         vec!["bench", "write", "--connections", "0"],
     ] {

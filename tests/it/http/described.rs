@@ -19,6 +19,7 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
             http.post(events, &[("celeriant-sequence", "1")], &append),
             http.request("POST", events, &[], b"{}"),
         ],
+        "DeleteAggregate" | "TrimAggregate" => samples_of_retention(http, operation, &append),
         "Write" => vec![
             http.post("/v1/write", &[], &write),
             http.post("/v1/write", &[], &json!({"writes": []})),
@@ -69,6 +70,36 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
     }
 }
 
+/// The same for what takes away, each of an aggregate of its own.
+fn samples_of_retention(http: &Http, operation: &str, append: &Value) -> Vec<Answer> {
+    let place = format!("/v1/aggregates/acme/account/{operation}");
+    let delete = |query: &str, headers: &[(&str, &str)]| {
+        http.request("DELETE", &format!("{place}{query}"), headers, b"")
+    };
+    let trim =
+        |headers: &[(&str, &str)], body: Value| http.post(&format!("{place}/trim"), headers, &body);
+    let take = |headers: &[(&str, &str)]| match operation {
+        "DeleteAggregate" => delete("", headers),
+        _ => trim(headers, json!({"keep_from": 2})),
+    };
+    let missing = take(&[]);
+    http.post(&format!("{place}/events"), &[], append).expect(201);
+    let mut answers = vec![missing, take(&[("if-match", "\"7\"")]), take(&[("if-match", "\"1\"")])];
+    match operation {
+        "DeleteAggregate" => answers.extend([
+            delete("?never_recreate=yes", &[]),
+            delete("?never_recreate=1&forget_sequences=1", &[]),
+        ]),
+        _ => {
+            answers.push(trim(&[], json!({"keep_from": 1, "expect": "none"})));
+            answers.push(trim(&[], json!({})));
+            delete("", &[]).expect(200);
+            answers.push(take(&[]));
+        }
+    }
+    answers
+}
+
 /// The same for what concerns schemas.
 fn samples_of_schemas(http: &Http, operation: &str) -> Vec<Answer> {
     let put = |path: &str, body: &str| {
@@ -102,7 +133,7 @@ fn every_operation_is_described_and_answers_as_it_says() {
     assert_eq!(document["openapi"], "3.1.0");
     let mut operations = Vec::new();
     // Writes first: the others need something to be there.
-    for verb in ["post", "put", "get"] {
+    for verb in ["post", "put", "delete", "get"] {
         let paths = document["paths"].as_object().expect("paths");
         for (path, verbs) in paths {
             let Some(described) = verbs.get(verb) else { continue };
@@ -113,7 +144,7 @@ fn every_operation_is_described_and_answers_as_it_says() {
             operations.push(operation.to_owned());
         }
     }
-    assert_eq!(operations.len(), 23, "{operations:?}");
+    assert_eq!(operations.len(), 25, "{operations:?}");
 }
 
 fn check(document: &Value, described: &Value, answer: &Answer, what: &str) {

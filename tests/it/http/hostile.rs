@@ -61,6 +61,32 @@ fn what_is_not_understood_is_refused_with_its_place() {
         assert_eq!(http.get(path).problem(400)["error"], "InvalidArgument", "{path}");
     }
     append(&http);
+    let trim = "/v1/aggregates/acme/order/1/trim";
+    for (body, part) in [
+        (&b""[..], "EOF"),
+        (b"5", "an object with keep_from"),
+        (b"{}", "keep_from"),
+        (b"{\"keep_from\":0}", "starts at 1"),
+        (b"{\"keep_from\":-1}", "keep_from"),
+        (b"{\"keep_from\":9007199254740992}", "2^53"),
+        (b"{\"keep_from\":1,\"delete\":{}}", "delete"),
+    ] {
+        let problem = http.request("POST", trim, &json, body).problem(400);
+        let message = problem["message"].as_str().expect("text").to_owned();
+        assert!(message.contains(part), "{}: {message}", String::from_utf8_lossy(body));
+    }
+    http.request("POST", trim, &[], b"{\"keep_from\":1}").problem(415);
+    for path in [
+        "/v1/aggregates/acme/order/%ff",
+        "/v1/aggregates/acme/order/%2e%2e",
+        "/v1/aggregates/acme/or:der/1",
+        "/v1/aggregates/acme/order/1?never_recreate=yes",
+        "/v1/aggregates/acme/order/1?recreate=0",
+    ] {
+        let refused = http.request("DELETE", path, &[], b"").problem(400);
+        assert_eq!(refused["error"], "InvalidArgument", "{path}");
+    }
+    assert_eq!(http.get(EVENTS).expect(200)["events"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]

@@ -47,6 +47,74 @@ fn guards_stand_in_headers_or_in_the_body_and_answer_accordingly() {
 }
 
 #[test]
+fn what_is_deleted_or_trimmed_answers_as_http_says() {
+    let (_dir, _node, http) = node();
+    let place = "/v1/aggregates/acme/account/alice";
+    let trim =
+        |headers: &[(&str, &str)], body: Value| http.post(&format!("{place}/trim"), headers, &body);
+    let delete = |query: &str, headers: &[(&str, &str)]| {
+        http.request("DELETE", &format!("{place}{query}"), headers, b"")
+    };
+    for answer in [delete("", &[]), trim(&[], json!({"keep_from": 1}))] {
+        assert_eq!(answer.problem(404)["error"], "NotFound");
+    }
+    for _ in 0..3 {
+        http.post(ALICE, &[], &opened()).expect(201);
+    }
+    let keep_two = json!({"keep_from": 2});
+    let failed = trim(&[("if-match", "\"7\"")], keep_two.clone()).problem(412);
+    assert_eq!(
+        (&failed["error"], &failed["conflicts"][0]["actual"]),
+        (&json!("Conflict"), &json!(3))
+    );
+    trim(&[], json!({"keep_from": 2, "expect": 7})).problem(409);
+    let both = trim(&[("if-match", "\"3\"")], json!({"keep_from": 2, "expect": 3})).problem(400);
+    assert_eq!(both["field"], "expect");
+    let receipt = trim(&[("if-match", "\"3\"")], keep_two.clone()).expect(200);
+    assert_eq!(receipt["writes"][0]["last_version"], 3);
+    let gone = http.get(&format!("{ALICE}?to=1")).problem(410);
+    assert_eq!((&gone["error"], &gone["first_available"]), (&json!("Trimmed"), &json!(2)));
+
+    delete("", &[("if-match", "\"7\"")]).problem(412);
+    delete("", &[("if-none-match", "*")]).problem(412);
+    // With a name it is done once, also when it says something else meanwhile.
+    let named = [("idempotency-key", "goodbye"), ("if-match", "\"3\"")];
+    let deleted = delete("", &named).expect(200);
+    let again = delete("", &named).expect(200);
+    assert_eq!((&again["already_applied"], &again["stamp"]), (&json!(true), &deleted["stamp"]));
+    for answer in [http.get(ALICE), trim(&[], keep_two)] {
+        assert_eq!(answer.problem(410)["error"], "Deleted");
+    }
+    assert_eq!(
+        http.post(ALICE, &[("if-none-match", "*")], &opened()).expect(201)["writes"][0]["first_version"],
+        4
+    );
+    delete("?never_recreate=1", &[]).expect(200);
+    assert_eq!(http.post(ALICE, &[], &opened()).problem(410)["error"], "Deleted");
+
+    let feed = http.get("/v1/feed?selector=acme").expect(200);
+    let told = feed["notices"].as_array().expect("a list").iter();
+    let told = told.map(|one| (&one["notice"], &one["recreate"], &one["first_available"]));
+    let told: Vec<_> = told.collect();
+    let (deleted, none) = (json!("deleted"), Value::Null);
+    assert_eq!(
+        told,
+        [
+            (&json!("trimmed"), &none, &json!(2)),
+            (&deleted, &json!(true), &none),
+            (&deleted, &json!(false), &none),
+        ]
+    );
+    let mut stream = http.open("/v1/watch?selector=acme&from=start", &[]);
+    let names: Vec<String> = std::iter::from_fn(|| stream.event())
+        .take_while(|(_, _, data)| data["caught_up"] != true)
+        .map(|(name, _, _)| name)
+        .filter(|name| name != "checkpoint")
+        .collect();
+    assert_eq!(names, ["trimmed", "deleted", "deleted"], "no event is left");
+}
+
+#[test]
 fn a_request_with_a_name_or_a_number_lands_once() {
     let (_dir, _node, http) = node();
     let named = [("idempotency-key", "order 4821"), ("if-none-match", "*")];
