@@ -36,7 +36,7 @@ pub(super) async fn events<V: Service>(
     let room = gateway.budget.page(gateway.settings.request_timeout).await?;
     let page = read(gateway, &query).await?;
     let tag = etag(page.version);
-    let mut response = if is_known(&call, &tag)? {
+    let mut response = if is_known(&call, &tag)? && is_whole(gateway, &query).await? {
         StatusCode::NOT_MODIFIED.into_response()
     } else if call.accepts(NDJSON) {
         let lines = Lines::new(gateway.clone(), query, raw, page, room);
@@ -92,6 +92,18 @@ fn is_known(call: &Call, tag: &HeaderValue) -> Result<bool, Refusal> {
     let known = call.header(&IF_NONE_MATCH)?;
     Ok(known
         .is_some_and(|tags| tags.split(',').map(str::trim).any(|one| one == "*" || strong(one))))
+}
+
+/// Whether nothing was ever taken away of an aggregate. That moves no version (semantics.md §9), so
+/// a version alone does not tell that a caller's copy still holds.
+async fn is_whole<V: Service>(gateway: &Gateway<V>, query: &ReadQuery) -> Result<bool, Refusal> {
+    let ReadQuery { key, min_stamp, any, .. } = query;
+    let query = HeadQuery { key: key.clone(), client: None, min_stamp: *min_stamp, any: *any };
+    Ok(starts_at_first(&ask_head(gateway, query).await?))
+}
+
+fn starts_at_first(head: &HeadInfo) -> bool {
+    head.first_available <= Version::NONE.next()
 }
 
 /// All events of a read, page after page, each asked for when the one before is taken.
@@ -203,20 +215,24 @@ pub(super) async fn head<V: Service>(
         any: call.switch("any")?,
     };
     let asked = query.client;
-    let head: HeadInfo = match gateway.ask(Request::Head(query)).await? {
-        Answer::Head(head) => head,
-        other => return Err(unexpected(&other).into()),
-    };
+    let head = ask_head(gateway, query).await?;
     if head.version == Version::NONE {
         return Err(Refusal::NotFound { key }.into());
     }
     let tag = etag(head.version);
-    let mut response = match is_known(&call, &tag)? {
+    let mut response = match is_known(&call, &tag)? && starts_at_first(&head) {
         true => StatusCode::NOT_MODIFIED.into_response(),
         false => answer(&json::head(key.as_str(), &head, asked)),
     };
     response.headers_mut().insert(ETAG, tag);
     Ok(response)
+}
+
+async fn ask_head<V: Service>(gateway: &Gateway<V>, query: HeadQuery) -> Result<HeadInfo, Refusal> {
+    match gateway.ask(Request::Head(query)).await? {
+        Answer::Head(head) => Ok(head),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// Names, page by page.

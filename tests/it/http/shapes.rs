@@ -61,6 +61,9 @@ fn what_is_deleted_or_trimmed_answers_as_http_says() {
     for _ in 0..3 {
         http.post(ALICE, &[], &opened()).expect(201);
     }
+    let head = format!("{place}/head");
+    let cached = |path: &str| http.request("GET", path, &[("if-none-match", "\"3\"")], b"").status;
+    assert_eq!([cached(ALICE), cached(&head)], [304, 304]);
     let keep_two = json!({"keep_from": 2});
     let failed = trim(&[("if-match", "\"7\"")], keep_two.clone()).problem(412);
     assert_eq!(
@@ -72,6 +75,7 @@ fn what_is_deleted_or_trimmed_answers_as_http_says() {
     assert_eq!(both["field"], "expect");
     let receipt = trim(&[("if-match", "\"3\"")], keep_two.clone()).expect(200);
     assert_eq!(receipt["writes"][0]["last_version"], 3);
+    assert_eq!([cached(ALICE), cached(&head)], [200, 200], "the version stays, the events do not");
     let gone = http.get(&format!("{ALICE}?to=1")).problem(410);
     assert_eq!((&gone["error"], &gone["first_available"]), (&json!("Trimmed"), &json!(2)));
 
@@ -82,13 +86,12 @@ fn what_is_deleted_or_trimmed_answers_as_http_says() {
     let deleted = delete("", &named).expect(200);
     let again = delete("", &named).expect(200);
     assert_eq!((&again["already_applied"], &again["stamp"]), (&json!(true), &deleted["stamp"]));
+    assert_eq!([cached(ALICE), cached(&head)], [410, 200]);
     for answer in [http.get(ALICE), trim(&[], keep_two)] {
         assert_eq!(answer.problem(410)["error"], "Deleted");
     }
-    assert_eq!(
-        http.post(ALICE, &[("if-none-match", "*")], &opened()).expect(201)["writes"][0]["first_version"],
-        4
-    );
+    let anew = http.post(ALICE, &[("if-none-match", "*")], &opened()).expect(201);
+    assert_eq!(anew["writes"][0]["first_version"], 4);
     delete("?never_recreate=1", &[]).expect(200);
     assert_eq!(http.post(ALICE, &[], &opened()).problem(410)["error"], "Deleted");
 
