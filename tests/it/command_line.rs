@@ -1,13 +1,23 @@
 //! The command line against a real node: shapes, exit codes, what the documentation shows.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
+use crate::support::program::{output_of, program};
 use crate::support::{Node, call};
 
 fn node() -> (tempfile::TempDir, Node) {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::dev(&dir.path().join("data"), &["--shards", "3"]);
     (dir, node)
+}
+
+/// What people are shown.
+fn table(node: &Node, arguments: &[&str]) -> String {
+    let mut command = Command::new(program());
+    command.args(["--format", "table", "--url", &node.url]).args(arguments);
+    output_of(&mut command).expect("it succeeds")
 }
 
 const ALICE: &str = "acme/account/alice";
@@ -178,10 +188,9 @@ fn what_is_deleted_or_trimmed_is_gone_and_feeds_tell() {
             json!(["deleted", ALICE, null, false]),
         ]
     );
-    let text =
-        node.call(&["--format", "table", "watch", "acme", "--from", "start", "--until", "now"]);
+    let text = table(&node, &["watch", "acme", "--from", "start", "--until", "now"]);
     for part in ["trimmed below version 3", "deleted at version 3", "deleted at version 4"] {
-        assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
+        assert!(text.contains(part), "{part}: {text}");
     }
 }
 
@@ -208,7 +217,7 @@ fn what_is_left_of_a_history_is_verified() {
     node.call(&append("acme/account/dave", "none", "5")).line();
     node.call(&append("acme/account/dave", "5", "6")).line();
     assert_eq!(verify("acme/account/dave"), [1, 1, 1, 0]);
-    let all = node.call(&["--format", "table", "verify", "acme"]).stdout;
+    let all = table(&node, &["verify", "acme"]);
     assert!(all.contains("2 of them had events taken away"), "{all}");
 }
 

@@ -20,6 +20,8 @@ const VIEWS = {
   tail: ["#tail?selector=acme/account&from=start", ".event"],
   idle: ["#tail", ".empty"],
   refused: ["#tail?selector=a/b/c/d", ".notice"],
+  schemas: ["#schemas", ".names"],
+  schema: ["#schemas?org=acme", ".schema"],
   cluster: ["#cluster", "table"],
 };
 

@@ -152,7 +152,8 @@ test("a feed is followed and paused with the keyboard alone", async () => {
 
 test("every view has its landmarks, one heading, and names for its fields", async () => {
   const { page, visit: go } = await visit("#/");
-  for (const hash of ["#/", "#/acme/account", "#/acme/account/alice", "#tail", "#cluster"]) {
+  const views = ["#/", "#/acme/account", "#/acme/account/alice", "#tail", "#schemas", "#cluster"];
+  for (const hash of views) {
     await go(hash);
     await page.locator("main h2").waitFor();
     const found = await page.evaluate(() => {

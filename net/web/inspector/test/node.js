@@ -122,11 +122,14 @@ export async function append(node, key, events) {
   return post(node, `/v1/aggregates/${org}/${type}/${id}/events`, { events });
 }
 
-export async function post(node, path, body) {
+export const post = (node, path, body) => send(node, "POST", path, body);
+
+// What does not succeed is an error.
+export async function send(node, method, path, body) {
   const answer = await fetch(node.url + path, {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+    method, headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   });
   const text = await answer.text();
-  if (answer.status !== 201) throw new Error(`${path}: ${answer.status} ${text}`);
+  if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
   return JSON.parse(text);
 }
