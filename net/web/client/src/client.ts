@@ -79,6 +79,8 @@ export interface FeedOptions extends CallOptions {
   limit?: number;
   /** Only events of these types. */
   types?: readonly string[];
+  /** Events without their payloads. */
+  headersOnly?: boolean;
 }
 
 /** A store over HTTP. Every call is one request; none is repeated by itself, except that `follow`
@@ -170,8 +172,8 @@ export class Client {
   /** A page of a feed, up to now. `selector`: `org/type/id`, `org/type`, `org`, or `*`. See
    * `told`. */
   feed(selector: string, options: FeedOptions = {}): Promise<Feed> {
-    const { signal, ...rest } = options;
-    const query = { selector, ...rest };
+    const { signal, headersOnly, ...rest } = options;
+    const query = { selector, ...rest, headers_only: headersOnly };
     return this.transport.json({ ...withSignal(signal), method: "GET", path: "/v1/feed", query });
   }
 

@@ -14,6 +14,8 @@ export interface FollowOptions extends CallOptions {
   from?: From;
   /** Only events of these types. */
   types?: readonly string[];
+  /** Events without their payloads. */
+  headersOnly?: boolean;
   /** A connection that is silent for so long is given up, in milliseconds; the server says
    * something every 5 seconds; 20,000 if nothing is said. */
   heartbeatTimeoutMs?: number;
@@ -103,14 +105,14 @@ class Connection {
   }
 
   async open(last: number | undefined): Promise<void> {
-    const { signal, from, types } = this.options;
+    const { signal, from, types, headersOnly } = this.options;
     const signals = [this.abort.signal, ...(signal === undefined ? [] : [signal])];
     const headers: Record<string, string> = { accept: "text/event-stream" };
     if (last !== undefined) headers["last-event-id"] = String(last);
     const response = await this.transport.stream({
       method: "GET",
       path: "/v1/watch",
-      query: { selector: this.selector, from, types },
+      query: { selector: this.selector, from, types, headers_only: headersOnly },
       headers,
       signal: AbortSignal.any(signals),
     });

@@ -1986,6 +1986,8 @@ export interface operations {
             query: {
                 /** @description Only events behind this stamp */
                 after?: number;
+                /** @description 1: events without their payloads */
+                headers_only?: "0" | "1" | "false" | "true";
                 /** @description At most so many events; 1,000 if nothing is said */
                 limit?: number;
                 /** @description 1: payloads as the very bytes, in base64 */
@@ -3053,6 +3055,8 @@ export interface operations {
             query: {
                 /** @description start, now (if nothing is said), a stamp, or a time */
                 from?: string;
+                /** @description 1: events without their payloads */
+                headers_only?: "0" | "1" | "false" | "true";
                 /** @description 1: payloads as the very bytes, in base64 */
                 raw?: "0" | "1" | "false" | "true";
                 /** @description org/type/id, org/type, org, or * */

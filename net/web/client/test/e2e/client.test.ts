@@ -96,6 +96,9 @@ test("what is deleted and trimmed is gone, and feeds tell of it in order", async
     followed.push(message);
   }
   assert.deepEqual(changes(followed), changes(page));
+  const bare = await client.feed("taken", { headersOnly: true });
+  assert.deepEqual(bare.events.map((one) => [one.version, one.data, one.data_base64]),
+    [[4, undefined, ""]]);
   await client.write([{ key, expect: 4, delete: { recreate: false } }]);
   const late = client.append(key, [{ type: "T", data: 5 }]);
   await assert.rejects(late, { error: "Deleted", retry: "never" });
