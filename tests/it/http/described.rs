@@ -144,7 +144,7 @@ fn every_operation_is_described_and_answers_as_it_says() {
             operations.push(operation.to_owned());
         }
     }
-    assert_eq!(operations.len(), 25, "{operations:?}");
+    assert_eq!(operations.len(), 27, "{operations:?}");
 }
 
 fn check(document: &Value, described: &Value, answer: &Answer, what: &str) {
