@@ -35,6 +35,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod log;
 pub mod manifest;
+pub(crate) mod packed;
 pub mod recovery;
 pub(crate) mod run;
 pub(crate) mod scan;

@@ -27,6 +27,7 @@ mod legs;
 mod notes;
 mod read;
 mod records;
+mod source;
 mod space;
 
 use std::collections::VecDeque;
@@ -51,6 +52,8 @@ pub(crate) use legs::{Legs, Placed};
 pub(crate) use notes::Notes;
 pub use read::{Search, Step};
 pub use records::Appended;
+pub use source::Fetch;
+pub(crate) use source::Source;
 pub(crate) use space::{Active, Segment, Space};
 
 /// Tokens of a log have this bit set. A shard's own reads use tokens below it.
@@ -336,9 +339,15 @@ impl Log {
         token & LOG_BIT != 0
     }
 
-    /// The open file of a segment, to read from.
-    pub fn segment_file(&self, segment: u32) -> Option<FileId> {
-        self.space.file(segment)
+    /// What to read for `len` bytes at `offset` of a segment, and what turns it into those bytes.
+    /// Both are multiples of 4,096. `None`: there is no such segment.
+    pub fn fetch(&self, segment: u32, offset: u64, len: u32) -> Option<(Fetch, Op)> {
+        self.space.source(segment).map(|source| source.fetch(offset, len))
+    }
+
+    /// Whether segment `number` is made.
+    pub fn has_segment(&self, number: u32) -> bool {
+        self.space.source(number).is_some()
     }
 
     /// Bytes of frames that became durable since the last checkpoint before the start.
