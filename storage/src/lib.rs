@@ -27,6 +27,7 @@ pub mod bucket;
 pub mod buffer;
 pub mod cache;
 pub(crate) mod codec;
+pub mod compact;
 pub mod directory;
 pub mod disk;
 pub mod error;

@@ -339,17 +339,6 @@ impl Log {
         token & LOG_BIT != 0
     }
 
-    /// What to read for `len` bytes at `offset` of a segment, and what turns it into those bytes.
-    /// Both are multiples of 4,096. `None`: there is no such segment.
-    pub fn fetch(&self, segment: u32, offset: u64, len: u32) -> Option<(Fetch, Op)> {
-        self.space.source(segment).map(|source| source.fetch(offset, len))
-    }
-
-    /// Whether segment `number` is made.
-    pub fn has_segment(&self, number: u32) -> bool {
-        self.space.source(number).is_some()
-    }
-
     /// Bytes of frames that became durable since the last checkpoint before the start.
     pub(crate) fn durable_bytes(&self) -> u64 {
         self.durable_bytes

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
 
+use super::Log;
 use crate::buffer::AlignedBuffer;
 use crate::disk::{FileId, Op};
 use crate::error::Flaw;
@@ -78,6 +79,60 @@ impl Source {
             }
         };
         (Fetch { source: self.clone(), offset, len }, op)
+    }
+}
+
+impl Log {
+    /// What to read for `len` bytes at `offset` of a segment, and what turns it into those bytes.
+    /// Both are multiples of 4,096. `None`: there is no such segment.
+    pub fn fetch(&self, segment: u32, offset: u64, len: u32) -> Option<(Fetch, Op)> {
+        self.source(segment).map(|source| source.fetch(offset, len))
+    }
+
+    /// Whether segment `number` is made.
+    pub fn has_segment(&self, number: u32) -> bool {
+        self.source(number).is_some()
+    }
+
+    pub(crate) fn source(&self, segment: u32) -> Option<&Arc<Source>> {
+        self.space.source(segment)
+    }
+
+    /// From here on `segment`, which is sealed, is read there.
+    pub(crate) fn replace_source(&mut self, segment: u32, source: Arc<Source>) {
+        self.space.replace(segment, source);
+    }
+
+    /// Whether `segment` takes no more frames, and all that it has are committed: it can be packed.
+    pub fn is_sealed(&self, segment: u32) -> bool {
+        (1..=self.sealed_upto()).contains(&segment)
+    }
+
+    /// The last segment that is sealed; 0 if none is.
+    pub fn sealed_upto(&self) -> u32 {
+        let end = self.committed_end();
+        // A segment's first frame waits until all before it are durable.
+        let is_all = end.lsn == self.durable;
+        let open = if is_all { self.space.active_number() } else { end.segment };
+        open.saturating_sub(1)
+    }
+
+    /// Lets the next frame begin a new segment, so that what has been written is sealed. `beside`:
+    /// as for [`Log::fits_beside`]. False when that must wait: for frames in flight, or for a
+    /// segment; pump and ask again after a completion.
+    pub fn roll(&mut self, beside: u64) -> bool {
+        if self.space.is_fresh() {
+            return true;
+        }
+        let reserve = self.legs.reserve_bytes() + beside;
+        let may_roll = self.open.is_empty() && self.in_flight.is_empty() && !self.poisoned;
+        if !may_roll || !self.space.has_spare(reserve) {
+            *self.starved.get_mut() |= may_roll;
+            return false;
+        }
+        self.space.rotate();
+        self.notes.want();
+        true
     }
 }
 

@@ -89,10 +89,25 @@ impl Space {
         self.files.get(&segment)
     }
 
-    /// From here on the segment is read there. Returns where it was.
-    pub(crate) fn replace(&mut self, segment: u32, source: Arc<Source>) -> Option<Arc<Source>> {
+    /// From here on the segment is read there.
+    pub(crate) fn replace(&mut self, segment: u32, source: Arc<Source>) {
         assert!(segment < self.active.segment.number, "segment {segment} still takes frames");
-        self.files.insert(segment, source)
+        self.files.insert(segment, source);
+    }
+
+    /// Number of the segment that takes frames.
+    pub(crate) fn active_number(&self) -> u32 {
+        self.active.segment.number
+    }
+
+    /// Nothing is in the segment that takes frames.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.active.next_offset == FIRST_FRAME_OFFSET
+    }
+
+    /// There is a segment to go on in, with so many bytes at least.
+    pub(crate) fn has_spare(&self, reserve: u64) -> bool {
+        self.spares.front().is_some_and(|spare| reserve <= spare.bytes - FIRST_FRAME_OFFSET)
     }
 
     /// Whether a frame of `bytes` and then `reserve` bytes in small frames have a place.
