@@ -56,6 +56,7 @@ pub(crate) struct Table {
 /// What the last page of a packed segment says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Footer {
+    identity: Identity,
     /// Size of the original, in bytes.
     bytes: u64,
     /// Where the table starts in the file, in bytes.
@@ -191,7 +192,7 @@ impl Table {
 }
 
 impl Footer {
-    /// Reads the last page of the packed segment `number`, a file of `len` bytes.
+    /// Reads the last page of the packed segment `number` of `identity`, a file of `len` bytes.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -201,6 +202,19 @@ impl Footer {
         number: u32,
         len: u64,
     ) -> Result<Self, Flaw> {
+        let footer = Self::whose(page, number, len)?;
+        match footer.identity {
+            found if found.cluster != identity.cluster => Err(Flaw::Foreign("cluster")),
+            found if found.shard != identity.shard => Err(Flaw::Foreign("shard")),
+            _ => Ok(footer),
+        }
+    }
+
+    /// The same, whoever it belongs to: the segment's own header page says so, too.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn whose(page: &[u8], number: u32, len: u64) -> Result<Self, Flaw> {
         let page = page.get(..SECTOR_BYTES).ok_or(Flaw::Lengths)?;
         let mut reader = Reader::new(page);
         if reader.u64()? != MAGIC {
@@ -214,14 +228,16 @@ impl Footer {
         }
         let (shard, found) = (ShardId::new(reader.u16()?), reader.u32()?);
         let cluster = ClusterId::new(reader.u128()?);
-        match () {
-            () if cluster != identity.cluster => return Err(Flaw::Foreign("cluster")),
-            () if shard != identity.shard => return Err(Flaw::Foreign("shard")),
-            () if found != number => return Err(Flaw::Foreign("segment")),
-            () => {}
+        if found != number {
+            return Err(Flaw::Foreign("segment"));
         }
-        let footer =
-            Self { bytes: reader.u64()?, table_at: reader.u64()?, table_checksum: reader.u32()? };
+        let identity = Identity { cluster, shard };
+        let footer = Self {
+            identity,
+            bytes: reader.u64()?,
+            table_at: reader.u64()?,
+            table_checksum: reader.u32()?,
+        };
         let is_sized = footer.bytes > 0 && footer.bytes <= 1 << 40;
         let adds_up = || footer.table_at.checked_add(footer.table_len() as u64 + SECTOR);
         if is_sized && adds_up() == Some(len) { Ok(footer) } else { Err(Flaw::Lengths) }
