@@ -209,7 +209,7 @@ proptest! {
         prop_assume!(!case.batches.is_empty());
         let encoded = case.encode();
         let at = picked.index(case.batches.len());
-        let (key, _, _, first, _, events) = &case.batches[at];
+        let (key, _, _, first, _, events, _) = &case.batches[at];
         let upto = Version::new((first + cut).saturating_sub(1));
         let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
         let place = (0, encoded.batches[at].offset);

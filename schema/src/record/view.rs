@@ -444,8 +444,7 @@ impl BatchView {
     /// its header and where its payload is.
     pub(super) fn places(&self) -> impl Iterator<Item = Result<(usize, usize, u32), DecodeError>> {
         let mut at = 0;
-        let own = self.retention.map_or(0, |_| TOMBSTONE);
-        let start = self.offset as usize + BATCH_HEADER + self.key.as_bytes().len() + own;
+        let start = self.offset as usize + BATCH_HEADER + self.key.as_bytes().len();
         (0..self.count).map(move |_| {
             let here = at;
             let len = u32_at(&self.events, here + 32)? as usize;

@@ -117,6 +117,12 @@ impl Log {
         open.saturating_sub(1)
     }
 
+    /// The first sealed segment that is not packed.
+    pub fn next_unpacked(&self) -> Option<u32> {
+        let is_plain = |segment: &u32| self.source(*segment).is_some_and(|it| !it.is_packed());
+        (1..=self.sealed_upto()).find(is_plain)
+    }
+
     /// Lets the next frame begin a new segment, so that what has been written is sealed. `beside`:
     /// as for [`Log::fits_beside`]. False when that must wait: for frames in flight, or for a
     /// segment; pump and ask again after a completion.
@@ -124,8 +130,9 @@ impl Log {
         if self.space.is_fresh() {
             return true;
         }
-        let reserve = self.legs.reserve_bytes() + beside;
-        let may_roll = self.open.is_empty() && self.in_flight.is_empty() && !self.poisoned;
+        let open = if self.open.is_empty() { 0 } else { self.open.frame_bytes_with(0) as u64 };
+        let reserve = self.legs.reserve_bytes() + beside + open;
+        let may_roll = self.in_flight.is_empty() && !self.poisoned;
         if !may_roll || !self.space.has_spare(reserve) {
             *self.starved.get_mut() |= may_roll;
             return false;

@@ -125,7 +125,8 @@ impl<D: Disk> Recovery<'_, D> {
         }
         let checkpoint = manifest.checkpoint.clone();
         let (identity, next_run) = (self.identity, manifest.next_run);
-        let directory = Directory::open(identity, &self.settings, next_run, checkpoint, runs);
+        let directory = Directory::open(identity, &self.settings, next_run, checkpoint, runs)
+            .with_erased(manifest.erased);
         let mut replay = Replay::new(directory);
         for leg in legs {
             if let Err(flaw) = self.reopen(leg, &mut replay).await? {
