@@ -124,6 +124,11 @@ impl Standing {
         &self.compacted
     }
 
+    /// The last order to compact; 0: none was given.
+    pub(crate) fn ordered_compaction(&self) -> u64 {
+        self.compactions.load(Ordering::Relaxed)
+    }
+
     /// Number of a further order to compact, from 1.
     pub(crate) fn next_compaction(&self) -> u64 {
         self.compactions.fetch_add(1, Ordering::Relaxed) + 1

@@ -76,7 +76,8 @@ struct Pass {
 }
 
 impl Compaction {
-    pub(super) fn new(identity: Identity) -> Self {
+    /// After `ordered` orders, which may not have been carried out before the log was opened anew.
+    pub(super) fn new(identity: Identity, ordered: u64) -> Self {
         Self {
             compactor: Compactor::new(identity),
             stage: Stage::Resting,
@@ -85,7 +86,7 @@ impl Compaction {
             awaited: None,
             steps_left: 0,
             pause: 0,
-            ordered: 0,
+            ordered,
             done: 0,
             reclaimed: 0,
             erased: 0,

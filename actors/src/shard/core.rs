@@ -286,7 +286,7 @@ impl<R> Core<R> {
             searches: HashMap::with_hasher(FixedState::default()),
             feed: Feed::default(),
             audits: Audits::default(),
-            compaction: Compaction::new(parts.identity),
+            compaction: Compaction::new(parts.identity, parts.standing.ordered_compaction()),
             failure: None,
             joints: parts.joints,
             standing: parts.standing,
