@@ -5,7 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{FrameHeader, verify};
-use crate::testing::{Dice, Fate, Rig, Snapshot, cases, identity, small_settings};
+use crate::log::SealedFrame;
+use crate::recovery::Known;
+use crate::testing::{
+    Dice, Fate, Feed, Follower, MemoryDisk, Rig, Snapshot, cases, identity, small_settings,
+};
 
 fn busy(seed: u64, steps: usize) -> (Rig, Dice) {
     let (mut rig, mut dice) = (Rig::new(small_settings()), Dice::new(seed));
@@ -223,6 +227,31 @@ fn a_reader_of_the_log_gets_the_frames_of_before_with_zeroes_for_what_is_erased(
         changed += usize::from(was.body_checksum != is.body_checksum);
     }
     assert!(changed > 10, "{changed}");
+}
+
+#[test]
+fn a_follower_takes_erased_frames_and_ends_with_the_same_log() {
+    let (mut rig, _) = busy(29, 1500);
+    (0..40).for_each(|number| rig.want_erased(number, 70));
+    pack_all(&mut rig);
+    assert!(rig.erasures.bytes_erased > 10_000);
+    let sealed = |bytes: Bytes| SealedFrame {
+        place: FrameHeader::decode(&bytes).expect("a frame").place(),
+        bytes,
+    };
+    let feed = Feed { frames: frames(&mut rig).into_iter().map(sealed).collect() };
+    let mut follower = Follower::new(small_settings());
+    follower.catch_up(&feed);
+    follower.commit(rig.log.durable());
+    follower.settle();
+    assert_eq!(follower.log.sealed_end(), rig.log.sealed_end());
+    assert_eq!(follower.log.committed(), rig.log.committed());
+    let known = Known { committed: rig.log.durable(), ..Known::default() };
+    let files = follower.disk.files.clone();
+    let mut again = Follower::open(MemoryDisk::with_files(files), small_settings(), known)
+        .expect("a follower's log is read like any other");
+    assert_eq!(again.log.sealed_end(), rig.log.sealed_end());
+    again.settle();
 }
 
 /// Every frame, as a peer that catches up gets it.
