@@ -4,7 +4,7 @@
 //! {"order":"status"}                             this node's view, whatever its role
 //! {"order":"schema","do":"register",…}           schemas: register, policy, list, show
 //! {"order":"audit","do":"frames",…}              hashes of frames: a shard answers, see audit.rs
-//! {"order":"compact"}                            what was deleted leaves the disk: begins, see status
+//! {"order":"compact"}                            what was deleted leaves the disk, see status
 //! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
