@@ -4,6 +4,7 @@
 //! {"order":"status"}                             this node's view, whatever its role
 //! {"order":"schema","do":"register",…}           schemas: register, policy, list, show
 //! {"order":"audit","do":"frames",…}              hashes of frames: a shard answers, see audit.rs
+//! {"order":"compact"}                            what was deleted leaves the disk, see status
 //! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::audit::AuditOrder;
 use crate::clock::Clock;
+use crate::coordinator::ShardMail;
 use crate::election::register::{Member, Set};
 use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
 use crate::node::pair::Cluster;
@@ -29,6 +31,7 @@ use crate::route::Route;
 use crate::schemas::SchemaMail;
 use crate::schemas::order::SchemaOrder;
 use crate::standing::Standing;
+use crate::work::{Step, Work};
 
 /// What an operator may order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -36,6 +39,9 @@ use crate::standing::Standing;
 pub enum Order {
     /// Say what the node is doing.
     Status,
+    /// What was deleted or trimmed shall leave the disk now, and what is sealed be packed. Answered
+    /// with a number at once; it is done when every shard's `compacted` in the status is as high.
+    Compact,
     /// Say what went wrong around the node, as a scenario of the simulator.
     Record,
     /// Something that an audit asks of a shard.
@@ -84,6 +90,8 @@ pub struct Admin {
     pub cluster: Option<Cluster>,
     /// The node's.
     pub clock: Arc<dyn Clock>,
+    /// The node's, all of them.
+    pub shards: Arc<[Recipient<ShardMail>]>,
     /// Who knows of schemas.
     pub registrar: Recipient<SchemaMail>,
 }
@@ -105,6 +113,7 @@ impl Admin {
             }
             (Order::Audit(_), _) => refuse(route, Refusal::invalid("order", "is for a shard")),
             (Order::Status, _) => answer(route, &self.status()),
+            (Order::Compact, _) => answer(route, &self.compact()),
             (Order::Record, Some(_)) => {
                 let scenario = self.standing.chronicle().scenario(self.clock.now());
                 answer(route, &json!({"scenario": scenario}));
@@ -123,6 +132,16 @@ impl Admin {
         }
     }
 
+    fn compact(&self) -> Value {
+        let order = self.standing.next_compaction();
+        for shard in self.shards.iter() {
+            // A shard that has stopped takes the node with it.
+            let mail = ShardMail(vec![Work::Step(Step::Compact { order })]);
+            let _ = shard.tell(mail).try_send();
+        }
+        json!({"compaction": order})
+    }
+
     fn order(&self, cluster: &Cluster, command: Command, route: Route) {
         let standing = Arc::clone(&self.standing);
         let reply = move |result| match result {
@@ -135,10 +154,15 @@ impl Admin {
 
     /// What this node knows of itself, as one object.
     fn status(&self) -> Value {
-        let shards = self.standing.positions().iter().enumerate().map(|(shard, position)| {
+        let compacted = self.standing.compacted();
+        let positions = self.standing.positions().iter().zip(compacted).enumerate();
+        let shards = positions.map(|(shard, (position, compacted))| {
             let (durable, commit, elsewhere) = position.get();
             let lag = durable.saturating_sub(elsewhere);
-            json!({"shard": shard, "durable": durable, "commit": commit, "lag": lag})
+            let [compacted, erased_upto, reclaimed_bytes, erased_bytes] = compacted.get();
+            json!({"shard": shard, "durable": durable, "commit": commit, "lag": lag,
+                "compacted": compacted, "erased_upto": erased_upto,
+                "reclaimed_bytes": reclaimed_bytes, "erased_bytes": erased_bytes})
         });
         let mut status = json!({
             "node_id": self.node_id,

@@ -468,6 +468,7 @@ impl Node {
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),
+            shards: Arc::clone(shards),
             registrar: registrar.recipient(),
         };
         Arc::new(Shared {

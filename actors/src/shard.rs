@@ -10,6 +10,7 @@ mod accepted;
 mod audit;
 mod cold;
 mod commit;
+mod compact;
 pub mod core;
 mod dispatch;
 pub(crate) mod feed;

@@ -19,6 +19,10 @@ pub struct Standing {
     lease_until: AtomicU64,
     /// By shard, for people.
     positions: Box<[Position]>,
+    /// By shard, for people.
+    compacted: Box<[Compacted]>,
+    /// Orders to compact that were given.
+    compactions: AtomicU64,
     /// Shards that may have shown more, before this start, than they know to be committed.
     unsettled: Mutex<BTreeSet<ShardId>>,
     /// How many those are.
@@ -27,6 +31,22 @@ pub struct Standing {
     leader: Mutex<Option<String>>,
     /// What went wrong around the node.
     chronicle: Chronicle,
+}
+
+/// What a shard has compacted since it was opened.
+#[derive(Debug, Default)]
+pub struct Compacted([AtomicU64; 4]);
+
+impl Compacted {
+    /// The last order that is carried out; the stamp up to which nothing is left on this disk of
+    /// what was deleted or trimmed; bytes of files, and of events, that are gone.
+    pub fn get(&self) -> [u64; 4] {
+        std::array::from_fn(|at| self.0[at].load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set(&self, now: [u64; 4]) {
+        self.0.iter().zip(now).for_each(|(known, now)| known.store(now, Ordering::Release));
+    }
 }
 
 /// Where a shard's log is.
@@ -58,7 +78,8 @@ impl Standing {
     /// A node with so many shards that does not lead.
     pub fn new(shards: u16) -> Self {
         let positions = (0..shards).map(|_| Position::default()).collect();
-        Self { positions, ..Self::default() }
+        let compacted = (0..shards).map(|_| Compacted::default()).collect();
+        Self { positions, compacted, ..Self::default() }
     }
 
     /// The shard's log goes on behind what it noted as committed: an earlier process may have shown
@@ -96,6 +117,21 @@ impl Standing {
     /// Where the shards' logs are, in their order.
     pub fn positions(&self) -> &[Position] {
         &self.positions
+    }
+
+    /// What the shards have compacted, in their order.
+    pub fn compacted(&self) -> &[Compacted] {
+        &self.compacted
+    }
+
+    /// The last order to compact; 0: none was given.
+    pub(crate) fn ordered_compaction(&self) -> u64 {
+        self.compactions.load(Ordering::Relaxed)
+    }
+
+    /// Number of a further order to compact, from 1.
+    pub(crate) fn next_compaction(&self) -> u64 {
+        self.compactions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A node that nobody shares anything with: its lease never ends.

@@ -131,6 +131,11 @@ pub enum Step {
         /// Whether.
         outcome: Result<(), String>,
     },
+    /// What was deleted shall leave the disk now, and what is sealed be packed.
+    Compact {
+        /// Number of the order: [`crate::standing::Compacted`] says when it is carried out.
+        order: u64,
+    },
     /// This shard's share of a listing.
     List {
         /// Which listing of that coordinator.

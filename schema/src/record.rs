@@ -22,8 +22,10 @@ use crate::key::AggregateKey;
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::request::{Guard, Retention};
 
+mod erase;
 pub mod view;
 
+pub use erase::erase;
 pub use view::{
     BatchView, FrameBatch, Record, WriteRecord, batch_at, decode_batches, decode_records,
 };
@@ -32,7 +34,7 @@ pub(crate) const KIND_WRITE: u8 = 1;
 pub(crate) const KIND_LEG: u8 = 2;
 pub(crate) const KIND_RESOLVE: u8 = 3;
 pub(crate) const KIND_EPOCH_START: u8 = 4;
-/// Payloads of this record are gone; hashes remain.
+/// Some events' bytes are gone; their hashes remain.
 pub(crate) const FLAG_COMPACTED: u8 = 1;
 /// The batch deletes or trims instead of appending.
 pub(crate) const BATCH_FLAG_TOMBSTONE: u8 = 1;
@@ -46,6 +48,8 @@ pub(crate) const TOMBSTONE: usize = Retention::BYTES + 32;
 pub(crate) const EVENT_HEADER: usize = 40;
 /// "The payload follows the head."
 pub(crate) const INLINE: u32 = u32::MAX;
+/// "The event's bytes are gone": zeroes stand where they were.
+pub(crate) const ERASED: u32 = u32::MAX - 1;
 /// A record's hash covers everything from here: neither its length nor its flags, which compaction
 /// changes.
 pub(crate) const HASHED_FROM: usize = 5;

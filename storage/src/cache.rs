@@ -59,6 +59,11 @@ impl FrameCache {
         self.frames.remove(&(segment, frame_offset));
     }
 
+    /// Lets go of every frame of a segment. Looks at all that there are.
+    pub fn forget_segment(&mut self, segment: u32) {
+        self.frames.retain(|place, _| place.0 != segment);
+    }
+
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
         self.frames.weight()
@@ -79,6 +84,10 @@ mod tests {
         cache.insert(1, 2, frame(3));
         cache.forget(1, 2);
         assert_eq!((cache.get(1, 2), cache.bytes()), (None, 0));
+        (0..4).for_each(|at| cache.insert(1 + at % 2, at, frame(3)));
+        cache.forget_segment(2);
+        assert_eq!((cache.get(2, 1), cache.get(2, 3)), (None, None));
+        assert!(cache.get(1, 0).is_some() && cache.get(1, 2).is_some());
     }
 
     #[test]

@@ -202,6 +202,8 @@ pub struct Directory {
     next_run: u32,
     /// As the durable manifest says it.
     checkpoint: Checkpoint,
+    /// As it says, too.
+    erased: Stamp,
     /// Open legs whose batches were applied.
     applied_legs: BTreeSet<Lsn>,
     upkeep: Upkeep,
@@ -231,10 +233,17 @@ impl Directory {
             next_run,
             applied_legs: applied.map(|leg| leg.lsn).collect(),
             checkpoint,
+            erased: Stamp::ZERO,
             upkeep: Upkeep::default(),
         };
         directory.divide_cache();
         directory
+    }
+
+    /// The same, after what was to be erased up to `erased` is gone.
+    pub(crate) fn with_erased(mut self, erased: Stamp) -> Self {
+        (self.erased, self.upkeep.erased) = (erased, erased);
+        self
     }
 
     /// Whether `batch` continues what the memtable knows of `key`; no run is asked.

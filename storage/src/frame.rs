@@ -14,6 +14,7 @@
 //! Deliberately absent: compression, encryption, anything that spans two frames.
 
 mod builder;
+mod erase;
 mod evidence;
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ use crate::error::Flaw;
 use crate::{FORMAT, Identity};
 
 pub(crate) use builder::{Builder, Context};
+pub use erase::Erase;
+pub(crate) use erase::erase;
 pub use evidence::evidence;
 
 /// Size of a frame's header, in bytes. It lies in the frame's first 512 bytes: a torn write leaves

@@ -9,10 +9,11 @@
 //! frame. Plain structs; printing is the command line's. Deliberately absent: the `Disk` seam (this
 //! is an offline tool), repair.
 
+mod content;
 pub(crate) mod rows;
 mod walk;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,8 +22,10 @@ use celeriant_schema::limits::SECTOR_BYTES;
 use crate::Identity;
 use crate::error::Flaw;
 use crate::manifest::{MANIFEST_NAME, Manifest};
+use crate::packed::parse_packed_name;
 use crate::segment::{SegmentHeader, number_of};
 use crate::watermark::{WATERMARK_NAME, Watermark};
+use content::Content;
 pub use rows::{RunFile, RunRows};
 pub use walk::{Frame, Item, PlacedRecord, Walk};
 
@@ -53,8 +56,10 @@ pub struct SegmentFile {
     pub number: u32,
     /// Where it is.
     pub path: PathBuf,
-    /// Its size, in bytes.
+    /// Its size, in bytes; as it was written, also when it is packed.
     pub bytes: u64,
+    /// Size of its file, in bytes.
+    pub file_bytes: u64,
     /// What its header page says.
     pub header: Result<SegmentHeader, Flaw>,
 }
@@ -70,7 +75,7 @@ pub fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        is_folder |= number_of(&name, "seg").is_some() || name == WATERMARK_NAME;
+        is_folder |= segment_of(&name).is_some() || name == WATERMARK_NAME;
         if name.starts_with("shard-") && entry.file_type()?.is_dir() {
             found.push(entry.path());
         }
@@ -107,8 +112,12 @@ impl Folder {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort();
-        let segments = names.iter().filter_map(|name| Some((number_of(name, "seg")?, name)));
-        for (number, name) in segments {
+        // Of several files of one segment the oldest counts, which is the first of the list.
+        let mut segments: Vec<_> =
+            names.iter().filter_map(|name| segment_of(name).map(|place| (place, name))).collect();
+        segments.sort();
+        segments.dedup_by_key(|((number, _), _)| *number);
+        for ((number, _), name) in segments {
             folder.segments.push(SegmentFile::open(number, path.join(name))?);
         }
         let mut headers = folder.segments.iter().filter_map(|file| file.header.as_ref().ok());
@@ -125,7 +134,7 @@ impl Folder {
                 let slots = content.chunks(SECTOR_BYTES).zip(0..);
                 folder.watermark =
                     slots.map(|(page, slot)| Watermark::decode(page, slot, &identity)).collect();
-            } else if number_of(&name, "seg").is_none() {
+            } else if segment_of(&name).is_none() {
                 folder.strangers.push(name);
             }
         }
@@ -140,13 +149,23 @@ impl Folder {
 
 impl SegmentFile {
     fn open(number: u32, path: PathBuf) -> io::Result<Self> {
-        let file = File::open(&path)?;
-        let bytes = file.metadata()?.len();
-        let page = walk::read_at(&file, 0, SECTOR_BYTES)?;
-        let header = SegmentHeader::decode(&page)
-            .and_then(|header| header.check(&header.identity, number, bytes).map(|()| header));
-        Ok(Self { number, path, bytes, header })
+        let file_bytes = fs::metadata(&path)?.len();
+        let (bytes, header) = match Content::open(&path, number)? {
+            Ok(content) => (content.bytes, content.header(number)?),
+            Err(flaw) => (file_bytes, Err(flaw)),
+        };
+        Ok(Self { number, path, bytes, file_bytes, header })
     }
+
+    /// Name of its file.
+    fn name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+/// Number of the segment that the file `name` holds, and how often it was packed.
+fn segment_of(name: &str) -> Option<(u32, u32)> {
+    number_of(name, "seg").map(|number| (number, 0)).or_else(|| parse_packed_name(name))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod legs;
 mod notes;
 mod read;
 mod records;
+mod source;
 mod space;
 
 use std::collections::VecDeque;
@@ -51,6 +52,8 @@ pub(crate) use legs::{Legs, Placed};
 pub(crate) use notes::Notes;
 pub use read::{Search, Step};
 pub use records::Appended;
+pub use source::Fetch;
+pub(crate) use source::Source;
 pub(crate) use space::{Active, Segment, Space};
 
 /// Tokens of a log have this bit set. A shard's own reads use tokens below it.
@@ -334,11 +337,6 @@ impl Log {
     /// Whether a completion with this token belongs to a log.
     pub fn owns(token: Token) -> bool {
         token & LOG_BIT != 0
-    }
-
-    /// The open file of a segment, to read from.
-    pub fn segment_file(&self, segment: u32) -> Option<FileId> {
-        self.space.file(segment)
     }
 
     /// Bytes of frames that became durable since the last checkpoint before the start.

@@ -89,6 +89,8 @@ pub struct Manifest {
     pub next_run: u32,
     /// From where the log is replayed.
     pub checkpoint: Checkpoint,
+    /// What was deleted and trimmed up to this stamp has left this disk.
+    pub erased: Stamp,
     /// Numbers and sizes, in pages, of the runs, newest first.
     pub runs: Vec<(u32, u32)>,
 }
@@ -112,7 +114,8 @@ impl Manifest {
         out.extend_from_slice(&at.hash.0);
         out.extend_from_slice(&at.last_stamp.value().to_le_bytes());
         out.extend_from_slice(&at.max_epoch.value().to_le_bytes());
-        out.resize(out.len() + 16, 0);
+        out.extend_from_slice(&self.erased.value().to_le_bytes());
+        out.resize(out.len() + 8, 0);
         for leg in &self.checkpoint.legs {
             out.extend_from_slice(&leg.txn.epoch.value().to_le_bytes());
             out.extend_from_slice(&leg.txn.boot.value().to_le_bytes());
@@ -167,7 +170,8 @@ impl Manifest {
             last_stamp: Stamp::new(reader.u64()?),
             max_epoch: Epoch::new(reader.u64()?),
         };
-        reader.take(16)?;
+        let erased = Stamp::new(reader.u64()?);
+        reader.take(8)?;
         let legs = (0..leg_count).map(|_| decode_leg(&mut reader)).collect::<Result<_, _>>()?;
         let mut runs = Vec::new();
         for _ in 0..run_count {
@@ -177,7 +181,7 @@ impl Manifest {
         if reader.left() != 4 || !are_older {
             return Err(Flaw::Lengths);
         }
-        Ok(Self { next_run, checkpoint: Checkpoint { position, legs }, runs })
+        Ok(Self { next_run, checkpoint: Checkpoint { position, legs }, erased, runs })
     }
 }
 
@@ -220,7 +224,7 @@ mod tests {
         };
         let checkpoint =
             Checkpoint { position, legs: vec![leg, OpenLeg { is_applied: false, ..leg }] };
-        Manifest { next_run: 9, checkpoint, runs: vec![(8, 100), (3, 7)] }
+        Manifest { next_run: 9, checkpoint, erased: Stamp::new(77), runs: vec![(8, 100), (3, 7)] }
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! log stays the same.
 //!
 //! Deliberately absent: repair from elsewhere, any decision over an
-//! undecided leg (the node makes it, knowing all shards), compaction.
+//! undecided leg (the node makes it, knowing all shards), compaction. What a crash left of that: of
+//! a segment that is there in several generations, the oldest counts, and the others go.
 
 mod cut;
 mod files;
@@ -28,6 +29,7 @@ mod tail;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use celeriant_schema::limits::SECTOR_BYTES;
@@ -41,7 +43,7 @@ use crate::disk::{Disk, Op, Token};
 use crate::error::{Damage, Error, Flaw};
 use crate::frame::{FrameHeader, IN_FLIGHT_BYTES_MAX};
 use crate::log::{
-    Active, Commits, DurableFrame, Landmarks, Log, Notes, Placed, Resume, Segment, Space,
+    Active, Commits, DurableFrame, Landmarks, Log, Notes, Placed, Resume, Segment, Source, Space,
 };
 use crate::manifest::{Checkpoint, Position};
 use crate::scan::{Chain, Stop};
@@ -178,6 +180,7 @@ async fn run<D: Disk>(
         replayed_bytes: 0,
         chain: Chain::start(identity),
         segments: BTreeMap::new(),
+        sources: BTreeMap::new(),
         current: None,
         spares: VecDeque::new(),
         tail: Tail::default(),
@@ -255,6 +258,8 @@ struct Recovery<'d, D: Disk> {
     replayed_bytes: u64,
     chain: Chain,
     segments: BTreeMap<u32, Segment>,
+    /// Where each of them is read.
+    sources: BTreeMap<u32, Arc<Source>>,
     /// The last segment with frames.
     current: Option<Active>,
     /// Segments behind it.
@@ -318,7 +323,8 @@ impl<D: Disk> Recovery<'_, D> {
         let segments: Vec<_> =
             self.segments.range(self.position.segment..).map(|(_, segment)| *segment).collect();
         for segment in segments {
-            files::check_segment(self.disk, &self.identity, segment).await?;
+            let source = self.source(segment);
+            files::check_segment(self.disk, &self.identity, segment.number, &source).await?;
             self.scan(segment).await?;
             if self.has_ended() {
                 break;
@@ -332,7 +338,7 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Reads and replays the segment's frames up to the first that is not there.
     async fn scan(&mut self, segment: Segment) -> Result<(), Error> {
-        let mut reader = SegmentReader::new(segment);
+        let mut reader = SegmentReader::new(segment.number, self.source(segment));
         let is_begun = segment.number == self.position.segment;
         let mut offset = if is_begun { self.position.offset } else { FIRST_FRAME_OFFSET };
         while !self.has_ended() {
@@ -399,7 +405,12 @@ impl<D: Disk> Recovery<'_, D> {
         }
         self.vouch(header.last_lsn(), header.hash, segment, offset)?;
         let vouched = self.marks.newest.vouches(header.epoch).then_some(header.durable_upto);
-        self.tail.read(segment, offset, header.last_lsn(), frame, vouched);
+        if self.source(segment).is_packed() {
+            // Synced with its file, after it had been durable before.
+            self.tail.secured(header.last_lsn());
+        } else {
+            self.tail.read(segment, offset, header.last_lsn(), frame, vouched);
+        }
         self.report.frames_read += 1;
         if self.tail.unsecured_bytes() > IN_FLIGHT_BYTES_MAX {
             self.secure().await?;
@@ -453,6 +464,13 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
+    fn source(&self, segment: Segment) -> Arc<Source> {
+        let Some(source) = self.sources.get(&segment.number) else {
+            unreachable!("every segment was opened")
+        };
+        source.clone()
+    }
+
     fn damage(&self, segment: Segment, offset: u64, flaw: Flaw) -> Damage {
         flaw.at(segment_name(segment.number), segment.number, offset, self.chain.next_lsn)
     }
@@ -464,7 +482,6 @@ impl<D: Disk> Recovery<'_, D> {
         self.note_end().await?;
         let committed = self.committed.lsn;
         self.replay.legs.settle(committed);
-        let files = self.segments.iter().map(|(number, segment)| (*number, segment.file)).collect();
         let commits = match self.floor {
             Floor::None => Commits::Durable,
             Floor::At(_) => Commits::Told { end: self.committed, tail: self.uncommitted.ends },
@@ -475,7 +492,7 @@ impl<D: Disk> Recovery<'_, D> {
             tip: self.position,
             commits,
             replayed_bytes: self.replayed_bytes,
-            space: Space::new(active, self.spares, files),
+            space: Space::new(active, self.spares, self.sources),
             legs: self.replay.legs,
             landmarks: self.landmarks,
             notes: Notes::new(self.marks.file, self.marks.newest),
@@ -514,14 +531,17 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(())
     }
 
-    /// The segment that takes the next frame: the last with frames.
+    /// The segment that takes the next frame: the last with frames, unless that is packed.
     async fn choose_active(&mut self) -> Result<Active, Error> {
-        if let Some(active) = self.current.take() {
+        if let Some(active) = self.current.take()
+            && !self.source(active.segment).is_packed()
+        {
             return Ok(active);
         }
         if self.spares.is_empty() {
-            self.report.formatted = true;
-            self.make_segment(1).await?;
+            let number = self.position.segment + 1;
+            self.report.formatted = number == 1;
+            self.make_segment(number).await?;
         }
         let Some(first) = self.spares.pop_front() else { unreachable!("one was just made") };
         Ok(Active::fresh(first))
@@ -551,6 +571,7 @@ impl<D: Disk> Recovery<'_, D> {
         };
         self.marks.note(self.disk, &self.identity, note).await?;
         self.segments.insert(number, segment);
+        self.sources.insert(number, Source::plain(segment.file, bytes));
         self.spares.push_back(segment);
         Ok(())
     }

@@ -8,6 +8,7 @@ mod attack;
 mod audit;
 mod bucket;
 mod command_line;
+mod compact;
 mod configuration;
 mod demo;
 mod fuzz;

@@ -145,6 +145,13 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: ClusterAction,
     },
+    /// Let what was deleted or trimmed leave the disk of every node that --url names, and pack the
+    /// log
+    Compact {
+        /// Until that is done
+        #[arg(long)]
+        wait: bool,
+    },
     /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
     Bucket(Bucket),
     /// Make certificates: a cluster's own authority, and what it signs

@@ -118,7 +118,7 @@ async fn replace(
     output.json(&json!({"done": true}))
 }
 
-async fn ask(global: &Global, url: &str) -> Result<Value, Failure> {
+pub(super) async fn ask(global: &Global, url: &str) -> Result<Value, Failure> {
     order(global, url, &Order::Status).await
 }
 

@@ -255,6 +255,13 @@ impl<W: Write> Printer<W> {
             return Ok(());
         }
         for (stored, version) in batch.events(&frame.blobs).zip(batch.first_version.value()..) {
+            if let Ok(erased) = &stored
+                && erased.is_erased()
+            {
+                let hash = erased.hash.to_string();
+                self.put(5, "event", json!({"version": version, "erased": true, "hash": hash}))?;
+                continue;
+            }
             let event = stored.and_then(|stored| Ok((Event::decode(&stored.body())?, stored.hash)));
             match event {
                 Ok((event, hash)) => {

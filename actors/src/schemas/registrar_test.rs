@@ -105,6 +105,7 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
             standing,
             cluster: None,
             clock: clock.clone(),
+            shards: Arc::clone(&shards),
             registrar: around.clone().recipient(),
         },
         boot: BootId::new(1),

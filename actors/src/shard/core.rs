@@ -26,6 +26,7 @@ use celeriant_schema::{
     Response, Sequence, ShardId, Stamp, TxnId, Version,
 };
 use celeriant_storage::cache::FrameCache;
+use celeriant_storage::compact::Compactor;
 use celeriant_storage::directory::{Directory, Pins};
 use celeriant_storage::disk::{Completion, Op, Token};
 use celeriant_storage::log::{DurableFrame, Log};
@@ -38,6 +39,7 @@ use super::accepted::AcceptedStates;
 use super::audit::Audits;
 use super::cold::Cold;
 use super::commit::Elsewhere;
+use super::compact::Compaction;
 use super::feed::Feed;
 use super::follower::Follower;
 use super::joints::Joints;
@@ -163,6 +165,7 @@ pub struct Core<R> {
     pub(super) searches: Searches,
     pub(super) feed: Feed,
     pub(super) audits: Audits<R>,
+    pub(super) compaction: Compaction,
     /// What was met where nobody could be told.
     pub(super) failure: Option<Error>,
     pub(super) joints: Joints,
@@ -283,6 +286,7 @@ impl<R> Core<R> {
             searches: HashMap::with_hasher(FixedState::default()),
             feed: Feed::default(),
             audits: Audits::default(),
+            compaction: Compaction::new(parts.identity, parts.standing.ordered_compaction()),
             failure: None,
             joints: parts.joints,
             standing: parts.standing,
@@ -332,6 +336,8 @@ impl<R> Core<R> {
             self.complete_page(now, completion, effects)?;
         } else if Log::owns(completion.token) {
             self.complete_log(completion, effects)?;
+        } else if Compactor::owns(completion.token) {
+            self.complete_compaction(completion, effects)?;
         } else if let Some(search) = self.searches.remove(&completion.token) {
             self.complete_search(search, completion.outcome, effects)?;
         } else {
@@ -368,6 +374,7 @@ impl<R> Core<R> {
             }
         }
         self.upkeep(effects);
+        self.go_on_compacting(effects);
         Ok(())
     }
 
@@ -382,8 +389,10 @@ impl<R> Core<R> {
         self.maintain(&mut ops);
         self.start(ops, effects);
         for (page, bytes) in pages {
+            self.compaction.arrived(page, &bytes);
             self.arrived(now, page, &bytes, effects);
         }
+        self.go_on_compacting(effects);
         // What is to be shown may have waited for room in the directory.
         self.show(effects)
     }
@@ -415,6 +424,7 @@ impl<R> Core<R> {
         self.resume_backlog(now, effects);
         self.resume_all_reads(now, effects);
         self.refuse_unproven(now, effects);
+        self.tick_compaction(effects);
         // Frames of a leader may have waited for space.
         self.carry_out(now, effects)
     }

@@ -48,6 +48,7 @@ impl<R> Core<R> {
             Step::Listen { watch } => self.listen(watch, effects),
             Step::Unlisten { watch } => self.unlisten(watch),
             Step::Nudge => self.nudged(),
+            Step::Compact { order } => self.order_compaction(order, effects),
             Step::SchemasRead { org, outcome } => self.schemas_read(now, &org, &outcome, effects),
             Step::List { gather, coordinator, query } => {
                 let page = match self.list(&query) {

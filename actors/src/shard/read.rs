@@ -14,7 +14,8 @@ use celeriant_schema::{
     Request, Response, Stamp, Version,
 };
 use celeriant_storage::directory::{BatchLocation, Fault};
-use celeriant_storage::disk::{Completion, Done, Op, Token};
+use celeriant_storage::disk::{Completion, Done, Token};
+use celeriant_storage::log::Fetch;
 use celeriant_storage::{Error, Identity, frame};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -53,7 +54,7 @@ pub(super) struct Reads<R> {
     pages: HashMap<u64, PageInProgress<R>, FixedState>,
     /// Frames being read, and who waits for them.
     loads: HashMap<FramePlace, Vec<u64>, FixedState>,
-    tokens: HashMap<Token, BatchLocation, FixedState>,
+    tokens: HashMap<Token, (BatchLocation, Fetch), FixedState>,
     /// Waiting for a `min_stamp`, lowest first.
     waiting: BTreeMap<(Stamp, u64), Task<R>>,
 }
@@ -185,16 +186,15 @@ impl<R> Core<R> {
         completion: Completion,
         effects: &mut Vec<Effect<R>>,
     ) -> Result<(), Error> {
-        let Some(at) = self.reads.tokens.remove(&completion.token) else {
+        let Some((at, fetch)) = self.reads.tokens.remove(&completion.token) else {
             unreachable!("token {} was never started", completion.token);
         };
         let place = (at.segment, at.frame_offset);
         let waiters = self.reads.loads.remove(&place).unwrap_or_default();
         let opened = match completion.outcome {
-            Ok(Done::Read(buffer)) => {
-                let bytes = buffer.into_bytes();
-                frame::verify(&bytes, &self.identity).map(|_| bytes)
-            }
+            Ok(Done::Read(buffer)) => fetch
+                .take(buffer)
+                .and_then(|bytes| frame::verify(&bytes, &self.identity).map(|_| bytes)),
             Ok(other) => unreachable!("a read ended as {other:?}"),
             Err(error) => return Err(Error::Io(error)),
         };
@@ -413,15 +413,15 @@ impl<R> Core<R> {
             if ahead > 0 && self.cache.get(place.segment, place.frame_offset).is_some() {
                 continue;
             }
-            let Some(file) = self.log.segment_file(place.segment) else {
+            let offset = u64::from(place.frame_offset) * SECTOR_BYTES as u64;
+            let fetch = self.log.fetch(place.segment, offset, place.frame_bytes);
+            let Some((fetch, op)) = fetch else {
                 unreachable!("segment {} is in the directory, so it is open", place.segment);
             };
             let token = self.reads.next_token();
             let waiters = if ahead == 0 { vec![number] } else { Vec::new() };
             self.reads.loads.insert(frame_place, waiters);
-            self.reads.tokens.insert(token, *place);
-            let offset = u64::from(place.frame_offset) * SECTOR_BYTES as u64;
-            let op = Op::Read { file, offset, len: place.frame_bytes };
+            self.reads.tokens.insert(token, (*place, fetch));
             effects.push(Effect::Disk(token, op));
         }
     }

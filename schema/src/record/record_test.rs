@@ -205,6 +205,35 @@ proptest! {
     }
 
     #[test]
+    fn erased_events_leave_their_hashes_and_nothing_else(case in case(), picked: prop::sample::Index, cut in 0..5_u64) {
+        prop_assume!(!case.batches.is_empty());
+        let encoded = case.encode();
+        let at = picked.index(case.batches.len());
+        let (key, _, _, first, _, events, _) = &case.batches[at];
+        let upto = Version::new((first + cut).saturating_sub(1));
+        let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
+        let place = (0, encoded.batches[at].offset);
+        let gone = erase(&mut meta, &mut blobs, place, key, upto).expect("there");
+        let bodies = events.iter().take(cut as usize);
+        prop_assert_eq!(gone, bodies.map(|body| body.whole().len() as u64).sum::<u64>());
+        prop_assert_eq!(erase(&mut meta, &mut blobs, place, key, upto), Ok(0), "again");
+        let left = Encoded { meta: meta.into(), blobs: blobs.into(), ..case.encode() };
+        let (record, hash) = only_record(&left);
+        prop_assert_eq!(hash, encoded.hash);
+        for (number, (view, given)) in write_of(record).batches.iter().zip(&case.batches).enumerate() {
+            let gone = if number == at { cut as usize } else { 0 };
+            let stored: Vec<_> = view.events(&left.blobs).map(|event| event.expect("valid")).collect();
+            prop_assert!(stored.iter().take(gone).all(|event| event.is_erased() && event.body().is_empty()));
+            let (_, _, read) = batch_at(&left.meta, &left.blobs, 0, view.offset).expect("there");
+            prop_assert_eq!(read.len(), given.5.len().saturating_sub(gone));
+            for (event, (index, body)) in read.iter().zip(given.5.iter().enumerate().skip(gone)) {
+                prop_assert_eq!(event.version.value(), given.3 + index as u64);
+                prop_assert_eq!(&event.body[..], body.whole());
+            }
+        }
+    }
+
+    #[test]
     fn decisions_and_epochs_survive_their_records(
         txn in samples::write_id(),
         commit: bool,
@@ -415,3 +444,35 @@ const GOLDEN_START: &str = concat!(
     "0600000000000000",
 );
 const GOLDEN_START_HASH: &str = "9cf2e028b10086a54736b20bad91b6efa98258183c5b77a632daa7a10af5bc53";
+
+#[test]
+fn only_the_batch_that_is_meant_is_erased() {
+    let encoded = sample_case().encode();
+    let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
+    let place = (0, encoded.batches[0].offset);
+    let other = AggregateKey::new("acme", "order", "nobody").expect("valid");
+    let refused = erase(&mut meta, &mut blobs, place, &other, Version::new(99));
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!((meta, blobs), (encoded.meta.to_vec(), encoded.blobs.to_vec()));
+}
+
+#[test]
+fn what_is_left_of_an_erased_event_is_zero_and_its_record_says_so() {
+    let case = large_payload_case();
+    let encoded = case.encode();
+    let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
+    let place = (0, encoded.batches[0].offset);
+    erase(&mut meta, &mut blobs, place, &case.batches[0].0, Version::new(99)).expect("there");
+    assert!(blobs.iter().all(|byte| *byte == 0), "the payload apart is gone");
+    let decodes = |meta: &[u8]| {
+        let (meta, blobs) = (Bytes::copy_from_slice(meta), Bytes::from(blobs.clone()));
+        decode_records(&meta, &blobs, 1).all(|record| record.is_ok())
+    };
+    assert!(decodes(&meta));
+    let mut unsaid = meta.clone();
+    unsaid[4] = 0;
+    assert!(!decodes(&unsaid), "the record says that it is as it was");
+    let key = case.batches[0].0.as_bytes().len();
+    meta[WRITE_HEADER + BATCH_HEADER + key + EVENT_HEADER] = 1;
+    assert!(!decodes(&meta), "something is left");
+}

@@ -1,11 +1,14 @@
 //! Reading records back. Nothing here trusts a length: every access is checked, nothing is
 //! allocated by a claimed count.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{
-    BATCH_FLAG_TOMBSTONE, BATCH_HEADER, EVENT_HEADER, EpochStart, FLAG_COMPACTED, HASHED_FROM,
-    INLINE, KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, TOMBSTONE, WRITE_HEADER,
+    BATCH_FLAG_TOMBSTONE, BATCH_HEADER, ERASED, EVENT_HEADER, EpochStart, FLAG_COMPACTED,
+    HASHED_FROM, INLINE, KIND_EPOCH_START, KIND_LEG, KIND_RESOLVE, KIND_WRITE, Resolve, TOMBSTONE,
+    WRITE_HEADER,
 };
 use crate::event::{DecodeError, EventBody, EventHead};
 use crate::hash::{Hash, plain_record_hash, record_hasher};
@@ -76,7 +79,8 @@ pub struct BatchView {
     count: u32,
 }
 
-/// One event in a frame: its hash, its bytes before the payload, its payload.
+/// One event in a frame: its hash, its bytes before the payload, its payload. Of an event that was
+/// erased only the hash is left.
 #[derive(Clone, Debug)]
 pub struct StoredEvent {
     /// Chain hash after it.
@@ -91,8 +95,14 @@ pub struct StoredEvent {
 
 impl StoredEvent {
     /// The canonical bytes; copies only a payload that was stored apart.
+    /// Empty when it was erased.
     pub fn body(&self) -> Bytes {
         self.whole.clone().unwrap_or_else(|| [&self.head[..], &self.payload[..]].concat().into())
+    }
+
+    /// Its bytes are gone: it was deleted or trimmed away, and the log compacted since.
+    pub fn is_erased(&self) -> bool {
+        self.head.is_empty()
     }
 }
 
@@ -128,7 +138,8 @@ pub fn decode_records<'a>(
     })
 }
 
-/// One batch as a reader gets it, from the place an index remembers.
+/// One batch as a reader gets it, from the place an index remembers, without the events that were
+/// erased.
 ///
 /// # Errors
 /// When there is no batch at that place.
@@ -139,18 +150,27 @@ pub fn batch_at(
     batch_offset: u32,
 ) -> Result<(BatchHeader, AggregateKey, Vec<ReadEvent>), DecodeError> {
     let bytes = record_bytes(meta, record_offset as usize)?;
-    if bytes[4] != 0 || !matches!(bytes[HASHED_FROM], KIND_WRITE | KIND_LEG) {
-        return Err(DecodeError::new("no write at this place"));
-    }
-    let header = WriteHeader::read(&bytes)?;
-    let start = batch_offset as usize;
-    if start < WRITE_HEADER || start >= bytes.len() {
-        return Err(DecodeError::new("no batch at this place"));
-    }
-    let batch = BatchView::read(&bytes, start, header.stamp)?.0;
+    let (header, batch) = placed_batch(&bytes, batch_offset)?;
     let found = FrameBatch { header: header.batch(&batch), is_leg: false, view: batch };
     let events = found.events(blobs)?;
     Ok((found.header, found.view.key, events))
+}
+
+/// The batch at `offset` of a record's `bytes`, and what the record says of it.
+pub(super) fn placed_batch(
+    bytes: &Bytes,
+    offset: u32,
+) -> Result<(WriteHeader, BatchView), DecodeError> {
+    if !holds_batches(bytes) {
+        return Err(DecodeError::new("no write at this place"));
+    }
+    let header = WriteHeader::read(bytes)?;
+    let start = offset as usize;
+    if start < WRITE_HEADER || start >= bytes.len() {
+        return Err(DecodeError::new("no batch at this place"));
+    }
+    let batch = BatchView::read(bytes, start, header.stamp)?.0;
+    Ok((header, batch))
 }
 
 /// One batch of a frame, before its events are looked at.
@@ -165,7 +185,7 @@ pub struct FrameBatch {
 }
 
 impl FrameBatch {
-    /// Its events, in order.
+    /// Its events, in order, without those that were erased.
     ///
     /// # Errors
     /// At the first that is malformed.
@@ -174,7 +194,9 @@ impl FrameBatch {
         let mut events = Vec::with_capacity(self.view.count.min(4096) as usize);
         for event in self.view.events(blobs) {
             let event = event?;
-            events.push(ReadEvent { version, hash: event.hash, body: event.body() });
+            if !event.is_erased() {
+                events.push(ReadEvent { version, hash: event.hash, body: event.body() });
+            }
             version = version.next();
         }
         Ok(events)
@@ -192,7 +214,7 @@ pub fn decode_batches(meta: &Bytes, count: u32) -> Result<Vec<FrameBatch>, Decod
     for _ in 0..count {
         let bytes = record_bytes(meta, at)?;
         at += bytes.len();
-        if bytes[4] != 0 || !matches!(bytes[HASHED_FROM], KIND_WRITE | KIND_LEG) {
+        if !holds_batches(&bytes) {
             continue;
         }
         let write = WriteHeader::read(&bytes)?;
@@ -207,23 +229,33 @@ pub fn decode_batches(meta: &Bytes, count: u32) -> Result<Vec<FrameBatch>, Decod
     Ok(found)
 }
 
+/// A write or a leg, compacted or not.
+fn holds_batches(record: &[u8]) -> bool {
+    record[4] & !FLAG_COMPACTED == 0 && matches!(record[HASHED_FROM], KIND_WRITE | KIND_LEG)
+}
+
 fn record_bytes(meta: &Bytes, at: usize) -> Result<Bytes, DecodeError> {
+    record_range(meta, at).map(|range| meta.slice(range))
+}
+
+/// Where the record that starts `at` lies.
+pub(super) fn record_range(meta: &[u8], at: usize) -> Result<Range<usize>, DecodeError> {
     let head = meta.get(at..).ok_or(CUT)?;
     let len = u32_at(head, 0)? as usize;
     if len < 8 || !len.is_multiple_of(8) || len > head.len() {
         return Err(DecodeError::new("record's length is impossible"));
     }
-    Ok(meta.slice(at..at + len))
+    Ok(at..at + len)
 }
 
 fn decode(bytes: &Bytes, blobs: &Bytes) -> Result<(Record, Hash), DecodeError> {
     if bytes[4] & !FLAG_COMPACTED != 0 {
         return Err(DecodeError::new("unknown record flag"));
     }
-    if bytes[4] & FLAG_COMPACTED != 0 {
-        return Err(DecodeError::new("compacted records are of a later format"));
-    }
     match bytes[HASHED_FROM] {
+        KIND_RESOLVE | KIND_EPOCH_START if bytes[4] != 0 => {
+            Err(DecodeError::new("there is nothing to compact in this kind of record"))
+        }
         KIND_WRITE => decode_write(bytes, blobs).map(|(write, hash)| (Record::Write(write), hash)),
         KIND_LEG => decode_write(bytes, blobs).map(|(write, hash)| (Record::Leg(write), hash)),
         KIND_RESOLVE if bytes.len() == Resolve::LEN => {
@@ -261,6 +293,7 @@ fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), Dec
     let mut hasher = record_hasher();
     hasher.update(&bytes[HASHED_FROM..header.end]);
     let mut batches = Vec::new();
+    let mut is_compacted = false;
     let mut at = header.end;
     for _ in 0..header.batches {
         let (batch, end) = BatchView::read(bytes, at, header.stamp)?;
@@ -268,13 +301,18 @@ fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), Dec
         let events_at = at + BATCH_HEADER + batch.key.as_bytes().len() + own;
         hasher.update(&bytes[at + 4..events_at]);
         for event in batch.events(blobs) {
-            hasher.update(&event?.hash.0);
+            let event = event?;
+            is_compacted |= event.is_erased();
+            hasher.update(&event.hash.0);
         }
         batches.push(batch);
         at = end;
     }
     if at != bytes.len() {
         return Err(DecodeError::new("record's batches do not add up to its length"));
+    }
+    if is_compacted != (bytes[4] & FLAG_COMPACTED != 0) {
+        return Err(DecodeError::new("record does not say whether events are erased"));
     }
     let record = WriteRecord {
         client_id: header.client_id,
@@ -288,7 +326,7 @@ fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), Dec
     Ok((record, hasher.finish()))
 }
 
-struct WriteHeader {
+pub(super) struct WriteHeader {
     client_id: ClientId,
     write_id: WriteId,
     write_hash: Hash,
@@ -402,6 +440,19 @@ impl BatchView {
         Ok((view, start + len))
     }
 
+    /// Where each event starts, its hash first, from the record's start; with how many bytes follow
+    /// its header and where its payload is.
+    pub(super) fn places(&self) -> impl Iterator<Item = Result<(usize, usize, u32), DecodeError>> {
+        let mut at = 0;
+        let start = self.offset as usize + BATCH_HEADER + self.key.as_bytes().len();
+        (0..self.count).map(move |_| {
+            let here = at;
+            let len = u32_at(&self.events, here + 32)? as usize;
+            at = here.checked_add(EVENT_HEADER + len).ok_or(CUT)?;
+            Ok((start + here, len, u32_at(&self.events, here + 36)?))
+        })
+    }
+
     /// How many events.
     pub fn len(&self) -> usize {
         self.count as usize
@@ -444,6 +495,11 @@ fn stored_event(
     let start = at + EVENT_HEADER;
     let end = start.checked_add(len).filter(|end| *end <= events.len()).ok_or(CUT)?;
     let bytes = events.slice(start..end);
+    if blob == ERASED {
+        check_zeroes(&bytes)?;
+        let gone = Bytes::new();
+        return Ok((StoredEvent { hash, head: gone.clone(), payload: gone, whole: None }, end));
+    }
     if blob == INLINE {
         let payload_at = EventBody::new(&bytes)?.head().len();
         let (head, payload) = (bytes.slice(..payload_at), bytes.slice(payload_at..));

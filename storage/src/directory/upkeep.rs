@@ -12,8 +12,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use celeriant_schema::Lsn;
 use celeriant_schema::limits::SECTOR_BYTES;
+use celeriant_schema::{Lsn, Stamp};
 
 use super::build::{Build, Next};
 use super::lookup::damage;
@@ -67,6 +67,8 @@ pub(super) struct Upkeep {
     retired: Vec<Retired>,
     /// Files of runs that came to nothing.
     removing: usize,
+    /// What the next manifest says of erasures.
+    pub(super) erased: Stamp,
     pub(super) lacks_space: Option<DiskError>,
     condemned: Option<Damage>,
     is_condemning: bool,
@@ -119,6 +121,17 @@ impl Directory {
     /// The device has no room for what must be written out; see [`Self::retry_space`].
     pub fn lacks_space(&self) -> bool {
         self.upkeep.lacks_space.is_some()
+    }
+
+    /// What was deleted and trimmed up to here has durably left this disk, as far as that is noted.
+    pub fn erased(&self) -> Stamp {
+        self.erased
+    }
+
+    /// Notes that it has, up to `upto`. Durable when [`Self::erased`] says so.
+    pub fn note_erased(&mut self, upto: Stamp, ops: &mut Vec<(Token, Op)>) {
+        self.upkeep.erased = self.upkeep.erased.max(upto);
+        self.advance(ops);
     }
 
     /// Lets the next [`Self::maintain`] try again what did not fit on the device.
@@ -397,7 +410,8 @@ impl Directory {
         }
         let is_flushed = matches!(self.upkeep.flush, Some(Making::Ready(_)));
         let merged = self.upkeep.merges.iter().any(|(_, it)| matches!(it, Making::Ready(_)));
-        if !is_flushed && !merged {
+        let is_noted = self.erased >= self.upkeep.erased;
+        if !is_flushed && !merged && is_noted {
             return;
         }
         let checkpoint = match &self.frozen {
@@ -405,7 +419,8 @@ impl Directory {
             _ => self.checkpoint.clone(),
         };
         let runs = self.runs_next().iter().map(|run| (run.number(), run.pages())).collect();
-        let manifest = Manifest { next_run: self.next_run, checkpoint, runs };
+        let manifest =
+            Manifest { next_run: self.next_run, checkpoint, erased: self.upkeep.erased, runs };
         let content = manifest.encode(&self.identity);
         self.upkeep.publishing = Some(Publishing { manifest, is_flushed });
         let name = MANIFEST_NAME.to_owned();
@@ -454,6 +469,7 @@ impl Directory {
             self.upkeep.flush = None;
         }
         self.checkpoint = manifest.checkpoint;
+        self.erased = manifest.erased;
         self.divide_cache();
     }
 

@@ -141,3 +141,26 @@ fn strange_and_broken_files_do_not_stop_a_walk() {
     assert!(folder.watermark.iter().any(Result::is_err));
     assert!(!frames(&items).is_empty());
 }
+
+#[test]
+fn a_packed_segment_shows_the_same_records() {
+    let mut rig = busy().open().expect("a clean stop");
+    rig.settle();
+    let (_, before) = walk(&rig.snapshot().files);
+    for at in 0..u64::from(rig.log.sealed_upto()) {
+        rig.compact(at);
+        rig.settle();
+    }
+    let mut snapshot = rig.snapshot();
+    let (folder, after) = walk(&snapshot.files);
+    assert!(folder.segments[0].file_bytes < folder.segments[0].bytes);
+    assert!(damages(&after).is_empty() && folder.strangers.is_empty());
+    let hashes = |items: &[Item]| frames(items).iter().map(|f| f.header.hash).collect::<Vec<_>>();
+    assert_eq!(hashes(&before), hashes(&after));
+
+    let name = folder.segments[0].name();
+    snapshot.files.get_mut(&name).expect("there")[9] ^= 1;
+    let (_, damaged) = walk(&snapshot.files);
+    assert_eq!(damages(&damaged)[0].file, name);
+    assert!(!frames(&damaged).is_empty(), "it goes on behind the damage");
+}

@@ -9,11 +9,12 @@ use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::record::Record;
 use celeriant_schema::{Lsn, Stamp};
 
+use super::content::Content;
 use super::{Folder, SegmentFile};
 use crate::error::{Damage, Flaw};
 use crate::frame::{FrameHeader, verify};
 use crate::scan::{Chain, Stop, is_zero};
-use crate::segment::{FIRST_FRAME_OFFSET, segment_name};
+use crate::segment::FIRST_FRAME_OFFSET;
 
 /// How much is read at a time when looking for an intact frame, in bytes.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -87,7 +88,7 @@ pub struct Walk<'a> {
 #[derive(Debug)]
 struct Current<'a> {
     segment: &'a SegmentFile,
-    file: File,
+    content: Content,
     offset: u64,
 }
 
@@ -100,11 +101,17 @@ impl<'a> Walk<'a> {
     fn enter_segment(&mut self) -> Option<io::Result<Item>> {
         let segment = self.folder.segments.get(self.next_segment)?;
         self.next_segment += 1;
-        let file = match File::open(&segment.path) {
-            Ok(file) => file,
+        let content = match Content::open(&segment.path, segment.number) {
+            Ok(Ok(content)) => content,
+            Ok(Err(flaw)) => {
+                self.is_lost = true;
+                let name = segment.name();
+                let damage = flaw.at(name, segment.number, 0, self.chain.next_lsn);
+                return Some(Ok(Item::Damage(damage)));
+            }
             Err(error) => return Some(Err(error)),
         };
-        let current = Current { segment, file, offset: FIRST_FRAME_OFFSET };
+        let current = Current { segment, content, offset: FIRST_FRAME_OFFSET };
         if std::mem::take(&mut self.is_lost)
             && let Err(error) = self.find_again(&current)
         {
@@ -116,7 +123,7 @@ impl<'a> Walk<'a> {
 
     /// Behind damage, the first frame of a segment is believed if it is intact.
     fn find_again(&mut self, current: &Current<'_>) -> io::Result<()> {
-        let page = read_at(&current.file, current.offset, SECTOR_BYTES)?;
+        let page = current.content.read_at(current.offset, SECTOR_BYTES)?;
         if current.is_intact(&self.chain, current.offset, &page)?
             && let Ok(header) = FrameHeader::decode(&page)
         {
@@ -162,7 +169,7 @@ impl<'a> Walk<'a> {
                 return Ok(Item::Unfinished { segment: segment.number, offset, bytes });
             }
         };
-        Ok(Item::Damage(flaw.at(segment_name(segment.number), segment.number, offset, lsn)))
+        Ok(Item::Damage(flaw.at(segment.name(), segment.number, offset, lsn)))
     }
 
     /// Takes an intact frame behind damage for the new start of the chain.
@@ -196,12 +203,12 @@ struct Found {
 impl Current<'_> {
     fn frame(&self, chain: &Chain) -> io::Result<Result<Frame, Stop>> {
         let room = self.segment.bytes.saturating_sub(self.offset);
-        let page = read_at(&self.file, self.offset, SECTOR_BYTES)?;
+        let page = self.content.read_at(self.offset, SECTOR_BYTES)?;
         let header = match chain.header(&page, room) {
             Ok(header) => header,
             Err(stop) => return Ok(Err(stop)),
         };
-        let bytes = read_at(&self.file, self.offset, header.frame_bytes())?;
+        let bytes = self.content.read_at(self.offset, header.frame_bytes())?;
         if bytes.len() < header.frame_bytes() {
             return Ok(Err(Stop::Damaged(Flaw::Lengths)));
         }
@@ -226,7 +233,7 @@ impl Current<'_> {
         let mut found = Found { frame: None, is_empty: true };
         let mut at = self.offset;
         loop {
-            let window = read_at(&self.file, at, WINDOW_BYTES)?;
+            let window = self.content.read_at(at, WINDOW_BYTES)?;
             if window.is_empty() {
                 return Ok(found);
             }
@@ -248,7 +255,7 @@ impl Current<'_> {
         if header.first_lsn < chain.next_lsn {
             return Ok(false);
         }
-        let bytes = read_at(&self.file, offset, header.frame_bytes())?;
+        let bytes = self.content.read_at(offset, header.frame_bytes())?;
         Ok(verify(&bytes, &chain.identity).is_ok())
     }
 }

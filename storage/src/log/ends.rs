@@ -119,7 +119,7 @@ impl Log {
         (end, self.legs.open_at(end.lsn))
     }
 
-    fn committed_end(&self) -> &Position {
+    pub(super) fn committed_end(&self) -> &Position {
         match &self.commits {
             Commits::Durable => &self.durable_end,
             Commits::Told { end, .. } => end,

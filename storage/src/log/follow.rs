@@ -83,7 +83,8 @@ impl Log {
 
     /// One write for frames that lie together.
     fn write(&mut self, frames: &[u8], segment: u32, offset: u64, ops: &mut Vec<(Token, Op)>) {
-        let Some(file) = self.space.file(segment) else { unreachable!("frames were placed there") };
+        let Some(source) = self.space.source(segment) else { unreachable!("it takes frames") };
+        let file = source.file;
         let mut buffer = self.buffers.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(frames);

@@ -18,8 +18,8 @@ use celeriant_schema::limits::{FRAME_BYTES_MAX, SECTOR_BYTES};
 use celeriant_schema::peer::{FramePlace, Position};
 use celeriant_schema::{Lsn, Stamp};
 
-use super::Log;
 use super::landmarks::{Landmark, Sought, below};
+use super::{Fetch, Log};
 use crate::buffer::AlignedBuffer;
 use crate::disk::Op;
 use crate::error::{Damage, Flaw};
@@ -36,6 +36,7 @@ pub struct Search {
     goal: Goal,
     sought: Sought,
     at: At,
+    fetch: Fetch,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,22 @@ enum At {
     Halving { low: Landmark, high: u32 },
     /// Reading on from here.
     Hopping(Landmark),
+}
+
+impl At {
+    /// What is being read: segment, and offset in bytes.
+    fn place(self) -> (u32, u64) {
+        match self {
+            Self::Halving { low, high } => (halfway(low, high), FIRST_FRAME_OFFSET),
+            Self::Hopping(from) => (from.segment, from.offset),
+        }
+    }
+
+    fn low(self) -> Landmark {
+        match self {
+            Self::Halving { low, .. } | Self::Hopping(low) => low,
+        }
+    }
 }
 
 /// What a search comes to.
@@ -122,7 +139,10 @@ impl Log {
     /// # Errors
     /// When something that was durable is not what was written.
     pub fn found(&mut self, search: Search, read: AlignedBuffer) -> Result<Step, Damage> {
-        let Search { goal, sought, at } = search;
+        let Search { goal, sought, at, fetch } = search;
+        let (segment, offset) = at.place();
+        let lsn = at.low().lsn;
+        let read = fetch.take(read).map_err(|flaw| damage(flaw, segment, offset, lsn))?;
         match at {
             At::Halving { low, high } => {
                 let segment = halfway(low, high);
@@ -137,7 +157,7 @@ impl Log {
                     false => self.halve(goal, sought, low, segment),
                 })
             }
-            At::Hopping(from) => self.look_through(goal, sought, from, &read.into_bytes()),
+            At::Hopping(from) => self.look_through(goal, sought, from, &read),
         }
     }
 
@@ -145,8 +165,7 @@ impl Log {
         if high <= low.segment + 1 {
             return self.hop(goal, sought, low, 0);
         }
-        let search = Search { goal, sought, at: At::Halving { low, high } };
-        self.read(search, halfway(low, high), FIRST_FRAME_OFFSET, SECTOR_BYTES)
+        self.read(goal, sought, At::Halving { low, high }, SECTOR_BYTES)
     }
 
     /// Reads on from `from`, at least `bytes`.
@@ -164,13 +183,15 @@ impl Log {
         if len == 0 {
             return Step::Nothing;
         }
-        let (segment, offset) = (from.segment, from.offset);
-        self.read(Search { goal, sought, at: At::Hopping(from) }, segment, offset, len)
+        self.read(goal, sought, At::Hopping(from), len)
     }
 
-    fn read(&self, search: Search, segment: u32, offset: u64, len: usize) -> Step {
-        let Some(file) = self.space.file(segment) else { unreachable!("frames lie in segments") };
-        Step::Read(search, Op::Read { file, offset, len: len as u32 })
+    fn read(&self, goal: Goal, sought: Sought, at: At, len: usize) -> Step {
+        let (segment, offset) = at.place();
+        let Some((fetch, op)) = self.fetch(segment, offset, len as u32) else {
+            unreachable!("frames lie in segments")
+        };
+        Step::Read(Search { goal, sought, at, fetch }, op)
     }
 
     /// Looks for what is sought in what was read at `from`.

@@ -34,7 +34,7 @@ fn locate(rig: &mut Rig, lsn: Lsn) -> Option<FramePlace> {
 fn long() -> (Rig, Feed) {
     let (mut rig, mut feed) = (Rig::new(small_settings()), Feed::default());
     let mut dice = Dice::new(11);
-    while rig.log.segment_file(6).is_none() {
+    while !rig.log.has_segment(6) {
         rig.step(&mut dice);
         feed.collect(&rig);
     }

@@ -1,9 +1,11 @@
 //! Where frames go: the segment in use and those made ahead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use celeriant_schema::Lsn;
 
+use super::source::Source;
 use crate::disk::{FileId, Op};
 use crate::frame::FrameHeader;
 use crate::segment::{FIRST_FRAME_OFFSET, SegmentHeader, segment_name};
@@ -67,7 +69,7 @@ pub(crate) struct Space {
     active: Active,
     spares: VecDeque<Segment>,
     making: Making,
-    files: BTreeMap<u32, FileId>,
+    files: BTreeMap<u32, Arc<Source>>,
     /// Frames, and their bytes, since a segment was last made.
     frames: u64,
     frame_bytes: u64,
@@ -77,13 +79,35 @@ impl Space {
     pub(crate) fn new(
         active: Active,
         spares: VecDeque<Segment>,
-        files: BTreeMap<u32, FileId>,
+        files: BTreeMap<u32, Arc<Source>>,
     ) -> Self {
         Self { active, spares, making: Making::Nothing, files, frames: 0, frame_bytes: 0 }
     }
 
-    pub(crate) fn file(&self, segment: u32) -> Option<FileId> {
-        self.files.get(&segment).copied()
+    /// Where to read a segment.
+    pub(crate) fn source(&self, segment: u32) -> Option<&Arc<Source>> {
+        self.files.get(&segment)
+    }
+
+    /// From here on the segment is read there.
+    pub(crate) fn replace(&mut self, segment: u32, source: Arc<Source>) {
+        assert!(segment < self.active.segment.number, "segment {segment} still takes frames");
+        self.files.insert(segment, source);
+    }
+
+    /// Number of the segment that takes frames.
+    pub(crate) fn active_number(&self) -> u32 {
+        self.active.segment.number
+    }
+
+    /// Nothing is in the segment that takes frames.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.active.next_offset == FIRST_FRAME_OFFSET
+    }
+
+    /// There is a segment to go on in, with so many bytes at least.
+    pub(crate) fn has_spare(&self, reserve: u64) -> bool {
+        self.spares.front().is_some_and(|spare| reserve <= spare.bytes - FIRST_FRAME_OFFSET)
     }
 
     /// Whether a frame of `bytes` and then `reserve` bytes in small frames have a place.
@@ -144,7 +168,7 @@ impl Space {
 
     pub(crate) fn created(&mut self, number: u32, file: FileId, bytes: u64) {
         assert_eq!(self.making, Making::File, "a segment was made that nobody asked for");
-        self.files.insert(number, file);
+        self.files.insert(number, Source::plain(file, bytes));
         self.making = Making::Note(Segment { number, file, bytes });
     }
 

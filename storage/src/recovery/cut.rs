@@ -72,6 +72,8 @@ impl<D: Disk> Recovery<'_, D> {
         }
         self.spares.retain(|spare| spare.number <= last);
         match self.segments.get(&last).copied() {
+            // Behind a packed segment's last frame are zeroes already.
+            Some(segment) if self.source(segment).is_packed() => Ok(()),
             Some(segment) => self.void(segment, self.position.offset.max(FIRST_FRAME_OFFSET)).await,
             None => Ok(()),
         }

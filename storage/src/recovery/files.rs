@@ -1,6 +1,7 @@
 //! Recovery's view of a shard's folder: what is there, and whole operations on it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use celeriant_schema::Lsn;
@@ -10,8 +11,9 @@ use crate::Identity;
 use crate::buffer::AlignedBuffer;
 use crate::disk::{Disk, DiskError, Done, FileId, Op, run};
 use crate::error::{Error, Flaw};
-use crate::log::Segment;
+use crate::log::{Segment, Source};
 use crate::manifest::MANIFEST_NAME;
+use crate::packed::{Footer, Table, packed_name, parse_packed_name};
 use crate::segment::{SegmentHeader, number_of, segment_name};
 use crate::watermark::WATERMARK_NAME;
 
@@ -23,6 +25,8 @@ pub(super) const WINDOW_BYTES: usize = 1 << 20;
 pub(super) struct Inventory {
     /// Sizes of the segment files.
     pub(super) segments: BTreeMap<u32, u64>,
+    /// Sizes of the packed segments, by number and generation.
+    pub(super) packs: BTreeMap<(u32, u32), u64>,
     /// Sizes of the run files.
     pub(super) runs: BTreeMap<u32, u64>,
     pub(super) has_manifest: bool,
@@ -39,6 +43,8 @@ impl Inventory {
         for (name, bytes) in files {
             if let Some(number) = number_of(&name, "seg") {
                 inventory.segments.insert(number, bytes);
+            } else if let Some(pack) = parse_packed_name(&name) {
+                inventory.packs.insert(pack, bytes);
             } else if let Some(number) = number_of(&name, "run") {
                 inventory.runs.insert(number, bytes);
             } else if name == MANIFEST_NAME {
@@ -54,7 +60,15 @@ impl Inventory {
 
     /// Nothing that a log consists of is there.
     pub(super) fn is_new(&self) -> bool {
-        self.segments.is_empty() && self.runs.is_empty() && !self.has_manifest
+        let has_log = !self.segments.is_empty() || !self.packs.is_empty();
+        !has_log && self.runs.is_empty() && !self.has_manifest
+    }
+
+    /// Generations in which segment `number` is there; 0 is the segment as it was written.
+    pub(super) fn generations(&self, number: u32) -> impl Iterator<Item = u32> {
+        let plain = self.segments.contains_key(&number).then_some(0);
+        let packs = self.packs.range((number, 0)..=(number, u32::MAX));
+        plain.into_iter().chain(packs.map(|((_, generation), _)| *generation))
     }
 }
 
@@ -130,15 +144,46 @@ pub(super) async fn create_segment<D: Disk>(
     Ok(Segment { number, file, bytes })
 }
 
-/// Opens segment `number`, which must be there.
-pub(super) async fn open_segment<D: Disk>(disk: &mut D, number: u32) -> Result<Segment, Error> {
-    let name = segment_name(number);
-    match open(disk, &name).await {
-        Ok((file, bytes)) => Ok(Segment { number, file, bytes }),
-        Err(error) if error.is_not_found() => {
-            Err(Flaw::Missing.at(name, number, 0, Lsn::ZERO).into())
-        }
-        Err(error) => Err(error.into()),
+/// Opens segment `number`, which must be there, packed so often.
+pub(super) async fn open_segment<D: Disk>(
+    disk: &mut D,
+    identity: &Identity,
+    number: u32,
+    generation: u32,
+) -> Result<Arc<Source>, Error> {
+    if generation == 0 {
+        let (file, bytes) = open(disk, &segment_name(number)).await?;
+        return Ok(Source::plain(file, bytes));
+    }
+    let name = packed_name(number, generation);
+    let (file, len) = open(disk, &name).await?;
+    let flawed = |flaw: Flaw, offset| flaw.at(name.clone(), number, offset, Lsn::ZERO);
+    let Some(footer_at) = len.checked_sub(SECTOR_BYTES as u64) else {
+        return Err(flawed(Flaw::Lengths, 0).into());
+    };
+    let page = read(disk, file, footer_at, SECTOR_BYTES).await?;
+    let footer = Footer::decode(&page, identity, number, len);
+    let footer = footer.map_err(|flaw| flawed(flaw, footer_at))?;
+    let bytes = read(disk, file, footer.table_at(), footer.table_len()).await?;
+    let table = Table::decode(&footer, &bytes);
+    let table = table.map_err(|flaw| flawed(flaw, footer.table_at()))?;
+    Ok(Source::packed(file, len, generation, table))
+}
+
+/// `len` bytes at `offset` of segment `number`, fewer at its end.
+pub(super) async fn fetch<D: Disk>(
+    disk: &mut D,
+    source: &Arc<Source>,
+    number: u32,
+    offset: u64,
+    len: usize,
+) -> Result<Bytes, Error> {
+    let (fetch, op) = source.fetch(offset, len as u32);
+    match run(disk, op).await? {
+        Done::Read(buffer) => fetch
+            .take(buffer)
+            .map_err(|flaw| flaw.at(source.name(number), number, offset, Lsn::ZERO).into()),
+        other => panic!("Read ended with {other:?}"),
     }
 }
 
@@ -146,10 +191,11 @@ pub(super) async fn open_segment<D: Disk>(disk: &mut D, number: u32) -> Result<S
 pub(super) async fn check_segment<D: Disk>(
     disk: &mut D,
     identity: &Identity,
-    segment: Segment,
+    number: u32,
+    source: &Arc<Source>,
 ) -> Result<(), Error> {
-    let Segment { number, file, bytes } = segment;
-    let page = read(disk, file, 0, SECTOR_BYTES).await?;
+    let bytes = source.bytes();
+    let page = fetch(disk, source, number, 0, SECTOR_BYTES).await?;
     SegmentHeader::decode(&page)
         .and_then(|header| header.check(identity, number, bytes))
         .map_err(|flaw| flaw.at(segment_name(number), number, 0, Lsn::ZERO).into())
@@ -157,14 +203,15 @@ pub(super) async fn check_segment<D: Disk>(
 
 /// Reads a segment front to back in windows.
 pub(super) struct SegmentReader {
-    segment: Segment,
+    number: u32,
+    source: Arc<Source>,
     window: Bytes,
     window_at: u64,
 }
 
 impl SegmentReader {
-    pub(super) fn new(segment: Segment) -> Self {
-        Self { segment, window: Bytes::new(), window_at: 0 }
+    pub(super) fn new(number: u32, source: Arc<Source>) -> Self {
+        Self { number, source, window: Bytes::new(), window_at: 0 }
     }
 
     /// `len` bytes at `offset`, fewer at the end of the file.
@@ -174,22 +221,23 @@ impl SegmentReader {
         offset: u64,
         len: usize,
     ) -> Result<Bytes, Error> {
-        let len = (len as u64).min(self.segment.bytes.saturating_sub(offset)) as usize;
+        let len = (len as u64).min(self.source.bytes().saturating_sub(offset)) as usize;
         if len == 0 {
             return Ok(Bytes::new());
         }
         let is_inside = offset >= self.window_at
             && offset + len as u64 <= self.window_at + self.window.len() as u64;
         if !is_inside {
-            let ahead = (self.segment.bytes - offset).min(WINDOW_BYTES as u64) as usize;
-            self.window = read(disk, self.segment.file, offset, len.max(ahead)).await?;
+            let ahead = (self.source.bytes() - offset).min(WINDOW_BYTES as u64) as usize;
+            let len = len.max(ahead);
+            self.window = fetch(disk, &self.source, self.number, offset, len).await?;
             self.window_at = offset;
         }
         let start = (offset - self.window_at) as usize;
         if start + len > self.window.len() {
-            let name = segment_name(self.segment.number);
+            let name = self.source.name(self.number);
             let at = self.window_at + self.window.len() as u64;
-            return Err(Flaw::Lengths.at(name, self.segment.number, at, Lsn::ZERO).into());
+            return Err(Flaw::Lengths.at(name, self.number, at, Lsn::ZERO).into());
         }
         Ok(self.window.slice(start..start + len))
     }

@@ -287,7 +287,7 @@ fn a_watermark_that_knows_another_frame_is_damage() {
 #[test]
 fn remains_behind_a_segment_that_the_next_one_continues_are_damage() {
     let mut rig = Rig::new(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
-    while rig.log.segment_file(3).is_none() {
+    while !rig.log.has_segment(3) {
         rig.append(&[1], &[6000], false);
         rig.settle();
     }
@@ -305,7 +305,7 @@ fn remains_behind_a_segment_that_the_next_one_continues_are_damage() {
 #[test]
 fn missing_files_are_damage() {
     let mut rig = Rig::new(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
-    while rig.log.segment_file(4).is_none() || rig.directory.run_count() < 2 {
+    while !rig.log.has_segment(4) || rig.directory.run_count() < 2 {
         rig.append(&[1], &[500], false);
         rig.settle();
     }
@@ -342,7 +342,7 @@ fn a_leg_is_resolved_long_after_the_checkpoint_that_names_it() {
         let mut rig = Rig::new(Settings { segment_bytes_first: 16 << 10, ..small_settings() });
         rig.settle();
         assert!(rig.append(&[1, 2], &[200], true));
-        while rig.log.segment_file(4).is_none() || rig.directory.run_count() < 2 {
+        while !rig.log.has_segment(4) || rig.directory.run_count() < 2 {
             rig.append(&[3], &[900], false);
             rig.settle();
         }
@@ -372,7 +372,7 @@ fn a_leg_is_resolved_long_after_the_checkpoint_that_names_it() {
 fn a_slot_that_reads_again_later_does_not_miss_what_was_removed() {
     let mut rig = Rig::new(small_settings());
     rig.settle();
-    while rig.log.segment_file(2).is_none() {
+    while !rig.log.has_segment(2) {
         rig.append(&[1], &[900], false);
         rig.settle();
     }

@@ -15,11 +15,13 @@ use crate::directory::Directory;
 use crate::disk::Disk;
 use crate::error::{Error, Flaw};
 use crate::frame::FrameHeader;
-use crate::log::{Active, Placed};
+use crate::log::{Active, Placed, Segment};
 use crate::manifest::{Checkpoint, MANIFEST_NAME, Manifest, OpenLeg, Position};
+use crate::packed::packed_name;
 use crate::run::{Footer, PAGE_BYTES, Run, run_name};
 use crate::scan::Chain;
-use crate::watermark::Watermark;
+use crate::segment::segment_name;
+use crate::watermark::{WATERMARK_NAME, Watermark};
 
 /// While the directory cannot be written out for want of space, it may grow to so many times its
 /// budget: what was accepted before the crash fits into less.
@@ -28,10 +30,7 @@ const OVERDRAFT: usize = 4;
 impl<D: Disk> Recovery<'_, D> {
     /// Opens every segment, and takes the directory from the manifest if that can be believed.
     pub(super) async fn restore(&mut self, inventory: &Inventory) -> Result<(), Error> {
-        for number in 1..=self.marks.newest.segments_made {
-            let segment = files::open_segment(self.disk, number).await?;
-            self.segments.insert(number, segment);
-        }
+        self.open_segments(inventory).await?;
         let mut live = Vec::new();
         let manifest = self.read_manifest(inventory).await?;
         let is_restored = match &manifest {
@@ -54,6 +53,35 @@ impl<D: Disk> Recovery<'_, D> {
             let name = run_name(*number);
             files::remove(self.disk, name.clone()).await?;
             self.report.removed.push(name);
+        }
+        Ok(())
+    }
+
+    /// Opens every segment. Of several generations the oldest counts: a newer one may not be
+    /// durable, and what it lacks is erased again.
+    async fn open_segments(&mut self, inventory: &Inventory) -> Result<(), Error> {
+        let made = self.marks.newest.segments_made;
+        if let Some(((number, _), _)) = inventory.packs.last_key_value()
+            && *number > made
+        {
+            return Err(Flaw::Durable("a packed one")
+                .at(WATERMARK_NAME, *number, 0, Lsn::ZERO)
+                .into());
+        }
+        for number in 1..=made {
+            let mut generations = inventory.generations(number);
+            let Some(oldest) = generations.next() else {
+                return Err(Flaw::Missing.at(segment_name(number), number, 0, Lsn::ZERO).into());
+            };
+            let source = files::open_segment(self.disk, &self.identity, number, oldest).await?;
+            let (file, bytes) = (source.file, source.bytes());
+            self.segments.insert(number, Segment { number, file, bytes });
+            self.sources.insert(number, source);
+            for generation in generations {
+                let name = packed_name(number, generation);
+                files::remove(self.disk, name.clone()).await?;
+                self.report.removed.push(name);
+            }
         }
         Ok(())
     }
@@ -97,7 +125,8 @@ impl<D: Disk> Recovery<'_, D> {
         }
         let checkpoint = manifest.checkpoint.clone();
         let (identity, next_run) = (self.identity, manifest.next_run);
-        let directory = Directory::open(identity, &self.settings, next_run, checkpoint, runs);
+        let directory = Directory::open(identity, &self.settings, next_run, checkpoint, runs)
+            .with_erased(manifest.erased);
         let mut replay = Replay::new(directory);
         for leg in legs {
             if let Err(flaw) = self.reopen(leg, &mut replay).await? {
@@ -129,7 +158,8 @@ impl<D: Disk> Recovery<'_, D> {
         if !start.is_multiple_of(SECTOR_BYTES as u64) {
             return Ok(Err(Flaw::Lengths));
         }
-        let page = files::read(self.disk, segment.file, start, SECTOR_BYTES).await?;
+        let source = self.source(*segment);
+        let page = files::fetch(self.disk, &source, at.segment, start, SECTOR_BYTES).await?;
         Ok(FrameHeader::decode(&page).and_then(|header| {
             header.check_identity(&self.identity)?;
             let found = Position::behind(&header, at.segment, start);
@@ -175,7 +205,8 @@ impl<D: Disk> Recovery<'_, D> {
         let within = |bytes: u64| offset + len as u64 <= bytes && len.is_multiple_of(SECTOR_BYTES);
         let segment = self.segments.get(&leg.segment).filter(|segment| within(segment.bytes));
         let Some(segment) = segment else { return Ok(Err(Flaw::Lengths)) };
-        let frame = files::read(self.disk, segment.file, offset, len).await?;
+        let source = self.source(*segment);
+        let frame = files::fetch(self.disk, &source, leg.segment, offset, len).await?;
         let mut read = || {
             let header = FrameHeader::decode(&frame)?;
             header.check_identity(&self.identity)?;

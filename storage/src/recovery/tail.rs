@@ -56,7 +56,8 @@ impl Tail {
         self.unsecured.push_back(Unsecured { segment, offset, last_lsn, frame });
     }
 
-    fn secured(&mut self, upto: Lsn) {
+    /// Frames up to `upto` are durable.
+    pub(super) fn secured(&mut self, upto: Lsn) {
         while let Some(frame) = self.unsecured.pop_front_if(|frame| frame.last_lsn <= upto) {
             self.unsecured_bytes -= frame.frame.len();
         }
@@ -123,6 +124,9 @@ impl<D: Disk> Recovery<'_, D> {
         start: u64,
         remains: &mut Vec<(Segment, u64, usize)>,
     ) -> Result<(), Error> {
+        if self.source(segment).is_packed() {
+            return Ok(());
+        }
         let end = segment.bytes.min(start + IN_FLIGHT_BYTES_MAX as u64);
         let mut offset = start;
         while offset < end {

@@ -1,6 +1,7 @@
 //! A shard reduced to what its log needs, and a model of what the log must say after a crash.
 
 mod check;
+mod compaction;
 mod follower;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +14,10 @@ use celeriant_schema::{
 };
 
 use super::{Dice, Fate, MemoryDisk, now};
+pub(crate) use compaction::Erasures;
 pub(crate) use follower::{Feed, Follower};
 
+use crate::compact::Compactor;
 use crate::directory::{
     AppliedBatch, BatchLocation, ClientSequences, Directory, Fault, Head, Missing, Pins,
 };
@@ -69,6 +72,7 @@ struct Standing {
 pub(crate) struct Snapshot {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     actions: Vec<Action>,
+    erasures: Erasures,
     settings: Settings,
 }
 
@@ -79,7 +83,8 @@ impl Snapshot {
 
     /// Recovers from `files` instead of its own.
     pub(crate) fn open_with(&self, files: BTreeMap<String, Vec<u8>>) -> Result<Rig, Error> {
-        Rig::open(MemoryDisk::with_files(files), self.settings, self.actions.clone())
+        let past = (self.actions.clone(), self.erasures.clone());
+        Rig::open(MemoryDisk::with_files(files), self.settings, past)
     }
 
     /// Recovers from its files with one byte of one changed.
@@ -95,6 +100,8 @@ pub(crate) struct Rig {
     pub(crate) disk: MemoryDisk,
     pub(crate) log: Log,
     pub(crate) directory: Directory,
+    pub(crate) compactor: Compactor,
+    pub(crate) erasures: Erasures,
     pub(crate) report: Report,
     pub(crate) recovered_tip: Lsn,
     pub(crate) recovered_hash: Hash,
@@ -110,7 +117,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self::open(MemoryDisk::default(), settings, Vec::new()).expect("an empty folder")
+        Self::open(MemoryDisk::default(), settings, Default::default()).expect("an empty folder")
     }
 
     /// Recovers from what `self`'s disk holds after a crash.
@@ -122,7 +129,8 @@ impl Rig {
         let acknowledged = self.log.durable();
         let files = self.disk.crash(fate, dice);
         let disk = MemoryDisk::with_files(files);
-        let rig = Self::open(disk, self.settings, self.actions).expect("a crash is no damage");
+        let past = (self.actions, self.erasures);
+        let rig = Self::open(disk, self.settings, past).expect("a crash is no damage");
         let tip = rig.recovered_tip;
         assert!(tip >= acknowledged, "acknowledged up to {acknowledged}, recovered up to {tip}");
         rig
@@ -133,6 +141,7 @@ impl Rig {
         Snapshot {
             files: self.disk.files.clone(),
             actions: self.actions.clone(),
+            erasures: self.erasures.clone(),
             settings: self.settings,
         }
     }
@@ -140,7 +149,7 @@ impl Rig {
     fn open(
         mut disk: MemoryDisk,
         settings: Settings,
-        mut actions: Vec<Action>,
+        (mut actions, erasures): (Vec<Action>, Erasures),
     ) -> Result<Self, Error> {
         let recovered = now(recover(&mut disk, identity(), &settings))?;
         let Recovered { mut log, directory, pending, max_epoch, report, .. } = recovered;
@@ -157,6 +166,8 @@ impl Rig {
             disk,
             log,
             directory,
+            compactor: Compactor::new(identity()),
+            erasures,
             report,
             settings,
             actions,
@@ -436,7 +447,10 @@ impl Rig {
 
     pub(crate) fn complete(&mut self, completion: Completion) -> Result<(), Error> {
         let mut ops = Vec::new();
-        if Directory::owns(completion.token) {
+        if Compactor::owns(completion.token) {
+            let outcome = self.compactor.complete(completion, &mut self.log)?;
+            self.erasures.compacted(outcome);
+        } else if Directory::owns(completion.token) {
             let pages = self.directory.complete(completion, &mut ops)?;
             assert!(pages.is_empty(), "nobody waits for pages");
         } else {
@@ -444,6 +458,7 @@ impl Rig {
             progress.frames.iter().for_each(|frame| self.commit(frame));
         }
         self.directory.maintain(&self.log, &mut ops);
+        self.compactor.advance(&mut ops);
         self.start(ops);
         Ok(())
     }

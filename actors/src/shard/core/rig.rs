@@ -322,6 +322,23 @@ impl Rig {
         }
     }
 
+    /// A second passes.
+    pub(crate) fn tick(&mut self) {
+        self.now += 1_000_000;
+        let mut effects = Vec::new();
+        self.core.tick(self.now, &mut effects).expect("the disk works");
+        self.deliver(effects);
+    }
+
+    /// All bytes of a segment, packed or not.
+    pub(crate) fn segment(&mut self, number: u32) -> Option<Bytes> {
+        let (fetch, op) = self.core.log.fetch(number, 0, 256 << 10)?;
+        match self.disk.run(op) {
+            Ok(Done::Read(read)) => Some(fetch.take(read).expect("as it was written")),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Takes the replies so far.
     pub(crate) fn replies(&mut self) -> Vec<(u32, Response)> {
         std::mem::take(&mut self.replies)

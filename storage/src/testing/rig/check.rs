@@ -3,6 +3,7 @@
 use celeriant_schema::ListPage;
 
 use super::*;
+use crate::disk::Done;
 
 impl Rig {
     /// Holds the directory, and every batch that it points to, against the model. Only when
@@ -86,21 +87,27 @@ impl Rig {
             frame::read_batch(&frame, &identity(), location).expect("a batch is there");
         assert_eq!((header.first_version, header.last_version), versions, "{key}");
         assert_eq!(&found, key);
+        let (first, last) = (versions.0.value(), versions.1.value());
+        let (gone, left) = self.erasures.of(key, location.segment);
+        let kept = events.first().map_or(last, |event| event.version.value() - 1);
+        assert!(kept.max(first - 1) >= last.min(gone.value()), "{key}: up to {gone} is erased");
+        assert!(kept.min(last) <= left.value().max(first - 1), "{key}: only up to {left} may go");
         for event in &events {
             let decoded = Event::decode(&event.body).expect("canonical");
             let expected = payload(key, event.version, decoded.payload.len());
             assert_eq!(decoded.payload, expected, "{key} {}", event.version);
         }
-        if versions.1 == head.version {
+        if versions.1 == head.version && left < head.version {
             assert_eq!(events.last().map(|event| event.hash), Some(head.hash));
         }
     }
 
     fn read_frame(&mut self, location: &BatchLocation) -> bytes::Bytes {
-        let name = crate::segment::segment_name(location.segment);
-        let start = location.frame_offset as usize * 4096;
-        let range = start..start + location.frame_bytes as usize;
-        let frame = bytes::Bytes::copy_from_slice(&self.disk.files[&name][range]);
+        let offset = u64::from(location.frame_offset) * 4096;
+        let fetch = self.log.fetch(location.segment, offset, location.frame_bytes);
+        let (fetch, op) = fetch.expect("a segment that is there");
+        let Ok(Done::Read(read)) = self.disk.perform_now(op) else { panic!("not read") };
+        let frame = fetch.take(read).expect("as it was packed");
         frame::verify(&frame, &identity()).expect("intact");
         frame
     }

@@ -247,6 +247,7 @@ impl Follower {
     /// Its files, and that they must say what the leader says.
     pub(crate) fn snapshot(&self, leader: &Rig) -> Snapshot {
         let actions = leader.actions.clone();
-        Snapshot { files: self.disk.files.clone(), actions, settings: self.settings }
+        let erasures = Erasures::default();
+        Snapshot { files: self.disk.files.clone(), actions, erasures, settings: self.settings }
     }
 }

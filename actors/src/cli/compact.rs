@@ -1,0 +1,70 @@
+//! `compact`: what was deleted leaves the disks, node by node.
+
+use std::time::Duration;
+
+use celeriant_actors::admin::Order;
+use celeriant_client::Url;
+use serde_json::{Value, json};
+
+use super::args::Global;
+use super::cluster::{ask, order};
+use super::failure::Failure;
+use super::output::Output;
+
+/// Between two questions how far it is.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Each node compacts for itself, so each is told; a node that is away is still to be.
+pub(super) async fn run(wait: bool, global: &Global, output: &Output) -> Result<(), Failure> {
+    let url: Url = global.url.parse()?;
+    let mut ordered = Vec::new();
+    let mut away = 0;
+    for address in url.addresses() {
+        let node = url.of(address).to_string();
+        match order(global, &node, &Order::Compact).await {
+            Ok(answer) => ordered.push((address, node, answer["compaction"].as_u64())),
+            Err(failure) => {
+                away += 1;
+                output.json(&json!({"address": address, "pending": failure.to_string()}))?;
+            }
+        }
+    }
+    for (address, node, number) in ordered {
+        let mut status = ask(global, &node).await?;
+        while wait && !is_done(&status, number.unwrap_or_default()) {
+            tokio::time::sleep(PAUSE).await;
+            status = ask(global, &node).await?;
+        }
+        output.json(&report(address, &status, number.unwrap_or_default()))?;
+    }
+    match away {
+        0 => Ok(()),
+        _ => Err(Failure::Node("not every node was reached: see above".into())),
+    }
+}
+
+fn shards(status: &Value) -> impl Iterator<Item = &Value> {
+    status["shards"].as_array().into_iter().flatten()
+}
+
+fn is_done(status: &Value, number: u64) -> bool {
+    shards(status).all(|shard| shard["compacted"].as_u64() >= Some(number))
+}
+
+fn report(address: &str, status: &Value, number: u64) -> Value {
+    let sum = |name: &str| shards(status).filter_map(|shard| shard[name].as_u64()).sum::<u64>();
+    let upto = shards(status).filter_map(|shard| shard["erased_upto"].as_u64()).min();
+    let mut report = json!({
+        "address": address,
+        "node_id": status["node_id"],
+        "done": is_done(status, number),
+        "reclaimed_bytes": sum("reclaimed_bytes"),
+        "erased_bytes": sum("erased_bytes"),
+        "erased_upto": upto,
+    });
+    if status["in_sync"].is_array() {
+        // Nobody else is told when the last round with a deleted event is collected.
+        report["bucket"] = json!("holds what is in its rounds until they are collected");
+    }
+    report
+}

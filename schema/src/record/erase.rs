@@ -1,0 +1,58 @@
+//! Making events' bytes disappear from a record that stays where it is.
+//!
+//! An erased event keeps its hash and its length, so record, batch and frame keep their hashes and
+//! every place in them; its head and its payload become zeroes.
+
+use bytes::Bytes;
+
+use super::view::{placed_batch, record_range};
+use super::{ERASED, EVENT_HEADER, FLAG_COMPACTED, INLINE};
+use crate::codec::DecodeError;
+use crate::event::EventHead;
+use crate::ids::Version;
+use crate::key::AggregateKey;
+
+/// Erases the events up to `upto` of the batch of `key` at a place of a frame's `meta`data. Returns
+/// how many bytes that were there are gone; 0 when they have been before.
+///
+/// # Errors
+/// When there is no batch of `key` at that place. Both areas are then to be thrown away: part of
+/// the batch may be erased.
+pub fn erase(
+    meta: &mut [u8],
+    blobs: &mut [u8],
+    (record_offset, batch_offset): (u32, u32),
+    key: &AggregateKey,
+    upto: Version,
+) -> Result<u64, DecodeError> {
+    let range = record_range(meta, record_offset as usize)?;
+    let record = &mut meta[range];
+    let (_, batch) = placed_batch(&Bytes::copy_from_slice(record), batch_offset)?;
+    if batch.key != *key {
+        return Err(DecodeError::new("the batch at this place is of another aggregate"));
+    }
+    let mut erased = 0;
+    let versions = batch.first_version.value()..=upto.value();
+    for (place, _) in batch.places().zip(versions) {
+        let (at, len, payload_at) = place?;
+        let body = at + EVENT_HEADER..at + EVENT_HEADER + len;
+        let bytes = record.get_mut(body).ok_or(DecodeError::new("event is cut short"))?;
+        match payload_at {
+            ERASED => continue,
+            INLINE => {}
+            from => {
+                let from = from as usize;
+                let payload = from..from + EventHead::first(bytes)?.payload_len();
+                let payload = blobs.get_mut(payload);
+                let payload = payload.ok_or(DecodeError::new("payload is cut short"))?;
+                erased += payload.len() as u64;
+                payload.fill(0);
+            }
+        }
+        erased += bytes.len() as u64;
+        bytes.fill(0);
+        record[at + EVENT_HEADER - 4..at + EVENT_HEADER].copy_from_slice(&ERASED.to_le_bytes());
+        record[4] |= FLAG_COMPACTED;
+    }
+    Ok(erased)
+}

@@ -1,0 +1,102 @@
+//! What of a rig's log shall be erased, and what surely is.
+
+use super::*;
+use crate::compact::Outcome;
+use crate::frame::Erase;
+
+/// Erasures that were asked for, and those that were done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Erasures {
+    /// Events up to there may be gone.
+    wanted: BTreeMap<AggregateKey, Version>,
+    /// Events up to there are gone from this segment.
+    done: BTreeMap<(u32, AggregateKey), Version>,
+    /// What the segment in hand is packed without.
+    in_hand: Vec<Erase>,
+    /// Segments that were packed, with how many bytes of events were erased in all.
+    pub(crate) packed: Vec<u32>,
+    pub(crate) bytes_erased: u64,
+    pub(crate) bytes_saved: i64,
+    /// How often there was no room.
+    pub(crate) postponed: u32,
+}
+
+impl Erasures {
+    /// Up to which version events of `key` are surely gone from `segment`, and may be.
+    pub(super) fn of(&self, key: &AggregateKey, segment: u32) -> (Version, Version) {
+        let done = self.done.get(&(segment, key.clone())).copied().unwrap_or_default();
+        (done, self.wanted.get(key).copied().unwrap_or_default())
+    }
+
+    pub(super) fn compacted(&mut self, outcome: Option<Outcome>) {
+        match outcome {
+            None => {}
+            Some(Outcome::Packed { segment, bytes_before, bytes_after, bytes_erased }) => {
+                self.packed.push(segment);
+                self.bytes_erased += bytes_erased;
+                self.bytes_saved += bytes_before as i64 - bytes_after as i64;
+                for Erase { key, upto, .. } in std::mem::take(&mut self.in_hand) {
+                    self.done.insert((segment, key), upto);
+                }
+            }
+            Some(Outcome::NoRoom { .. }) => self.postponed += 1,
+        }
+    }
+}
+
+impl Rig {
+    /// Events of aggregate `number` up to the `part`-th part of a hundred shall go.
+    pub(crate) fn want_erased(&mut self, number: u64, part: u64) {
+        let key = key(number);
+        let Some(head) = self.head(&key) else { return };
+        let upto = Version::new(head.version.value() * part / 100);
+        let wanted = self.erasures.wanted.entry(key).or_default();
+        *wanted = upto.max(*wanted);
+    }
+
+    /// Begins to pack the `at`-th sealed segment; false if that cannot be.
+    pub(crate) fn compact(&mut self, at: u64) -> bool {
+        let sealed = u64::from(self.log.sealed_upto());
+        if sealed == 0 || !self.compactor.is_idle() {
+            return false;
+        }
+        let segment = (1 + at % sealed) as u32;
+        let mut erases = Vec::new();
+        for (key, upto) in &self.erasures.wanted {
+            // What was shown before a crash may not be known yet.
+            let Some(head) = self.head(key) else { continue };
+            let upto = &head.version.min(*upto);
+            let mut next = Version::new(1);
+            while next <= *upto {
+                let found = self
+                    .ask(|directory, pins| directory.locate(key, next, *upto, false, 1000, pins));
+                let Some((_, last, _)) = found.last() else { panic!("nothing from {next} on") };
+                next = last.next();
+                let here = found.iter().filter(|(_, _, at)| at.segment == segment);
+                let erase = |location| Erase { key: key.clone(), location, upto: *upto };
+                erases.extend(here.map(|(_, _, location)| erase(*location)));
+            }
+        }
+        self.erasures.in_hand = erases.clone();
+        self.compactor.pack(&self.log, segment, erases);
+        self.advance_compactor();
+        true
+    }
+
+    pub(crate) fn advance_compactor(&mut self) {
+        let mut ops = Vec::new();
+        self.compactor.advance(&mut ops);
+        self.start(ops);
+    }
+
+    /// One random step of a busy shard that is being compacted meanwhile.
+    pub(crate) fn compacting_step(&mut self, dice: &mut Dice) -> Result<(), Error> {
+        match dice.roll(24) {
+            0 => self.want_erased(dice.roll(40), dice.roll(101)),
+            1 | 2 => drop(self.compact(dice.roll(64))),
+            3 if dice.roll(8) == 0 => drop(self.log.roll(0)),
+            _ => self.try_step(dice)?,
+        }
+        Ok(())
+    }
+}
