@@ -11,8 +11,10 @@ use celeriant_schema::{SchemaVersion, fuzzing as schema};
 use celeriant_storage::fuzzing as storage;
 use simulation::scenario::Scenario;
 
+type Target = fn(&[u8]);
+
 /// Name, as that of a folder of the corpus, and what is called.
-pub(crate) const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub(crate) const TARGETS: &[(&str, Target)] = &[
     // What clients and nodes send.
     ("event", schema::event),
     ("wire", schema::wire),
