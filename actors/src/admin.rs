@@ -4,6 +4,7 @@
 //! {"order":"status"}                             this node's view, whatever its role
 //! {"order":"schema","do":"register",…}           schemas: register, policy, list, show
 //! {"order":"audit","do":"frames",…}              hashes of frames: a shard answers, see audit.rs
+//! {"order":"key","do":"create",…}                API keys: create, list, revoke
 //! {"order":"record"}                             what went wrong around it, as a scenario
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
@@ -24,6 +25,8 @@ use crate::audit::AuditOrder;
 use crate::clock::Clock;
 use crate::election::register::{Member, Set};
 use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
+use crate::keys::KeyMail;
+use crate::keys::order::KeyOrder;
 use crate::node::pair::Cluster;
 use crate::route::Route;
 use crate::schemas::SchemaMail;
@@ -42,6 +45,8 @@ pub enum Order {
     Audit(AuditOrder),
     /// Something about schemas.
     Schema(SchemaOrder),
+    /// Something about API keys.
+    Key(KeyOrder),
     /// Let the other node lead.
     HandOver,
     /// A member is lost for good; another store takes its place.
@@ -86,6 +91,8 @@ pub struct Admin {
     pub clock: Arc<dyn Clock>,
     /// Who knows of schemas.
     pub registrar: Recipient<SchemaMail>,
+    /// Who knows of API keys.
+    pub keys: Recipient<KeyMail>,
 }
 
 impl Admin {
@@ -104,6 +111,12 @@ impl Admin {
                 }
             }
             (Order::Audit(_), _) => refuse(route, Refusal::invalid("order", "is for a shard")),
+            (Order::Key(order), _) => {
+                let mail = KeyMail { order, route };
+                if let Err(SendError::ActorNotRunning(mail)) = self.keys.tell(mail).try_send() {
+                    refuse(mail.route, Refusal::NoLeader);
+                }
+            }
             (Order::Status, _) => answer(route, &self.status()),
             (Order::Record, Some(_)) => {
                 let scenario = self.standing.chronicle().scenario(self.clock.now());

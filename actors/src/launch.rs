@@ -117,6 +117,7 @@ impl Launch {
             disks: Arc::new(disks),
             placement: Placement::Threads,
             membership,
+            random: Arc::new(|bytes| rand::fill(bytes)),
         };
         Node::start(settings, components).await
     }

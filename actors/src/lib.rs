@@ -42,6 +42,8 @@ pub mod clock;
 pub mod coordinator;
 pub mod election;
 pub mod fuzzing;
+pub mod insider;
+pub mod keys;
 #[cfg(feature = "server")]
 pub mod launch;
 pub mod node;

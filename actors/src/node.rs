@@ -27,11 +27,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use celeriant_net::{Door, Elsewhere, http};
+use celeriant_net::{Door, Elsewhere, Keyring, http};
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
-use kameo::actor::{ActorRef, Recipient, Spawn};
+use kameo::actor::{Recipient, Spawn};
 use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -45,10 +45,12 @@ use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
+use crate::insider::Insider;
+use crate::keys::{KeyMail, Keys, Random};
 use crate::replicator::activation::Activation;
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::{Router, Shared};
-use crate::schemas::Registrar;
+use crate::schemas::{Registrar, SchemaMail};
 use crate::settlement::Contradiction;
 pub use crate::shard::Disks;
 use crate::shard::{Joints, Orgs};
@@ -99,6 +101,8 @@ pub struct Components<D> {
     pub placement: Placement,
     /// Who says that it leads.
     pub membership: Membership,
+    /// Secrets of API keys are made of it.
+    pub random: Random,
 }
 
 /// What a node is to others.
@@ -176,8 +180,9 @@ pub struct Node {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The node's own actors, which give the orders.
     actors: Vec<AbortOnDrop>,
-    /// The registrar.
-    aside: Option<Aside>,
+    /// Registrar and keys.
+    aside: Vec<Aside>,
+    keyring: Arc<Keyring>,
     threads: Vec<std::thread::JoinHandle<()>>,
     surveyed: Vec<celeriant_storage::recovery::Report>,
     cluster: Option<Cluster>,
@@ -193,8 +198,10 @@ impl Node {
         settings: Settings,
         components: Components<D>,
     ) -> Result<Self, Error> {
-        let Components { cluster, boot, clock, disks, placement, membership } = components;
+        let Components { cluster, boot, clock, disks, placement, membership, random } = components;
         let (news_sender, news) = mpsc::unbounded_channel();
+        let of_wall = Arc::clone(&clock);
+        let wall = Box::new(move || of_wall.wall());
         let mut node = Self {
             routers: Vec::new(),
             orders: Vec::new(),
@@ -203,7 +210,8 @@ impl Node {
             gateway: None,
             tasks: Vec::new(),
             actors: Vec::new(),
-            aside: None,
+            aside: Vec::new(),
+            keyring: Arc::new(Keyring::new(wall)),
             threads: Vec::new(),
             surveyed: Vec::new(),
             cluster: None,
@@ -224,7 +232,7 @@ impl Node {
             let worker = Worker::new(index, settings, common, order_receiver, news_sender.clone());
             node.launch(index, placement, worker)?;
         }
-        let ground = Ground { cluster, boot, clock, news: news_sender };
+        let ground = Ground { cluster, boot, clock, random, news: news_sender };
         match node.run(&settings, ground, membership, placement).await {
             Ok(()) => Ok(node),
             Err(error) => {
@@ -259,7 +267,8 @@ impl Node {
         for orders in &self.orders {
             let (reply, answer) = oneshot::channel();
             // A closed channel or a dropped reply: the thread has stopped and says why in the news.
-            let _ = orders.send(Order::Listen { addr: bound, door: door.clone(), reply });
+            let door = door.clone().with_keys(Arc::clone(&self.keyring));
+            let _ = orders.send(Order::Listen { addr: bound, door, reply });
             bound = match answer.await {
                 Ok(result) => result.map_err(|source| Error::Listen { addr: bound, source })?,
                 Err(_) => return Err(self.failed().await),
@@ -283,6 +292,7 @@ impl Node {
     ) -> Result<SocketAddr, Error> {
         let Some(news) = self.reporter.upgrade() else { return Err(self.failed().await) };
         let router = self.router(0).clone();
+        let door = door.with_keys(Arc::clone(&self.keyring));
         let (gateway, bound) =
             Gateway::start(addr, router, elsewhere, settings, door, news).await?;
         self.gateway = Some(gateway);
@@ -418,7 +428,9 @@ impl Node {
         };
         let registrar = Registrar::prepare_with_mailbox(mailbox::unbounded());
         let registers = registrar.actor_ref().clone();
-        let shared = self.shared(settings, &ground, &shards, &standing, registers.clone());
+        let keys = Keys::prepare_with_mailbox(mailbox::unbounded());
+        let asides = (registers.clone().recipient(), keys.actor_ref().clone().recipient());
+        let shared = self.shared(settings, &ground, &shards, &standing, asides);
         let orgs = Arc::new(Orgs::new());
         let stamps = match self.cluster {
             Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
@@ -442,16 +454,19 @@ impl Node {
             };
             let _ = self.orders[index].send(Order::Run(Box::new(run)));
         }
-        let args = Registrar::new(orgs, self.routers[0].clone(), shards, clock);
-        self.aside = Some(Aside::run(placement, &ground.news, "registrar", registrar, args)?);
-        drop(ground);
-        if self.cluster.is_some() {
-            return Ok(());
+        let args = Registrar::new(orgs, self.routers[0].clone(), shards, Arc::clone(&clock));
+        self.aside.push(Aside::run(placement, &ground.news, "registrar", registrar, args)?);
+        if self.cluster.is_none() {
+            match self.next_news().await? {
+                News::Leading => {}
+                other => unreachable!("{other:?} while waiting for shards to lead"),
+            }
         }
-        match self.next_news().await? {
-            News::Leading => Ok(()),
-            other => unreachable!("{other:?} while waiting for shards to lead"),
-        }
+        // Only now does a node on its own show all keys that there are.
+        let insider = Insider::new(self.routers[0].clone());
+        let args = Keys::new(Arc::clone(&self.keyring), insider, clock, ground.random);
+        self.aside.push(Aside::run(placement, &ground.news, "keys", keys, args)?);
+        Ok(())
     }
 
     /// What the routers of all threads share.
@@ -461,14 +476,15 @@ impl Node {
         ground: &Ground,
         shards: &Arc<[Recipient<ShardMail>]>,
         standing: &Arc<Standing>,
-        registrar: ActorRef<Registrar>,
+        (registrar, keys): (Recipient<SchemaMail>, Recipient<KeyMail>),
     ) -> Arc<Shared> {
         let admin = Admin {
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),
-            registrar: registrar.recipient(),
+            registrar,
+            keys,
         };
         Arc::new(Shared {
             admin,
@@ -537,6 +553,7 @@ struct Ground {
     cluster: ClusterId,
     boot: BootId,
     clock: Arc<dyn Clock>,
+    random: Random,
     news: mpsc::UnboundedSender<News>,
 }
 

@@ -344,6 +344,12 @@ where
         if protocol < hello.min_protocol.max(min) {
             return self.drain(Ended::Refused(Refusal::UnsupportedProtocol { min, max }));
         }
+        if let Some(key) = &hello.api_key {
+            match self.rights.with_key(key) {
+                Ok(rights) => self.rights = rights,
+                Err(refusal) => return self.drain(Ended::Refused(refusal)),
+            }
+        }
         let welcome = wire::Welcome {
             protocol,
             cluster_id: self.settings.cluster_id,

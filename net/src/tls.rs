@@ -44,7 +44,8 @@ use rustls::sign::CertifiedKey;
 pub use authority::{Authority, Issued, Subject, Validity};
 pub use clients::{Acceptor, ClientAuth, ClientAuthError};
 pub use files::Files;
-pub use grant::{Grant, GrantError, Operation};
+pub(crate) use grant::client_of_uri;
+pub use grant::{Grant, GrantError, Operation, client_uri};
 pub(crate) use verify::{Expected, Verdict, Verifier};
 
 use files::Watched;

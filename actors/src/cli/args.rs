@@ -12,10 +12,11 @@ use celeriant_actors::settings::KEYS;
 use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Tls};
 use celeriant_net::json::{Begin, parse_begin};
 use celeriant_net::tls::Grant;
-use celeriant_schema::{ClusterId, Refusal};
+use celeriant_schema::{ApiKey, ClusterId, Refusal};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::failure::Failure;
+use super::key::{KeyAction, Secret};
 use super::schema::SchemaAction;
 
 pub(super) use audit::{AuditAction, Inspect, Verify};
@@ -63,19 +64,21 @@ pub(super) struct Global {
         value_name = "FILE"
     )]
     key: Option<PathBuf>,
-    /// API key (not in this version yet)
-    #[arg(long, global = true, hide = true)]
-    api_key: Option<String>,
+    /// Show nodes this API key, over TLS or on this machine
+    #[arg(
+        long,
+        global = true,
+        env = "CELERIANT_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    api_key: Option<Secret>,
 }
 
 impl Global {
-    /// Refuses flags of what this version lacks: a connection that only seems to be somebody's is
-    /// worse than none.
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        match self.api_key {
-            Some(_) => Err(Failure::usage("--api-key: not in this version yet: use --cert")),
-            None => Ok(()),
-        }
+    /// The API key, if a flag or variable holds one.
+    pub(super) fn api_key(&self) -> Result<Option<ApiKey>, Failure> {
+        self.api_key.as_ref().map_or(Ok(None), Secret::api_key)
     }
 
     /// Certificates of clients, if flags or variables name some.
@@ -147,6 +150,11 @@ pub(super) enum Command {
     },
     /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
     Bucket(Bucket),
+    /// API keys: what clients show instead of a certificate
+    Key {
+        #[command(subcommand)]
+        action: KeyAction,
+    },
     /// Make certificates: a cluster's own authority, and what it signs
     Cert {
         #[command(subcommand)]

@@ -19,6 +19,7 @@ use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::SystemClock;
 use crate::coordinator::{BeginMail, ShardMail};
+use crate::keys::KeyMail;
 use crate::router::{Router, Shared};
 use crate::shard::Orgs;
 use crate::standing::Standing;
@@ -69,6 +70,7 @@ macro_rules! gets_none {
 gets_none!(BeginMail);
 gets_none!(WatchMail);
 gets_none!(SchemaMail);
+gets_none!(KeyMail);
 
 /// Has the registrar catch up with `org` up to `wanted` from a page with these events. What it
 /// tells the shard, and up to where shards know the org then.
@@ -106,6 +108,7 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
             cluster: None,
             clock: clock.clone(),
             registrar: around.clone().recipient(),
+            keys: around.clone().recipient(),
         },
         boot: BootId::new(1),
         counter: AtomicU64::new(1),

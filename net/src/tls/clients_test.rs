@@ -202,7 +202,12 @@ async fn is_welcome(client: &Client, address: SocketAddr) -> bool {
     let greet = async {
         let mut stream = client.connect(TcpStream::connect(address).await?).await?;
         let mut bytes = BytesMut::new();
-        let hello = wire::Hello { min_protocol: 1, max_protocol: 1, client_name: "test".into() };
+        let hello = wire::Hello {
+            min_protocol: 1,
+            max_protocol: 1,
+            client_name: "test".into(),
+            api_key: None,
+        };
         wire::encode_hello(&hello, &mut bytes);
         stream.write_all(&bytes).await?;
         bytes.clear();

@@ -26,7 +26,7 @@ use crate::damage::Scar;
 use crate::disk::SimDisk;
 use crate::gate::Gated;
 use crate::link::End;
-use crate::machine::Machine;
+use crate::machine::{Machine, random_of};
 use crate::overseer::Overseer;
 use crate::rng::Rng;
 use crate::timeline::Micros;
@@ -194,6 +194,7 @@ impl Site {
             disks: self.machine.disks(),
             placement: Placement::Here,
             membership: Membership::Pair(pair.into()),
+            random: random_of(boot),
         };
         self.stage = Stage::Starting(Box::pin(Node::start(self.machine.settings(), components)));
     }
