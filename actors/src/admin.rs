@@ -6,11 +6,13 @@
 //! {"order":"audit","do":"frames",…}              hashes of frames: a shard answers, see audit.rs
 //! {"order":"key","do":"create",…}                API keys: create, list, revoke
 //! {"order":"record"}                             what went wrong around it, as a scenario
+//! {"order":"for","by":…,"what":{…}}              an order that the other node passes on, and whose
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
 //! {"order":"recover","above":…}                  a node makes the register in a new bucket
 //! ```
-//! Who may ask is checked before (`celeriant_net::rights`).
+//! Who may ask is checked before (`celeriant_net::rights`). What changes something goes by the
+//! [`crate::trail`].
 
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ use crate::route::Route;
 use crate::schemas::SchemaMail;
 use crate::schemas::order::SchemaOrder;
 use crate::standing::Standing;
+use crate::trail::TrailMail;
 
 /// What an operator may order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -47,6 +50,13 @@ pub enum Order {
     Schema(SchemaOrder),
     /// Something about API keys.
     Key(KeyOrder),
+    /// What somebody ordered at the other node.
+    For {
+        /// Who, as that node knows him.
+        by: String,
+        /// What.
+        what: Box<Self>,
+    },
     /// Let the other node lead.
     HandOver,
     /// A member is lost for good; another store takes its place.
@@ -93,16 +103,53 @@ pub struct Admin {
     pub registrar: Recipient<SchemaMail>,
     /// Who knows of API keys.
     pub keys: Recipient<KeyMail>,
+    /// Who notes orders.
+    pub trail: Recipient<TrailMail>,
+}
+
+impl Order {
+    /// Whether it only looks: then nobody notes it.
+    fn only_looks(&self) -> bool {
+        match self {
+            Self::Status | Self::Record => true,
+            Self::Schema(SchemaOrder::List { .. } | SchemaOrder::Show { .. }) => true,
+            Self::Schema(SchemaOrder::Register { dry_run, .. }) => *dry_run,
+            Self::Key(KeyOrder::List) => true,
+            Self::For { what, .. } => what.only_looks(),
+            Self::Schema(SchemaOrder::Policy { .. })
+            | Self::Key(KeyOrder::Create { .. } | KeyOrder::Revoke { .. })
+            | Self::HandOver
+            | Self::Replace { .. }
+            | Self::Recover { .. } => false,
+        }
+    }
 }
 
 impl Admin {
-    /// Carries out an order; the answer goes back when it has come to an end.
-    pub(crate) fn take(&self, order: &[u8], route: Route) {
-        let order = match serde_json::from_slice(order) {
-            Ok(order) => order,
-            Err(error) => return refuse(route, Refusal::invalid("order", error)),
+    /// Carries out an order; the answer goes back when it has come to an end. `by`: who gives it;
+    /// `None`: the node, of one that is noted already.
+    pub(crate) fn take(&self, order: &[u8], by: Option<String>, route: Route) {
+        let (order, by) = match (serde_json::from_slice(order), by) {
+            (Err(error), _) => return refuse(route, Refusal::invalid("order", error)),
+            (Ok(Order::For { by, what }), Some(through)) => {
+                (*what, Some(format!("{by}, through {through}")))
+            }
+            (Ok(order), by) => (order, by),
         };
+        let Some(by) = by.filter(|_| !order.only_looks()) else {
+            return self.carry_out(order, route);
+        };
+        let mail = TrailMail { order, by, route };
+        if let Err(SendError::ActorNotRunning(mail)) = self.trail.tell(mail).try_send() {
+            refuse(mail.route, Refusal::NoLeader);
+        }
+    }
+
+    fn carry_out(&self, order: Order, route: Route) {
         match (order, &self.cluster) {
+            (Order::For { .. }, _) => {
+                refuse(route, Refusal::invalid("order", "is passed on once, and not by the node"));
+            }
             (Order::Schema(order), _) => {
                 let mail = SchemaMail { order, route };
                 if let Err(SendError::ActorNotRunning(mail)) = self.registrar.tell(mail).try_send()
@@ -229,3 +276,6 @@ fn answer(route: Route, report: &Value) {
 fn refuse(route: Route, refusal: Refusal) {
     route.answer(Response::Refused(refusal));
 }
+
+#[cfg(test)]
+mod rights_test;

@@ -24,7 +24,8 @@ impl Insider {
     pub async fn ask(&self, request: Request, bytes: usize, deadline: Instant) -> Response {
         let (replies, mut inbox) = ReplySender::channel();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let incoming = Incoming { id, deadline: Some(deadline), bytes: bytes as u32, request };
+        let incoming =
+            Incoming { id, deadline: Some(deadline), bytes: bytes as u32, request, by: None };
         self.router.submit(vec![incoming], &replies);
         drop(replies);
         // What waits for a deadline is answered only when somebody looks at it.

@@ -147,7 +147,8 @@ impl Keys {
             let events = EncodedEvents::encode(&[event.to_event(self.clock.wall())])?;
             let bytes = events.as_bytes().len() + REQUEST_BYTES;
             let guard = Guard::Exact(self.version);
-            let members = vec![Member { key: place(), guard, sequence: None, events }];
+            let members =
+                vec![Member { key: place(), guard, sequence: None, events, retention: None }];
             let write = Request::Write(Write { client_id: ClientId::NONE, members });
             match self.insider.ask(write, bytes, deadline).await {
                 // What was appended is read back: what counts is what the log says.

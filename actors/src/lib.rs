@@ -55,6 +55,7 @@ pub mod settings;
 pub mod settlement;
 pub mod shard;
 pub mod standing;
+pub mod trail;
 pub mod verdict;
 pub mod watch;
 pub mod work;

@@ -36,7 +36,7 @@ use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::aside::Aside;
+use self::aside::{Aside, Asides};
 use self::gateway::Gateway;
 use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
@@ -46,15 +46,16 @@ use crate::admission::Admission;
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
 use crate::insider::Insider;
-use crate::keys::{KeyMail, Keys, Random};
+use crate::keys::{Keys, Random};
 use crate::replicator::activation::Activation;
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::{Router, Shared};
-use crate::schemas::{Registrar, SchemaMail};
+use crate::schemas::Registrar;
 use crate::settlement::Contradiction;
 pub use crate::shard::Disks;
 use crate::shard::{Joints, Orgs};
 use crate::standing::Standing;
+use crate::trail::Trail;
 use crate::watch::{NewsMail, WatchMail};
 
 /// Plain numbers of a node; validated where they are read.
@@ -180,7 +181,7 @@ pub struct Node {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The node's own actors, which give the orders.
     actors: Vec<AbortOnDrop>,
-    /// Registrar and keys.
+    /// Registrar, trail and keys.
     aside: Vec<Aside>,
     keyring: Arc<Keyring>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -426,11 +427,8 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
-        let registrar = Registrar::prepare_with_mailbox(mailbox::unbounded());
-        let registers = registrar.actor_ref().clone();
-        let keys = Keys::prepare_with_mailbox(mailbox::unbounded());
-        let asides = (registers.clone().recipient(), keys.actor_ref().clone().recipient());
-        let shared = self.shared(settings, &ground, &shards, &standing, asides);
+        let asides = Asides::prepare();
+        let shared = self.shared(settings, &ground, &shards, &standing, &asides);
         let orgs = Arc::new(Orgs::new());
         let stamps = match self.cluster {
             Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
@@ -448,14 +446,26 @@ impl Node {
                 coordinators: Arc::clone(&coordinators),
                 watches: Arc::clone(&watches),
                 orderer: orderer.clone(),
-                registrar: registers.clone().recipient(),
+                registrar: asides.registrar.actor_ref().clone().recipient(),
                 orgs: Arc::clone(&orgs),
                 router,
             };
             let _ = self.orders[index].send(Order::Run(Box::new(run)));
         }
-        let args = Registrar::new(orgs, self.routers[0].clone(), shards, Arc::clone(&clock));
-        self.aside.push(Aside::run(placement, &ground.news, "registrar", registrar, args)?);
+        let registrar = Registrar::new(orgs, self.routers[0].clone(), shards, clock);
+        self.run_asides(placement, ground, asides, registrar).await
+    }
+
+    /// Lets those run who take orders. A node on its own leads by then.
+    async fn run_asides(
+        &mut self,
+        placement: Placement,
+        ground: Ground,
+        asides: Asides,
+        registrar: Registrar,
+    ) -> Result<(), Error> {
+        let Ground { clock, random, news, .. } = ground;
+        self.aside.push(Aside::run(placement, &news, "registrar", asides.registrar, registrar)?);
         if self.cluster.is_none() {
             match self.next_news().await? {
                 News::Leading => {}
@@ -463,9 +473,11 @@ impl Node {
             }
         }
         // Only now does a node on its own show all keys that there are.
-        let insider = Insider::new(self.routers[0].clone());
-        let args = Keys::new(Arc::clone(&self.keyring), insider, clock, ground.random);
-        self.aside.push(Aside::run(placement, &ground.news, "keys", keys, args)?);
+        let insider = || Insider::new(self.routers[0].clone());
+        let trail = Trail::new(insider(), Arc::clone(&clock));
+        let keys = Keys::new(Arc::clone(&self.keyring), insider(), clock, random);
+        self.aside.push(Aside::run(placement, &news, "trail", asides.trail, trail)?);
+        self.aside.push(Aside::run(placement, &news, "keys", asides.keys, keys)?);
         Ok(())
     }
 
@@ -476,15 +488,16 @@ impl Node {
         ground: &Ground,
         shards: &Arc<[Recipient<ShardMail>]>,
         standing: &Arc<Standing>,
-        (registrar, keys): (Recipient<SchemaMail>, Recipient<KeyMail>),
+        asides: &Asides,
     ) -> Arc<Shared> {
         let admin = Admin {
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),
-            registrar,
-            keys,
+            registrar: asides.registrar.actor_ref().clone().recipient(),
+            keys: asides.keys.actor_ref().clone().recipient(),
+            trail: asides.trail.actor_ref().clone().recipient(),
         };
         Arc::new(Shared {
             admin,

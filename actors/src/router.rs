@@ -115,6 +115,7 @@ impl Router {
                     }
                 },
             },
+            Request::Admin(order) => self.shared.admin.take(&order, incoming.by, route),
             Request::Write(write) => match home(&write, shards) {
                 Some(shard) => {
                     let request = Request::Write(write);

@@ -1,7 +1,7 @@
 //! The API keys that are good here and now, as every thread looks them up.
 //!
 //! ```text
-//! $system/keys/keys ──▶ whoever reads it (actors::keys) ── publish ──▶ Keyring ◀── check ── Rights
+//! $system/keys/keys ──▶ whoever reads it (actors::keys) ─ publish ▶ Keyring ◀─ check ─ Rights
 //! ```
 //! A lookup takes no lock and asks nobody; what is published counts from the next request on, on
 //! connections that are up, too. What a key allows never changes: only whether it still counts.
@@ -89,8 +89,8 @@ impl Keyring {
         holder.filter(|holder| self.counts(holder)).map(drop).ok_or_else(not_a_key)
     }
 
-    /// Whether a key has `client` for its holder. One that has expired keeps it until it is revoked:
-    /// nobody comes into another's name by waiting.
+    /// Whether a key has `client` for its holder. One that has expired keeps it until it is
+    /// revoked: nobody comes into another's name by waiting.
     pub(crate) fn binds(&self, client: ClientId) -> bool {
         self.known.load().as_ref().is_some_and(|known| known.bound.contains(&client))
     }

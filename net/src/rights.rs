@@ -53,7 +53,9 @@ pub struct Rights {
     of: Of,
     /// Client ids that it writes under; empty: under any that is not somebody else's.
     own: Vec<ClientId>,
-    key: Option<ApiKeyId>,
+    key: Option<(ApiKeyId, Arc<str>)>,
+    /// What the certificate calls its holder.
+    name: Option<Arc<str>>,
     /// `None`: keys count for nothing here.
     keyring: Option<Arc<Keyring>>,
     /// Nobody on the way sees what is shown.
@@ -80,7 +82,7 @@ impl Rights {
     }
 
     const fn new(of: Of) -> Self {
-        Self { of, own: Vec::new(), key: None, keyring: None, is_private: false }
+        Self { of, own: Vec::new(), key: None, name: None, keyring: None, is_private: false }
     }
 
     /// To do nothing.
@@ -88,8 +90,8 @@ impl Rights {
         Self::new(Of::Nobody)
     }
 
-    /// Of one who does not say who he is.
-    pub(crate) fn anonymous(grants: Vec<Grant>) -> Self {
+    /// Of one who does not say who he is, where those may do something.
+    pub fn anonymous(grants: Vec<Grant>) -> Self {
         if grants.is_empty() { Self::none() } else { Self::new(Of::Holder(grants.into())) }
     }
 
@@ -100,13 +102,14 @@ impl Rights {
         let counts = |of: ClusterId| cluster.is_none_or(|own| own == of);
         let mut names = parsed.valid_uri_names().filter_map(|uri| uri.parse::<Name>().ok());
         if names.any(|name| counts(name.cluster)) {
-            return Self::all();
+            return Self { name: common_name(parsed.subject()), ..Self::all() };
         }
         let grants = parsed.valid_uri_names().filter_map(Grant::from_uri);
         let grants = grants.filter(|(of, _)| counts(*of)).map(|(_, grant)| grant);
         let clients = parsed.valid_uri_names().filter_map(client_of_uri);
         let own = clients.filter(|(of, _)| counts(*of)).map(|(_, client)| client).collect();
-        Self { own, ..Self::new(Of::Holder(grants.collect())) }
+        let name = common_name(parsed.subject());
+        Self { own, name, ..Self::new(Of::Holder(grants.collect())) }
     }
 
     /// The same where keys are looked up in `keyring`, and shown in private or not.
@@ -136,7 +139,21 @@ impl Rights {
             }
         };
         let own = self.own.iter().copied().chain(holder.client_id).collect();
-        Ok(Self { of, own, key: Some(key.id()), ..self.clone() })
+        let key = Some((key.id(), holder.name.as_str().into()));
+        Ok(Self { of, own, key, ..self.clone() })
+    }
+
+    /// Who this is, for the trail of orders.
+    pub(crate) fn who(&self) -> String {
+        let kind = if matches!(self.of, Of::Everybody) { "node" } else { "certificate" };
+        let certificate = self.name.as_ref().map(|name| format!("{kind} {name}"));
+        let key = self.key.as_ref().map(|(id, name)| format!("key {id} {name}"));
+        let said: Vec<String> = certificate.into_iter().chain(key).collect();
+        match (said.is_empty(), &self.of) {
+            (false, _) => said.join(" and "),
+            (true, Of::Holder(_)) => "somebody without a name".to_owned(),
+            (true, _) => "somebody in the clear".to_owned(),
+        }
     }
 
     /// Whether `request` may be done.
@@ -144,8 +161,8 @@ impl Rights {
     /// # Errors
     /// `Unauthenticated`, or `PermissionDenied` with what is missing.
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
-        if let (Some(key), Some(keyring)) = (self.key, &self.keyring) {
-            keyring.check(key)?;
+        if let (Some((key, _)), Some(keyring)) = (&self.key, &self.keyring) {
+            keyring.check(*key)?;
         }
         let grants = match &self.of {
             Of::Everybody => return Ok(()),
@@ -210,6 +227,15 @@ fn check_feed(grants: &[Grant], selector: &Selector) -> Result<(), Refusal> {
         Selector::Aggregate(key) => of_key(grants, Operation::Watch, key),
         Selector::Several(parts) => parts.iter().try_for_each(|part| check_feed(grants, part)),
     }
+}
+
+/// The common name in a certificate's subject (X.501): an object identifier, then a short text.
+fn common_name(subject: &[u8]) -> Option<Arc<str>> {
+    const IDENTIFIER: [u8; 5] = [6, 3, 0x55, 4, 3];
+    let at = subject.windows(IDENTIFIER.len()).position(|part| part == IDENTIFIER)?;
+    let [_tag, length, text @ ..] = &subject[at + IDENTIFIER.len()..] else { return None };
+    let text = text.get(..usize::from(*length)).filter(|_| *length < 0x80)?;
+    std::str::from_utf8(text).ok().map(Arc::from)
 }
 
 /// What of an operator's order says which rights it takes; the rest is not this module's.

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod adoption;
+mod api_keys;
 mod attack;
 mod audit;
 mod bucket;

@@ -259,6 +259,9 @@ pub(super) enum CertAction {
         /// What it may do; * is any org or type, all any operation. Without one it may do nothing
         #[arg(long = "grant", value_name = "ORG:TYPE:read,append,watch,retain,schema,admin|all")]
         grants: Vec<Grant>,
+        /// It writes under this client id only
+        #[arg(long, value_name = "UUID")]
+        client_id: Option<ClientId>,
         /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
         #[arg(long, default_value = ".", value_name = "DIR")]
         out: PathBuf,

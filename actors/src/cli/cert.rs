@@ -10,8 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use celeriant_net::tls::{Authority, Grant, Issued, Name, Subject, Validity};
-use celeriant_schema::{ClusterId, StoreId};
+use celeriant_net::tls::{Authority, Grant, Issued, Name, Subject, Validity, client_uri};
+use celeriant_schema::{ClientId, ClusterId, StoreId};
 use celeriant_storage::store::{DataDir, Format, Options};
 use serde_json::{Value, json};
 
@@ -38,8 +38,8 @@ pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
             let store = store(&out, &data_dir, shards, allow_buffered)?;
             said(output, &node(&out, &name, store, hosts, days)?)
         }
-        CertAction::Client { name, grants, out, days } => {
-            said(output, &client(&out, &name, &grants, days)?)
+        CertAction::Client { name, grants, client_id, out, days } => {
+            said(output, &client(&out, &name, &grants, client_id, days)?)
         }
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn try_out(dir: &Path, names: &[&str], shards: u16) -> Result<PathBuf
         node(&out, name, store, Vec::new(), TRY_OUT_DAYS)?;
     }
     let everything = "*:*:all".parse().map_err(wrong)?;
-    client(&out, TRY_OUT_CLIENT, &[everything], TRY_OUT_DAYS)?;
+    client(&out, TRY_OUT_CLIENT, &[everything], None, TRY_OUT_DAYS)?;
     Ok(out)
 }
 
@@ -107,9 +107,16 @@ fn node(
     Ok(json!({"store": store.store.to_string(), "certificate": certificate}))
 }
 
-fn client(out: &Path, name: &str, grants: &[Grant], days: u32) -> Result<Value, Failure> {
+fn client(
+    out: &Path,
+    name: &str,
+    grants: &[Grant],
+    client_id: Option<ClientId>,
+    days: u32,
+) -> Result<Value, Failure> {
     let cluster = cluster(out)?;
-    let uris = grants.iter().map(|grant| grant.uri(cluster)).collect();
+    let bound = client_id.map(|client| client_uri(cluster, client));
+    let uris = grants.iter().map(|grant| grant.uri(cluster)).chain(bound).collect();
     let subject = Subject { name: name.to_owned(), uris, ..Subject::default() };
     let certificate = issue(out, &subject, days)?;
     let grants: Vec<String> = grants.iter().map(Grant::to_string).collect();

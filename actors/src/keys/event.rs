@@ -1,4 +1,4 @@
-//! What is written down about API keys, as events in org `$system`: JSON, to be read by people, too.
+//! What is written down about API keys, as events in org `$system`: JSON, for people, too.
 
 use std::fmt::Display;
 use std::str::FromStr;

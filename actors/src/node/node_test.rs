@@ -28,7 +28,7 @@ impl Client {
     }
 
     async fn ask(&mut self, node: &Node, request: Request) -> Response {
-        let incoming = Incoming { id: 1, deadline: None, bytes: 100, request };
+        let incoming = Incoming { id: 1, deadline: None, bytes: 100, request, by: None };
         node.router(0).submit(vec![incoming], &self.replies);
         let mut replies = self.inbox.recv().await.expect("the node answers");
         assert_eq!(replies.len(), 1);

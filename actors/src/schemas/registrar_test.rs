@@ -23,6 +23,7 @@ use crate::keys::KeyMail;
 use crate::router::{Router, Shared};
 use crate::shard::Orgs;
 use crate::standing::Standing;
+use crate::trail::TrailMail;
 use crate::watch::WatchMail;
 use crate::work::{Step, Work};
 
@@ -71,6 +72,7 @@ gets_none!(BeginMail);
 gets_none!(WatchMail);
 gets_none!(SchemaMail);
 gets_none!(KeyMail);
+gets_none!(TrailMail);
 
 /// Has the registrar catch up with `org` up to `wanted` from a page with these events. What it
 /// tells the shard, and up to where shards know the org then.
@@ -109,6 +111,7 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
             clock: clock.clone(),
             registrar: around.clone().recipient(),
             keys: around.clone().recipient(),
+            trail: around.clone().recipient(),
         },
         boot: BootId::new(1),
         counter: AtomicU64::new(1),

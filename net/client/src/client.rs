@@ -115,7 +115,8 @@ impl Client {
     /// them that is up tells which one leads.
     ///
     /// # Errors
-    /// `Error::Url` (also when the variable holds no key), or `Error::Connect` when no node answers.
+    /// `Error::Url` (also when the variable holds no key), or `Error::Connect` when no node
+    /// answers.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let key = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
         let wrong = |error| Error::Url { reason: format!("{API_KEY_VARIABLE} {error}") };

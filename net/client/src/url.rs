@@ -25,7 +25,8 @@ const ADDRESS_BYTES_MAX: usize = 261;
 /// celeriant://a,b?ca=ca.crt&api_key=FILE                                with the API key in FILE
 /// celeriant://127.0.0.1:7440?tls=off                                    in the clear
 /// ```
-/// A key itself is no part of a URL, which is printed and logged. In names of files, `%` and two digits stand for a byte; `%`, `&` and `#` must be written so.
+/// A key itself is no part of a URL, which is printed and logged. In names of files, `%` and two
+/// digits stand for a byte; `%`, `&` and `#` must be written so.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Url {
     addresses: Vec<String>,

@@ -185,7 +185,9 @@ fn foreign() -> Vec<Request> {
         order(r#"{"order":"key","do":"create","name":"x","grants":["acme:account:read"]}"#),
         order(r#"{"order":"key","do":"list"}"#),
         order(r#"{"order":"key","do":"revoke","id":"0000000000000001"}"#),
+        order(r#"{"order":"for","by":"me","what":{"order":"status"}}"#),
         read("$system/keys/keys"),
+        read("$system/audit/2026-11"),
         write(&[("$system/keys/keys", true)]),
         feed("$system/keys/keys"),
         order("no order"),
@@ -355,4 +357,16 @@ fn a_client_id_that_a_key_names_is_its_holder_s_and_binds_him() {
     // Both may be shown.
     let both = certificate.with_key(&secret(2)).expect("a key");
     assert_eq!([mine, other, free].map(|id| may(&both, id)), [true, true, false]);
+}
+
+#[test]
+fn it_is_known_by_name_who_gives_an_order() {
+    let ring = || Some(keyring([keyed(&secret(1), &["*:*:all"])]));
+    let certificate = holder(&["acme:*:read"]).with_keys(ring(), true);
+    assert_eq!(certificate.who(), "certificate someone");
+    let both = certificate.with_key(&secret(1)).expect("a key").who();
+    assert_eq!(both, "certificate someone and key 0000000000000001 test");
+    let node = shown(vec![Name { cluster: CLUSTER, store: StoreId::new(3) }.to_string()], None);
+    assert_eq!(node.who(), "node someone");
+    assert_eq!(Rights::all().who(), "somebody in the clear");
 }
