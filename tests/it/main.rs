@@ -19,6 +19,7 @@ mod pair;
 mod process;
 mod projection;
 mod schemas;
+mod secrets;
 mod support;
 mod tidy;
 mod tls;

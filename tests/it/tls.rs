@@ -149,3 +149,21 @@ async fn certificates_are_exchanged_under_connections_that_go_on() {
     client.list_types("acme").collect().await.expect("the old connection goes on");
     assert_eq!(node.terminate(), Some(0));
 }
+
+#[test]
+fn a_certificate_that_was_taken_back_opens_nothing_from_the_next_session_on() {
+    let site = Site::new();
+    for name in ["lost", "stolen"] {
+        site.cert("certs", &["client", name, "--grant", "acme:*:read"]);
+    }
+    site.cert("certs", &["revoke", "stolen"]);
+    let node = Node::run(site.command(&["--tls-crl", &site.text("certs/ca.crl")]));
+    let url = |name| site.url(&node, "certs", Some(name));
+    assert_eq!((ls(&url("app")).code, ls(&url("lost")).code), (0, 0));
+    unreachable(&refused(&url("stolen")), "Revoked");
+    site.cert("certs", &["revoke", "lost"]);
+    wait::until("the new list to count", || (refused(&url("lost")).code != 0).then_some(()));
+    unreachable(&refused(&url("lost")), "Revoked");
+    unreachable(&refused(&url("stolen")), "Revoked");
+    assert_eq!(ls(&url("app")).code, 0);
+}

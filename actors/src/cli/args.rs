@@ -252,6 +252,14 @@ pub(super) enum CertAction {
         #[arg(long)]
         allow_buffered: bool,
     },
+    /// Take certificates back: writes ca.crl, for tls_crl of the nodes
+    Revoke {
+        /// Name of the certificate: NAME.crt
+        name: String,
+        /// Where ca.crt, ca.key and the certificate are
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Make a client's certificate: NAME.crt and NAME.key
     Client {
         /// Name of the client

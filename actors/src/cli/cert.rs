@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use celeriant_net::tls::{Authority, Grant, Issued, Name, Subject, Validity, client_uri};
+use celeriant_net::tls::{Authority, Grant, Issued, Name, Serial, Subject, Validity, client_uri};
 use celeriant_schema::{ClientId, ClusterId, StoreId};
 use celeriant_storage::store::{DataDir, Format, Options};
 use serde_json::{Value, json};
@@ -21,6 +21,10 @@ use super::output::Output;
 
 const AUTHORITY: &str = "ca";
 const CLUSTER: &str = "cluster-id";
+/// Serial numbers and names of what was taken back.
+const REVOKED: &str = "ca.revoked";
+/// A list says when the next one comes; nobody holds it against it when that is late.
+const LIST_DAYS: u32 = 365;
 /// What is only tried out may be left running, but not forgotten.
 const TRY_OUT_DAYS: u32 = 30;
 /// Name of the client that tries it out.
@@ -38,6 +42,7 @@ pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
             let store = store(&out, &data_dir, shards, allow_buffered)?;
             said(output, &node(&out, &name, store, hosts, days)?)
         }
+        CertAction::Revoke { name, out } => said(output, &revoke(&out, &name)?),
         CertAction::Client { name, grants, client_id, out, days } => {
             said(output, &client(&out, &name, &grants, client_id, days)?)
         }
@@ -121,6 +126,34 @@ fn client(
     let certificate = issue(out, &subject, days)?;
     let grants: Vec<String> = grants.iter().map(Grant::to_string).collect();
     Ok(json!({"client": name, "certificate": certificate, "grants": grants.join(" ")}))
+}
+
+/// Takes a certificate back. What was revoked stays revoked: the list is made of a file that only
+/// grows.
+fn revoke(out: &Path, name: &str) -> Result<Value, Failure> {
+    let serial = Serial::of(&read(&out.join(format!("{name}.crt")))?).map_err(wrong)?;
+    let path = out.join(REVOKED);
+    let before = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        before => before?,
+    };
+    let line = format!("{serial} {name}\n");
+    let all = if before.contains(&line) { before } else { before + &line };
+    let serials = all.lines().filter_map(|line| line.split(' ').next()).map(str::parse);
+    let serials: Vec<Serial> = serials.collect::<Result<_, _>>().map_err(wrong)?;
+    let authority = Authority::from_pem(&read(&out.join("ca.crt"))?, &read(&out.join("ca.key"))?);
+    let list = authority.map_err(wrong)?.revoke(&serials, serials.len() as u64, valid(LIST_DAYS));
+    let crl = out.join("ca.crl");
+    replace(&path, &all)?;
+    replace(&crl, &list.map_err(wrong)?)?;
+    Ok(json!({"revoked": name, "serial": serial.to_string(), "list": crl}))
+}
+
+/// Puts a file into the place of another, whole.
+fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, content)?;
+    fs::rename(&new, path)
 }
 
 /// Signs a certificate and puts it beside the authority. Returns where.

@@ -194,7 +194,11 @@ fn certificates(given: &mut Given) -> Option<Files> {
         }
     }
     let [authority, certificate, key] = paths;
-    (!missing(&authority)).then_some(Files { authority, certificate, key })
+    let revoked = given.get("tls_crl").map(PathBuf::from).filter(|path| !missing(path));
+    if revoked.is_some() && missing(&authority) {
+        given.refuse("tls_crl", "there is no tls_ca that could have revoked anything");
+    }
+    (!missing(&authority)).then_some(Files { authority, certificate, key, revoked })
 }
 
 /// What clients must show, if they come over TLS.
