@@ -30,6 +30,7 @@ use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
 use crate::keys::KeyMail;
 use crate::keys::order::KeyOrder;
 use crate::node::pair::Cluster;
+use crate::quotas::Meter;
 use crate::route::Route;
 use crate::schemas::SchemaMail;
 use crate::schemas::order::SchemaOrder;
@@ -99,6 +100,8 @@ pub struct Admin {
     pub cluster: Option<Cluster>,
     /// The node's.
     pub clock: Arc<dyn Clock>,
+    /// Counts what the writers of orgs take.
+    pub meter: Arc<Meter>,
     /// Who knows of schemas.
     pub registrar: Recipient<SchemaMail>,
     /// Who knows of API keys.
@@ -204,6 +207,7 @@ impl Admin {
             "node_id": self.node_id,
             "role": "alone",
             "epoch": self.standing.epoch().value(),
+            "over_quota": self.meter.refused(),
             "shards": shards.collect::<Vec<_>>(),
         });
         if let Some(cluster) = &self.cluster {

@@ -47,6 +47,7 @@ pub mod keys;
 #[cfg(feature = "server")]
 pub mod launch;
 pub mod node;
+pub mod quotas;
 pub mod replicator;
 pub mod route;
 pub mod router;

@@ -47,6 +47,7 @@ use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
 use crate::insider::Insider;
 use crate::keys::{Keys, Random};
+use crate::quotas::{Meter, Quotas};
 use crate::replicator::activation::Activation;
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::{Router, Shared};
@@ -67,6 +68,8 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes for requests that are not yet answered.
     pub admission_bytes: usize,
+    /// What the writers of orgs may take.
+    pub quotas: Quotas,
     /// Bytes of frames kept in memory, all shards together.
     pub cache_bytes: usize,
     /// Of every shard's log.
@@ -490,7 +493,9 @@ impl Node {
         standing: &Arc<Standing>,
         asides: &Asides,
     ) -> Arc<Shared> {
+        let meter = Arc::new(Meter::new(settings.quotas.clone()));
         let admin = Admin {
+            meter: Arc::clone(&meter),
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
@@ -502,6 +507,7 @@ impl Node {
         Arc::new(Shared {
             admin,
             admission: Admission::new(settings.admission_bytes),
+            meter,
             shards: Arc::clone(shards),
             standing: Arc::clone(standing),
             boot: ground.boot,

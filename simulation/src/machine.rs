@@ -133,6 +133,7 @@ impl Machine {
             shards: self.shape.shards,
             threads: self.shape.threads,
             admission_bytes: self.shape.admission_bytes,
+            quotas: Default::default(),
             cache_bytes: self.shape.cache_bytes,
             log: self.log,
             net: Arc::new(celeriant_net::Settings::default()),

@@ -20,6 +20,7 @@ use crate::admission::Admission;
 use crate::clock::SystemClock;
 use crate::coordinator::{BeginMail, ShardMail};
 use crate::keys::KeyMail;
+use crate::quotas::{Meter, Quotas};
 use crate::router::{Router, Shared};
 use crate::shard::Orgs;
 use crate::standing::Standing;
@@ -100,12 +101,15 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
     let around = Surroundings::spawn(Surroundings { page, steps });
     let (clock, standing) = (Arc::new(SystemClock), Arc::new(Standing::alone(1)));
     let shards: Arc<[_]> = vec![around.clone().recipient()].into();
+    let meter = Arc::new(Meter::new(Quotas::default()));
     let shared = Shared {
         admission: Admission::new(1 << 20),
+        meter: Arc::clone(&meter),
         shards: Arc::clone(&shards),
         standing: Arc::clone(&standing),
         admin: Admin {
             node_id: "test".into(),
+            meter,
             standing,
             cluster: None,
             clock: clock.clone(),

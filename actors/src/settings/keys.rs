@@ -46,6 +46,11 @@ pub const KEYS: &[Key] = &[
         "What clients may do that show no certificate, with spaces between; \"\" = nothing",
     ),
     key(
+        "quotas",
+        "quotas",
+        "What writers of an org may take per second: ORG:writes=N,bytes=SIZE, * for others",
+    ),
+    key(
         "insecure_plaintext",
         "true or false",
         "Serve clients without TLS, also on anything but loopback",
