@@ -9,7 +9,7 @@
 //! ```
 //! | request                                | needs                                      |
 //! | --- | --- |
-//! | append                                 | `append`, and the client id; a guard without events: `read` |
+//! | append                                 | `append`; a guard without events: `read`   |
 //! | delete, trim                           | `retain`                                   |
 //! | read, head, list                       | `read`; of all orgs: `read` of everything  |
 //! | watch, feed                            | `watch` of all that the selector covers    |
@@ -29,7 +29,7 @@
 //! and never under another. A client id that a key names is its holder's: nobody else writes under
 //! it, whatever his grants. (Of certificates the store knows only those that it is shown, so they
 //! bind their holder and nobody else.) Who may do everything is not asked: nodes, and the clear.
-//! Deliberately absent: quotas.
+//! Deliberately absent: how much of it (`actors::quotas`).
 
 #[cfg(test)]
 mod rights_test;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use celeriant_actors::settings::KEYS;
 use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Tls};
 use celeriant_net::json::{Begin, parse_begin};
-use celeriant_net::tls::Grant;
-use celeriant_schema::{ApiKey, ClusterId, Refusal};
+use celeriant_schema::{ApiKey, Refusal};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use super::cert::CertAction;
 use super::failure::Failure;
 use super::key::{KeyAction, Secret};
 use super::schema::SchemaAction;
@@ -213,70 +213,6 @@ pub(super) struct Bucket {
     /// Secret half
     #[arg(long, default_value = "try-it-out", env = "AWS_SECRET_ACCESS_KEY")]
     pub(super) secret_key: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum CertAction {
-    /// Make a certificate authority: ca.crt, ca.key and cluster-id
-    Ca {
-        /// Where to
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-        /// The cluster that it is for, to adopt the data of a single node [default: a new one]
-        #[arg(long, value_name = "UUID")]
-        cluster: Option<ClusterId>,
-        /// Days that it is valid
-        #[arg(long, default_value_t = 3650)]
-        days: u32,
-    },
-    /// Make a node's data directory and the certificate that names it: NAME.crt and NAME.key
-    Node {
-        /// Name of the node
-        name: String,
-        /// The node's data directory; made if it is empty
-        #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
-        /// Shards of a new store: the same for both nodes [default: as many as cores]
-        #[arg(long)]
-        shards: Option<u16>,
-        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-        /// Names and addresses by which clients reach it [default: this machine's own]
-        #[arg(long = "host", value_name = "HOST")]
-        hosts: Vec<String>,
-        /// Days that it is valid
-        #[arg(long, default_value_t = 365)]
-        days: u32,
-        /// Use a file system that may lose acknowledged writes in a power cut
-        #[arg(long)]
-        allow_buffered: bool,
-    },
-    /// Take certificates back: writes ca.crl, for tls_crl of the nodes
-    Revoke {
-        /// Name of the certificate: NAME.crt
-        name: String,
-        /// Where ca.crt, ca.key and the certificate are
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-    },
-    /// Make a client's certificate: NAME.crt and NAME.key
-    Client {
-        /// Name of the client
-        name: String,
-        /// What it may do; * is any org or type, all any operation. Without one it may do nothing
-        #[arg(long = "grant", value_name = "ORG:TYPE:read,append,watch,retain,schema,admin|all")]
-        grants: Vec<Grant>,
-        /// It writes under this client id only
-        #[arg(long, value_name = "UUID")]
-        client_id: Option<ClientId>,
-        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-        /// Days that it is valid
-        #[arg(long, default_value_t = 365)]
-        days: u32,
-    },
 }
 
 #[derive(Debug, clap::Args)]
