@@ -51,7 +51,7 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     assert!(told.contains("OrderGiven") && told.contains("KeyCreated"), "{told}");
     assert_eq!(node.terminate(), Some(0));
     let log = fs::read_to_string(site.path("log")).expect("a log");
-    assert!(log.lines().count() > 20, "it logs: {log}");
+    assert!(log.contains("no such API key"), "it logs what it refuses: {log}");
     // A part of it would be too much, too.
     for (part, text) in [("the log", &log), ("an answer", &told)] {
         let found = text.lines().find(|line| line.contains(&secret[..16]));
