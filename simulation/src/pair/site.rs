@@ -85,7 +85,7 @@ pub(super) enum Stage {
 /// What became of a process.
 pub(super) enum Turn {
     PowerWent,
-    Started(Result<Node, Error>),
+    Started(Box<Result<Node, Error>>),
     Failed(Error),
     Stopped,
 }
@@ -209,7 +209,9 @@ impl Site {
         }
         match &mut self.stage {
             Stage::Down { .. } => Poll::Pending,
-            Stage::Starting(start) => start.as_mut().poll(cx).map(Turn::Started),
+            Stage::Starting(start) => {
+                start.as_mut().poll(cx).map(|started| Turn::Started(Box::new(started)))
+            }
             Stage::Up(node) => pin!(node.failed()).poll(cx).map(Turn::Failed),
             Stage::Stopping(stop) => stop.as_mut().poll(cx).map(|()| Turn::Stopped),
         }
