@@ -114,7 +114,7 @@ impl Order {
     /// Whether it only looks: then nobody notes it.
     fn only_looks(&self) -> bool {
         match self {
-            Self::Status | Self::Record => true,
+            Self::Status | Self::Record | Self::Audit(_) => true,
             Self::Schema(SchemaOrder::List { .. } | SchemaOrder::Show { .. }) => true,
             Self::Schema(SchemaOrder::Register { dry_run, .. }) => *dry_run,
             Self::Key(KeyOrder::List) => true,

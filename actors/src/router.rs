@@ -113,7 +113,7 @@ impl Router {
                 out.refused.push(Reply { id: incoming.id, response: Response::Pong });
             }
             Request::Admin(order) => match AuditOrder::of(&order) {
-                None => self.shared.admin.take(&order, route),
+                None => self.shared.admin.take(&order, incoming.by, route),
                 Some(audit) => match audit.and_then(|audit| audit.shard(shards)) {
                     Ok(shard) => {
                         let request = Request::Admin(order);
@@ -125,7 +125,6 @@ impl Router {
                     }
                 },
             },
-            Request::Admin(order) => self.shared.admin.take(&order, incoming.by, route),
             Request::Write(write) => match home(&write, shards) {
                 Some(shard) => {
                     let request = Request::Write(write);

@@ -13,6 +13,8 @@ use super::*;
 fn row(order: &Order) -> (&'static str, Option<Operation>) {
     match order {
         Order::Status => ("status", None),
+        Order::Audit(AuditOrder::Frames { .. }) => ("frames", None),
+        Order::Audit(AuditOrder::Event { .. }) => ("event", Some(Operation::Read)),
         Order::Schema(SchemaOrder::Register { .. }) => ("register", Some(Operation::Schema)),
         Order::Schema(SchemaOrder::Policy { .. }) => ("policy", Some(Operation::Schema)),
         Order::Schema(SchemaOrder::List { .. }) => ("schemas", Some(Operation::Read)),
@@ -29,12 +31,14 @@ fn row(order: &Order) -> (&'static str, Option<Operation>) {
 }
 
 /// How many there are.
-const ROWS: usize = 13;
+const ROWS: usize = 15;
 
 /// One of each.
 fn orders() -> Vec<Order> {
     let texts = [
         r#"{"order":"status"}"#,
+        r#"{"order":"audit","do":"frames","shard":0,"after":0}"#,
+        r#"{"order":"audit","do":"event","key":"acme/account/a","version":1,"stamp":1}"#,
         r#"{"order":"schema","do":"register","schema":"acme/account/T@1.0","format":"json",
             "text":""}"#,
         r#"{"order":"schema","do":"policy","org":"acme","closed":true,"allow_encrypted":false}"#,
@@ -74,5 +78,5 @@ fn an_order_takes_its_operation_and_no_other_opens_it() {
 fn what_changes_something_is_noted_and_what_looks_is_not() {
     let looks: Vec<&str> =
         orders().iter().filter(|order| order.only_looks()).map(|order| row(order).0).collect();
-    assert_eq!(looks, ["status", "schemas", "show", "keys", "for", "record"]);
+    assert_eq!(looks, ["status", "frames", "event", "schemas", "show", "keys", "for", "record"]);
 }
