@@ -5,12 +5,15 @@
 //! {"order":"schema","do":"register",…}           schemas: register, policy, list, show
 //! {"order":"audit","do":"frames",…}              hashes of frames: a shard answers, see audit.rs
 //! {"order":"compact"}                            what was deleted leaves the disk, see status
+//! {"order":"key","do":"create",…}                API keys: create, list, revoke
 //! {"order":"record"}                             what went wrong around it, as a scenario
+//! {"order":"for","by":…,"what":{…}}              an order that the other node passes on, and whose
 //! {"order":"hand-over"}                          the leader lets the other node lead
 //! {"order":"replace","lost":…,"member":{…}}      the leader puts another store in its place
 //! {"order":"recover","above":…}                  a node makes the register in a new bucket
 //! ```
-//! Who may ask is checked before (`celeriant_net::rights`).
+//! Who may ask is checked before (`celeriant_net::rights`). What changes something goes by the
+//! [`crate::trail`].
 
 use std::sync::Arc;
 
@@ -26,11 +29,15 @@ use crate::clock::Clock;
 use crate::coordinator::ShardMail;
 use crate::election::register::{Member, Set};
 use crate::election::vocabulary::{Command, Distrust, Refused, RoleName, Status};
+use crate::keys::KeyMail;
+use crate::keys::order::KeyOrder;
 use crate::node::pair::Cluster;
+use crate::quotas::Meter;
 use crate::route::Route;
 use crate::schemas::SchemaMail;
 use crate::schemas::order::SchemaOrder;
 use crate::standing::Standing;
+use crate::trail::TrailMail;
 use crate::work::{Step, Work};
 
 /// What an operator may order.
@@ -48,6 +55,15 @@ pub enum Order {
     Audit(AuditOrder),
     /// Something about schemas.
     Schema(SchemaOrder),
+    /// Something about API keys.
+    Key(KeyOrder),
+    /// What somebody ordered at the other node.
+    For {
+        /// Who, as that node knows him.
+        by: String,
+        /// What.
+        what: Box<Self>,
+    },
     /// Let the other node lead.
     HandOver,
     /// A member is lost for good; another store takes its place.
@@ -92,18 +108,60 @@ pub struct Admin {
     pub clock: Arc<dyn Clock>,
     /// The node's, all of them.
     pub shards: Arc<[Recipient<ShardMail>]>,
+    /// Counts what the writers of orgs take.
+    pub meter: Arc<Meter>,
     /// Who knows of schemas.
     pub registrar: Recipient<SchemaMail>,
+    /// Who knows of API keys.
+    pub keys: Recipient<KeyMail>,
+    /// Who notes orders.
+    pub trail: Recipient<TrailMail>,
+}
+
+impl Order {
+    /// Whether it only looks: then nobody notes it.
+    fn only_looks(&self) -> bool {
+        match self {
+            Self::Status | Self::Record | Self::Audit(_) => true,
+            Self::Schema(SchemaOrder::List { .. } | SchemaOrder::Show { .. }) => true,
+            Self::Schema(SchemaOrder::Register { dry_run, .. }) => *dry_run,
+            Self::Key(KeyOrder::List) => true,
+            Self::For { what, .. } => what.only_looks(),
+            Self::Schema(SchemaOrder::Policy { .. })
+            | Self::Key(KeyOrder::Create { .. } | KeyOrder::Revoke { .. })
+            | Self::Compact
+            | Self::HandOver
+            | Self::Replace { .. }
+            | Self::Recover { .. } => false,
+        }
+    }
 }
 
 impl Admin {
-    /// Carries out an order; the answer goes back when it has come to an end.
-    pub(crate) fn take(&self, order: &[u8], route: Route) {
-        let order = match serde_json::from_slice(order) {
-            Ok(order) => order,
-            Err(error) => return refuse(route, Refusal::invalid("order", error)),
+    /// Carries out an order; the answer goes back when it has come to an end. `by`: who gives it;
+    /// `None`: the node, of one that is noted already.
+    pub(crate) fn take(&self, order: &[u8], by: Option<String>, route: Route) {
+        let (order, by) = match (serde_json::from_slice(order), by) {
+            (Err(error), _) => return refuse(route, Refusal::invalid("order", error)),
+            (Ok(Order::For { by, what }), Some(through)) => {
+                (*what, Some(format!("{by}, through {through}")))
+            }
+            (Ok(order), by) => (order, by),
         };
+        let Some(by) = by.filter(|_| !order.only_looks()) else {
+            return self.carry_out(order, route);
+        };
+        let mail = TrailMail { order, by, route };
+        if let Err(SendError::ActorNotRunning(mail)) = self.trail.tell(mail).try_send() {
+            refuse(mail.route, Refusal::NoLeader);
+        }
+    }
+
+    fn carry_out(&self, order: Order, route: Route) {
         match (order, &self.cluster) {
+            (Order::For { .. }, _) => {
+                refuse(route, Refusal::invalid("order", "is passed on once, and not by the node"));
+            }
             (Order::Schema(order), _) => {
                 let mail = SchemaMail { order, route };
                 if let Err(SendError::ActorNotRunning(mail)) = self.registrar.tell(mail).try_send()
@@ -112,6 +170,12 @@ impl Admin {
                 }
             }
             (Order::Audit(_), _) => refuse(route, Refusal::invalid("order", "is for a shard")),
+            (Order::Key(order), _) => {
+                let mail = KeyMail { order, route };
+                if let Err(SendError::ActorNotRunning(mail)) = self.keys.tell(mail).try_send() {
+                    refuse(mail.route, Refusal::NoLeader);
+                }
+            }
             (Order::Status, _) => answer(route, &self.status()),
             (Order::Compact, _) => answer(route, &self.compact()),
             (Order::Record, Some(_)) => {
@@ -168,6 +232,7 @@ impl Admin {
             "node_id": self.node_id,
             "role": "alone",
             "epoch": self.standing.epoch().value(),
+            "over_quota": self.meter.refused(),
             "shards": shards.collect::<Vec<_>>(),
         });
         if let Some(cluster) = &self.cluster {
@@ -240,3 +305,6 @@ fn answer(route: Route, report: &Value) {
 fn refuse(route: Route, refusal: Refusal) {
     route.answer(Response::Refused(refusal));
 }
+
+#[cfg(test)]
+mod rights_test;

@@ -6,6 +6,7 @@
 //! append · write · query · inspect         one request each, through the client
 //! schema                                 what payloads must conform to
 //! cluster · cert                         the nodes of a pair, and their certificates
+//! key                                    API keys
 //! serve     dev, server, server check      bench     load and numbers
 //! ```
 //! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or
@@ -24,6 +25,7 @@ mod compact;
 mod demo;
 mod failure;
 mod inspect;
+mod key;
 mod output;
 mod query;
 mod schema;
@@ -65,7 +67,6 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(args: Args, output: &Output) -> Result<(), Failure> {
     let Args { global, command } = args;
-    global.check()?;
     match command {
         Command::Completions { shell } => {
             let mut command = Args::command();
@@ -81,6 +82,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Compact { wait } => block_on(compact::run(wait, &global, output)),
         Command::Cluster { action } => block_on(cluster::run(action, &global, output)),
         Command::Schema { action } => block_on(schema::run(action, &global, output)),
+        Command::Key { action } => block_on(key::run(action, &global, output)),
         Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),
@@ -113,6 +115,7 @@ fn options(global: &Global) -> Result<Options, Failure> {
         timeout,
         connect_timeout: defaults.connect_timeout.min(timeout),
         tls: global.tls()?,
+        api_key: global.api_key()?,
         name: concat!("celeriant ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..defaults
     })

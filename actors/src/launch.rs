@@ -22,6 +22,7 @@ use crate::election::vocabulary::May;
 use crate::election::{self, Keeper};
 use crate::node::pair::{AnyPair, Pair};
 use crate::node::{Components, Error, Membership, Node, Placement, Settings, TakeEpoch};
+use crate::quotas::Quotas;
 use crate::replicator;
 
 /// What a node on this machine is made from.
@@ -37,6 +38,8 @@ pub struct Launch {
     pub threads: usize,
     /// Bytes of memory that the node may use for data.
     pub memory_bytes: usize,
+    /// What the writers of orgs may take.
+    pub quotas: Quotas,
     /// Use a file system that may lose acknowledged writes in a power cut.
     pub allow_buffered: bool,
     /// The other node, and the bucket. `None`: a node on its own.
@@ -117,6 +120,7 @@ impl Launch {
             disks: Arc::new(disks),
             placement: Placement::Threads,
             membership,
+            random: Arc::new(|bytes| rand::fill(bytes)),
         };
         Node::start(settings, components).await
     }
@@ -128,6 +132,7 @@ impl Launch {
             shards,
             threads: self.threads,
             admission_bytes: part(share::ADMISSION),
+            quotas: self.quotas.clone(),
             cache_bytes: part(share::FRAMES),
             log: celeriant_storage::Settings {
                 directory: DirectoryBudget {

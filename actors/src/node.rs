@@ -27,16 +27,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use celeriant_net::{Door, Elsewhere, http};
+use celeriant_net::{Door, Elsewhere, Keyring, http};
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
-use kameo::actor::{ActorRef, Recipient, Spawn};
+use kameo::actor::{Recipient, Spawn};
 use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use self::aside::Aside;
+use self::aside::{Aside, Asides};
 use self::gateway::Gateway;
 use self::pair::{AnyPair, Cluster};
 use self::solo::Solo;
@@ -45,6 +45,9 @@ use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, ShardMail};
+use crate::insider::Insider;
+use crate::keys::{Keys, Random};
+use crate::quotas::{Meter, Quotas};
 use crate::replicator::activation::Activation;
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::{Router, Shared};
@@ -53,6 +56,7 @@ use crate::settlement::Contradiction;
 pub use crate::shard::Disks;
 use crate::shard::{Joints, Orgs};
 use crate::standing::Standing;
+use crate::trail::Trail;
 use crate::watch::{NewsMail, WatchMail};
 
 /// Plain numbers of a node; validated where they are read.
@@ -64,6 +68,8 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes for requests that are not yet answered.
     pub admission_bytes: usize,
+    /// What the writers of orgs may take.
+    pub quotas: Quotas,
     /// Bytes of frames kept in memory, all shards together.
     pub cache_bytes: usize,
     /// Of every shard's log.
@@ -99,6 +105,8 @@ pub struct Components<D> {
     pub placement: Placement,
     /// Who says that it leads.
     pub membership: Membership,
+    /// Secrets of API keys are made of it.
+    pub random: Random,
 }
 
 /// What a node is to others.
@@ -176,8 +184,9 @@ pub struct Node {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// The node's own actors, which give the orders.
     actors: Vec<AbortOnDrop>,
-    /// The registrar.
-    aside: Option<Aside>,
+    /// Registrar, trail and keys.
+    aside: Vec<Aside>,
+    keyring: Arc<Keyring>,
     threads: Vec<std::thread::JoinHandle<()>>,
     surveyed: Vec<celeriant_storage::recovery::Report>,
     cluster: Option<Cluster>,
@@ -193,8 +202,10 @@ impl Node {
         settings: Settings,
         components: Components<D>,
     ) -> Result<Self, Error> {
-        let Components { cluster, boot, clock, disks, placement, membership } = components;
+        let Components { cluster, boot, clock, disks, placement, membership, random } = components;
         let (news_sender, news) = mpsc::unbounded_channel();
+        let of_wall = Arc::clone(&clock);
+        let wall = Box::new(move || of_wall.wall());
         let mut node = Self {
             routers: Vec::new(),
             orders: Vec::new(),
@@ -203,7 +214,8 @@ impl Node {
             gateway: None,
             tasks: Vec::new(),
             actors: Vec::new(),
-            aside: None,
+            aside: Vec::new(),
+            keyring: Arc::new(Keyring::new(wall)),
             threads: Vec::new(),
             surveyed: Vec::new(),
             cluster: None,
@@ -224,7 +236,7 @@ impl Node {
             let worker = Worker::new(index, settings, common, order_receiver, news_sender.clone());
             node.launch(index, placement, worker)?;
         }
-        let ground = Ground { cluster, boot, clock, news: news_sender };
+        let ground = Ground { cluster, boot, clock, random, news: news_sender };
         match node.run(&settings, ground, membership, placement).await {
             Ok(()) => Ok(node),
             Err(error) => {
@@ -259,7 +271,8 @@ impl Node {
         for orders in &self.orders {
             let (reply, answer) = oneshot::channel();
             // A closed channel or a dropped reply: the thread has stopped and says why in the news.
-            let _ = orders.send(Order::Listen { addr: bound, door: door.clone(), reply });
+            let door = door.clone().with_keys(Arc::clone(&self.keyring));
+            let _ = orders.send(Order::Listen { addr: bound, door, reply });
             bound = match answer.await {
                 Ok(result) => result.map_err(|source| Error::Listen { addr: bound, source })?,
                 Err(_) => return Err(self.failed().await),
@@ -283,6 +296,7 @@ impl Node {
     ) -> Result<SocketAddr, Error> {
         let Some(news) = self.reporter.upgrade() else { return Err(self.failed().await) };
         let router = self.router(0).clone();
+        let door = door.with_keys(Arc::clone(&self.keyring));
         let (gateway, bound) =
             Gateway::start(addr, router, elsewhere, settings, door, news).await?;
         self.gateway = Some(gateway);
@@ -416,9 +430,8 @@ impl Node {
                 (joined.orderer, joined.standing)
             }
         };
-        let registrar = Registrar::prepare_with_mailbox(mailbox::unbounded());
-        let registers = registrar.actor_ref().clone();
-        let shared = self.shared(settings, &ground, &shards, &standing, registers.clone());
+        let asides = Asides::prepare();
+        let shared = self.shared(settings, &ground, &shards, &standing, &asides);
         let orgs = Arc::new(Orgs::new());
         let stamps = match self.cluster {
             Some(_) => StampClock::of_member(ground.clock.as_ref(), floor),
@@ -436,22 +449,39 @@ impl Node {
                 coordinators: Arc::clone(&coordinators),
                 watches: Arc::clone(&watches),
                 orderer: orderer.clone(),
-                registrar: registers.clone().recipient(),
+                registrar: asides.registrar.actor_ref().clone().recipient(),
                 orgs: Arc::clone(&orgs),
                 router,
             };
             let _ = self.orders[index].send(Order::Run(Box::new(run)));
         }
-        let args = Registrar::new(orgs, self.routers[0].clone(), shards, clock);
-        self.aside = Some(Aside::run(placement, &ground.news, "registrar", registrar, args)?);
-        drop(ground);
-        if self.cluster.is_some() {
-            return Ok(());
+        let registrar = Registrar::new(orgs, self.routers[0].clone(), shards, clock);
+        self.run_asides(placement, ground, asides, registrar).await
+    }
+
+    /// Lets those run who take orders. A node on its own leads by then.
+    async fn run_asides(
+        &mut self,
+        placement: Placement,
+        ground: Ground,
+        asides: Asides,
+        registrar: Registrar,
+    ) -> Result<(), Error> {
+        let Ground { clock, random, news, .. } = ground;
+        self.aside.push(Aside::run(placement, &news, "registrar", asides.registrar, registrar)?);
+        if self.cluster.is_none() {
+            match self.next_news().await? {
+                News::Leading => {}
+                other => unreachable!("{other:?} while waiting for shards to lead"),
+            }
         }
-        match self.next_news().await? {
-            News::Leading => Ok(()),
-            other => unreachable!("{other:?} while waiting for shards to lead"),
-        }
+        // Only now does a node on its own show all keys that there are.
+        let insider = || Insider::new(self.routers[0].clone());
+        let trail = Trail::new(insider(), Arc::clone(&clock));
+        let keys = Keys::new(Arc::clone(&self.keyring), insider(), clock, random);
+        self.aside.push(Aside::run(placement, &news, "trail", asides.trail, trail)?);
+        self.aside.push(Aside::run(placement, &news, "keys", asides.keys, keys)?);
+        Ok(())
     }
 
     /// What the routers of all threads share.
@@ -461,19 +491,24 @@ impl Node {
         ground: &Ground,
         shards: &Arc<[Recipient<ShardMail>]>,
         standing: &Arc<Standing>,
-        registrar: ActorRef<Registrar>,
+        asides: &Asides,
     ) -> Arc<Shared> {
+        let meter = Arc::new(Meter::new(settings.quotas.clone()));
         let admin = Admin {
+            meter: Arc::clone(&meter),
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),
             shards: Arc::clone(shards),
-            registrar: registrar.recipient(),
+            registrar: asides.registrar.actor_ref().clone().recipient(),
+            keys: asides.keys.actor_ref().clone().recipient(),
+            trail: asides.trail.actor_ref().clone().recipient(),
         };
         Arc::new(Shared {
             admin,
             admission: Admission::new(settings.admission_bytes),
+            meter,
             shards: Arc::clone(shards),
             standing: Arc::clone(standing),
             boot: ground.boot,
@@ -538,6 +573,7 @@ struct Ground {
     cluster: ClusterId,
     boot: BootId,
     clock: Arc<dyn Clock>,
+    random: Random,
     news: mpsc::UnboundedSender<News>,
 }
 

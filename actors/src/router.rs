@@ -20,6 +20,7 @@ use crate::audit::AuditOrder;
 use crate::clock::{Clock, Micros};
 use crate::coordinator::core::Begin;
 use crate::coordinator::{BeginMail, ShardMail};
+use crate::quotas::Meter;
 use crate::route::Route;
 use crate::shard::read::key_of;
 use crate::standing::Standing;
@@ -35,6 +36,8 @@ const OVERLOAD_RETRY_MS: u32 = 50;
 pub struct Shared {
     /// The node's budget for unanswered requests.
     pub admission: Admission,
+    /// What the writers of orgs take.
+    pub meter: Arc<Meter>,
     /// All shards of the node, by number.
     pub shards: Arc<[Recipient<ShardMail>]>,
     /// The node's.
@@ -90,6 +93,13 @@ impl Router {
         to: &ReplySender,
         out: &mut Outgoing,
     ) {
+        if self.shared.meter.is_on()
+            && let Request::Write(write) = &incoming.request
+            && let Err(refusal) = self.shared.meter.admit(self.clock.now(), write)
+        {
+            let response = Response::Refused(refusal);
+            return out.refused.push(Reply { id: incoming.id, response });
+        }
         let Some(permit) = self.shared.admission.admit(incoming.bytes as usize) else {
             let what = "unanswered requests of the node".into();
             let refusal = Refusal::Overloaded { what, retry_after_ms: OVERLOAD_RETRY_MS };
@@ -103,7 +113,7 @@ impl Router {
                 out.refused.push(Reply { id: incoming.id, response: Response::Pong });
             }
             Request::Admin(order) => match AuditOrder::of(&order) {
-                None => self.shared.admin.take(&order, route),
+                None => self.shared.admin.take(&order, incoming.by, route),
                 Some(audit) => match audit.and_then(|audit| audit.shard(shards)) {
                     Ok(shard) => {
                         let request = Request::Admin(order);

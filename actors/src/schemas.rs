@@ -11,10 +11,8 @@
 pub mod order;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use celeriant_net::{Incoming, ReplySender, Service};
 use celeriant_schema::event::EventBody;
 use celeriant_schema::registry::{Proposal, Registry, Validators};
 use celeriant_schema::system::{SystemEvent, mark_event, mark_of, schemas_of};
@@ -26,11 +24,12 @@ use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient};
 use kameo::error::Infallible;
 use kameo::message::{Context, Message};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::order::SchemaOrder;
 use crate::clock::Clock;
 use crate::coordinator::ShardMail;
+use crate::insider::Insider;
 use crate::route::Route;
 use crate::router::Router;
 use crate::shard::Orgs;
@@ -66,10 +65,9 @@ pub struct Registrar {
     registry: Registry,
     validators: Validators,
     orgs: Arc<Orgs>,
-    router: Router,
+    insider: Insider,
     shards: Arc<[Recipient<ShardMail>]>,
     clock: Arc<dyn Clock>,
-    next_id: AtomicU64,
 }
 
 impl Registrar {
@@ -81,7 +79,7 @@ impl Registrar {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (registry, validators) = (Registry::default(), Validators::default());
-        Self { registry, validators, orgs, router, shards, clock, next_id: AtomicU64::new(1) }
+        Self { registry, validators, orgs, insider: Insider::new(router), shards, clock }
     }
 
     /// What the registry says, up to the newest event of an org that this node shows (`any`), or
@@ -91,7 +89,7 @@ impl Registrar {
         loop {
             let from = self.registry.version(org).next();
             let query = ReadQuery { from, any, ..ReadQuery::all(key.clone()) };
-            let page = match self.ask(Request::Read(query), REQUEST_BYTES, deadline).await {
+            let page = match self.insider.ask(Request::Read(query), REQUEST_BYTES, deadline).await {
                 Response::Page(page) => page,
                 Response::Refused(Refusal::NotFound { .. }) => return Ok(()),
                 // Of a read it is known: nothing was done.
@@ -161,7 +159,7 @@ impl Registrar {
                 return Ok(Outcome::WouldLand);
             }
             let (write, bytes) = self.write_of(org, &event, version)?;
-            match self.ask(Request::Write(write), bytes, deadline).await {
+            match self.insider.ask(Request::Write(write), bytes, deadline).await {
                 Response::Receipt(_) => {
                     self.registry.apply(event, version.next(), &self.validators);
                     self.publish(org);
@@ -207,20 +205,6 @@ impl Registrar {
         let bytes =
             members.iter().map(|member| member.events.as_bytes().len() + REQUEST_BYTES).sum();
         Ok((Write { client_id: ClientId::NONE, members }, bytes))
-    }
-
-    /// Asks the node, like any client.
-    async fn ask(&self, request: Request, bytes: usize, deadline: Instant) -> Response {
-        let (replies, mut inbox) = ReplySender::channel();
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let incoming = Incoming { id, deadline: Some(deadline), bytes: bytes as u32, request };
-        self.router.submit(vec![incoming], &replies);
-        drop(replies);
-        // What waits for a deadline is answered only when somebody looks at it.
-        let answered = timeout_at(deadline, inbox.recv()).await.ok().flatten();
-        let answered = answered.and_then(|mut answers| answers.pop());
-        // Or whoever had to answer is gone: the node stops.
-        answered.map_or(Response::Refused(Refusal::UnknownOutcome), |reply| reply.response)
     }
 }
 

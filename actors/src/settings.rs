@@ -25,6 +25,9 @@ use celeriant_net::tls::{ClientAuth, Files, Grant};
 use celeriant_storage::bucket::Location;
 
 pub use keys::{KEYS, Key, nearest};
+pub(crate) use parse::size;
+
+use crate::quotas::Quotas;
 
 /// What a node is told, checked. Plain data.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,6 +58,8 @@ pub struct Settings {
     pub clients: Option<ClientAuth>,
     /// What clients may do that show no certificate.
     pub anonymous: Vec<Grant>,
+    /// What the writers of orgs may take.
+    pub quotas: Quotas,
     /// The other node, and the bucket. `None`: a node on its own.
     pub pair: Option<Pair>,
 }

@@ -29,8 +29,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use celeriant_schema::Refusal;
 use celeriant_schema::wire::{self, Inbound, Malformed};
+use celeriant_schema::{Refusal, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -326,7 +326,8 @@ where
                 let id = self.in_flight.begin(id, charge);
                 let deadline = (deadline_ms > 0)
                     .then(|| Instant::now() + Duration::from_millis(u64::from(deadline_ms)));
-                batch.push(Incoming { id, deadline, bytes, request });
+                let by = matches!(request, Request::Admin(_)).then(|| self.rights.who());
+                batch.push(Incoming { id, deadline, bytes, request, by });
             }
             (Ok(Inbound::Ping), Phase::Open) => wire::encode_pong(&mut self.output),
             (Ok(Inbound::Goodbye), Phase::Open) => self.drain(Ended::Closed),
@@ -343,6 +344,12 @@ where
         let protocol = hello.max_protocol.min(max);
         if protocol < hello.min_protocol.max(min) {
             return self.drain(Ended::Refused(Refusal::UnsupportedProtocol { min, max }));
+        }
+        if let Some(key) = &hello.api_key {
+            match self.rights.with_key(key) {
+                Ok(rights) => self.rights = rights,
+                Err(refusal) => return self.drain(Ended::Refused(refusal)),
+            }
         }
         let welcome = wire::Welcome {
             protocol,

@@ -5,6 +5,7 @@
 //! connection  one task per client: socket ⇄ frames ⇄ Service, and the limits
 //! http        the gateway: the same Service over HTTP
 //! json        receipts, events, writes as JSON: of the gateway and of the command line
+//! keyring     the API keys that are good here and now
 //! link        the other node of a pair: the seam, and its implementation over QUIC
 //! rights      who is on the other end, and what he may do
 //! service     what stands behind: submit a batch of requests, answers come back in batches
@@ -18,6 +19,7 @@
 pub mod connection;
 pub mod http;
 pub mod json;
+pub mod keyring;
 pub mod link;
 pub mod listener;
 pub mod rights;
@@ -25,6 +27,7 @@ pub mod service;
 pub mod settings;
 pub mod tls;
 
+pub use keyring::Keyring;
 pub use listener::{Door, bind, serve};
 pub use rights::Rights;
 pub use service::{Elsewhere, Incoming, Reply, ReplyReceiver, ReplySender, Service};

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::connection::{self, Ended};
+use crate::keyring::Keyring;
 use crate::rights::Rights;
 use crate::service::Service;
 use crate::settings::{Settings, Stop};
@@ -45,12 +46,25 @@ const REFUSALS_MAX: usize = 64;
 pub struct Door {
     open: Arc<AtomicUsize>,
     tls: Option<Acceptor>,
+    keyring: Option<Arc<Keyring>>,
 }
 
 impl Door {
     /// Clients come in over TLS; through the default one they come in the clear.
     pub fn with_tls(acceptor: Acceptor) -> Self {
-        Self { open: Arc::default(), tls: Some(acceptor) }
+        Self { tls: Some(acceptor), ..Self::default() }
+    }
+
+    /// Whoever comes in may show a key of `keyring`.
+    #[must_use]
+    pub fn with_keys(self, keyring: Arc<Keyring>) -> Self {
+        Self { keyring: Some(keyring), ..self }
+    }
+
+    /// Of one who came in through this door from `peer`.
+    fn rights(&self, rights: Rights, peer: SocketAddr) -> Rights {
+        let is_private = self.tls.is_some() || peer.ip().is_loopback();
+        rights.with_keys(self.keyring.clone(), is_private)
     }
 
     /// Connections open now.
@@ -167,6 +181,7 @@ pub(crate) async fn host_clients<H: Host>(
             () = stop.wait() => break,
             Some(_) = visitors.connections.join_next(), if !visitors.connections.is_empty() => {}
             secured = visitors.handshakes.next() => if let Some((stream, rights, guest)) = secured {
+                let rights = door.rights(rights, guest.peer);
                 visitors.connections.spawn(guest.stay(host.clone(), stream, rights));
             },
             accepted = listener.accept() => match accepted {
@@ -222,7 +237,7 @@ impl Visitors {
         match &door.tls {
             Some(tls) => self.handshakes.begin(tls.clone(), stream, guest),
             None => {
-                let stay = guest.stay(host.clone(), stream, Rights::all());
+                let stay = guest.stay(host.clone(), stream, door.rights(Rights::all(), peer));
                 self.connections.spawn(stay);
             }
         }

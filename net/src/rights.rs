@@ -2,7 +2,8 @@
 //! request comes in.
 //!
 //! ```text
-//! TLS handshake ─▶ certificate ─▶ Rights, one per connection     in the clear ─▶ Rights::all()
+//! TLS handshake ─▶ certificate ─┐                                in the clear ─▶ Rights::all()
+//! hello, header ─▶ API key ─────┴▶ Rights, one per connection
 //!                                   │ check
 //! connection (binary), asker (HTTP) ┴─▶ Service
 //! ```
@@ -21,23 +22,45 @@
 //! Nothing is granted that is not said: a certificate without grants opens nothing, and an order
 //! that is not known here is an operator's. A node's own certificate opens everything: a gateway
 //! checks whoever asks it before it asks the leader in its own name.
-//! Deliberately absent: revoking (replace the CA, or wait until it expires), quotas.
+//! A connection may do what its certificate says and what its key says. A key is looked up anew at
+//! each request: one that is revoked or over ends all that its connection may do.
+//!
+//! **Client ids.** Whose certificate or key names a client id writes under that one, or under none,
+//! and never under another. A client id that a key names is its holder's: nobody else writes under
+//! it, whatever his grants. (Of certificates the store knows only those that it is shown, so they
+//! bind their holder and nobody else.) Who may do everything is not asked: nodes, and the clear.
+//! Deliberately absent: how much of it (`actors::quotas`).
 
 #[cfg(test)]
 mod rights_test;
 
 use std::sync::Arc;
 
-use celeriant_schema::{AggregateKey, ClusterId, ListQuery, Refusal, Request, Selector, Write};
+use celeriant_schema::{
+    AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, ListQuery, Refusal, Request, Selector,
+    Write,
+};
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use webpki::EndEntityCert;
 
-use crate::tls::{Grant, Name, Operation};
+use crate::keyring::Keyring;
+use crate::tls::{Grant, Name, Operation, client_of_uri};
 
 /// What whoever is on the other end may do. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Rights(Of);
+pub struct Rights {
+    of: Of,
+    /// Client ids that it writes under; empty: under any that is not somebody else's.
+    own: Vec<ClientId>,
+    key: Option<(ApiKeyId, Arc<str>)>,
+    /// What the certificate calls its holder.
+    name: Option<Arc<str>>,
+    /// `None`: keys count for nothing here.
+    keyring: Option<Arc<Keyring>>,
+    /// Nobody on the way sees what is shown.
+    is_private: bool,
+}
 
 #[derive(Clone, Debug)]
 enum Of {
@@ -45,7 +68,7 @@ enum Of {
     Nobody,
     /// One of the cluster's nodes, or whoever reaches a port that asks nobody.
     Everybody,
-    /// The holder of a certificate.
+    /// The holder of a certificate, a key, or both.
     Holder(Arc<[Grant]>),
 }
 
@@ -55,17 +78,21 @@ const ANY: &str = "*";
 impl Rights {
     /// To do everything.
     pub const fn all() -> Self {
-        Self(Of::Everybody)
+        Self::new(Of::Everybody)
+    }
+
+    const fn new(of: Of) -> Self {
+        Self { of, own: Vec::new(), key: None, name: None, keyring: None, is_private: false }
     }
 
     /// To do nothing.
     pub(crate) const fn none() -> Self {
-        Self(Of::Nobody)
+        Self::new(Of::Nobody)
     }
 
-    /// Of one who does not say who he is.
-    pub(crate) fn anonymous(grants: Vec<Grant>) -> Self {
-        if grants.is_empty() { Self::none() } else { Self(Of::Holder(grants.into())) }
+    /// Of one who does not say who he is, where those may do something.
+    pub fn anonymous(grants: Vec<Grant>) -> Self {
+        if grants.is_empty() { Self::none() } else { Self::new(Of::Holder(grants.into())) }
     }
 
     /// Of one who shows `certificate` to a node of `cluster`, which has verified it. Of a node
@@ -75,11 +102,58 @@ impl Rights {
         let counts = |of: ClusterId| cluster.is_none_or(|own| own == of);
         let mut names = parsed.valid_uri_names().filter_map(|uri| uri.parse::<Name>().ok());
         if names.any(|name| counts(name.cluster)) {
-            return Self::all();
+            return Self { name: common_name(parsed.subject()), ..Self::all() };
         }
         let grants = parsed.valid_uri_names().filter_map(Grant::from_uri);
         let grants = grants.filter(|(of, _)| counts(*of)).map(|(_, grant)| grant);
-        Self(Of::Holder(grants.collect()))
+        let clients = parsed.valid_uri_names().filter_map(client_of_uri);
+        let own = clients.filter(|(of, _)| counts(*of)).map(|(_, client)| client).collect();
+        let name = common_name(parsed.subject());
+        Self { own, name, ..Self::new(Of::Holder(grants.collect())) }
+    }
+
+    /// The same where keys are looked up in `keyring`, and shown in private or not.
+    pub(crate) fn with_keys(self, keyring: Option<Arc<Keyring>>, is_private: bool) -> Self {
+        Self { keyring, is_private, ..self }
+    }
+
+    /// The same and those of the holder of `key`.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when it is no key, or was shown where others see it; `Overloaded` when the
+    /// node does not know yet.
+    pub(crate) fn with_key(&self, key: &ApiKey) -> Result<Self, Refusal> {
+        let refused = |reason: &str| Refusal::Unauthenticated { reason: reason.to_owned() };
+        if !self.is_private {
+            return Err(refused(
+                "an API key is taken over TLS or on this machine; revoke this one",
+            ));
+        }
+        let keyring = self.keyring.as_ref().ok_or_else(|| refused("no API keys are taken here"))?;
+        let holder = keyring.find(key)?;
+        let of = match &self.of {
+            Of::Everybody => Of::Everybody,
+            Of::Nobody => Of::Holder(holder.grants.iter().cloned().collect()),
+            Of::Holder(grants) => {
+                Of::Holder(grants.iter().chain(&holder.grants).cloned().collect())
+            }
+        };
+        let own = self.own.iter().copied().chain(holder.client_id).collect();
+        let key = Some((key.id(), holder.name.as_str().into()));
+        Ok(Self { of, own, key, ..self.clone() })
+    }
+
+    /// Who this is, for the trail of orders.
+    pub(crate) fn who(&self) -> String {
+        let kind = if matches!(self.of, Of::Everybody) { "node" } else { "certificate" };
+        let certificate = self.name.as_ref().map(|name| format!("{kind} {name}"));
+        let key = self.key.as_ref().map(|(id, name)| format!("key {id} {name}"));
+        let said: Vec<String> = certificate.into_iter().chain(key).collect();
+        match (said.is_empty(), &self.of) {
+            (false, _) => said.join(" and "),
+            (true, Of::Holder(_)) => "somebody without a name".to_owned(),
+            (true, _) => "somebody in the clear".to_owned(),
+        }
     }
 
     /// Whether `request` may be done.
@@ -87,24 +161,45 @@ impl Rights {
     /// # Errors
     /// `Unauthenticated`, or `PermissionDenied` with what is missing.
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let grants = match &self.0 {
+        if let (Some((key, _)), Some(keyring)) = (&self.key, &self.keyring) {
+            keyring.check(*key)?;
+        }
+        let grants = match &self.of {
             Of::Everybody => return Ok(()),
             Of::Nobody if matches!(request, Request::Ping) => return Ok(()),
             Of::Nobody => {
-                let reason = "connect with a client certificate that carries grants".to_owned();
+                let reason =
+                    "show a client certificate that carries grants, or an API key".to_owned();
                 return Err(Refusal::Unauthenticated { reason });
             }
             Of::Holder(grants) => grants,
         };
         match request {
             Request::Ping => Ok(()),
-            Request::Write(write) => check_write(grants, write),
+            Request::Write(write) => {
+                self.check_client(write.client_id)?;
+                check_write(grants, write)
+            }
             Request::Read(query) => of_key(grants, Operation::Read, &query.key),
             Request::Head(query) => of_key(grants, Operation::Read, &query.key),
             Request::List(query) => check_list(grants, query),
             Request::Feed(query) => check_feed(grants, &query.selector),
             Request::Admin(order) => check_order(grants, order),
         }
+    }
+}
+
+impl Rights {
+    fn check_client(&self, client: ClientId) -> Result<(), Refusal> {
+        let may = match self.own.is_empty() {
+            true => !self.keyring.as_ref().is_some_and(|keyring| keyring.binds(client)),
+            false => client == ClientId::NONE || self.own.contains(&client),
+        };
+        if may {
+            return Ok(());
+        }
+        let action = Operation::Append.name().to_owned();
+        Err(Refusal::PermissionDenied { action, resource: format!("client {client}") })
     }
 }
 
@@ -132,6 +227,15 @@ fn check_feed(grants: &[Grant], selector: &Selector) -> Result<(), Refusal> {
         Selector::Aggregate(key) => of_key(grants, Operation::Watch, key),
         Selector::Several(parts) => parts.iter().try_for_each(|part| check_feed(grants, part)),
     }
+}
+
+/// The common name in a certificate's subject (X.501): an object identifier, then a short text.
+fn common_name(subject: &[u8]) -> Option<Arc<str>> {
+    const IDENTIFIER: [u8; 5] = [6, 3, 0x55, 4, 3];
+    let at = subject.windows(IDENTIFIER.len()).position(|part| part == IDENTIFIER)?;
+    let [_tag, length, text @ ..] = &subject[at + IDENTIFIER.len()..] else { return None };
+    let text = text.get(..usize::from(*length)).filter(|_| *length < 0x80)?;
+    std::str::from_utf8(text).ok().map(Arc::from)
 }
 
 /// What of an operator's order says which rights it takes; the rest is not this module's.

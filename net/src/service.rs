@@ -54,6 +54,8 @@ pub struct Incoming {
     pub bytes: u32,
     /// What is asked.
     pub request: Request,
+    /// Who asks, of an operator's order; `None`: the node itself.
+    pub by: Option<String>,
 }
 
 /// One answer.

@@ -7,6 +7,7 @@
 //!                 carries, celeriant://<cluster>/<store>
 //! clients         sessions with clients: certificates required, optional or none
 //! grant           what a client's certificate says that it may do
+//! revoked         what the CA has taken back: of clients and of nodes
 //! ```
 //! A cluster has a CA of its own; whatever it signed and that names the cluster is of the cluster.
 //! A name is a URI in the certificate, because hosts and addresses change and stores don't. Every
@@ -14,13 +15,14 @@
 //! from the next session on. TLS 1.3 only, with the one crypto provider of the workspace, always
 //! named, never the process' default.
 //!
-//! Deliberately absent: public CAs, host names as proof of a node to another, revocation lists (the
-//! CA is small enough to be replaced), enforcement of grants.
+//! Deliberately absent: public CAs, host names as proof of a node to another, fetching revocation
+//! lists (they are files, like the rest), enforcement of grants.
 
 mod authority;
 mod clients;
 mod files;
 mod grant;
+mod revoked;
 mod verify;
 
 #[cfg(test)]
@@ -38,13 +40,14 @@ use celeriant_schema::{ClusterId, StoreId};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-pub use authority::{Authority, Issued, Subject, Validity};
+pub use authority::{Authority, Issued, Serial, Subject, Validity};
 pub use clients::{Acceptor, ClientAuth, ClientAuthError};
 pub use files::Files;
-pub use grant::{Grant, GrantError, Operation};
+pub(crate) use grant::client_of_uri;
+pub use grant::{Grant, GrantError, Operation, client_uri};
 pub(crate) use verify::{Expected, Verdict, Verifier};
 
 use files::Watched;
@@ -92,6 +95,9 @@ pub enum Untrusted {
     /// Its time is over.
     #[error("its certificate has expired")]
     Expired,
+    /// The CA has taken it back.
+    #[error("its certificate has been revoked")]
+    Revoked,
     /// Its time has not come; or a clock is wrong.
     #[error("its certificate is not valid yet")]
     NotYetValid,
@@ -146,6 +152,7 @@ impl FromStr for Name {
 pub struct Material {
     pub(crate) authorities: Vec<CertificateDer<'static>>,
     pub(crate) key: Arc<CertifiedKey>,
+    pub(crate) revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Material {
@@ -161,7 +168,12 @@ impl Material {
         let authority = read(&files.authority)?;
         let (certificate, key) = (read(&files.certificate)?, read(&files.key)?);
         let names = [&files.authority, &files.certificate, &files.key];
-        Self::of_pem(&authority, &certificate, &key, names.map(|path| path.display().to_string()))
+        let names = names.map(|path| path.display().to_string());
+        let mut material = Self::of_pem(&authority, &certificate, &key, names)?;
+        if let Some(path) = &files.revoked {
+            material.revoked = revoked::lists(&read(path)?, &path.display().to_string())?;
+        }
+        Ok(material)
     }
 
     /// Takes the same from memory: what [`Authority::issue`] made.
@@ -190,7 +202,7 @@ impl Material {
             rustls::Error::InconsistentKeys(_) => Error::KeyMismatch,
             other => Error::Refused(other.to_string()),
         })?;
-        Ok(Self { authorities, key: Arc::new(key) })
+        Ok(Self { authorities, key: Arc::new(key), revoked: Vec::new() })
     }
 
     /// Those who may have signed what a client shows.

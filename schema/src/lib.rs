@@ -14,6 +14,7 @@
 //! encryption  the envelope around payloads that clients encrypt (feature `encryption`)
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
+//! api_key  what a client shows instead of a certificate
 //! system   what the store writes down about itself: schemas and policies
 //! payload  schemas compiled, checked, compared (feature `payloads`)
 //! registry which schemas and policies there are, and whether a write conforms (`payloads`)
@@ -27,6 +28,7 @@
 //! To change an encoding: change the byte tables in `docs/wire.md` or `docs/record.md`, the code,
 //! and the golden vectors, in one commit, and raise the version that the frame carries.
 
+mod api_key;
 pub mod audit;
 mod codec;
 #[cfg(feature = "encryption")]
@@ -53,6 +55,7 @@ pub mod wire;
 #[cfg(test)]
 mod samples;
 
+pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES};
 pub use codec::DecodeError;
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
 pub use feed::{FeedBatch, FeedPage, FeedQuery, Selector};

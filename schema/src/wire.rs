@@ -22,6 +22,7 @@ mod response;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::api_key::{ApiKey, TEXT_BYTES as API_KEY_BYTES};
 use crate::codec::{DecodeError, Reader};
 use crate::event::slice_of;
 use crate::ids::ClusterId;
@@ -79,6 +80,8 @@ pub struct Hello {
     pub max_protocol: u16,
     /// Program and version, for the server's log; at most [`CLIENT_NAME_BYTES_MAX`] bytes.
     pub client_name: String,
+    /// Whose rights the client claims, besides those of its certificate.
+    pub api_key: Option<ApiKey>,
 }
 
 /// How a server answers a hello.
@@ -218,6 +221,9 @@ pub fn encode_hello(hello: &Hello, out: &mut BytesMut) {
         out.put_u16_le(hello.min_protocol);
         out.put_u16_le(hello.max_protocol);
         put_text(out, &hello.client_name, CLIENT_NAME_BYTES_MAX);
+        if let Some(key) = &hello.api_key {
+            put_text(out, &key.reveal(), API_KEY_BYTES);
+        }
     });
 }
 
@@ -254,8 +260,18 @@ fn decode_hello(input: &mut Input<'_>) -> Result<Hello, DecodeError> {
     }
     let (min_protocol, max_protocol) = (input.u16()?, input.u16()?);
     let client_name = input.text("client_name", CLIENT_NAME_BYTES_MAX)?;
+    let api_key = match input.left() {
+        0 => None,
+        _ => api_key(&input.text("api_key", API_KEY_BYTES)?)?,
+    };
     // Whatever a later version adds lies behind: it must still be able to say hello.
-    Ok(Hello { min_protocol, max_protocol, client_name })
+    Ok(Hello { min_protocol, max_protocol, client_name, api_key })
+}
+
+/// Empty: none.
+fn api_key(text: &str) -> Result<Option<ApiKey>, DecodeError> {
+    let key = (!text.is_empty()).then(|| text.parse()).transpose();
+    key.map_err(|_| DecodeError::invalid("api_key", "is not one"))
 }
 
 fn decode_welcome(input: &mut Input<'_>) -> Result<Welcome, DecodeError> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriant_actors::clock::Clock;
+use celeriant_actors::keys::Random;
 use celeriant_actors::node::{Components, Disks, Error, Membership, Node, Placement, Settings};
 use celeriant_net::Service;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
@@ -101,9 +102,11 @@ impl Machine {
     /// As [`Node::start`].
     pub async fn start(&mut self) -> Result<Node, Error> {
         let epoch = Arc::clone(&self.epoch);
+        let boot = BootId::new(self.rng.number());
         let components: Components<Gated<SimDisk>> = Components {
             cluster: self.cluster,
-            boot: BootId::new(self.rng.number()),
+            boot,
+            random: random_of(boot),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             disks: self.disks(),
             placement: Placement::Here,
@@ -130,6 +133,7 @@ impl Machine {
             shards: self.shape.shards,
             threads: self.shape.threads,
             admission_bytes: self.shape.admission_bytes,
+            quotas: Default::default(),
             cache_bytes: self.shape.cache_bytes,
             log: self.log,
             net: Arc::new(celeriant_net::Settings::default()),
@@ -274,6 +278,16 @@ impl Clock for SimClock {
     fn wall(&self) -> i64 {
         self.wall.load(Ordering::Relaxed) + self.timeline.now() as i64
     }
+}
+
+/// Random bits of a process: others than those of any other one, and always the same.
+pub fn random_of(boot: BootId) -> Random {
+    let rng = Mutex::new(Rng::new(boot.value()).fork("keys"));
+    Arc::new(move |bytes| {
+        // Poisoned: a generator is whole between two numbers.
+        let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.fill_with(|| rng.number() as u8);
+    })
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ impl Wire {
             deadline.map(|micros| tokio::time::Instant::now() + Duration::from_micros(micros));
         let bytes = bytes_of(&request);
         let request = Request::clone(&request);
-        let requests = vec![Incoming { id: number, deadline, bytes, request }];
+        let requests = vec![Incoming { id: number, deadline, bytes, request, by: None }];
         if let Some(held) = &mut self.lock().held {
             held.push((requests, replies));
             return Some(receiver);

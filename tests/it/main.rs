@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod adoption;
+mod api_keys;
 mod attack;
 mod audit;
 mod bucket;
@@ -19,6 +20,7 @@ mod pair;
 mod process;
 mod projection;
 mod schemas;
+mod secrets;
 mod support;
 mod tidy;
 mod tls;

@@ -8,6 +8,7 @@ pub(crate) mod node;
 pub(crate) mod oracle;
 pub(crate) mod pair;
 pub(crate) mod program;
+pub(crate) mod site;
 pub(crate) mod wait;
 pub(crate) mod world;
 

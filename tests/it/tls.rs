@@ -1,71 +1,14 @@
 //! Clients over TLS: who is let in by a real node, and certificates that are exchanged under it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use celeriant_client::{Client, Url};
-use serde_json::Value;
+use celeriant_client::Client;
 
 use crate::support::http::curl_with;
-use crate::support::program::{Called, program};
+use crate::support::program::Called;
+use crate::support::site::Site;
 use crate::support::{Node, call, wait};
-
-/// A certificate authority with a node of its own, and clients.
-struct Site {
-    dir: tempfile::TempDir,
-}
-
-impl Site {
-    fn new() -> Self {
-        let site = Self { dir: tempfile::tempdir().expect("a directory") };
-        site.cert("certs", &["ca"]);
-        site.node_cert("certs");
-        site.cert("certs", &["client", "app", "--grant", "acme:*:read,append"]);
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    fn cert(&self, certs: &str, arguments: &[&str]) -> Value {
-        let out = self.text(certs);
-        call(&[&["cert"], arguments, &["--out", &out]].concat(), "").line()
-    }
-
-    fn node_cert(&self, certs: &str) {
-        self.cert(certs, &["node", "n", "--data-dir", &self.text("data"), "--shards", "1"]);
-    }
-
-    /// A server on loopback with the files of `certs`, and further flags.
-    fn command(&self, flags: &[&str]) -> Command {
-        let mut command = Command::new(program());
-        command.args(["server", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.path("data"));
-        for (flag, name) in [("ca", "ca.crt"), ("cert", "n.crt"), ("key", "n.key")] {
-            command.arg(format!("--tls-{flag}")).arg(self.path("certs").join(name));
-        }
-        command.args(flags);
-        command
-    }
-
-    /// How `client` of `certs` reaches a node.
-    fn url(&self, node: &Node, certs: &str, client: Option<&str>) -> String {
-        let file = |name: String| Url::escape(&self.path(certs).join(name));
-        let url = format!("celeriant://{}?ca={}", node.address(), file("ca.crt".into()));
-        match client {
-            None => url,
-            Some(name) => {
-                let (cert, key) = (file(format!("{name}.crt")), file(format!("{name}.key")));
-                format!("{url}&cert={cert}&key={key}")
-            }
-        }
-    }
-}
 
 fn ls(url: &str) -> Called {
     call(&["--url", url, "ls", "acme"], "")
@@ -205,4 +148,26 @@ async fn certificates_are_exchanged_under_connections_that_go_on() {
     assert_eq!(ls(&new).code, 0);
     client.list_types("acme").collect().await.expect("the old connection goes on");
     assert_eq!(node.terminate(), Some(0));
+}
+
+#[test]
+fn a_certificate_that_was_taken_back_opens_nothing_from_the_next_session_on() {
+    let site = Site::new();
+    for name in ["lost", "stolen"] {
+        site.cert("certs", &["client", name, "--grant", "acme:*:read"]);
+    }
+    site.cert("certs", &["revoke", "stolen"]);
+    let node = Node::run(site.command(&["--tls-crl", &site.text("certs/ca.crl")]));
+    let url = |name| site.url(&node, "certs", Some(name));
+    assert_eq!((ls(&url("app")).code, ls(&url("lost")).code), (0, 0));
+    // A machine that is busy may not even say so in time.
+    let is_refused = |name| {
+        let told = || refused(&url(name)).stderr.contains("Revoked").then_some(());
+        wait::until("the list to count", told);
+    };
+    is_refused("stolen");
+    site.cert("certs", &["revoke", "lost"]);
+    is_refused("lost");
+    is_refused("stolen");
+    assert_eq!(ls(&url("app")).code, 0);
 }

@@ -11,11 +11,12 @@ use std::time::Duration;
 use celeriant_actors::settings::KEYS;
 use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Tls};
 use celeriant_net::json::{Begin, parse_begin};
-use celeriant_net::tls::Grant;
-use celeriant_schema::{ClusterId, Refusal};
+use celeriant_schema::{ApiKey, Refusal};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use super::cert::CertAction;
 use super::failure::Failure;
+use super::key::{KeyAction, Secret};
 use super::schema::SchemaAction;
 
 pub(super) use audit::{AuditAction, Inspect, Verify};
@@ -63,19 +64,21 @@ pub(super) struct Global {
         value_name = "FILE"
     )]
     key: Option<PathBuf>,
-    /// API key (not in this version yet)
-    #[arg(long, global = true, hide = true)]
-    api_key: Option<String>,
+    /// Show nodes this API key, over TLS or on this machine
+    #[arg(
+        long,
+        global = true,
+        env = "CELERIANT_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    api_key: Option<Secret>,
 }
 
 impl Global {
-    /// Refuses flags of what this version lacks: a connection that only seems to be somebody's is
-    /// worse than none.
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        match self.api_key {
-            Some(_) => Err(Failure::usage("--api-key: not in this version yet: use --cert")),
-            None => Ok(()),
-        }
+    /// The API key, if a flag or variable holds one.
+    pub(super) fn api_key(&self) -> Result<Option<ApiKey>, Failure> {
+        self.api_key.as_ref().map_or(Ok(None), Secret::api_key)
     }
 
     /// Certificates of clients, if flags or variables name some.
@@ -154,6 +157,11 @@ pub(super) enum Command {
     },
     /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
     Bucket(Bucket),
+    /// API keys: what clients show instead of a certificate
+    Key {
+        #[command(subcommand)]
+        action: KeyAction,
+    },
     /// Make certificates: a cluster's own authority, and what it signs
     Cert {
         #[command(subcommand)]
@@ -212,59 +220,6 @@ pub(super) struct Bucket {
     /// Secret half
     #[arg(long, default_value = "try-it-out", env = "AWS_SECRET_ACCESS_KEY")]
     pub(super) secret_key: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum CertAction {
-    /// Make a certificate authority: ca.crt, ca.key and cluster-id
-    Ca {
-        /// Where to
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-        /// The cluster that it is for, to adopt the data of a single node [default: a new one]
-        #[arg(long, value_name = "UUID")]
-        cluster: Option<ClusterId>,
-        /// Days that it is valid
-        #[arg(long, default_value_t = 3650)]
-        days: u32,
-    },
-    /// Make a node's data directory and the certificate that names it: NAME.crt and NAME.key
-    Node {
-        /// Name of the node
-        name: String,
-        /// The node's data directory; made if it is empty
-        #[arg(long, value_name = "DIR")]
-        data_dir: PathBuf,
-        /// Shards of a new store: the same for both nodes [default: as many as cores]
-        #[arg(long)]
-        shards: Option<u16>,
-        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-        /// Names and addresses by which clients reach it [default: this machine's own]
-        #[arg(long = "host", value_name = "HOST")]
-        hosts: Vec<String>,
-        /// Days that it is valid
-        #[arg(long, default_value_t = 365)]
-        days: u32,
-        /// Use a file system that may lose acknowledged writes in a power cut
-        #[arg(long)]
-        allow_buffered: bool,
-    },
-    /// Make a client's certificate: NAME.crt and NAME.key
-    Client {
-        /// Name of the client
-        name: String,
-        /// What it may do; * is any org or type, all any operation. Without one it may do nothing
-        #[arg(long = "grant", value_name = "ORG:TYPE:read,append,watch,retain,schema,admin|all")]
-        grants: Vec<Grant>,
-        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
-        #[arg(long, default_value = ".", value_name = "DIR")]
-        out: PathBuf,
-        /// Days that it is valid
-        #[arg(long, default_value_t = 365)]
-        days: u32,
-    },
 }
 
 #[derive(Debug, clap::Args)]

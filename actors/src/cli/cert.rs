@@ -10,17 +10,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use celeriant_net::tls::{Authority, Grant, Issued, Name, Subject, Validity};
-use celeriant_schema::{ClusterId, StoreId};
+use celeriant_net::tls::{Authority, Grant, Issued, Name, Serial, Subject, Validity, client_uri};
+use celeriant_schema::{ClientId, ClusterId, StoreId};
 use celeriant_storage::store::{DataDir, Format, Options};
+use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::args::CertAction;
 use super::failure::Failure;
 use super::output::Output;
 
 const AUTHORITY: &str = "ca";
 const CLUSTER: &str = "cluster-id";
+/// Serial numbers and names of what was taken back.
+const REVOKED: &str = "ca.revoked";
+/// A list says when the next one comes; nobody holds it against it when that is late.
+const LIST_DAYS: u32 = 365;
 /// What is only tried out may be left running, but not forgotten.
 const TRY_OUT_DAYS: u32 = 30;
 /// Name of the client that tries it out.
@@ -31,6 +35,70 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Clocks may be behind.
 const BEFORE: Duration = Duration::from_secs(60 * 60);
 
+#[derive(Debug, Subcommand)]
+pub(super) enum CertAction {
+    /// Make a certificate authority: ca.crt, ca.key and cluster-id
+    Ca {
+        /// Where to
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// The cluster that it is for, to adopt the data of a single node [default: a new one]
+        #[arg(long, value_name = "UUID")]
+        cluster: Option<ClusterId>,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+    /// Make a node's data directory and the certificate that names it: NAME.crt and NAME.key
+    Node {
+        /// Name of the node
+        name: String,
+        /// The node's data directory; made if it is empty
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Shards of a new store: the same for both nodes [default: as many as cores]
+        #[arg(long)]
+        shards: Option<u16>,
+        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// Names and addresses by which clients reach it [default: this machine's own]
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Use a file system that may lose acknowledged writes in a power cut
+        #[arg(long)]
+        allow_buffered: bool,
+    },
+    /// Take certificates back: writes ca.crl, for tls_crl of the nodes
+    Revoke {
+        /// Name of the certificate: NAME.crt
+        name: String,
+        /// Where ca.crt, ca.key and the certificate are
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Make a client's certificate: NAME.crt and NAME.key
+    Client {
+        /// Name of the client
+        name: String,
+        /// What it may do; * is any org or type, all any operation. Without one it may do nothing
+        #[arg(long = "grant", value_name = "ORG:TYPE:read,append,watch,retain,schema,admin|all")]
+        grants: Vec<Grant>,
+        /// It writes under this client id only
+        #[arg(long, value_name = "UUID")]
+        client_id: Option<ClientId>,
+        /// Where ca.crt, ca.key and cluster-id are, and where to put the certificate
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        out: PathBuf,
+        /// Days that it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+}
+
 pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
     match action {
         CertAction::Ca { out, cluster, days } => said(output, &authority(&out, cluster, days)?),
@@ -38,8 +106,9 @@ pub(super) fn run(action: CertAction, output: &Output) -> Result<(), Failure> {
             let store = store(&out, &data_dir, shards, allow_buffered)?;
             said(output, &node(&out, &name, store, hosts, days)?)
         }
-        CertAction::Client { name, grants, out, days } => {
-            said(output, &client(&out, &name, &grants, days)?)
+        CertAction::Revoke { name, out } => said(output, &revoke(&out, &name)?),
+        CertAction::Client { name, grants, client_id, out, days } => {
+            said(output, &client(&out, &name, &grants, client_id, days)?)
         }
     }
 }
@@ -55,7 +124,7 @@ pub(super) fn try_out(dir: &Path, names: &[&str], shards: u16) -> Result<PathBuf
         node(&out, name, store, Vec::new(), TRY_OUT_DAYS)?;
     }
     let everything = "*:*:all".parse().map_err(wrong)?;
-    client(&out, TRY_OUT_CLIENT, &[everything], TRY_OUT_DAYS)?;
+    client(&out, TRY_OUT_CLIENT, &[everything], None, TRY_OUT_DAYS)?;
     Ok(out)
 }
 
@@ -107,13 +176,48 @@ fn node(
     Ok(json!({"store": store.store.to_string(), "certificate": certificate}))
 }
 
-fn client(out: &Path, name: &str, grants: &[Grant], days: u32) -> Result<Value, Failure> {
+fn client(
+    out: &Path,
+    name: &str,
+    grants: &[Grant],
+    client_id: Option<ClientId>,
+    days: u32,
+) -> Result<Value, Failure> {
     let cluster = cluster(out)?;
-    let uris = grants.iter().map(|grant| grant.uri(cluster)).collect();
+    let bound = client_id.map(|client| client_uri(cluster, client));
+    let uris = grants.iter().map(|grant| grant.uri(cluster)).chain(bound).collect();
     let subject = Subject { name: name.to_owned(), uris, ..Subject::default() };
     let certificate = issue(out, &subject, days)?;
     let grants: Vec<String> = grants.iter().map(Grant::to_string).collect();
     Ok(json!({"client": name, "certificate": certificate, "grants": grants.join(" ")}))
+}
+
+/// Takes a certificate back. What was revoked stays revoked: the list is made of a file that only
+/// grows.
+fn revoke(out: &Path, name: &str) -> Result<Value, Failure> {
+    let serial = Serial::of(&read(&out.join(format!("{name}.crt")))?).map_err(wrong)?;
+    let path = out.join(REVOKED);
+    let before = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        before => before?,
+    };
+    let line = format!("{serial} {name}\n");
+    let all = if before.contains(&line) { before } else { before + &line };
+    let serials = all.lines().filter_map(|line| line.split(' ').next()).map(str::parse);
+    let serials: Vec<Serial> = serials.collect::<Result<_, _>>().map_err(wrong)?;
+    let authority = Authority::from_pem(&read(&out.join("ca.crt"))?, &read(&out.join("ca.key"))?);
+    let list = authority.map_err(wrong)?.revoke(&serials, serials.len() as u64, valid(LIST_DAYS));
+    let crl = out.join("ca.crl");
+    replace(&path, &all)?;
+    replace(&crl, &list.map_err(wrong)?)?;
+    Ok(json!({"revoked": name, "serial": serial.to_string(), "list": crl}))
+}
+
+/// Puts a file into the place of another, whole.
+fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, content)?;
+    fs::rename(&new, path)
 }
 
 /// Signs a certificate and puts it beside the authority. Returns where.

@@ -1,10 +1,31 @@
 //! A thread for an actor that may take its time without disturbing shards, election or replicator.
 
-use kameo::actor::PreparedActor;
+use kameo::actor::{PreparedActor, Spawn};
+use kameo::mailbox;
 use tokio::sync::{mpsc, oneshot};
 
 use super::worker::{AbortOnDrop, News, watch};
 use super::{Error, Placement};
+use crate::keys::Keys;
+use crate::schemas::Registrar;
+use crate::trail::Trail;
+
+/// Those who take operators' orders, before they run.
+pub(super) struct Asides {
+    pub(super) registrar: PreparedActor<Registrar>,
+    pub(super) keys: PreparedActor<Keys>,
+    pub(super) trail: PreparedActor<Trail>,
+}
+
+impl Asides {
+    pub(super) fn prepare() -> Self {
+        Self {
+            registrar: Registrar::prepare_with_mailbox(mailbox::unbounded()),
+            keys: Keys::prepare_with_mailbox(mailbox::unbounded()),
+            trail: Trail::prepare_with_mailbox(mailbox::unbounded()),
+        }
+    }
+}
 
 /// An actor beside the others; ends with this.
 pub(super) enum Aside {

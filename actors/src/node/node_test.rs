@@ -28,7 +28,7 @@ impl Client {
     }
 
     async fn ask(&mut self, node: &Node, request: Request) -> Response {
-        let incoming = Incoming { id: 1, deadline: None, bytes: 100, request };
+        let incoming = Incoming { id: 1, deadline: None, bytes: 100, request, by: None };
         node.router(0).submit(vec![incoming], &self.replies);
         let mut replies = self.inbox.recv().await.expect("the node answers");
         assert_eq!(replies.len(), 1);
@@ -43,6 +43,7 @@ async fn start(data: &Path) -> Node {
         shards: NonZeroU16::new(SHARDS),
         threads: 2,
         memory_bytes: 64 << 20,
+        quotas: Default::default(),
         allow_buffered: true,
         pair: None,
     };

@@ -19,9 +19,12 @@ use crate::admin::Admin;
 use crate::admission::Admission;
 use crate::clock::SystemClock;
 use crate::coordinator::{BeginMail, ShardMail};
+use crate::keys::KeyMail;
+use crate::quotas::{Meter, Quotas};
 use crate::router::{Router, Shared};
 use crate::shard::Orgs;
 use crate::standing::Standing;
+use crate::trail::TrailMail;
 use crate::watch::WatchMail;
 use crate::work::{Step, Work};
 
@@ -69,6 +72,8 @@ macro_rules! gets_none {
 gets_none!(BeginMail);
 gets_none!(WatchMail);
 gets_none!(SchemaMail);
+gets_none!(KeyMail);
+gets_none!(TrailMail);
 
 /// Has the registrar catch up with `org` up to `wanted` from a page with these events. What it
 /// tells the shard, and up to where shards know the org then.
@@ -96,17 +101,22 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
     let around = Surroundings::spawn(Surroundings { page, steps });
     let (clock, standing) = (Arc::new(SystemClock), Arc::new(Standing::alone(1)));
     let shards: Arc<[_]> = vec![around.clone().recipient()].into();
+    let meter = Arc::new(Meter::new(Quotas::default()));
     let shared = Shared {
         admission: Admission::new(1 << 20),
+        meter: Arc::clone(&meter),
         shards: Arc::clone(&shards),
         standing: Arc::clone(&standing),
         admin: Admin {
             node_id: "test".into(),
+            meter,
             standing,
             cluster: None,
             clock: clock.clone(),
             shards: Arc::clone(&shards),
             registrar: around.clone().recipient(),
+            keys: around.clone().recipient(),
+            trail: around.clone().recipient(),
         },
         boot: BootId::new(1),
         counter: AtomicU64::new(1),

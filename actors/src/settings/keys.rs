@@ -34,6 +34,7 @@ pub const KEYS: &[Key] = &[
     key("tls_ca", "a path", "Certificate authority of the nodes and of clients"),
     key("tls_cert", "a path", "This node's certificate"),
     key("tls_key", "a path", "This node's private key"),
+    key("tls_crl", "a path", "Certificates that tls_ca has revoked (`cert revoke`)"),
     key(
         "tls_client_auth",
         "required, optional or none",
@@ -43,6 +44,11 @@ pub const KEYS: &[Key] = &[
         "anonymous",
         "grants",
         "What clients may do that show no certificate, with spaces between; \"\" = nothing",
+    ),
+    key(
+        "quotas",
+        "quotas",
+        "What writers of an org may take per second: ORG:writes=N,bytes=SIZE, * for others",
     ),
     key(
         "insecure_plaintext",

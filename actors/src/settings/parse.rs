@@ -9,6 +9,7 @@ use celeriant_storage::bucket::Location;
 
 use super::keys::KEYS;
 use super::{ConfigError, Given, Loaded, LogFormat, Pair, Settings, Shown};
+use crate::quotas::{Quotas, QuotasError};
 
 const LISTEN: &str = "127.0.0.1:7440";
 const HTTP_PORT: u16 = 7442;
@@ -35,6 +36,11 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     let certificates = certificates(&mut given);
     let clients = clients(&mut given, certificates.is_some() && !plaintext);
     let anonymous = anonymous(&mut given, clients);
+    let quotas: Result<Quotas, QuotasError> = given.get("quotas").unwrap_or_default().parse();
+    let quotas = quotas.unwrap_or_else(|why| {
+        given.refuse("quotas", why);
+        Quotas::default()
+    });
     let may_be_exposed = certificates.is_some() || plaintext;
     check_exposure(&mut given, "listen", listen, may_be_exposed);
     let http = http(&mut given, listen);
@@ -68,6 +74,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         certificates,
         clients,
         anonymous,
+        quotas,
         pair,
     };
     if !given.reasons.is_empty() {
@@ -194,7 +201,11 @@ fn certificates(given: &mut Given) -> Option<Files> {
         }
     }
     let [authority, certificate, key] = paths;
-    (!missing(&authority)).then_some(Files { authority, certificate, key })
+    let revoked = given.get("tls_crl").map(PathBuf::from).filter(|path| !missing(path));
+    if revoked.is_some() && missing(&authority) {
+        given.refuse("tls_crl", "there is no tls_ca that could have revoked anything");
+    }
+    (!missing(&authority)).then_some(Files { authority, certificate, key, revoked })
 }
 
 /// What clients must show, if they come over TLS.
@@ -279,7 +290,7 @@ fn memory(given: &mut Given) -> u64 {
 }
 
 /// Bytes, with an optional unit: `4096`, `512MiB`, `8GiB`.
-fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let unit = match text[digits..].trim() {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, Refusal, Request, Response, Selector, Version};
+use celeriant_schema::{AggregateKey, ApiKey, Refusal, Request, Response, Selector, Version};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::{self, Backoff};
@@ -41,6 +41,9 @@ const FOLLOWER_PATIENCE: Duration = Duration::from_secs(1);
 /// What can be sent again waits for a leader half of its time, and at most this long, if there is
 /// another node to ask.
 pub(crate) const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Holds the API key of whoever connects without saying one.
+const API_KEY_VARIABLE: &str = "CELERIANT_API_KEY";
 
 /// How a [`Client`] behaves. `Client::connect` uses the defaults.
 ///
@@ -66,6 +69,9 @@ pub struct Options {
     /// Certificates to connect with. What the URL says of TLS comes first: its own certificates, or
     /// `tls=off`. Without either, connections are in the clear.
     pub tls: Option<Tls>,
+    /// Whose rights to use, besides those of a certificate. What the URL says comes first. Sent
+    /// over TLS, or to this machine, and nowhere else.
+    pub api_key: Option<ApiKey>,
     /// Told to the node, for its logs.
     pub name: String,
     /// Keys for payloads that are encrypted; see [`Event::encrypt_for`].
@@ -80,6 +86,7 @@ impl Default for Options {
             silence_timeout: Duration::from_millis(1_500),
             connections: 1,
             tls: None,
+            api_key: None,
             name: String::from(concat!("celeriant-client ", env!("CARGO_PKG_VERSION"))),
             keys: None,
         }
@@ -103,13 +110,18 @@ struct Inner {
 }
 
 impl Client {
-    /// Connects to `celeriant://host:port[,host:port]`, with default [`Options`]. Name all nodes of
-    /// the store: any of them that is up tells which one leads.
+    /// Connects to `celeriant://host:port[,host:port]`, with the API key in `CELERIANT_API_KEY`, if
+    /// there is one, and otherwise with default [`Options`]. Name all nodes of the store: any of
+    /// them that is up tells which one leads.
     ///
     /// # Errors
-    /// `Error::Url`, or `Error::Connect` when no node answers.
+    /// `Error::Url` (also when the variable holds no key), or `Error::Connect` when no node
+    /// answers.
     pub async fn connect(url: &str) -> Result<Self, Error> {
-        Self::connect_with(url, Options::default()).await
+        let key = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
+        let wrong = |error| Error::Url { reason: format!("{API_KEY_VARIABLE} {error}") };
+        let api_key = key.map(|key| key.trim().parse().map_err(wrong)).transpose()?;
+        Self::connect_with(url, Options { api_key, ..Options::default() }).await
     }
 
     /// Connects to `celeriant://host:port[,host:port]`; see [`Url`] for what may follow.
@@ -117,7 +129,9 @@ impl Client {
     /// # Errors
     /// `Error::Url` or `Error::Tls`, or `Error::Connect` when no node answers.
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, Error> {
-        let tls = url.parse::<Url>()?.tls(options.tls.as_ref())?;
+        let parsed = url.parse::<Url>()?;
+        let tls = parsed.tls(options.tls.as_ref())?;
+        let options = Options { api_key: parsed.api_key()?.or(options.api_key), ..options };
         Self::connect_over(Arc::new(Tcp { tls }), backoff::seed(), url, options).await
     }
 

@@ -84,9 +84,9 @@ pub use aggregate::{Aggregate, Decision, DecisionMany, ExecuteError, Outcome};
 pub use celeriant_schema::event::Envelope;
 pub use celeriant_schema::key::KeyError;
 pub use celeriant_schema::{
-    AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, ContentType, EventId,
-    Guard, Hash, HeadInfo, ListPage, Receipt, Refusal, Retention, Retry, SchemaVersion, Selector,
-    Sequence, Stamp, Version, WriteId,
+    AggregateKey, AggregateReceipt, AlreadyApplied, ApiKey, ApiKeyError, ApiKeyId, ClientId,
+    Conflict, ContentType, EventId, Guard, Hash, HeadInfo, ListPage, Receipt, Refusal, Retry,
+    SchemaVersion, Selector, Sequence, Stamp, Version, WriteId,
 };
 pub use client::{Client, Options};
 pub use error::Error;

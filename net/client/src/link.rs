@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use celeriant_schema::limits::REQUEST_BYTES_MAX;
-use celeriant_schema::{ClusterId, Refusal, Request, Response, wire};
+use celeriant_schema::{ApiKey, ClusterId, Refusal, Request, Response, wire};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -52,6 +52,7 @@ pub(crate) enum Attempt {
 pub(crate) struct Shared {
     dial: Arc<dyn Dial>,
     name: String,
+    api_key: Option<ApiKey>,
     connect_timeout: Duration,
     silence_timeout: Duration,
     known: Mutex<Known>,
@@ -78,7 +79,9 @@ struct Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure.refusal {
-            Some(refusal @ Refusal::UnsupportedProtocol { .. }) => refusal.into(),
+            Some(
+                refusal @ (Refusal::UnsupportedProtocol { .. } | Refusal::Unauthenticated { .. }),
+            ) => refusal.into(),
             _ => Self::Connect { address: failure.address, reason: failure.reason },
         }
     }
@@ -93,6 +96,7 @@ impl Shared {
         Self {
             dial,
             name: options.name.clone(),
+            api_key: options.api_key.clone(),
             connect_timeout: options.connect_timeout.min(share),
             silence_timeout: options.silence_timeout.min(share),
             known: Mutex::new(known),

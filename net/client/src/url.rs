@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use celeriant_schema::{ApiKey, ApiKeyError};
+
 use crate::{Error, Tls};
 
 const SCHEME: &str = "celeriant://";
@@ -20,9 +22,11 @@ const ADDRESS_BYTES_MAX: usize = 261;
 /// celeriant://a:7440,b:7440                                             as the options say
 /// celeriant://a,b?ca=ca.crt&cert=client.crt&key=client.key              over TLS
 /// celeriant://a,b?tls=on                                                over TLS, or not at all
+/// celeriant://a,b?ca=ca.crt&api_key=FILE                                with the API key in FILE
 /// celeriant://127.0.0.1:7440?tls=off                                    in the clear
 /// ```
-/// In names of files, `%` and two digits stand for a byte; `%`, `&` and `#` must be written so.
+/// A key itself is no part of a URL, which is printed and logged. In names of files, `%` and two
+/// digits stand for a byte; `%`, `&` and `#` must be written so.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Url {
     addresses: Vec<String>,
@@ -30,6 +34,7 @@ pub struct Url {
     authority: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+    api_key: Option<PathBuf>,
 }
 
 impl Url {
@@ -67,6 +72,17 @@ impl Url {
         Tls::from_files(authority, identity).map(Some)
     }
 
+    /// The API key in the file that this URL names, if it names one.
+    ///
+    /// # Errors
+    /// `Error::Url` when the file cannot be read or holds something else.
+    pub fn api_key(&self) -> Result<Option<ApiKey>, Error> {
+        let Some(path) = &self.api_key else { return Ok(None) };
+        let wrong = |why: String| bad(format!("api_key={}: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        text.trim().parse().map(Some).map_err(|error: ApiKeyError| wrong(error.to_string()))
+    }
+
     /// A file's name as it is written in a URL.
     pub fn escape(path: &Path) -> String {
         escaped(&path.to_string_lossy())
@@ -87,7 +103,11 @@ impl Url {
                 "ca" => &mut self.authority,
                 "cert" => &mut self.certificate,
                 "key" => &mut self.key,
-                _ => return Err(bad(format!("{part:?} is not known; tls, ca, cert and key are"))),
+                "api_key" => &mut self.api_key,
+                _ => {
+                    let known = "tls, ca, cert, key and api_key are";
+                    return Err(bad(format!("{name:?} is not known; {known}")));
+                }
             };
             let value = unescaped(value).filter(|value| !value.is_empty());
             let value = value.ok_or_else(|| bad(format!("{part:?} names no file")))?;
@@ -131,7 +151,14 @@ impl FromStr for Url {
         if addresses.len() > ADDRESSES_MAX {
             return Err(bad(format!("more than {ADDRESSES_MAX} addresses")));
         }
-        let mut url = Self { addresses, tls: None, authority: None, certificate: None, key: None };
+        let mut url = Self {
+            addresses,
+            tls: None,
+            authority: None,
+            certificate: None,
+            key: None,
+            api_key: None,
+        };
         url.take_query(query)?;
         Ok(url)
     }
@@ -141,7 +168,12 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}", self.addresses.join(","))?;
         let tls = self.tls.map(|on| format!("tls={}", if on { "on" } else { "off" }));
-        let files = [("ca", &self.authority), ("cert", &self.certificate), ("key", &self.key)];
+        let files = [
+            ("ca", &self.authority),
+            ("cert", &self.certificate),
+            ("key", &self.key),
+            ("api_key", &self.api_key),
+        ];
         let files = files.into_iter().filter_map(|(name, path)| {
             path.as_ref().map(|path| format!("{name}={}", Self::escape(path)))
         });
@@ -238,7 +270,7 @@ mod tests {
             "celeriant://a:1",
             "celeriant://a:1,[::1]:2?tls=on",
             "celeriant://a:1?tls=off",
-            "celeriant://a:1?tls=on&ca=/x%20y/ca.crt&cert=c%26d.crt&key=k%25.key",
+            "celeriant://a:1?tls=on&ca=/x%20y/ca.crt&cert=c%26d.crt&key=k%25.key&api_key=/k",
         ] {
             assert_eq!(parse(text).expect("valid").to_string(), text);
         }

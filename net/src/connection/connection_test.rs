@@ -145,7 +145,8 @@ fn head() -> Request {
 
 fn hello() -> BytesMut {
     let mut out = BytesMut::new();
-    let hello = wire::Hello { min_protocol: 1, max_protocol: 9, client_name: "test".into() };
+    let hello =
+        wire::Hello { min_protocol: 1, max_protocol: 9, client_name: "test".into(), api_key: None };
     wire::encode_hello(&hello, &mut out);
     out
 }
@@ -468,7 +469,12 @@ async fn nothing_but_a_hello_comes_first_and_a_large_one_is_refused_unread() {
 async fn a_client_of_the_future_is_told_what_is_spoken_here() {
     let (mut peer, _fixture) = open(&Fake::default(), Settings::default(), 1 << 20);
     let mut bytes = BytesMut::new();
-    let hello = wire::Hello { min_protocol: 700, max_protocol: 701, client_name: "t".into() };
+    let hello = wire::Hello {
+        min_protocol: 700,
+        max_protocol: 701,
+        client_name: "t".into(),
+        api_key: None,
+    };
     wire::encode_hello(&hello, &mut bytes);
     peer.send(&bytes).await;
     let refused = Refusal::UnsupportedProtocol { min: 1, max: 1 };

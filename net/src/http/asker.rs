@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use celeriant_schema::{Refusal, Request, Response};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -81,11 +82,13 @@ impl<V: Service> Asker<V> {
         self.rights.check(&request)?;
         let deadline = Instant::now() + patience;
         // Payloads are shared, not copied.
+        let by = matches!(request, Request::Admin(_)).then(|| self.rights.who());
         let passed_on = self.elsewhere.as_ref().map(|elsewhere| (elsewhere, request.clone()));
-        match self.ask_here(request, bytes, deadline).await {
+        match self.ask_here(request, by.clone(), bytes, deadline).await {
             Err(Refusal::NotLeader { leader: Some(leader) })
                 if let Some((to, request)) = passed_on =>
             {
+                let request = on_behalf_of(by, request);
                 to.ask(leader, request, deadline.saturating_duration_since(Instant::now())).await
             }
             answer => answer,
@@ -95,12 +98,13 @@ impl<V: Service> Asker<V> {
     async fn ask_here(
         &self,
         request: Request,
+        by: Option<String>,
         bytes: usize,
         deadline: Instant,
     ) -> Result<Response, Refusal> {
         let (id, answer) = self.note()?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let incoming = Incoming { id, deadline: Some(deadline), bytes, request };
+        let incoming = Incoming { id, deadline: Some(deadline), bytes, request, by };
         self.service.submit(vec![incoming], &self.sender);
         match timeout_at(deadline + GRACE, answer).await {
             Ok(Ok(Response::Refused(refusal))) => Err(refusal),
@@ -138,6 +142,20 @@ impl Answers {
                 }
             }
         }
+    }
+}
+
+/// What another node is asked in this one's name says whose order it is.
+fn on_behalf_of(by: Option<String>, request: Request) -> Request {
+    let (Some(by), Request::Admin(order)) = (by, &request) else { return request };
+    match serde_json::from_slice::<Value>(order) {
+        // An audit asks a shard, and changes nothing.
+        Ok(what) if what["order"] != "audit" => {
+            let order = json!({"order": "for", "by": by, "what": what});
+            Request::Admin(order.to_string().into())
+        }
+        // What is wrong with it, the other node says.
+        _ => request,
     }
 }
 

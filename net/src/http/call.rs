@@ -3,11 +3,11 @@
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
-use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::{Bytes, BytesMut};
-use celeriant_schema::{AggregateKey, Refusal};
+use celeriant_schema::{AggregateKey, ApiKey, Refusal};
 use futures_util::StreamExt;
 use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
@@ -60,7 +60,21 @@ impl Call {
             }
         }
         let rights = head.extensions.remove().unwrap_or_else(Rights::none);
-        Ok(Self { headers: head.headers, rights, path, query, body })
+        let mut call = Self { headers: head.headers, rights, path, query, body };
+        if let Some(key) = call.api_key()? {
+            call.rights = call.rights.with_key(&key)?;
+        }
+        Ok(call)
+    }
+
+    /// `Authorization: Bearer <API key>`. What it says is in no refusal.
+    fn api_key(&self) -> Result<Option<ApiKey>, Refusal> {
+        let Some(said) = self.header(&AUTHORIZATION)? else { return Ok(None) };
+        let reason = "authorization must be Bearer and an API key".to_owned();
+        let refused = Refusal::Unauthenticated { reason };
+        let (scheme, key) = said.split_once(' ').unwrap_or((said, ""));
+        let key = key.trim_start().parse().ok().filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+        key.map(Some).ok_or(refused)
     }
 
     /// A part of the path.

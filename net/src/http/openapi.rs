@@ -30,7 +30,12 @@ pub(super) fn document() -> Value {
                             is refused by name.",
         },
         "paths": paths,
-        "components": {"schemas": schemas()},
+        // Nothing, for whoever shows a certificate or is let in without.
+        "security": [{}, {"apiKey": []}],
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}},
+        },
     })
 }
 

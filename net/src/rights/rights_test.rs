@@ -11,6 +11,7 @@ use celeriant_schema::{
 use rustls::pki_types::pem::PemObject;
 
 use super::*;
+use crate::keyring::Holder;
 use crate::tls::{Authority, Subject, Validity};
 
 const CLUSTER: ClusterId = ClusterId::new(7);
@@ -29,6 +30,39 @@ fn shown(uris: Vec<String>, cluster: Option<ClusterId>) -> Rights {
 fn holder(grants: &[&str]) -> Rights {
     let uri = |text: &&str| text.parse::<Grant>().expect("a grant").uri(CLUSTER);
     shown(grants.iter().map(uri).collect(), Some(CLUSTER))
+}
+
+/// Now, for keys.
+const NOW: i64 = 1_000;
+
+fn secret(id: u64) -> ApiKey {
+    ApiKey::new(ApiKeyId::new(id), [id as u8; celeriant_schema::SECRET_BYTES])
+}
+
+fn keyed(key: &ApiKey, grants: &[&str]) -> (ApiKeyId, Arc<Holder>) {
+    let holder = Holder {
+        name: "test".into(),
+        hash: key.hash(),
+        grants: grants.iter().map(|text| text.parse().expect("a grant")).collect(),
+        client_id: None,
+        created_at: 0,
+        expires_at: None,
+    };
+    (key.id(), Arc::new(holder))
+}
+
+/// A keyring with these.
+fn keyring(holders: impl IntoIterator<Item = (ApiKeyId, Arc<Holder>)>) -> Arc<Keyring> {
+    let keyring = Keyring::new(Box::new(|| NOW));
+    keyring.publish(holders.into_iter().collect());
+    Arc::new(keyring)
+}
+
+/// Of one who shows nothing but a key with these grants.
+fn key_holder(grants: &[&str]) -> Rights {
+    let key = secret(1);
+    let nobody = Rights::none().with_keys(Some(keyring([keyed(&key, grants)])), true);
+    nobody.with_key(&key).expect("a key")
 }
 
 fn key(text: &str) -> AggregateKey {
@@ -171,37 +205,52 @@ fn foreign() -> Vec<Request> {
         order(r#"{"order":"replace","lost":"","member":{}}"#),
         order(r#"{"order":"recover","above":1}"#),
         order(r#"{"order":"record"}"#),
+        order(r#"{"order":"key","do":"create","name":"x","grants":["acme:account:read"]}"#),
+        order(r#"{"order":"key","do":"list"}"#),
+        order(r#"{"order":"key","do":"revoke","id":"0000000000000001"}"#),
+        order(r#"{"order":"for","by":"me","what":{"order":"status"}}"#),
+        read("$system/keys/keys"),
+        read("$system/audit/2026-11"),
+        write(&[("$system/keys/keys", true)]),
+        feed("$system/keys/keys"),
         order("no order"),
     ]
 }
 
 #[test]
 fn a_grant_allows_its_operations_on_its_own_and_nothing_else() {
-    let all = holder(&["*:*:all"]);
-    for granted in Operation::ALL {
-        let rights = holder(&[&format!("acme:account:{}", granted.name())]);
-        for (request, needed) in own() {
-            let allowed = needed.is_none_or(|needed| needed == granted);
-            let result = rights.check(&request);
-            assert_eq!(result.is_ok(), allowed, "{} {request:?}", granted.name());
-            if let Err(refusal) = result {
-                let Refusal::PermissionDenied { action, resource } = refusal else {
-                    panic!("{refusal}")
-                };
-                assert_eq!(Some(action.as_str()), needed.map(Operation::name));
-                assert_eq!(resource, "acme/account");
-            }
-            assert_eq!(all.check(&request), Ok(()));
+    // Whatever way its holder shows it.
+    for of in [holder, key_holder] {
+        let all = of(&["*:*:all"]);
+        for granted in Operation::ALL {
+            allows_only(granted, &of(&[&format!("acme:account:{}", granted.name())]), &all);
         }
-    }
-    let everything = holder(&["acme:account:all"]);
-    for request in foreign() {
-        assert!(everything.check(&request).is_err(), "{request:?}");
-        assert_eq!(all.check(&request), Ok(()), "{request:?}");
+        let everything = of(&["acme:account:all"]);
+        for request in foreign() {
+            assert!(everything.check(&request).is_err(), "{request:?}");
+            assert_eq!(all.check(&request), Ok(()), "{request:?}");
+        }
     }
     let mut kinds: Vec<&str> = own().iter().map(|(request, _)| row(request)).collect();
     kinds.dedup();
     assert_eq!(kinds, ["ping", "write", "read", "head", "list", "feed", "order"]);
+}
+
+/// What `granted` on `acme/account` allows, row by row; `all` allows everything.
+fn allows_only(granted: Operation, rights: &Rights, all: &Rights) {
+    for (request, needed) in own() {
+        let allowed = needed.is_none_or(|needed| needed == granted);
+        let result = rights.check(&request);
+        assert_eq!(result.is_ok(), allowed, "{} {request:?}", granted.name());
+        if let Err(refusal) = result {
+            let Refusal::PermissionDenied { action, resource } = refusal else {
+                panic!("{refusal}")
+            };
+            assert_eq!(Some(action.as_str()), needed.map(Operation::name));
+            assert_eq!(resource, "acme/account");
+        }
+        assert_eq!(all.check(&request), Ok(()));
+    }
 }
 
 #[test]
@@ -257,4 +306,96 @@ fn a_node_of_the_cluster_may_do_everything_and_one_of_another_nothing() {
         assert_eq!(own.check(&request), Ok(()));
         assert!(other.check(&request).is_err(), "{request:?}");
     }
+}
+
+#[test]
+fn a_key_adds_to_a_certificate_until_it_is_revoked_or_over() {
+    let key = secret(1);
+    let ring = keyring([keyed(&key, &["rival:account:read"])]);
+    let certificate = holder(&["acme:account:read"]).with_keys(Some(Arc::clone(&ring)), true);
+    let both = certificate.with_key(&key).expect("a key");
+    let reads = [read("acme/account/a"), read("rival/account/a")];
+    for request in &reads {
+        assert_eq!(both.check(request), Ok(()), "{request:?}");
+    }
+    assert!(certificate.check(&reads[1]).is_err(), "without the key");
+    assert!(both.check(&write(&[("rival/account/a", true)])).is_err());
+
+    // The connection is up, and its key counts no more: neither does what else it showed.
+    ring.publish(std::collections::BTreeMap::new());
+    for request in &reads {
+        assert!(matches!(both.check(request), Err(Refusal::Unauthenticated { .. })));
+        assert_eq!(certificate.check(&reads[0]), Ok(()));
+    }
+    for (end, counts) in [(NOW, false), (NOW + 1, true)] {
+        let (id, of) = keyed(&key, &["*:*:all"]);
+        let of = Holder { expires_at: Some(end), ..(*of).clone() };
+        ring.publish([(id, Arc::new(of))].into());
+        assert_eq!(both.check(&reads[0]).is_ok(), counts, "{end}");
+        assert_eq!(certificate.with_key(&key).is_ok(), counts, "{end}");
+    }
+}
+
+#[test]
+fn what_is_no_key_here_opens_nothing() {
+    let ring = keyring([keyed(&secret(1), &["*:*:all"])]);
+    let nobody = Rights::none().with_keys(Some(Arc::clone(&ring)), true);
+    let forged = ApiKey::new(ApiKeyId::new(1), [9; celeriant_schema::SECRET_BYTES]);
+    for key in [secret(2), forged] {
+        assert!(matches!(nobody.with_key(&key), Err(Refusal::Unauthenticated { .. })), "{key:?}");
+    }
+    let seen = Rights::none().with_keys(Some(ring), false);
+    let refused = seen.with_key(&secret(1)).expect_err("others have seen it").to_string();
+    assert!(refused.contains("revoke"), "{refused}");
+    assert!(Rights::all().with_key(&secret(1)).is_err(), "where there is no keyring");
+    let unread = Some(Arc::new(Keyring::new(Box::new(|| NOW))));
+    let early = Rights::none().with_keys(unread, true).with_key(&secret(1));
+    assert!(matches!(early, Err(Refusal::Overloaded { .. })), "worth trying again");
+}
+
+#[test]
+fn a_client_id_that_a_key_names_is_its_holder_s_and_binds_him() {
+    let (mine, other, free) = (ClientId::new(1), ClientId::new(2), ClientId::new(3));
+    let bound = |id: u64, client_id| {
+        let (id, of) = keyed(&secret(id), &["acme:account:append"]);
+        (id, Arc::new(Holder { client_id, ..(*of).clone() }))
+    };
+    let ring = keyring([bound(1, Some(mine)), bound(2, Some(other)), bound(3, None)]);
+    let nobody = Rights::none().with_keys(Some(Arc::clone(&ring)), true);
+    let by = |id| nobody.with_key(&secret(id)).expect("a key");
+    let may = |rights: &Rights, client_id| {
+        let Request::Write(write) = write(&[("acme/account/a", true)]) else { unreachable!() };
+        match rights.check(&Request::Write(Write { client_id, ..write })) {
+            Ok(()) => true,
+            Err(Refusal::PermissionDenied { action, resource }) => {
+                assert_eq!((action.as_str(), resource), ("append", format!("client {client_id}")));
+                false
+            }
+            Err(refusal) => panic!("{refusal}"),
+        }
+    };
+    let nameless = ClientId::NONE;
+    let rows = [mine, other, free, nameless].map(|id| (may(&by(1), id), may(&by(3), id)));
+    assert_eq!(rows, [(true, false), (false, false), (false, true), (true, true)]);
+    // A certificate that names one binds its holder, and lets in where a key has the same.
+    let grant = "acme:account:append".parse::<Grant>().expect("a grant").uri(CLUSTER);
+    let uris = vec![grant, crate::tls::client_uri(CLUSTER, mine)];
+    let certificate = shown(uris, Some(CLUSTER)).with_keys(Some(ring), true);
+    let rows = [mine, other, free, nameless].map(|id| may(&certificate, id));
+    assert_eq!(rows, [true, false, false, true]);
+    // Both may be shown.
+    let both = certificate.with_key(&secret(2)).expect("a key");
+    assert_eq!([mine, other, free].map(|id| may(&both, id)), [true, true, false]);
+}
+
+#[test]
+fn it_is_known_by_name_who_gives_an_order() {
+    let ring = || Some(keyring([keyed(&secret(1), &["*:*:all"])]));
+    let certificate = holder(&["acme:*:read"]).with_keys(ring(), true);
+    assert_eq!(certificate.who(), "certificate someone");
+    let both = certificate.with_key(&secret(1)).expect("a key").who();
+    assert_eq!(both, "certificate someone and key 0000000000000001 test");
+    let node = shown(vec![Name { cluster: CLUSTER, store: StoreId::new(3) }.to_string()], None);
+    assert_eq!(node.who(), "node someone");
+    assert_eq!(Rights::all().who(), "somebody in the clear");
 }

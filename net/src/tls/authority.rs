@@ -3,13 +3,19 @@
 //! Keys are ECDSA over P-256: every TLS stack knows them, signing one takes microseconds. A
 //! certificate of a node serves both ends, because either node may dial.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use webpki::EndEntityCert;
 
 use super::{Error, Name};
 
@@ -48,6 +54,46 @@ pub struct Issued {
 impl std::fmt::Debug for Issued {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Issued").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// What an authority calls a certificate: hex digits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Serial(Vec<u8>);
+
+impl Serial {
+    /// Of a certificate in PEM form.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of(certificate: &str) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Content {
+            path: "the certificate".into(),
+            what: "certificate",
+            reason,
+        };
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes());
+        let der = der.map_err(|error| wrong(error.to_string()))?;
+        let parsed = EndEntityCert::try_from(&der).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self(parsed.serial().to_vec()))
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Serial {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let digits =
+            |at: usize| text.get(at..at + 2).and_then(|it| u8::from_str_radix(it, 16).ok());
+        let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digits).collect();
+        let reason = "serial numbers are hex digits".to_owned();
+        bytes.filter(|bytes| !bytes.is_empty()).map(Self).ok_or(Error::Making(reason))
     }
 }
 
@@ -116,6 +162,36 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).map_err(making)?.pem();
         Ok(Issued { certificate, key: key.serialize_pem() })
+    }
+}
+
+impl Authority {
+    /// Signs a list of all that it has ever revoked, in PEM form. Each is `number`ed higher than
+    /// the one before.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn revoke(
+        &self,
+        serials: &[Serial],
+        number: u64,
+        validity: Validity,
+    ) -> Result<String, Error> {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&serial.0),
+            revocation_time: validity.from.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: validity.from.into(),
+            next_update: (validity.from + validity.lasts).into(),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(making)
     }
 }
 

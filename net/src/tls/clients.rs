@@ -162,7 +162,9 @@ impl Current {
             builder.with_no_client_auth()
         } else {
             let roots = Arc::new(material.roots()?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                .with_crls(material.revoked.iter().cloned())
+                .only_check_end_entity_revocation();
             let verifier = match auth {
                 ClientAuth::Optional => verifier.allow_unauthenticated(),
                 _ => verifier,

@@ -202,7 +202,12 @@ async fn is_welcome(client: &Client, address: SocketAddr) -> bool {
     let greet = async {
         let mut stream = client.connect(TcpStream::connect(address).await?).await?;
         let mut bytes = BytesMut::new();
-        let hello = wire::Hello { min_protocol: 1, max_protocol: 1, client_name: "test".into() };
+        let hello = wire::Hello {
+            min_protocol: 1,
+            max_protocol: 1,
+            client_name: "test".into(),
+            api_key: None,
+        };
         wire::encode_hello(&hello, &mut bytes);
         stream.write_all(&bytes).await?;
         bytes.clear();
@@ -266,7 +271,12 @@ fn files_that_were_exchanged_are_read_again_and_bad_ones_are_said_once() {
     let world = World::new();
     let folder = tempfile::tempdir().expect("a directory");
     let path = |name: &str| folder.path().join(name);
-    let files = Files { authority: path("ca.crt"), certificate: path("n.crt"), key: path("n.key") };
+    let files = Files {
+        authority: path("ca.crt"),
+        certificate: path("n.crt"),
+        key: path("n.key"),
+        revoked: None,
+    };
     let put = |issued: &Issued| {
         std::fs::write(&files.certificate, &issued.certificate).expect("written");
         std::fs::write(&files.key, &issued.key).expect("written");

@@ -13,6 +13,8 @@ pub struct Files {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// What the CA has revoked; `None`: nothing.
+    pub revoked: Option<PathBuf>,
 }
 
 /// What tells one content of a file from the next: written later, of another size, or put into the
@@ -23,7 +25,7 @@ type Mark = Option<(SystemTime, u64)>;
 #[derive(Debug)]
 pub(super) struct Watched {
     files: Files,
-    seen: Mutex<[Mark; 3]>,
+    seen: Mutex<[Mark; 4]>,
 }
 
 impl Watched {
@@ -45,8 +47,10 @@ impl Watched {
     }
 }
 
-fn marks(files: &Files) -> [Mark; 3] {
-    [&files.authority, &files.certificate, &files.key].map(|path| mark(path))
+fn marks(files: &Files) -> [Mark; 4] {
+    let revoked = files.revoked.as_ref();
+    let all = [Some(&files.authority), Some(&files.certificate), Some(&files.key), revoked];
+    all.map(|path| mark(path?))
 }
 
 fn mark(path: &Path) -> Mark {

@@ -3,14 +3,15 @@
 //! A grant is written as `ORG:TYPE:OPERATIONS` on the command line (`acme:account:read,append`,
 //! `*:*:all`), and as a URI in a certificate:
 //! `celeriant://<cluster>/grant/<org>/<type>/<operations>`.
+//! Beside grants may stand whose client id it is: `celeriant://<cluster>/client/<uuid>`.
 //! Deliberately absent: which request needs what (`rights`).
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-use celeriant_schema::ClusterId;
 use celeriant_schema::key::{NamePart, check_name};
+use celeriant_schema::{ClientId, ClusterId};
 use percent_encoding::percent_decode_str;
 
 use super::SCHEME;
@@ -135,6 +136,17 @@ impl Grant {
             false => names(self.operations.iter().copied()),
         }
     }
+}
+
+/// A client id as it stands in a certificate of `cluster`: its holder writes under this one only.
+pub fn client_uri(cluster: ClusterId, client: ClientId) -> String {
+    format!("{SCHEME}{cluster}/client/{client}")
+}
+
+/// The client id that a URI of a certificate says, and for which cluster.
+pub(crate) fn client_of_uri(uri: &str) -> Option<(ClusterId, ClientId)> {
+    let (cluster, client) = uri.strip_prefix(SCHEME)?.split_once("/client/")?;
+    Some((cluster.parse().ok()?, client.parse().ok()?))
 }
 
 impl fmt::Display for Grant {

@@ -1,7 +1,7 @@
 //! Checks a peer's certificate: CA, times, and the name that it carries.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use celeriant_schema::{ClusterId, StoreId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,9 +12,9 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
     SignatureScheme,
 };
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{CertRevocationList, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use super::{Material, Name, Untrusted};
+use super::{Material, Name, Untrusted, revoked};
 
 /// Whom a session may be with.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,7 @@ impl Verdict {
 #[derive(Debug)]
 pub(crate) struct Verifier {
     anchors: Vec<TrustAnchor<'static>>,
+    revoked: Vec<CertRevocationList<'static>>,
     provider: Arc<CryptoProvider>,
     expected: Expected,
     verdict: Verdict,
@@ -58,7 +59,8 @@ impl Verifier {
                 .map_err(|error| super::Error::Refused(format!("CA certificate: {error}")))
         });
         let anchors = anchors.collect::<Result<_, _>>()?;
-        Ok(Self { anchors, provider, expected, verdict })
+        let revoked = revoked::parsed(&material.revoked)?;
+        Ok(Self { anchors, revoked, provider, expected, verdict })
     }
 
     fn check(
@@ -83,8 +85,10 @@ impl Verifier {
     ) -> Result<Name, Untrusted> {
         let parsed = EndEntityCert::try_from(certificate).map_err(untrusted)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revoked = revoked::options(&lists);
         parsed
-            .verify_for_usage(algorithms, &self.anchors, between, now, usage, None, None)
+            .verify_for_usage(algorithms, &self.anchors, between, now, usage, revoked, None)
             .map_err(untrusted)?;
         let named = names_of(certificate).collect::<Vec<_>>();
         let ours = named.iter().find(|name| name.cluster == self.expected.cluster);
@@ -124,6 +128,29 @@ impl Material {
     }
 }
 
+/// Longest that is looked ahead for the end of a certificate's time.
+const AHEAD_MAX: Duration = Duration::from_secs(30 * 366 * 86_400);
+/// How exactly it is found.
+const EXACT: Duration = Duration::from_secs(60);
+
+impl Material {
+    /// How long, from `now` on, this node's own certificate is good, to the minute; none when it is
+    /// over. At most some thirty years. Found by asking for ever nearer times: what counts is what
+    /// a peer would say.
+    pub fn good_for(&self, now: SystemTime) -> Duration {
+        let is_over = |ahead| matches!(self.judge(now + ahead), Err(Untrusted::Expired));
+        let (mut good, mut over) = (Duration::ZERO, AHEAD_MAX);
+        if is_over(good) {
+            return good;
+        }
+        while over - good > EXACT {
+            let middle = good + (over - good) / 2;
+            if is_over(middle) { over = middle } else { good = middle }
+        }
+        good
+    }
+}
+
 /// Names of stores that a certificate carries.
 pub(crate) fn names_of(certificate: &CertificateDer<'_>) -> std::vec::IntoIter<Name> {
     let parsed = EndEntityCert::try_from(certificate);
@@ -141,6 +168,7 @@ fn untrusted(error: webpki::Error) -> Untrusted {
         }
         webpki::Error::CertExpired { .. } => Untrusted::Expired,
         webpki::Error::CertNotValidYet { .. } => Untrusted::NotYetValid,
+        webpki::Error::CertRevoked => Untrusted::Revoked,
         other => Untrusted::Unusable(other.to_string()),
     }
 }
@@ -150,6 +178,7 @@ fn alert_of(reason: &Untrusted) -> CertificateError {
     match reason {
         Untrusted::Authority => CertificateError::UnknownIssuer,
         Untrusted::Expired => CertificateError::Expired,
+        Untrusted::Revoked => CertificateError::Revoked,
         Untrusted::NotYetValid => CertificateError::NotValidYet,
         Untrusted::Unusable(_) => CertificateError::BadEncoding,
         _ => CertificateError::ApplicationVerificationFailure,

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::api_key::{ApiKeyId, SECRET_BYTES};
 use crate::event::EncodedEvents;
 use crate::fuzzing;
 use crate::hash::Hash;
@@ -149,6 +150,8 @@ fn a_stream_split_at_every_byte_gives_the_same_frames() {
 fn hello_welcome_and_pong_survive_the_wire() {
     let hello = framed(|out| encode_hello(&sample_hello(), out));
     assert_eq!(decode_inbound(hello), Ok(Inbound::Hello(sample_hello())));
+    let hello = framed(|out| encode_hello(&hello_with_key(), out));
+    assert_eq!(decode_inbound(hello), Ok(Inbound::Hello(hello_with_key())));
     let welcome = framed(|out| encode_welcome(&sample_welcome(), out));
     assert_eq!(decode_outbound(welcome), Ok(Outbound::Welcome(sample_welcome())));
     assert_eq!(decode_outbound(framed(encode_pong)), Ok(Outbound::Pong));
@@ -156,9 +159,24 @@ fn hello_welcome_and_pong_survive_the_wire() {
 
 #[test]
 fn a_later_hello_may_say_more() {
+    for hello in [sample_hello(), hello_with_key()] {
+        let mut frame = framed(|out| encode_hello(&hello, out)).to_vec();
+        if hello.api_key.is_none() {
+            // No key, said.
+            frame.extend_from_slice(&[0, 0]);
+        }
+        frame.extend_from_slice(b"news");
+        assert_eq!(decode_inbound(frame.into()), Ok(Inbound::Hello(hello)));
+    }
+}
+
+#[test]
+fn what_is_no_key_ends_the_connection_and_is_not_repeated() {
     let mut frame = framed(|out| encode_hello(&sample_hello(), out)).to_vec();
-    frame.extend_from_slice(b"news");
-    assert_eq!(decode_inbound(frame.into()), Ok(Inbound::Hello(sample_hello())));
+    frame.extend_from_slice(&[6, 0]);
+    frame.extend_from_slice(b"secret");
+    let Err(Malformed::Frame(refusal)) = decode_inbound(frame.into()) else { panic!("a key?") };
+    assert!(!refusal.to_string().contains("secret"), "{refusal}");
 }
 
 #[test]
@@ -346,6 +364,10 @@ fn the_bytes_on_the_wire_never_change() {
     let mut out = BytesMut::new();
     encode_hello(&sample_hello(), &mut out);
     assert_eq!(hex(&out.split()), GOLDEN_HELLO);
+    encode_hello(&hello_with_key(), &mut out);
+    let with_key = hex(&out.split());
+    assert_eq!(with_key[8..76], GOLDEN_HELLO[8..]);
+    assert!(with_key[76..].starts_with("5f0063656c657269616e745f6b65795f"), "{with_key}");
     encode_welcome(&sample_welcome(), &mut out);
     assert_eq!(hex(&out.split()), GOLDEN_WELCOME);
     encode_response(9, &sample_receipt(), &mut out);
@@ -381,7 +403,13 @@ const GOLDEN_NOT_FOUND: &str =
     concat!("1f000000ff0000000900000000000000d1070f0061636d652f6f726465722f34", "383231",);
 
 fn sample_hello() -> Hello {
-    Hello { min_protocol: 1, max_protocol: 2, client_name: "test 1.0".into() }
+    let client_name = "test 1.0".into();
+    Hello { min_protocol: 1, max_protocol: 2, client_name, api_key: None }
+}
+
+fn hello_with_key() -> Hello {
+    let key = ApiKey::new(ApiKeyId::new(7), [0x5a; SECRET_BYTES]);
+    Hello { api_key: Some(key), ..sample_hello() }
 }
 
 fn sample_welcome() -> Welcome {

@@ -26,7 +26,7 @@ use crate::damage::Scar;
 use crate::disk::SimDisk;
 use crate::gate::Gated;
 use crate::link::End;
-use crate::machine::Machine;
+use crate::machine::{Machine, random_of};
 use crate::overseer::Overseer;
 use crate::rng::Rng;
 use crate::timeline::Micros;
@@ -85,7 +85,7 @@ pub(super) enum Stage {
 /// What became of a process.
 pub(super) enum Turn {
     PowerWent,
-    Started(Result<Node, Error>),
+    Started(Box<Result<Node, Error>>),
     Failed(Error),
     Stopped,
 }
@@ -194,6 +194,7 @@ impl Site {
             disks: self.machine.disks(),
             placement: Placement::Here,
             membership: Membership::Pair(pair.into()),
+            random: random_of(boot),
         };
         self.stage = Stage::Starting(Box::pin(Node::start(self.machine.settings(), components)));
     }
@@ -208,7 +209,9 @@ impl Site {
         }
         match &mut self.stage {
             Stage::Down { .. } => Poll::Pending,
-            Stage::Starting(start) => start.as_mut().poll(cx).map(Turn::Started),
+            Stage::Starting(start) => {
+                start.as_mut().poll(cx).map(|started| Turn::Started(Box::new(started)))
+            }
             Stage::Up(node) => pin!(node.failed()).poll(cx).map(Turn::Failed),
             Stage::Stopping(stop) => stop.as_mut().poll(cx).map(|()| Turn::Stopped),
         }

@@ -61,8 +61,10 @@ impl World {
                 self.reached.note("power went at an operation");
                 self.crash(node, &mut Crash::any());
             }
-            Turn::Started(Ok(running)) => self.up(node, running),
-            Turn::Started(Err(error)) => self.start_failed(node, &error),
+            Turn::Started(started) => match *started {
+                Ok(running) => self.up(node, running),
+                Err(error) => self.start_failed(node, &error),
+            },
             Turn::Failed(error) => {
                 self.explain(node, "stopped", &error);
                 self.reached.note("node stopped by itself");

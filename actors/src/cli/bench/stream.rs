@@ -128,7 +128,8 @@ impl Reader {
         let mut hello = BytesMut::new();
         let client_name = "celeriant bench".to_owned();
         let (min_protocol, max_protocol) = (PROTOCOL_MIN, PROTOCOL_MAX);
-        encode_hello(&Hello { min_protocol, max_protocol, client_name }, &mut hello);
+        let said = Hello { min_protocol, max_protocol, client_name, api_key: None };
+        encode_hello(&said, &mut hello);
         self.stream.get_mut().write_all(&hello)?;
         self.stream.get_mut().flush()?;
         match self.next()? {

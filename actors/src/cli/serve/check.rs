@@ -65,10 +65,14 @@ fn certificates(settings: &Settings) -> Option<Finding> {
     match (usable, settings.clients) {
         (Err(error), _) => finding(false, error.to_string()),
         (Ok(None), _) => None,
-        (Ok(Some(_)), Some(auth)) => {
-            finding(true, format!("usable; clients come over TLS, their certificates are {auth}"))
+        (Ok(Some(own)), auth) => {
+            let days = own.current().good_for(SystemTime::now()).as_secs() / 86_400;
+            let said = match auth {
+                Some(auth) => format!("clients come over TLS, their certificates are {auth}"),
+                None => "clients come without TLS".to_owned(),
+            };
+            finding(days > 0, format!("usable for {days} more days; {said}"))
         }
-        (Ok(Some(_)), None) => finding(true, "usable; clients come without TLS".to_owned()),
     }
 }
 

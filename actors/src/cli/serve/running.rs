@@ -1,6 +1,6 @@
 //! A node that runs: until a signal ends it or it fails, with what can be exchanged meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use celeriant_actors::node::Node;
 use celeriant_actors::settings::{LogFormat, Settings};
@@ -16,6 +16,11 @@ use super::super::failure::Failure;
 
 /// Between looks at whether certificates were exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between looks at how long the certificate is good.
+const DAY: Duration = Duration::from_secs(86_400);
+/// From then on its end is announced, daily.
+const WARN_BEFORE: Duration = Duration::from_secs(14 * 86_400);
 
 /// What this process is told from outside, from here on.
 pub(in super::super) struct Signals {
@@ -98,6 +103,16 @@ impl Exchangeable {
         }
     }
 
+    /// Says it when the node's own certificate is about to be worth nothing.
+    fn look_at_the_end(&self) {
+        let Some(credentials) = &self.credentials else { return };
+        let left = credentials.current().good_for(SystemTime::now());
+        if left < WARN_BEFORE {
+            let days = left.as_secs() / 86_400;
+            tracing::warn!(days, "this node's certificate is about to expire: make another");
+        }
+    }
+
     /// Certificates are read again if their files are other ones now.
     fn look(&self) {
         match self.credentials.as_ref().map(Credentials::reload_if_changed) {
@@ -116,6 +131,7 @@ pub(super) async fn serve(
 ) -> Result<(), Failure> {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut daily = interval(DAY);
     loop {
         tokio::select! {
             biased;
@@ -124,6 +140,7 @@ pub(super) async fn serve(
             _ = signals.interrupt.recv() => break,
             _ = signals.hang_up.recv() => exchangeable.reload(),
             _ = looks.tick() => exchangeable.look(),
+            _ = daily.tick() => exchangeable.look_at_the_end(),
         }
     }
     tracing::info!("stopping");

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +23,9 @@ pub(crate) type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Pip
 pub(crate) trait Dial: fmt::Debug + Send + Sync {
     /// Reaches `host:port`. May take for ever: the caller has a deadline.
     fn dial<'a>(&'a self, address: &'a str) -> Dialing<'a>;
+
+    /// Nobody on the way to `host:port` sees what is sent.
+    fn is_private(&self, address: &str) -> bool;
 }
 
 /// Over TCP, with TLS or in the clear.
@@ -34,6 +38,17 @@ impl Dial for Tcp {
     fn dial<'a>(&'a self, address: &'a str) -> Dialing<'a> {
         Box::pin(dial(address, self.tls.as_ref()))
     }
+
+    fn is_private(&self, address: &str) -> bool {
+        self.tls.is_some() || is_this_machine(address)
+    }
+}
+
+/// Whether `host:port` cannot be another machine.
+fn is_this_machine(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A bare connection to the node at `host:port`, for tools that speak its protocol themselves. A

@@ -1,0 +1,69 @@
+//! A canary: secrets that are used in every way, right and wrong, and then looked for wherever a
+//! program could have told them.
+
+use std::fs::{self, File};
+
+use celeriant_client::{Client, Options};
+
+use crate::support::http::curl_with;
+use crate::support::site::Site;
+use crate::support::{Node, call};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
+    let site = Site::new();
+    site.cert("certs", &["client", "ops", "--grant", "*:*:all"]);
+    let log = File::create(site.path("log")).expect("a file");
+    let mut command = site.command(&["--tls-client-auth", "optional", "--log", "trace"]);
+    command.stderr(log);
+    let node = Node::run(command);
+    let (ops, url) = (site.url(&node, "certs", Some("ops")), site.url(&node, "certs", None));
+    let made = call(&["--url", &ops, "key", "create", "app", "--grant", "acme:*:all"], "").line();
+    let key = made["key"].as_str().expect("told once").to_owned();
+    let secret = key.rsplit('_').next().expect("a secret").to_owned();
+    // Wrong, and half of it: what is refused is what gets repeated.
+    let wrong = key.replace(&made["id"].as_str().expect("an id")[..8], "00000000");
+    let half = &key[..key.len() - 8];
+    let mut told = String::new();
+    for key in [&key, &wrong, half] {
+        let called = call(&["--url", &url, "--timeout", "2s", "--api-key", key, "ls", "acme"], "");
+        told += &(called.stdout + &called.stderr);
+        let files =
+            ["ca.crt", "app.crt", "app.key"].map(|name| site.text(&format!("certs/{name}")));
+        let http = node.http.as_deref().expect("it serves HTTP");
+        for header in [format!("Bearer {key}"), key.to_owned(), format!("Basic {key}")] {
+            let header = format!("authorization: {header}");
+            let url = format!("{http}/v1/orgs/acme/types");
+            told += &curl_with(&files, &url, &["-H", &header]).to_string();
+        }
+        let options = Options { api_key: key.parse().ok(), ..Options::default() };
+        told += &format!("{options:?}");
+        if let Ok(client) = Client::connect_with(&url, options).await {
+            told += &format!("{client:?} {:?}", client.list_types("acme").collect().await);
+        }
+    }
+    for order in [["key", "list"], ["cluster", "status"]] {
+        told += &call(&[&["--url", &ops], &order[..]].concat(), "").stdout;
+    }
+    for place in ["$system/keys/keys", &month(&ops)] {
+        told += &call(&["--url", &ops, "read", place], "").stdout;
+    }
+    assert!(told.contains("OrderGiven") && told.contains("KeyCreated"), "{told}");
+    assert_eq!(node.terminate(), Some(0));
+    let log = fs::read_to_string(site.path("log")).expect("a log");
+    assert!(log.contains("no such API key"), "it logs what it refuses: {log}");
+    // A part of it would be too much, too.
+    for (part, text) in [("the log", &log), ("an answer", &told)] {
+        let found = text.lines().find(|line| line.contains(&secret[..16]));
+        assert_eq!(found, None, "{part} tells a secret");
+    }
+    let private = fs::read_to_string(site.path("certs/n.key")).expect("a key");
+    let line = private.lines().nth(1).expect("PEM");
+    assert!(!log.contains(line) && !told.contains(line), "a private key");
+}
+
+/// Where the orders of this month are noted.
+fn month(url: &str) -> String {
+    let keys = call(&["--url", url, "read", "$system/keys/keys", "--limit", "1"], "").line();
+    format!("$system/audit/{}", &keys["server_time"].as_str().expect("a time")[..7])
+}
