@@ -79,7 +79,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Demo(demo) => block_on(demo::run(demo, output)),
         Command::Server(server) => block_on(serve::server(server, output)),
         Command::Bucket(bucket) => block_on(serve::bucket(bucket, output)),
-        Command::Compact { wait } => block_on(compact::run(wait, &global, output)),
+        Command::Compact(compact) => block_on(compact::run(compact, &global, output)),
         Command::Cluster { action } => block_on(cluster::run(action, &global, output)),
         Command::Schema { action } => block_on(schema::run(action, &global, output)),
         Command::Key { action } => block_on(key::run(action, &global, output)),

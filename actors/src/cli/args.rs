@@ -148,13 +148,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: ClusterAction,
     },
-    /// Let what was deleted or trimmed leave the disk of every node that --url names, and pack the
-    /// log
-    Compact {
-        /// Until that is done
-        #[arg(long)]
-        wait: bool,
-    },
+    /// Let what was deleted leave the disk of every node that --url names, and pack the log
+    Compact(super::compact::Compact),
     /// Serve an S3 bucket from a directory, to try a pair out: it is no second place
     Bucket(Bucket),
     /// API keys: what clients show instead of a certificate

@@ -11,11 +11,19 @@ use super::cluster::{ask, order};
 use super::failure::Failure;
 use super::output::Output;
 
+/// What to do.
+#[derive(Debug, clap::Args)]
+pub(super) struct Compact {
+    /// Until that is done
+    #[arg(long)]
+    wait: bool,
+}
+
 /// Between two questions how far it is.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Each node compacts for itself, so each is told; a node that is away is still to be.
-pub(super) async fn run(wait: bool, global: &Global, output: &Output) -> Result<(), Failure> {
+pub(super) async fn run(compact: Compact, global: &Global, output: &Output) -> Result<(), Failure> {
     let url: Url = global.url.parse()?;
     let mut ordered = Vec::new();
     let mut away = 0;
@@ -31,7 +39,7 @@ pub(super) async fn run(wait: bool, global: &Global, output: &Output) -> Result<
     }
     for (address, node, number) in ordered {
         let mut status = ask(global, &node).await?;
-        while wait && !is_done(&status, number.unwrap_or_default()) {
+        while compact.wait && !is_done(&status, number.unwrap_or_default()) {
             tokio::time::sleep(PAUSE).await;
             status = ask(global, &node).await?;
         }
