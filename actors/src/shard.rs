@@ -28,7 +28,7 @@ pub use commit::Elsewhere;
 pub use joints::Joints;
 pub use orders::Reopen;
 pub use schemas::Orgs;
-pub(crate) use write::hash_if_sequenced;
+pub(crate) use write::{hash_if_sequenced, sequenced};
 
 use std::future::poll_fn;
 use std::sync::Arc;

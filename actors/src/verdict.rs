@@ -16,8 +16,6 @@ pub struct Findings {
     pub conflicts: Vec<Conflict>,
     /// Members whose sequence is not the next one.
     pub sequences: Vec<SequenceFinding>,
-    /// How many members carry a sequence.
-    pub sequenced: usize,
     /// Why a member takes no such change, whatever guards and sequences say.
     pub barred: Option<Refusal>,
     /// Something of this was computed from state that is not committed: it may be told only after
@@ -66,13 +64,12 @@ impl Findings {
     pub fn merge(&mut self, other: Findings) {
         self.conflicts.extend(other.conflicts);
         self.sequences.extend(other.sequences);
-        self.sequenced += other.sequenced;
         self.barred = self.barred.take().or(other.barred);
         self.uncommitted |= other.uncommitted;
     }
 
-    /// The original receipt, when every sequenced member of the write is known to have landed.
-    fn landed(&self) -> Option<Receipt> {
+    /// The original receipt, when all `sequenced` members of the write are known to have landed.
+    fn landed(&self, sequenced: usize) -> Option<Receipt> {
         let mut writes = Vec::with_capacity(self.sequences.len());
         let mut newest = Stamp::ZERO;
         for finding in &self.sequences {
@@ -80,15 +77,15 @@ impl Findings {
             newest = newest.max(*stamp);
             writes.push(receipt.clone());
         }
-        (!writes.is_empty() && writes.len() == self.sequenced).then_some(Receipt {
+        (!writes.is_empty() && writes.len() == sequenced).then_some(Receipt {
             stamp: newest,
             already_applied: true,
             writes,
         })
     }
 
-    fn already_applied(&self) -> AlreadyApplied {
-        if let Some(receipt) = self.landed() {
+    fn already_applied(&self, sequenced: usize) -> AlreadyApplied {
+        if let Some(receipt) = self.landed(sequenced) {
             return AlreadyApplied::Receipt(Box::new(receipt));
         }
         let forgotten = |finding: &SequenceFinding| {
@@ -102,8 +99,13 @@ impl Findings {
 }
 
 /// Decides over a write from everything that its shards found. Guards come first, then sequences.
-/// `order` is the write's members, so that conflicts and receipts come back in the caller's order.
-pub fn judge<'a>(findings: Findings, order: impl Iterator<Item = &'a AggregateKey>) -> Verdict {
+/// `order` is the write's members, so that conflicts and receipts come back in the caller's order;
+/// `sequenced` of them carry a sequence.
+pub fn judge<'a>(
+    findings: Findings,
+    order: impl Iterator<Item = &'a AggregateKey>,
+    sequenced: usize,
+) -> Verdict {
     if findings.is_clear() {
         return Verdict::Accept;
     }
@@ -112,7 +114,7 @@ pub fn judge<'a>(findings: Findings, order: impl Iterator<Item = &'a AggregateKe
     let sort = |receipt: &mut Receipt| receipt.writes.sort_by_key(|write| index(&write.key));
 
     if !findings.conflicts.is_empty() {
-        let mut already_applied = findings.already_applied();
+        let mut already_applied = findings.already_applied(sequenced);
         if let AlreadyApplied::Receipt(receipt) = &mut already_applied {
             sort(receipt);
         }
@@ -120,7 +122,7 @@ pub fn judge<'a>(findings: Findings, order: impl Iterator<Item = &'a AggregateKe
         conflicts.sort_by_key(|conflict| index(&conflict.key));
         return Verdict::Refuse(Refusal::Conflict { conflicts, already_applied });
     }
-    if let Some(mut receipt) = findings.landed() {
+    if let Some(mut receipt) = findings.landed(sequenced) {
         sort(&mut receipt);
         return Verdict::Landed(receipt);
     }

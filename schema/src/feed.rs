@@ -194,7 +194,8 @@ pub struct FeedPage {
     /// before it, for ever. Where to go on.
     pub upto: Stamp,
     /// How far the node could have answered when it made the page: the reader has caught up when
-    /// `upto` has got here.
+    /// `upto` has got here. The page has nothing of what was deleted or trimmed up to here, however
+    /// old the reader's cursor.
     pub head: Stamp,
 }
 

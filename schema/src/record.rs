@@ -153,6 +153,14 @@ pub fn write_size<'a>(
 }
 
 impl WriteDraft<'_> {
+    /// The last stamp that it takes.
+    pub fn last_stamp(&self) -> Stamp {
+        let taken =
+            |it: &BatchDraft<'_>| it.events.len() as u64 + u64::from(it.retention.is_some());
+        let taken: u64 = self.batches.iter().map(taken).sum();
+        Stamp::new(self.stamp.value() + taken.saturating_sub(1))
+    }
+
     /// Metadata bytes of the record, exactly; a multiple of 8.
     pub fn meta_len(&self) -> usize {
         self.size().0

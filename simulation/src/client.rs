@@ -103,6 +103,7 @@ impl Client {
             weights.head,
             weights.list,
             weights.ping,
+            weights.take_away,
         ];
         while self.world.timeline.now() < self.world.until {
             let pause = self.rng.between(0, 2 * self.world.workload.think_us);
@@ -118,7 +119,8 @@ impl Client {
                 5 => self.read().await,
                 6 => self.head().await,
                 7 => self.list().await,
-                _ => self.ping().await,
+                8 => self.ping().await,
+                _ => self.take_away().await,
             }
         }
     }
@@ -189,6 +191,11 @@ impl Client {
         self.persist(id).await;
     }
 
+    async fn take_away(&mut self) {
+        let id = self.new_taking();
+        self.persist(id).await;
+    }
+
     async fn resend(&mut self) {
         if self.past.is_empty() {
             return;
@@ -217,7 +224,12 @@ impl Client {
 
     async fn duplicate(&mut self) {
         let sequenced = self.rng.chance(700);
-        let id = if self.rng.chance(500) { self.new_append(sequenced) } else { self.new_write() };
+        let takes = self.world.workload.weights.take_away > 0 && self.rng.chance(200);
+        let id = match takes {
+            true => self.new_taking(),
+            false if self.rng.chance(500) => self.new_append(sequenced),
+            false => self.new_write(),
+        };
         let timeout = self.timeout();
         let wire = self.world.wires[self.at].clone();
         let times = self.rng.between(2, 4);
@@ -361,10 +373,22 @@ impl Client {
         })
     }
 
+    fn new_taking(&mut self) -> OperationId {
+        let key = Workload::key(self.rng.below(self.world.workload.aggregates));
+        let version = self.versions.get(&key).copied().unwrap_or_default();
+        let calm = self.rng.chance(500);
+        let guard = if calm { Guard::Any } else { workload::guard(version, &mut self.rng) };
+        let retention = workload::retention(&key, version, &mut self.rng);
+        let is_sequenced = self.rng.chance(self.world.workload.sequenced_per_mille);
+        let target = (key, guard);
+        self.world.ledger.open(|id| workload::taking(id, target, retention, is_sequenced))
+    }
+
     fn new_write(&mut self) -> OperationId {
         let count = self.rng.between(2, 5);
         let keys = self.world.workload.keys(count, &mut self.rng);
         let sequenced = self.rng.chance(self.world.workload.sequenced_per_mille);
+        let takes = self.world.workload.weights.take_away > 0;
         let plans: Vec<_> = keys
             .into_iter()
             .enumerate()
@@ -374,19 +398,20 @@ impl Client {
                 let guard = if calm { Guard::Any } else { workload::guard(version, &mut self.rng) };
                 let only_guard = index > 0 && self.rng.chance(250);
                 let sequence = (sequenced && !only_guard).then(|| self.next_sequence(&key));
-                (key, guard, sequence, only_guard)
+                let takes = index > 0 && !only_guard && takes && self.rng.chance(200);
+                let retention = takes.then(|| workload::retention(&key, version, &mut self.rng));
+                let member = workload::member(key, guard, sequence, EncodedEvents::default());
+                (Member { retention, ..member }, only_guard)
             })
             .collect();
         let client_id = self.client_id;
         let (workload, rng) = (&self.world.workload, &mut self.rng);
         self.world.ledger.open(|id| {
-            let member = |(index, plan): (usize, (AggregateKey, Guard, Option<Sequence>, bool))| {
-                let (key, guard, sequence, only_guard) = plan;
-                let events = match only_guard {
-                    true => EncodedEvents::default(),
-                    false => workload.events(id, index, rng),
-                };
-                workload::member(key, guard, sequence, events)
+            let member = |(index, (mut member, only_guard)): (usize, (Member, bool))| {
+                if !only_guard && member.retention.is_none() {
+                    member.events = workload.events(id, index, rng);
+                }
+                member
             };
             let members: Vec<Member> = plans.into_iter().enumerate().map(member).collect();
             workload::write(client_id, members)
@@ -477,8 +502,18 @@ fn may_go_anywhere(request: &Request) -> bool {
     }
 }
 
-const ACTIONS: [&str; 9] =
-    ["append", "write", "resend", "wrong sequence", "duplicate", "read", "head", "list", "ping"];
+const ACTIONS: [&str; 10] = [
+    "append",
+    "write",
+    "resend",
+    "wrong sequence",
+    "duplicate",
+    "read",
+    "head",
+    "list",
+    "ping",
+    "take away",
+];
 
 /// Waits for all, polled in order.
 pub async fn join<F: Future>(futures: Vec<F>) -> Vec<F::Output> {

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriant_schema::{
-    AggregateKey, EventId, Receipt, Refusal, Request, Response, Stamp, Version, Write,
+    AggregateReceipt, EventId, Hash, Receipt, Refusal, Request, Response, Stamp, Version, Write,
 };
 
 /// Place of a happening among all that clients saw.
@@ -93,6 +93,12 @@ pub fn receipt_of(response: &Response) -> Option<&Receipt> {
         }) => Some(receipt),
         _ => None,
     }
+}
+
+/// How a part of a receipt is found on a disk, as [`crate::walk::Walked::events`] says it: by its
+/// last event; what takes away, by the version behind it.
+pub fn end_of(part: &AggregateReceipt) -> (Version, Hash) {
+    (part.first_version.max(part.last_version), part.hash)
 }
 
 /// Event id of event `event` of member `member` of an operation.
@@ -182,29 +188,4 @@ impl Inner {
         self.order += 1;
         self.order
     }
-}
-
-/// Versions that an answer proves to be committed, and up to which stamp the node shows everything
-/// of the aggregate's shard, where it says so.
-pub fn proves(
-    request: &Request,
-    response: &Response,
-) -> Vec<(AggregateKey, Version, Option<Stamp>)> {
-    let mut proven = Vec::new();
-    if let Some(receipt) = receipt_of(response) {
-        proven.extend(receipt.writes.iter().map(|w| (w.key.clone(), w.last_version, None)));
-    }
-    match (request, response) {
-        (Request::Read(query), Response::Page(page)) => {
-            proven.push((query.key.clone(), page.version, Some(page.stamp)));
-        }
-        (Request::Head(query), Response::Head(head)) => {
-            proven.push((query.key.clone(), head.version, Some(head.read_stamp)));
-        }
-        (_, Response::Refused(Refusal::Conflict { conflicts, .. })) => {
-            proven.extend(conflicts.iter().map(|c| (c.key.clone(), c.actual, None)));
-        }
-        _ => {}
-    }
-    proven
 }

@@ -3,12 +3,12 @@
 //!
 //! ```text
 //! ledger   what was asked and answered, in which order   ┐
-//! history  every batch there is, with stamps             ┴──►  bounds ──► reads · refusals · lists
+//! history  every batch there is, also what is gone       ┴──►  bounds ──► reads · refusals · lists
 //! ```
 //! Each answer was computed at some moment between sending and answering. Then an aggregate was at
-//! least at the version that anyone had been told before the sending, and at most at the newest
-//! version whose writer had sent by the time of the answer. An answer is right if it is right at
-//! some such moment.
+//! least at the step that anyone had been told of before the sending, and at most at the newest step
+//! whose writer had sent by the time of the answer. An answer is right if it is right at some such
+//! moment.
 
 mod lists;
 mod progress;
@@ -17,11 +17,12 @@ mod refusals;
 mod schemas;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
-use celeriant_schema::{AggregateKey, Refusal, Request, Response, Stamp, Version};
+use celeriant_schema::{AggregateKey, Refusal, Request, Response, Stamp};
 
 use self::progress::Progress;
-use crate::history::History;
+use crate::history::{History, Standing, Step};
 use crate::invariants::{
     Violations, i08_one_entry_per_position, i09_exactly_once, i10_guards_and_atomicity,
     i11_linearizable, i20_feeds,
@@ -94,10 +95,10 @@ impl Evidence {
         When { sent: attempt.sent, answered, place: attempt.place, is_behind }
     }
 
-    /// Lowest version that the aggregate can have had for someone who asked then.
-    fn lowest(&self, key: &AggregateKey, when: When) -> Version {
+    /// Lowest step at which the aggregate can have been for someone who asked then.
+    fn lowest(&self, key: &AggregateKey, when: When) -> Step {
         let place = when.is_behind.then_some(when.place);
-        self.progress.version(place, key, when.sent)
+        self.progress.step(place, key, when.sent)
     }
 
     /// A process never says a lower stamp than before.
@@ -109,20 +110,23 @@ impl Evidence {
         }
     }
 
-    /// Highest version that the aggregate can have had when something was answered at `answered`.
-    fn highest(&self, key: &AggregateKey, answered: Order) -> Version {
-        let sent_before = |batch: &&crate::history::Batch| {
-            let origin = batch.origin.and_then(|(id, _)| self.operations.get(id));
+    /// Highest step at which the aggregate can have been when something was answered at `answered`.
+    fn highest(&self, key: &AggregateKey, answered: Order) -> Step {
+        let sent_before = |batch: &crate::history::Batch| {
+            let origin = batch.origin.and_then(|id| self.operations.get(id));
             origin.is_some_and(|operation| operation.first_sent() < answered)
         };
-        let newest = self.history.batches(key).iter().rev().find(sent_before);
-        newest.map_or(Version::NONE, |batch| batch.header.last_version)
+        self.history.batches(key).iter().rposition(sent_before).map_or(0, |last| last + 1)
     }
 
-    /// Whether `version` is one the aggregate can have had then.
-    fn possible(&self, key: &AggregateKey, version: Version, when: When) -> bool {
-        let whole = version == Version::NONE || self.history.ending_at(key, version).is_some();
-        whole && self.lowest(key, when) <= version && version <= self.highest(key, when.answered)
+    /// All steps at which the aggregate can have been then.
+    fn steps(&self, key: &AggregateKey, when: When) -> RangeInclusive<Step> {
+        self.lowest(key, when)..=self.highest(key, when.answered)
+    }
+
+    /// Whether the aggregate can have stood like that then.
+    fn possible(&self, key: &AggregateKey, when: When, fits: impl Fn(&Standing) -> bool) -> bool {
+        self.steps(key, when).any(|step| fits(&self.history.standing(key, step)))
     }
 }
 
@@ -139,7 +143,8 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
             let Some((answered, response)) = &attempt.answer else { continue };
             let when = evidence.when(&operation.request, attempt, *answered);
             if !when.is_behind {
-                let told = |key: &AggregateKey| evidence.lowest(key, when);
+                let told =
+                    |key: &AggregateKey| history.standing(key, evidence.lowest(key, when)).version;
                 i11_linearizable::check(id, &operation.request, response, told, violations);
             }
             let found = match (&*operation.request, response) {
@@ -157,7 +162,9 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
                     lists.entry(place).or_insert_with(names).check(query, page, when)
                 }
                 (Request::Feed(query), Response::Feed(page)) => {
-                    i20_feeds::check_page(history, query, page)
+                    let may_be_at =
+                        |key: &AggregateKey, step| step <= evidence.highest(key, *answered);
+                    i20_feeds::check_page(history, query, page, may_be_at)
                 }
                 (Request::Write(_), Response::Receipt(receipt)) => {
                     refusals::check_receipt(evidence, operation, receipt, attempt)
@@ -214,8 +221,13 @@ fn check_refusal(
         Refusal::Internal { .. } => excuses.rot,
         // A read that waited for its stamp in vain: only while writes were stuck, or out of time.
         Refusal::NotYet { wanted, reached } => wanted > reached,
-        Refusal::NotFound { key } => evidence.possible(key, Version::NONE, when),
-        _ => return refusals::check(evidence, operation, attempt, refusal, when),
+        _ => {
+            return match &*operation.request {
+                Request::Read(query) => reads::check_refused(evidence, query, refusal, when),
+                Request::Head(query) => reads::check_unknown(evidence, &query.key, refusal, when),
+                _ => refusals::check(evidence, operation, attempt, refusal, when),
+            };
+        }
     };
     match excused {
         true => Ok(()),

@@ -291,9 +291,9 @@ impl Overseer {
     }
 
     /// The end of a run in which both nodes are well.
-    pub fn check_twice(&self, history: &History) {
+    pub fn check_twice(&self, histories: [&History; 2]) {
         let state = self.lock();
-        i18_twice::check(history, [&state.disks[0], &state.disks[1]], &self.violations);
+        i18_twice::check(histories, [&state.disks[0], &state.disks[1]], &self.violations);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

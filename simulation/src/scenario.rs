@@ -250,6 +250,7 @@ impl Scenario {
         let mut workload = Workload::of(&mut choices);
         workload.watchers = rng.fork("watchers").below(4) as usize;
         workload.registrars = rng.fork("registrars").below(3) as usize;
+        workload.weights.take_away = rng.fork("retention").below(4);
         let faults = match profile {
             Profile::Calm => Vec::new(),
             Profile::Swarm => faults(&mut rng.fork("faults"), duration_ms * 1000, &shape),

@@ -1,7 +1,7 @@
 //! Reads a shard's log from an image, frame by frame, as an auditor does: no recovery, no index.
 
 use bytes::Bytes;
-use celeriant_schema::record::{BatchView, Record, decode_records};
+use celeriant_schema::record::{Record, WriteRecord, decode_records};
 use celeriant_schema::{AggregateKey, Hash, Lsn, Version};
 use celeriant_storage::Identity;
 use celeriant_storage::frame::{FrameHeader, verify};
@@ -53,22 +53,45 @@ impl Walked {
         frames
     }
 
-    /// Every event of every write and leg in it: position and chain hash.
+    /// Every event of every write and leg in it: position and chain hash. And what takes away, by
+    /// the version that follows it and the chain hash before: no event has both.
     pub fn events(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
-        self.batches().flat_map(|batch| {
+        self.writes().flat_map(|write| &write.batches).flat_map(|batch| {
             let first = batch.first_version.value();
-            batch.events(&self.blobs).enumerate().filter_map(move |(index, event)| {
+            let taken = batch.retention.map(|_| (&batch.key, batch.first_version, batch.hash));
+            let events = batch.events(&self.blobs).enumerate().filter_map(move |(index, event)| {
                 Some((&batch.key, Version::new(first + index as u64), event.ok()?.hash))
-            })
+            });
+            events.chain(taken)
         })
     }
 
-    fn batches(&self) -> impl Iterator<Item = &BatchView> {
-        self.records.iter().flat_map(|(_, record, _)| match record {
-            Record::Write(write) | Record::Leg(write) => write.batches.as_slice(),
-            Record::Resolve(_) | Record::EpochStart(_) => &[],
+    /// Its writes and legs.
+    pub fn writes(&self) -> impl Iterator<Item = &WriteRecord> {
+        self.records.iter().filter_map(|(_, record, _)| match record {
+            Record::Write(write) | Record::Leg(write) => Some(write),
+            Record::Resolve(_) | Record::EpochStart(_) => None,
         })
     }
+
+    /// Where payloads lie that are not beside their events.
+    pub fn blobs(&self) -> &Bytes {
+        &self.blobs
+    }
+}
+
+/// The log that an image holds: its frames that continue each other.
+pub fn log(files: &Files, identity: &Identity) -> Vec<Walked> {
+    let (mut next, mut prev) = (Lsn::ZERO.next(), Hash::ZERO);
+    let mut frames = walk(files, identity);
+    frames.retain(|Walked { header, .. }| {
+        let continues = header.first_lsn == next && header.prev_hash == prev;
+        if continues {
+            (next, prev) = (header.last_lsn().next(), header.hash);
+        }
+        continues
+    });
+    frames
 }
 
 /// All frames of an image, in order. Each segment ends at the first page that is no intact frame.

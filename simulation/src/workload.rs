@@ -6,8 +6,8 @@ use celeriant_actors::schemas::order::SchemaOrder;
 use celeriant_schema::system::mark_of;
 use celeriant_schema::{
     AggregateKey, ClientId, ContentType, EncodedEvents, Event, FeedQuery, Guard, HeadQuery,
-    ListQuery, Member, ReadQuery, Request, SchemaVersion, Selector, Sequence, ShardId, Stamp,
-    Version, Write,
+    ListQuery, Member, ReadQuery, Request, Retention, SchemaVersion, Selector, Sequence, ShardId,
+    Stamp, Version, Write,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,10 @@ pub struct Weights {
     pub list: u64,
     /// Ping.
     pub ping: u64,
+    /// Delete or trim an aggregate. If that is ever done, writes to several aggregates do it, too,
+    /// now and then.
+    #[serde(default)]
+    pub take_away: u64,
 }
 
 impl Workload {
@@ -88,6 +92,7 @@ impl Workload {
             head: weight(3),
             list: weight(2),
             ping: weight(1),
+            take_away: 0,
         };
         Self {
             clients: rng.between(2, 8) as usize,
@@ -235,6 +240,32 @@ pub fn schema_order(rng: &mut Rng) -> Request {
         Ok(order) => Request::Admin(order.into()),
         Err(error) => panic!("an order: {error}"),
     }
+}
+
+/// What to take away from an aggregate at about `version`, by chance.
+pub fn retention(key: &AggregateKey, version: Version, rng: &mut Rng) -> Retention {
+    if rng.chance(450) {
+        let keep_from = Version::new(rng.between(1, version.value() + 2));
+        return Retention::Trim { keep_from };
+    }
+    // Only some ever end for good, so that a run goes on.
+    let may_end = key.id().ends_with(['2', '5', '8']);
+    Retention::Delete { recreate: !(may_end && rng.chance(150)), forget_sequences: rng.chance(300) }
+}
+
+/// A write that takes something away, and nothing else. Operation `id` is known by its client's id:
+/// there is no event to say it.
+pub fn taking(
+    id: OperationId,
+    (key, guard): (AggregateKey, Guard),
+    retention: Retention,
+    is_sequenced: bool,
+) -> Request {
+    let client_id = ClientId::new(tag(id, 0, 0).value());
+    let sequence = is_sequenced.then(|| Sequence::new(1));
+    let events = EncodedEvents::default();
+    let member = Member { key, guard, sequence, events, retention: Some(retention) };
+    Request::Write(Write { client_id, members: vec![member] })
 }
 
 /// A guard by chance, most often one that holds if `version` is right.

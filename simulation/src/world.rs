@@ -8,7 +8,8 @@
 //!      └──── at rest ────► oracle, invariants ────► verdict
 //! ```
 //! First clients work and faults happen; then everything is healed, every client must come to its
-//! end, and the whole store is read back, stopped, started and read back again.
+//! end, and the whole store is read back, stopped, started and read back again. What is in its logs
+//! is what it is judged by.
 
 mod inject;
 mod readback;
@@ -22,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Surroundings, set_to_work};
 use crate::fault::Reached;
-use crate::history::History;
+use crate::history::Shown;
 use crate::invariants::{Violation, Violations, i22_caps};
 use crate::ledger::Ledger;
 use crate::machine::Machine;
@@ -186,10 +187,10 @@ impl World {
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));
         self.come_to_rest(clients).await;
-        let history = self.read_back().await;
+        let shown = self.read_back().await;
         self.restart_cleanly().await;
         let again = self.read_back().await;
-        self.judge(history, &again)
+        self.judge(&shown, &again)
     }
 
     fn surroundings(&self, until: Micros) -> Surroundings {
@@ -229,10 +230,11 @@ impl World {
         });
     }
 
-    fn judge(self, history: History, again: &History) -> Outcome {
-        self.violations.check("I7", history == *again, || {
-            "a clean stop and start changed what is there".into()
-        });
+    fn judge(self, shown: &Shown, again: &Shown) -> Outcome {
+        self.violations
+            .check("I7", shown == again, || "a clean stop and start changed what is there".into());
+        let history = self.read_logs();
+        history.check_shown(again, &self.violations);
         self.watcher.check_final(&history);
         let events = history.events();
         let shards = self.scenario.shape.shards;

@@ -23,6 +23,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::clock::Micros;
+use crate::shard::sequenced;
 use crate::verdict::{Findings, Verdict, judge, places};
 use crate::work::{Answer, AnswerKind, Decision, Mode, Part, Step};
 
@@ -250,7 +251,9 @@ impl<R> Core<R> {
     fn conclude(&mut self, txn: TxnId, effects: &mut Vec<Effect<R>>) {
         let Some(write) = self.writes.get_mut(&txn) else { return };
         let findings = std::mem::take(&mut write.findings);
-        match judge(findings, write.order.iter()) {
+        // Also those that a shard holds and has found nothing about.
+        let sequenced = write.parts.iter().map(|it| sequenced(&it.part.members)).sum();
+        match judge(findings, write.order.iter(), sequenced) {
             Verdict::Refuse(refusal) => {
                 self.end(txn, effects, |route| Effect::Refuse(route, refusal));
             }

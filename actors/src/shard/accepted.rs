@@ -234,7 +234,6 @@ impl<R> AcceptedStates<R> {
         }
         findings.uncommitted |= state.lsn > committed;
         if let Some(sequence) = member.sequence {
-            findings.sequenced += 1;
             let found = state.inspect_sequence(view, &member.key, client, sequence, write_hash)?;
             findings.sequences.extend(found);
         }

@@ -200,9 +200,8 @@ impl<R> Core<R> {
         let mut told = Vec::new();
         while let Some(held) = self.feed.held.pop_front_if(|held| held.last_stamp <= closed) {
             self.feed.held_bytes -= held.bytes.len();
-            // What was deleted a moment ago is in memory; to look further would need pages.
-            let first = |key: &AggregateKey| Ok(self.directory.first_available_lately(key));
-            match self.batches_of(&held.bytes, closed, |_| true, first) {
+            // What is deleted meanwhile, its notice follows: the watches take it out.
+            match self.batches_of(&held.bytes, closed, |_| true, |_| Ok(Version::NONE)) {
                 Ok(Some(Found { batches, stopped: None })) => told.extend(batches),
                 _ => return self.lose_listeners(effects),
             }

@@ -288,7 +288,7 @@ impl<R> Core<R> {
             Some(head) => head.version,
         };
         let first_available = self.directory.first_available(&query.key, &self.pins)?;
-        let is_gone = |version: Version| version < first_available;
+        let is_gone = |version: Version| Version::NONE < version && version < first_available;
         // From the first means from the first that there is.
         if (query.from > Version::new(1) && is_gone(query.from)) || query.to.is_some_and(is_gone) {
             return refused(Refusal::Trimmed { key: key(), first_available });

@@ -51,7 +51,7 @@ impl<R> Core<R> {
         };
         let uncommitted = findings.uncommitted;
         let keys = write.members.iter().map(|member| &member.key);
-        let response = match judge(findings, keys) {
+        let response = match judge(findings, keys, sequenced(members)) {
             // Last: what has landed is not checked again.
             Verdict::Accept => match has_schemas.then(|| self.schemas.check(members)) {
                 None | Some(Ok(())) => {
@@ -244,10 +244,15 @@ fn stamps(member: &Member) -> u64 {
     member.events.len() as u64 + u64::from(member.retention.is_some())
 }
 
+/// How many members carry a sequence.
+pub(crate) fn sequenced(members: &[Member]) -> usize {
+    members.iter().filter(|member| member.sequence.is_some()).count()
+}
+
 /// Only sequences need the write's identity; without them two equal writes are two writes.
 pub(crate) fn hash_if_sequenced(write: &Write) -> Hash {
-    match write.members.iter().any(|member| member.sequence.is_some()) {
-        true => write_hash(write),
-        false => Hash::ZERO,
+    match sequenced(&write.members) {
+        0 => Hash::ZERO,
+        _ => write_hash(write),
     }
 }

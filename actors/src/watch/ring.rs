@@ -4,14 +4,15 @@
 //! shard 0: … ─► queue ─┐   up to the lowest closed stamp
 //! shard 1: … ─► queue ─┴──────────► entries │ floor < stamp <= head
 //! ```
-//! A batch enters when no shard can come up with an earlier one. Bounded by bytes: the oldest
+//! A batch enters when no shard can come up with an earlier one; a notice takes out what it says is
+//! gone, so that a page never has what was deleted up to its head. Bounded by bytes: the oldest
 //! leave, and the floor rises; whoever is below it reads the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use celeriant_schema::{FeedBatch, Stamp};
+use celeriant_schema::{FeedBatch, Retention, Stamp};
 
 /// Bytes of batches kept.
 const BYTES_MAX: usize = 8 << 20;
@@ -132,6 +133,7 @@ impl Ring {
             let entry = next.and_then(|shard| shard.queue.pop_front_if(|it| it.last() <= complete));
             let Some(entry) = entry else { break };
             if entry.last() > self.head {
+                self.take_away(entry.batch());
                 self.bytes += entry.bytes();
                 self.entries.push_back(entry);
                 added += 1;
@@ -139,6 +141,25 @@ impl Ring {
         }
         self.head = complete.max(self.head);
         added
+    }
+
+    /// What a notice says is gone is told no more, however old the reader's cursor. Its entries
+    /// stay, without events: a page passes them over.
+    fn take_away(&mut self, notice: &FeedBatch) {
+        let first = match notice.notice {
+            Some(Retention::Delete { .. }) => notice.batch.header.first_version,
+            Some(Retention::Trim { keep_from }) => keep_from,
+            None => return,
+        };
+        for entry in self.entries.iter_mut().filter(|entry| entry.batch().key == notice.key) {
+            let mut batch = entry.batch().clone();
+            batch.batch.events.retain(|event| event.version >= first);
+            if batch.batch.events.len() < entry.batch().batch.events.len() {
+                self.bytes -= entry.bytes();
+                *entry = Entry { told: Arc::new([batch]), at: 0 };
+                self.bytes += entry.bytes();
+            }
+        }
     }
 
     /// Lets the oldest go until what is left is within bounds.

@@ -31,6 +31,7 @@ struct Encoded {
     blobs: Bytes,
     hash: Hash,
     batches: Vec<EncodedBatch>,
+    last_stamp: Stamp,
 }
 
 impl Case {
@@ -65,7 +66,8 @@ impl Case {
         assert!(meta.len().is_multiple_of(8));
         let mut area = vec![0xee; self.blob_base as usize];
         area.extend_from_slice(&payloads);
-        Encoded { meta: meta.into(), blobs: area.into(), hash, batches: encoded }
+        let last_stamp = draft.last_stamp();
+        Encoded { meta: meta.into(), blobs: area.into(), hash, batches: encoded, last_stamp }
     }
 }
 
@@ -164,12 +166,14 @@ proptest! {
             prop_assert_eq!(view.stamp.value(), stamp);
             stamp += events.len().max(1) as u64;
             prop_assert_eq!(view.last_stamp.value(), stamp - 1);
+            prop_assert!(view.last_stamp <= encoded.last_stamp);
             let joined: Vec<u8> = view
                 .events(&encoded.blobs)
                 .flat_map(|event| event.expect("valid").body().to_vec())
                 .collect();
             prop_assert_eq!(&joined, events.as_bytes());
         }
+        prop_assert_eq!(encoded.last_stamp.value(), (stamp - 1).max(case.stamp));
     }
 
     #[test]

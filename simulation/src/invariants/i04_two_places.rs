@@ -9,6 +9,7 @@ use celeriant_schema::{AggregateKey, Hash, Receipt, StoreId, Version};
 use super::Violations;
 use super::i12_no_cut::Held;
 use super::i15_slots::Slots;
+use crate::ledger::end_of;
 
 /// One acknowledged event.
 pub type Entry<'a> = (&'a AggregateKey, Version, Hash);
@@ -27,7 +28,8 @@ impl Places<'_> {
     /// A receipt is given.
     pub fn check_receipt(&self, receipt: &Receipt, config: &Config, violations: &Violations) {
         for part in &receipt.writes {
-            let entry = (&part.key, part.last_version, part.hash);
+            let (version, hash) = end_of(part);
+            let entry = (&part.key, version, hash);
             violations.check("I6", self.is_committed(entry, config), || {
                 format!("acknowledged and in {} places: {part:?}", self.count(entry, config))
             });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use celeriant_schema::{AggregateKey, Hash, Receipt, Version};
 
 use super::Violations;
+use crate::ledger::end_of;
 use crate::walk::Walked;
 
 const RULE: &str = "I6";
@@ -62,7 +63,8 @@ impl Durable {
     /// A node gives a receipt.
     pub fn check(&self, receipt: &Receipt, violations: &Violations) {
         for part in &receipt.writes {
-            violations.check(RULE, self.has(&part.key, part.last_version, part.hash), || {
+            let (version, hash) = end_of(part);
+            violations.check(RULE, self.has(&part.key, version, hash), || {
                 format!("acknowledged and not durable: {part:?}")
             });
         }

@@ -1,13 +1,13 @@
 //! I8: never two different entries acknowledged at one position; each acknowledged entry exactly
 //! once in the final log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use celeriant_schema::{AggregateKey, Hash, Receipt, Version};
 
 use super::Violations;
 use crate::history::History;
-use crate::ledger::Operation;
+use crate::ledger::{Operation, end_of};
 
 const RULE: &str = "I8";
 
@@ -15,14 +15,20 @@ const RULE: &str = "I8";
 #[derive(Debug, Default)]
 pub struct Acknowledged {
     entries: BTreeMap<(AggregateKey, Version), Hash>,
+    /// What took something away; the position is that of the event that follows.
+    taken: BTreeSet<(AggregateKey, Version, Hash)>,
 }
 
 impl Acknowledged {
     /// A client was given `receipt`.
     pub fn note(&mut self, receipt: &Receipt, violations: &Violations) {
         for write in &receipt.writes {
-            let position = (write.key.clone(), write.last_version);
-            let before = self.entries.insert(position, write.hash);
+            let (version, hash) = end_of(write);
+            if version > write.last_version {
+                self.taken.insert((write.key.clone(), version, hash));
+                continue;
+            }
+            let before = self.entries.insert((write.key.clone(), version), hash);
             violations.check(RULE, before.is_none_or(|before| before == write.hash), || {
                 format!(
                     "{} version {} acknowledged twice, differently",
@@ -35,11 +41,13 @@ impl Acknowledged {
     /// Whether a write that ends with that event was acknowledged.
     pub fn has(&self, key: &AggregateKey, version: Version, hash: Hash) -> bool {
         self.entries.get(&(key.clone(), version)) == Some(&hash)
+            || self.taken.contains(&(key.clone(), version, hash))
     }
 
     /// Positions and hashes of everything acknowledged.
     pub fn entries(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
-        self.entries.iter().map(|((key, version), hash)| (key, *version, *hash))
+        let taken = self.taken.iter().map(|(key, version, hash)| (key, *version, *hash));
+        self.entries.iter().map(|((key, version), hash)| (key, *version, *hash)).chain(taken)
     }
 }
 
@@ -62,7 +70,7 @@ fn check_receipt(
     let Some(write) = operation.write() else {
         return violations.add(RULE, format_args!("operation {id} is no write and has a receipt"));
     };
-    let appended: Vec<_> = write.members.iter().filter(|m| !m.events.is_empty()).collect();
+    let appended: Vec<_> = write.members.iter().filter(|member| member.changes()).collect();
     let named = receipt.writes.iter().map(|write| &write.key);
     violations.check(RULE, named.eq(appended.iter().map(|member| &member.key)), || {
         format!("operation {id}: receipt {receipt:?} names other aggregates than the write")
@@ -70,14 +78,14 @@ fn check_receipt(
     let mut attempts = Vec::new();
     let mut newest = None;
     for part in &receipt.writes {
-        let Some(batch) = history.ending_at(&part.key, part.last_version) else {
+        let Some((_, batch)) = history.landed(part, receipt.stamp) else {
             violations
                 .add(RULE, format_args!("operation {id}: acknowledged {part:?} is not there"));
             continue;
         };
         let same = batch.header.first_version == part.first_version
-            && batch.hash() == part.hash
-            && batch.origin.is_some_and(|(origin, _)| origin == id);
+            && batch.hash == part.hash
+            && batch.origin == Some(id);
         violations.check(RULE, same, || {
             format!("operation {id}: acknowledged {part:?}, but there is {:?}", batch.header)
         });

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use celeriant_schema::event::EventBody;
 use celeriant_schema::hash::{EventContext, chain_start, event_hash};
-use celeriant_schema::record::Record;
+use celeriant_schema::record::{BatchView, Record};
 use celeriant_schema::{AggregateKey, Hash, ShardId, Stamp, Version, WriteId};
 
 use super::Violations;
 use super::i04_two_places::Entry;
-use crate::history::{Batch, History, Landing, passes};
+use crate::history::{Batch, History, Landing, Standing};
 use crate::ledger::Operation;
 use crate::walk::Walked;
 
@@ -20,14 +20,14 @@ const RULE: &str = "I10";
 #[derive(Debug, Default)]
 pub struct Legs {
     writes: BTreeMap<WriteId, Whole>,
-    /// By the last event of each batch.
+    /// By the end of each batch, as [`Walked::events`] says it.
     of: BTreeMap<(AggregateKey, Version, Hash), WriteId>,
 }
 
 #[derive(Debug, Default)]
 struct Whole {
     participants: Vec<ShardId>,
-    /// Last events of each leg's batches; none of one that only guards.
+    /// Ends of each leg's batches; none of one that only guards.
     legs: BTreeMap<ShardId, Vec<(AggregateKey, Version, Hash)>>,
 }
 
@@ -36,7 +36,8 @@ impl Legs {
     pub fn note(&mut self, shard: ShardId, frame: &Walked) {
         for (_, record, _) in &frame.records {
             let Record::Leg(leg) = record else { continue };
-            let ends = leg.batches.iter().map(|b| (b.key.clone(), b.last_version, b.hash));
+            let last = |batch: &BatchView| batch.first_version.max(batch.last_version);
+            let ends = leg.batches.iter().map(|it| (it.key.clone(), last(it), it.hash));
             let ends: Vec<_> = ends.collect();
             self.of.extend(ends.iter().map(|end| (end.clone(), leg.write_id)));
             let whole = self.writes.entry(leg.write_id).or_default();
@@ -79,7 +80,7 @@ pub fn check_final(operations: &[Operation], history: &History, violations: &Vio
         }
     }
     for (write_id, landing) in history.landings() {
-        let Some((id, _)) = landing[0].1.origin else {
+        let Some(id) = landing[0].1.origin else {
             violations.add(RULE, format_args!("nobody asked for {write_id}: {landing:?}"));
             continue;
         };
@@ -99,8 +100,12 @@ fn check_chain(key: &AggregateKey, batches: &[Batch], violations: &Violations) {
         let header = &batch.header;
         let last = version.plus(batch.events.len() as u64);
         let dense = header.first_version == version.next() && header.last_version == last;
-        violations.check(RULE, dense && !batch.events.is_empty(), || {
+        let whole = batch.events.is_empty() == batch.retention.is_some();
+        violations.check(RULE, dense && whole, || {
             format!("{key}: {header:?} with {} events follows {version}", batch.events.len())
+        });
+        violations.check(RULE, batch.retention.is_none() || batch.hash == prev, || {
+            format!("{key}: what was taken away at {version} breaks the hash chain")
         });
         violations.check(RULE, header.stamp > stamp, || {
             format!("{key}: stamp {} follows {stamp}", header.stamp)
@@ -125,6 +130,7 @@ fn check_chain(key: &AggregateKey, batches: &[Batch], violations: &Violations) {
             });
             prev = event.hash;
         }
+        stamp = batch.last_stamp();
     }
 }
 
@@ -139,9 +145,9 @@ fn check_landing(
     let Some(write) = operation.write() else {
         return violations.add(RULE, format_args!("operation {id} is no write and landed"));
     };
-    let appending = write.members.iter().filter(|member| !member.events.is_empty()).count();
-    violations.check(RULE, landing.len() == appending, || {
-        format!("operation {id} landed with {} of {appending} members", landing.len())
+    let changing = write.members.iter().filter(|member| member.changes()).count();
+    violations.check(RULE, landing.len() == changing, || {
+        format!("operation {id} landed with {} of {changing} members", landing.len())
     });
     let newest = landing.iter().map(|(_, batch)| batch.last_stamp()).max().unwrap_or_default();
     for member in &write.members {
@@ -153,22 +159,32 @@ fn check_landing(
                     .iter()
                     .map(|body| body.whole())
                     .eq(batch.bodies().map(|b| &b[..]))
+                    && batch.retention == member.retention
                     && batch.header.sequence == member.sequence
                     && batch.header.client_id == write.client_id;
                 violations.check(RULE, same, || {
                     format!("operation {id}: {} is not what was written", member.key)
                 });
-                Version::new(batch.header.first_version.value().saturating_sub(1))
+                before(history, &member.key, batch)
             }
             // It was held from before the first stamp of the write to after its last.
-            None if member.events.is_empty() => history.version_at(&member.key, newest),
+            None if !member.changes() => {
+                history.standing(&member.key, history.step_at(&member.key, newest))
+            }
             None => {
                 violations.add(RULE, format_args!("operation {id} landed without {}", member.key));
                 continue;
             }
         };
-        violations.check(RULE, passes(member.guard, before), || {
-            format!("operation {id}: {} was at {before} against {:?}", member.key, member.guard)
+        let takes = before.passes(member.guard) && before.bars(member).is_none();
+        violations.check(RULE, takes, || {
+            format!("operation {id}: {} was at {before:?} against {member:?}", member.key)
         });
     }
+}
+
+/// Where an aggregate stood before one of its batches.
+fn before(history: &History, key: &AggregateKey, batch: &Batch) -> Standing {
+    let stamp = Stamp::new(batch.header.stamp.value().saturating_sub(1));
+    history.standing(key, history.step_at(key, stamp))
 }

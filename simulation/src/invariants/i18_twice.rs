@@ -6,10 +6,12 @@ use crate::history::History;
 
 const RULE: &str = "I18";
 
-/// The pair has come to rest and both nodes are there: each holds all of history.
-pub fn check(history: &History, disks: [&Held; 2], violations: &Violations) {
+/// The pair has come to rest and both nodes are there: each holds all of history, and nothing else.
+pub fn check(histories: [&History; 2], disks: [&Held; 2], violations: &Violations) {
+    let [one, other] = histories;
+    violations.check(RULE, one == other, || "the logs of the two nodes differ".into());
     for (node, held) in disks.iter().enumerate() {
-        for (key, batches) in history.aggregates.iter().chain(&history.own) {
+        for (key, batches) in one.aggregates.iter().chain(&one.own) {
             for event in batches.iter().flat_map(|batch| &batch.events) {
                 violations.check(RULE, held.entries().has(key, event.version, event.hash), || {
                     format!("{key} version {} is not on the disks of node {node}", event.version)

@@ -25,7 +25,7 @@ impl Names {
         orgs.extend(first.map(|first| (SYSTEM_ORG.to_owned(), (first, Order::MAX))));
         for (key, batches) in &evidence.history.aggregates {
             let Some(origin) = batches.first().and_then(|batch| batch.origin) else { continue };
-            let Some(operation) = evidence.operations.get(origin.0) else { continue };
+            let Some(operation) = evidence.operations.get(origin) else { continue };
             let life = (operation.first_sent(), evidence.progress.born(place, key));
             let (org, kind, id) =
                 (key.org().to_owned(), key.kind().to_owned(), key.id().to_owned());

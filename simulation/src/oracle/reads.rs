@@ -2,11 +2,12 @@
 
 use celeriant_schema::event::EventBody;
 use celeriant_schema::{
-    HeadInfo, HeadQuery, Page, ReadBatch, ReadEvent, ReadQuery, Sequence, Version,
+    AggregateKey, HeadInfo, HeadQuery, Page, ReadBatch, ReadEvent, ReadQuery, Refusal, Sequence,
+    Version,
 };
 
 use super::{Evidence, When};
-use crate::history::Batch;
+use crate::history::{Batch, Standing};
 
 /// A page holds all that was asked for, up to where it says it goes on, and nothing else.
 pub(super) fn check_page(
@@ -15,24 +16,41 @@ pub(super) fn check_page(
     page: &Page,
     when: When,
 ) -> Result<(), String> {
-    let key = &query.key;
-    if !evidence.possible(key, page.version, when) {
-        return Err(impossible(evidence, "page", query.key.as_str(), page.version, key, when));
-    }
+    let (key, history) = (&query.key, &evidence.history);
     evidence.check_stamp(key, page.stamp, when)?;
-    if page.version < evidence.history.version_at(key, page.stamp) {
-        return Err(format!("page says stamp {} and lacks events before it", page.stamp));
-    }
     if query.min_stamp.is_some_and(|wanted| page.stamp < wanted) {
         return Err(format!("page of stamp {} for {:?}", page.stamp, query.min_stamp));
     }
-    let covered = covered(query, page)?;
-    let mut expected: Vec<ReadBatch> = evidence
-        .history
-        .batches(key)
-        .iter()
-        .filter_map(|batch| part(query, batch, covered))
-        .collect();
+    let steps = evidence.steps(key, when);
+    let mut right = Err(impossible(evidence, "page", page.version, key, when));
+    for step in steps {
+        let standing = history.standing(key, step);
+        if standing.version != page.version || standing.deleted {
+            continue;
+        }
+        right = match step < history.step_at(key, page.stamp) {
+            true => Err(format!("page says stamp {} and lacks batches before it", page.stamp)),
+            false => check_content(query, page, &history.batches(key)[..step], standing),
+        };
+        if right.is_ok() {
+            break;
+        }
+    }
+    right
+}
+
+fn check_content(
+    query: &ReadQuery,
+    page: &Page,
+    batches: &[Batch],
+    standing: Standing,
+) -> Result<(), String> {
+    if is_trimmed(query, standing) {
+        return Err(format!("page of what was taken away before: {standing:?}"));
+    }
+    let covered = covered(query, page, standing)?;
+    let parts = batches.iter().filter_map(|batch| part(query, batch, covered));
+    let mut expected: Vec<ReadBatch> = parts.collect();
     if query.backwards {
         expected.reverse();
     }
@@ -53,9 +71,56 @@ pub(super) fn check_page(
     }
 }
 
+/// Whether the query names a version that was taken away. From the first means from the first that
+/// there is.
+fn is_trimmed(query: &ReadQuery, Standing { first_available, .. }: Standing) -> bool {
+    let is_gone = |version: Version| Version::NONE < version && version < first_available;
+    query.from > Version::new(1) && is_gone(query.from) || query.to.is_some_and(is_gone)
+}
+
+/// There is nothing to read, or not from there, for the reason that is given.
+pub(super) fn check_refused(
+    evidence: &Evidence,
+    query: &ReadQuery,
+    refusal: &Refusal,
+    when: When,
+) -> Result<(), String> {
+    let key = &query.key;
+    let right = evidence.possible(key, when, |at| match refusal {
+        Refusal::NotFound { key: named } => named == key && at.version == Version::NONE,
+        Refusal::Deleted { key: named } => named == key && at.deleted,
+        Refusal::Trimmed { key: named, first_available } => {
+            let is_first = at.first_available == *first_available;
+            named == key && is_first && !at.deleted && is_trimmed(query, *at)
+        }
+        _ => false,
+    });
+    right.then_some(()).ok_or_else(|| unexplained(evidence, refusal, key, when))
+}
+
+/// There is no head: only of what never was.
+pub(super) fn check_unknown(
+    evidence: &Evidence,
+    key: &AggregateKey,
+    refusal: &Refusal,
+    when: When,
+) -> Result<(), String> {
+    let is_right = matches!(refusal, Refusal::NotFound { key: named } if named == key);
+    let right = is_right && evidence.possible(key, when, |at| at.version == Version::NONE);
+    right.then_some(()).ok_or_else(|| unexplained(evidence, refusal, key, when))
+}
+
+fn unexplained(evidence: &Evidence, refusal: &Refusal, key: &AggregateKey, when: When) -> String {
+    format!("{refusal:?}, possible are {}", possible(evidence, key, when))
+}
+
 /// Lowest and highest version that the page speaks for.
-fn covered(query: &ReadQuery, page: &Page) -> Result<(Version, Version), String> {
-    let first = query.from.max(Version::new(1));
+fn covered(
+    query: &ReadQuery,
+    page: &Page,
+    standing: Standing,
+) -> Result<(Version, Version), String> {
+    let first = query.from.max(standing.first_available);
     let last = query.to.unwrap_or(page.version).min(page.version);
     let (first, last) = match (page.next, query.backwards) {
         (None, _) => return Ok((first, last)),
@@ -93,49 +158,59 @@ pub(super) fn check_head(
     head: &HeadInfo,
     when: When,
 ) -> Result<(), String> {
-    let key = &query.key;
-    if !evidence.possible(key, head.version, when) {
-        return Err(impossible(evidence, "head", key.as_str(), head.version, key, when));
-    }
+    let (key, history) = (&query.key, &evidence.history);
     evidence.check_stamp(key, head.read_stamp, when)?;
-    if head.version < evidence.history.version_at(key, head.read_stamp) {
-        return Err(format!("head says stamp {} and lacks events before it", head.read_stamp));
-    }
     if query.min_stamp.is_some_and(|wanted| head.read_stamp < wanted) {
         return Err(format!("head of stamp {} for {:?}", head.read_stamp, query.min_stamp));
     }
-    let sequence = query
-        .client
-        .map(|client| evidence.history.highest_sequence(key, client, head.version))
-        .filter(|sequence| *sequence > Sequence::default());
+    let step = history.step_at(key, head.stamp);
+    if !evidence.steps(key, when).contains(&step) {
+        return Err(impossible(evidence, "head", head.version, key, when));
+    }
+    if step < history.step_at(key, head.read_stamp) {
+        return Err(format!("head says stamp {} and lacks batches before it", head.read_stamp));
+    }
+    let sequence =
+        query.client.and_then(|client| history.sequences(key, client, step..=step).next());
+    let sequence = sequence.filter(|sequence| *sequence > Sequence::default());
     if head.last_sequence != sequence {
         return Err(format!("head says sequence {:?}, it is {sequence:?}", head.last_sequence));
     }
-    let batches = evidence.history.batches(key);
-    let (Some(first), Some(newest)) =
-        (batches.first(), evidence.history.ending_at(key, head.version))
-    else {
-        return Ok(());
+    let batches = &history.batches(key)[..step];
+    let (Some(first), Some(newest)) = (batches.first(), batches.last()) else {
+        return Err(format!("head {head:?} of what was not there"));
     };
-    let same = head.hash == newest.hash()
-        && head.stamp == newest.last_stamp()
-        && head.created == first.header.server_time
-        && head.updated == newest.header.server_time
-        && !head.deleted;
-    match same {
+    let (at, hash) = (newest.after, newest.hash);
+    let right = HeadInfo {
+        version: at.version,
+        hash,
+        created: first.header.server_time,
+        updated: newest.header.server_time,
+        stamp: newest.last_stamp(),
+        deleted: at.deleted,
+        first_available: at.first_available,
+        last_sequence: sequence,
+        read_stamp: head.read_stamp,
+    };
+    match *head == right {
         true => Ok(()),
-        false => Err(format!("head {head:?} is not that of {:?}", newest.header)),
+        false => Err(format!("head {head:?} instead of {right:?}")),
     }
 }
 
 fn impossible(
     evidence: &Evidence,
     what: &str,
-    name: &str,
     version: Version,
-    key: &celeriant_schema::AggregateKey,
+    key: &AggregateKey,
     when: When,
 ) -> String {
-    let (lowest, highest) = (evidence.lowest(key, when), evidence.highest(key, when.answered));
-    format!("{what} of {name} at version {version}, possible are {lowest}..={highest}")
+    format!("{what} of {key} at version {version}, possible are {}", possible(evidence, key, when))
+}
+
+/// For people.
+fn possible(evidence: &Evidence, key: &AggregateKey, when: When) -> String {
+    let steps = evidence.steps(key, when);
+    let at = |step: usize| evidence.history.standing(key, step);
+    format!("steps {steps:?}, {:?} to {:?}", at(*steps.start()), at(*steps.end()))
 }

@@ -2,12 +2,11 @@
 
 use celeriant_schema::limits::SEQUENCES_REMEMBERED;
 use celeriant_schema::{
-    AggregateKey, AlreadyApplied, Conflict, Member, Receipt, Refusal, Sequence, Stamp, Version,
-    Write,
+    AggregateKey, AlreadyApplied, Conflict, Member, Receipt, Refusal, Sequence, Stamp, Write,
 };
 
 use super::{Evidence, When};
-use crate::history::passes;
+use crate::history::Step;
 use crate::ledger::{Attempt, Operation, Order, receipt_of};
 
 /// A receipt that is new comes after everything that was known when its write was first sent.
@@ -20,14 +19,18 @@ pub(super) fn check_receipt(
     if receipt.already_applied {
         return Ok(());
     }
-    if known_before(operation, attempt.sent) && is_sequenced(operation) {
+    let is_sequenced = is_sequenced(operation);
+    let is_forgotten = may_be_forgotten(evidence, operation);
+    if known_before(operation, attempt.sent) && is_sequenced && !is_forgotten {
         return Err("a second new receipt for a write that was known to have landed".into());
     }
-    let sent = if is_sequenced(operation) { operation.first_sent() } else { attempt.sent };
+    let sent = if is_sequenced { operation.first_sent() } else { attempt.sent };
     for part in &receipt.writes {
-        let lowest = evidence.progress.version(None, &part.key, sent);
-        if part.first_version <= lowest {
-            return Err(format!("{part:?}, but version {lowest} was known before"));
+        let lowest = evidence.progress.step(None, &part.key, sent);
+        // What is not there is I8's.
+        let landed = evidence.history.landed(part, receipt.stamp);
+        if landed.is_some_and(|(step, _)| step <= lowest) {
+            return Err(format!("{part:?}, but step {lowest} was known before"));
         }
     }
     Ok(())
@@ -44,31 +47,42 @@ pub(super) fn check(
     let Some(write) = operation.write() else {
         return Err(format!("{refusal:?} for something that is no write"));
     };
-    if known_before(operation, attempt.sent) && is_sequenced(operation) && !admits_landing(refusal)
-    {
+    let is_known = known_before(operation, attempt.sent) && is_sequenced(operation);
+    if is_known && !admits_landing(refusal) && !may_be_forgotten(evidence, operation) {
         return Err(format!("{refusal:?} for a write that is known to have landed"));
     }
     match refusal {
         Refusal::Conflict { conflicts, already_applied } => {
-            check_conflict(evidence, write, conflicts, already_applied, when)
+            let may_be_forgotten = may_be_forgotten(evidence, operation);
+            if *already_applied == AlreadyApplied::Unknown && !may_be_forgotten {
+                check_unknown(evidence, write, when)?;
+            }
+            check_conflict(evidence, write, conflicts, when)
         }
         Refusal::SequenceGap { key, expected } => {
-            let (low, high) = sequences(evidence, write, key, when);
             let asked = member(write, key)?.sequence.unwrap_or_default();
-            let right =
-                low < *expected && expected.value() <= high.value() + 1 && asked > *expected;
-            right.then_some(()).ok_or_else(|| format!("gap {asked}: used are {low} to {high}"))
+            let right = asked > *expected
+                && highest(evidence, write, key, when).any(|highest| highest.next() == *expected);
+            right.then_some(()).ok_or_else(|| format!("{asked} is no gap behind {expected}"))
         }
         Refusal::SequenceStale { key, sequence } => {
-            let (_, high) = sequences(evidence, write, key, when);
-            let right =
-                member(write, key)?.sequence == Some(*sequence) && forgotten(*sequence, high);
-            right.then_some(()).ok_or_else(|| format!("{sequence} is not stale at {high}"))
+            let is_old = highest(evidence, write, key, when).any(|it| is_stale(*sequence, it))
+                // Or it has landed, and another aggregate of the write has forgotten that.
+                || may_be_forgotten(evidence, operation);
+            let right = member(write, key)?.sequence == Some(*sequence) && is_old;
+            right.then_some(()).ok_or_else(|| format!("{sequence} is not stale"))
         }
         Refusal::SequenceReused { key, sequence } => {
-            let (_, high) = sequences(evidence, write, key, when);
-            let right = member(write, key)?.sequence == Some(*sequence) && *sequence <= high;
-            right.then_some(()).ok_or_else(|| format!("{sequence} is not used at {high}"))
+            let is_used = highest(evidence, write, key, when).any(|highest| *sequence <= highest);
+            let right = member(write, key)?.sequence == Some(*sequence) && is_used;
+            right.then_some(()).ok_or_else(|| format!("{sequence} is not used"))
+        }
+        Refusal::NotFound { key } | Refusal::Deleted { key } => {
+            let member = member(write, key)?;
+            let right = evidence.possible(key, when, |at| {
+                at.passes(member.guard) && at.bars(member).as_ref() == Some(refusal)
+            });
+            right.then_some(()).ok_or_else(|| format!("{refusal:?} for {member:?}"))
         }
         Refusal::SchemaViolation { key, event, .. } => {
             super::schemas::check_violation(evidence, member(write, key)?, *event, when)
@@ -99,7 +113,14 @@ fn admits_landing(refusal: &Refusal) -> bool {
     }
 }
 
-fn forgotten(sequence: Sequence, highest: Sequence) -> bool {
+/// Some aggregate of the write may not remember that it has landed: a delete took care of that.
+fn may_be_forgotten(evidence: &Evidence, operation: &Operation) -> bool {
+    let members = operation.write().into_iter().flat_map(|write| &write.members);
+    let forgotten = members.map(|member| evidence.history.times_forgotten(&member.key));
+    forgotten.sum::<usize>() > 0
+}
+
+fn is_stale(sequence: Sequence, highest: Sequence) -> bool {
     sequence.value() + SEQUENCES_REMEMBERED as u64 <= highest.value()
 }
 
@@ -108,40 +129,37 @@ fn member<'a>(write: &'a Write, key: &AggregateKey) -> Result<&'a Member, String
     found.ok_or_else(|| format!("{key} is not in the write"))
 }
 
-/// Lowest and highest that the client's highest sequence can have been.
-fn sequences(
+/// All that the client's highest sequence can have been.
+fn highest(
     evidence: &Evidence,
     write: &Write,
     key: &AggregateKey,
     when: When,
-) -> (Sequence, Sequence) {
-    let at = |version| evidence.history.highest_sequence(key, write.client_id, version);
-    (at(evidence.lowest(key, when)), at(evidence.highest(key, when.answered)))
+) -> impl Iterator<Item = Sequence> {
+    evidence.history.sequences(key, write.client_id, evidence.steps(key, when))
+}
+
+fn check_unknown(evidence: &Evidence, write: &Write, when: When) -> Result<(), String> {
+    let is_old = |member: &Member| {
+        let mut highest = highest(evidence, write, &member.key, when);
+        member.sequence.is_some_and(|sequence| highest.any(|it| is_stale(sequence, it)))
+    };
+    let right = write.members.iter().any(is_old);
+    right.then_some(()).ok_or_else(|| "unknown whether applied, but nothing is forgotten".into())
 }
 
 fn check_conflict(
     evidence: &Evidence,
     write: &Write,
     conflicts: &[Conflict],
-    already_applied: &AlreadyApplied,
     when: When,
 ) -> Result<(), String> {
     if conflicts.is_empty() {
         return Err("a conflict without an aggregate".into());
     }
     for conflict in conflicts {
-        let member = member(write, &conflict.key)?;
-        if conflict.expected != member.guard || passes(member.guard, conflict.actual) {
-            return Err(format!("{conflict:?} is none for {:?}", member.guard));
-        }
-    }
-    if *already_applied == AlreadyApplied::Unknown {
-        let old = |member: &&Member| {
-            let (_, high) = sequences(evidence, write, &member.key, when);
-            member.sequence.is_some_and(|sequence| forgotten(sequence, high))
-        };
-        if write.members.iter().find(old).is_none() {
-            return Err("unknown whether applied, but nothing is forgotten".into());
+        if conflict.expected != member(write, &conflict.key)?.guard {
+            return Err(format!("{conflict:?} names a guard that is not the write's"));
         }
     }
     let shard = |member: &Member| member.key.shard(evidence.shards);
@@ -168,8 +186,9 @@ fn some_moment(
     when: When,
 ) -> bool {
     let history = &evidence.history;
-    let stamp_of = |key: &AggregateKey, version: Version| {
-        history.ending_at(key, version).map_or(Stamp::ZERO, |batch| batch.header.stamp)
+    let stamp_of = |key: &AggregateKey, step: Step| {
+        let last = step.checked_sub(1).map(|at| &history.batches(key)[at]);
+        last.map_or(Stamp::ZERO, |batch| batch.header.stamp)
     };
     let from = members
         .iter()
@@ -177,21 +196,19 @@ fn some_moment(
         .max()
         .unwrap_or_default();
     let later = members.iter().flat_map(|member| {
-        let batches = history.batches(&member.key);
         let highest = evidence.highest(&member.key, when.answered);
-        let after = batches.partition_point(|batch| batch.header.stamp <= from);
-        let until = batches.partition_point(|batch| batch.header.last_version <= highest);
-        batches[after.min(until)..until].iter().map(|batch| batch.header.stamp)
+        let after = history.step_at(&member.key, from);
+        let batches = &history.batches(&member.key)[after.min(highest)..highest];
+        batches.iter().map(|batch| batch.header.stamp)
     });
     std::iter::once(from).chain(later).any(|moment| {
         members.iter().all(|member| {
-            let version = history.version_at(&member.key, moment);
+            let step = history.step_at(&member.key, moment);
+            let at = history.standing(&member.key, step);
             let listed = conflicts.iter().find(|conflict| conflict.key == member.key);
-            let right = match listed {
-                Some(conflict) => conflict.actual == version,
-                None => passes(member.guard, version),
-            };
-            right && version <= evidence.highest(&member.key, when.answered)
+            let is_told = listed.is_none_or(|conflict| conflict.actual == at.version);
+            let right = is_told && listed.is_none() == at.passes(member.guard);
+            right && step <= evidence.highest(&member.key, when.answered)
         })
     })
 }

@@ -1,6 +1,8 @@
 //! Schemas: what is registered stays so, and in every shard; whatever was written afterwards
 //! conforms; what was answered about them is true.
 
+use std::collections::BTreeSet;
+
 use celeriant_actors::admin::Order as AdminOrder;
 use celeriant_actors::schemas::order::SchemaOrder;
 use celeriant_schema::event::EventBody;
@@ -51,8 +53,8 @@ fn parse(order: &[u8]) -> Result<SchemaOrder, String> {
 /// stamp.
 pub(super) fn check_log(evidence: &Evidence, violations: &Violations) {
     let Evidence { operations, history, shards, registrations, .. } = evidence;
-    let own = history.own.keys().filter(|key| schemas_of(key.id()).as_ref() == Ok(*key));
-    for org in own.map(|key| key.id()) {
+    let orgs: BTreeSet<&str> = registrations.iter().map(|it| it.name.org()).collect();
+    for org in orgs {
         let names = registered(history, org);
         let of_org = || registrations.iter().filter(|it| it.name.org() == org);
         for Registration { name, .. } in of_org().filter(|it| it.known < Order::MAX) {
@@ -68,7 +70,7 @@ pub(super) fn check_log(evidence: &Evidence, violations: &Violations) {
         }
         let concerned = history.aggregates.iter().filter(|(key, _)| key.org() == org);
         for (key, batch) in concerned.flat_map(|(key, all)| all.iter().map(move |it| (key, it))) {
-            let Some(write) = batch.origin.and_then(|(id, _)| operations.get(id)) else { continue };
+            let Some(write) = batch.origin.and_then(|id| operations.get(id)) else { continue };
             let is_bound = of_org().any(|it| it.known < write.first_sent());
             let landed = write.receipts().filter_map(|(attempt, _)| attempt.answer.as_ref());
             let landed = landed.map(|(order, _)| *order).min().unwrap_or(Order::MAX);

@@ -1,13 +1,13 @@
 //! What must be once nothing is wrong any more: writes resume, clients come to their end,
 //! everything is in two places, and both nodes say the same.
 
-use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response, Stamp};
+use celeriant_schema::{AggregateKey, ReadBatch, ReadQuery, Refusal, Request, Response, Stamp};
 use tokio::task::JoinHandle;
 
 use super::World;
 use super::site::{Site, Stage};
 use crate::client::Client;
-use crate::history::{Batch, History};
+use crate::history::{History, Shown};
 use crate::invariants::i13_resumes::Calm;
 use crate::oracle::{Evidence, check_final};
 use crate::rng::Rng;
@@ -93,31 +93,41 @@ impl World {
     /// Reads everything from the leader and from its follower, after a restart of each node and a
     /// hand-over: always the same. Then from the disks.
     pub(super) async fn prove_what_is_there(&mut self) -> History {
-        let history = self.read_both(None).await;
+        let shown = self.read_both(None).await;
         for node in 0..self.sites.len() {
             self.restart_cleanly(node).await;
-            self.read_both(Some(&history)).await;
+            self.read_both(Some(&shown)).await;
         }
         self.hand_over().await;
-        self.read_both(Some(&history)).await;
+        self.read_both(Some(&shown)).await;
         for node in 0..self.sites.len() {
             self.stop(node).await;
         }
-        self.overseer.check_twice(&history);
+        let [history, copy] = [0, 1].map(|node| self.read_logs(node));
+        self.overseer.check_twice([&history, &copy]);
+        history.check_shown(&shown, &self.violations);
         history
     }
 
-    async fn read_both(&mut self, expected: Option<&History>) -> History {
+    /// What the disks of a node say.
+    fn read_logs(&self, node: usize) -> History {
+        let machine = &self.sites[node].machine;
+        let images: Vec<_> = machine.medias.iter().map(|media| media.image()).collect();
+        let identities = (0..images.len()).map(|shard| machine.identity(shard));
+        History::of_logs(identities.zip(&images))
+    }
+
+    async fn read_both(&mut self, expected: Option<&Shown>) -> Shown {
         let rejoin = self.grounds.election.rejoin.1;
         self.wait_until("no pair to read from", 2 * rejoin + 60_000_000, Self::is_in_sync).await;
-        let history = self.read_back(None).await;
+        let shown = self.read_back(None).await;
         let follower = 1 - self.leader().unwrap_or(0);
         let copy = self.read_back(Some((follower, self.ledger.newest_stamp()))).await;
-        let same = history == copy;
+        let same = shown == copy;
         self.violations.check("I7", same, || format!("node {follower} shows something else"));
-        let kept = expected.is_none_or(|expected| *expected == history);
+        let kept = expected.is_none_or(|expected| *expected == shown);
         self.violations.check("I7", kept, || "a restart or hand-over changed what is there".into());
-        history
+        shown
     }
 
     /// A hand-over by command; refused while a follower that was away is being taken back.
@@ -161,18 +171,24 @@ impl World {
         self.sites.iter().position(|site: &Site| site.safe.store() == store)
     }
 
-    /// Every aggregate that clients can have written, with all of its events: as the leader says,
+    /// Every aggregate that clients can have written, with all that it shows: as the leader says,
     /// or as that node says when it has everything up to that stamp.
-    async fn read_back(&mut self, of: Option<(usize, Stamp)>) -> History {
-        let mut history = History::default();
+    async fn read_back(&mut self, of: Option<(usize, Stamp)>) -> Shown {
+        let mut shown = Shown::default();
         for key in self.scenario.workload.all_keys(self.scenario.shape.shards) {
             let batches = self.read_whole(&key, of).await;
-            history.put(key, batches);
+            if !batches.is_empty() {
+                shown.insert(key, batches);
+            }
         }
-        history
+        shown
     }
 
-    async fn read_whole(&mut self, key: &AggregateKey, of: Option<(usize, Stamp)>) -> Vec<Batch> {
+    async fn read_whole(
+        &mut self,
+        key: &AggregateKey,
+        of: Option<(usize, Stamp)>,
+    ) -> Vec<ReadBatch> {
         let mut query = ReadQuery::all(key.clone());
         (query.any, query.min_stamp) = (of.is_some(), of.map(|(_, stamp)| stamp));
         let mut batches = Vec::new();
@@ -191,15 +207,15 @@ impl World {
             };
             match answer {
                 Some(Sending::Answered(Response::Page(page))) => {
-                    batches.extend(page.batches.into_iter().map(Batch::from));
+                    batches.extend(page.batches);
                     match page.next {
                         Some(next) => query.from = next,
                         None => return batches,
                     }
                 }
-                Some(Sending::Answered(Response::Refused(Refusal::NotFound { .. }))) => {
-                    return batches;
-                }
+                Some(Sending::Answered(Response::Refused(
+                    Refusal::NotFound { .. } | Refusal::Deleted { .. },
+                ))) => return batches,
                 other => {
                     tries += 1;
                     self.supervise(self.timeline.now() + 100_000).await;

@@ -1,26 +1,35 @@
 //! Reads the whole store back, as any client would.
 
-use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Request, Response};
+use celeriant_schema::{AggregateKey, ReadBatch, ReadQuery, Refusal, Request, Response};
 
 use super::{READER, World};
-use crate::history::{Batch, History};
+use crate::history::{History, Shown};
 use crate::wire::Sending;
 
 /// How often a page is asked for before the reader gives up.
 const TRIES: u32 = 20;
 
 impl World {
-    /// Every aggregate that clients can have written, with all of its events.
-    pub(super) async fn read_back(&mut self) -> History {
-        let mut history = History::default();
+    /// Every aggregate that clients can have written, with all that it shows.
+    pub(super) async fn read_back(&mut self) -> Shown {
+        let mut shown = Shown::default();
         for key in self.scenario.workload.all_keys(self.scenario.shape.shards) {
             let batches = self.read_whole(&key).await;
-            history.put(key, batches);
+            if !batches.is_empty() {
+                shown.insert(key, batches);
+            }
         }
-        history
+        shown
     }
 
-    async fn read_whole(&mut self, key: &AggregateKey) -> Vec<Batch> {
+    /// What the disks say.
+    pub(super) fn read_logs(&self) -> History {
+        let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
+        let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
+        History::of_logs(identities.zip(&images))
+    }
+
+    async fn read_whole(&mut self, key: &AggregateKey) -> Vec<ReadBatch> {
         let mut query = ReadQuery::all(key.clone());
         let mut batches = Vec::new();
         let mut tries = 0;
@@ -29,13 +38,15 @@ impl World {
             let id = self.ledger.open(|_| request);
             match self.wire.send(READER, id, 5_000_000, None).await {
                 Sending::Answered(Response::Page(page)) => {
-                    batches.extend(page.batches.into_iter().map(Batch::from));
+                    batches.extend(page.batches);
                     match page.next {
                         Some(next) => query.from = next,
                         None => return batches,
                     }
                 }
-                Sending::Answered(Response::Refused(Refusal::NotFound { .. })) => return batches,
+                Sending::Answered(Response::Refused(
+                    Refusal::NotFound { .. } | Refusal::Deleted { .. },
+                )) => return batches,
                 other => {
                     tries += 1;
                     let until = self.timeline.now() + 100_000;

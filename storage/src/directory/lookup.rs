@@ -182,17 +182,6 @@ impl Directory {
         Ok(cut.first_available.max(Version::new(1)))
     }
 
-    /// The same, as far as that is in memory because it happened lately; else the first version.
-    pub fn first_available_lately(&self, key: &AggregateKey) -> Version {
-        let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
-        let tables = [Some(&self.memtable), frozen].into_iter().flatten();
-        let prefix = RowKey::aggregate(key);
-        let cuts = tables.filter(|table| table.has_cuts()).filter_map(|table| {
-            table.entry(&prefix).and_then(|entry| entry.cut()).map(|cut| cut.first_available)
-        });
-        cuts.max().unwrap_or_default().max(Version::new(1))
-    }
-
     /// What was deleted and trimmed behind `after`, in the order of stamps, at most `max` of it.
     ///
     /// # Errors

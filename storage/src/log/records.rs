@@ -31,11 +31,9 @@ impl Log {
     ) -> Appended {
         let (meta_len, blob_len) = (draft.meta_len(), draft.blob_len());
         assert!(self.fits(meta_len, blob_len), "a write of {meta_len}+{blob_len} bytes");
-        let events: usize = draft.batches.iter().map(|batch| batch.events.len()).sum();
-        let last_stamp = Stamp::new(draft.stamp.value() + events.saturating_sub(1) as u64);
-        let appended = self.append((draft.stamp, last_stamp), meta_len, |meta, base, blobs| {
-            draft.encode(meta, base, blobs, out)
-        });
+        let stamps = (draft.stamp, draft.last_stamp());
+        let appended =
+            self.append(stamps, meta_len, |meta, base, blobs| draft.encode(meta, base, blobs, out));
         if draft.leg.is_some() {
             self.legs.open(appended.lsn, draft.write_id);
         }

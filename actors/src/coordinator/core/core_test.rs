@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, Guard, Hash, Refusal,
-    Response, ShardId, Stamp, TxnId, Version,
+    AggregateKey, AggregateReceipt, AlreadyApplied, ClientId, Conflict, EncodedEvents, Guard, Hash,
+    Member, Refusal, Response, Sequence, ShardId, Stamp, TxnId, Version,
 };
 
 use super::*;
+use crate::verdict::SequenceFinding;
 
 const TXN: TxnId = TxnId {
     epoch: celeriant_schema::Epoch::new(1),
@@ -20,9 +21,17 @@ fn key(id: &str) -> AggregateKey {
 }
 
 fn begun(shards: u16) -> Core<&'static str> {
+    begun_with(shards, &[])
+}
+
+/// Every shard has these members.
+fn begun_with(shards: u16, members: &[Member]) -> Core<&'static str> {
     let mut core = Core::new(3);
-    let part =
-        || Arc::new(Part { client_id: ClientId::NONE, write_hash: Hash::ZERO, members: vec![] });
+    let members = members.to_vec();
+    let part = || {
+        let members = members.clone();
+        Arc::new(Part { client_id: ClientId::NONE, write_hash: Hash::ZERO, members })
+    };
     core.begin(Begin::Write {
         txn: TXN,
         route: "client",
@@ -97,6 +106,27 @@ fn a_refusal_releases_what_is_held_and_appends_nothing() {
     };
     assert_eq!((conflicts.len(), already_applied), (1, &AlreadyApplied::None));
     assert!(core.is_quiet());
+}
+
+#[test]
+fn a_write_that_one_shard_has_forgotten_has_no_receipt_of_the_others_alone() {
+    let (guard, sequence) = (Guard::Any, Sequence::new(1));
+    let events = EncodedEvents::default();
+    let member = Member { key: key("a"), guard, sequence: Some(sequence), events, retention: None };
+    let mut core = begun_with(2, &[member]);
+    let (version, stamp) = (Version::new(1), Stamp::new(5));
+    let receipt = AggregateReceipt {
+        key: key("a"),
+        first_version: version,
+        last_version: version,
+        hash: Hash::ZERO,
+    };
+    let sequences = vec![SequenceFinding::Landed { sequence, receipt, stamp }];
+    let findings = Findings { sequences, ..Findings::default() };
+    assert!(say(&mut core, 0, AnswerKind::Found { txn: TXN, findings }).is_empty());
+    let end = say(&mut core, 1, AnswerKind::Held { txn: TXN });
+    let stale = Refusal::SequenceStale { key: key("a"), sequence };
+    assert!(matches!(&end[1], Effect::Refuse(_, refusal) if *refusal == stale), "{end:?}");
 }
 
 #[test]

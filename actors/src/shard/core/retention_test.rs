@@ -113,6 +113,8 @@ fn a_trim_hides_what_is_before_and_nothing_else() {
     let mut rig = Rig::new();
     append(&mut rig, "a", Guard::Any, 2);
     append(&mut rig, "a", Guard::Any, 3);
+    let nothing = ReadQuery { to: Some(Version::NONE), ..all("a") };
+    assert_eq!(read(&mut rig, nothing), Ok(vec![]), "of what never was, nothing is trimmed");
     receipt(rig.ask(take("a", trim(4))));
     assert_eq!(head(&mut rig, "a").first_available.value(), 4);
     assert_eq!(read(&mut rig, all("a")), Ok(vec![4, 5]), "also in the middle of a batch");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::{
     AggregateKey, BatchHeader, BootId, ClientId, Epoch, Event, FeedBatch, FeedPage, FeedQuery,
-    Hash, ReadBatch, ReadEvent, Request, Selector, ShardId, Stamp, Version, WriteId,
+    Hash, ReadBatch, ReadEvent, Request, Retention, Selector, ShardId, Stamp, Version, WriteId,
 };
 
 use super::{CATCHING_UP_MAX, Core, Effect, IDLE_TICKS};
@@ -33,6 +33,15 @@ fn batch(key: &str, stamp: u64) -> FeedBatch {
     let events = vec![ReadEvent { version, hash: Hash::ZERO, body: body.into() }];
     let key: AggregateKey = key.parse().expect("valid");
     FeedBatch { key, batch: ReadBatch { header, events }, notice: None }
+}
+
+/// The notice that all before was deleted.
+fn deleted(key: &str, stamp: u64) -> FeedBatch {
+    let mut notice = batch(key, stamp);
+    notice.batch.header.last_version = Version::new(stamp - 1);
+    notice.batch.events.clear();
+    notice.notice = Some(Retention::Delete { recreate: true, forget_sequences: false });
+    notice
 }
 
 struct Rig {
@@ -280,6 +289,18 @@ fn nobody_waits_for_ever_to_be_told_where_to_begin() {
     assert_eq!(rig.refused(), [2]);
     rig.poll(3, "*", None, 0);
     assert_eq!((rig.refused(), rig.answers()), (vec![3], vec![]), "never the beginning of all");
+}
+
+#[test]
+fn what_was_deleted_is_told_no_more_however_old_the_cursor() {
+    let mut rig = Rig::live(1, 100);
+    rig.told(0, &[batch("a/t/1", 101), batch("a/t/2", 102)], 102);
+    rig.poll(1, "*", Some(100), 0);
+    assert_eq!(rig.answers(), [(1, vec![101, 102], 102)], "nothing is deleted yet");
+    let all = [batch("a/t/1", 103), deleted("a/t/1", 104), batch("a/t/1", 105)];
+    rig.told(0, &all, 105);
+    rig.poll(2, "*", Some(100), 0);
+    assert_eq!(rig.answers(), [(2, vec![102, 104, 105], 105)]);
 }
 
 #[test]
