@@ -23,6 +23,7 @@ fn row(order: &Order) -> (&'static str, Option<Operation>) {
         Order::Key(KeyOrder::List) => ("keys", Some(Operation::Admin)),
         Order::Key(KeyOrder::Revoke { .. }) => ("revoke key", Some(Operation::Admin)),
         Order::For { .. } => ("for", Some(Operation::Admin)),
+        Order::Compact => ("compact", Some(Operation::Admin)),
         Order::Record => ("record", Some(Operation::Admin)),
         Order::HandOver => ("hand over", Some(Operation::Admin)),
         Order::Replace { .. } => ("replace", Some(Operation::Admin)),
@@ -31,7 +32,7 @@ fn row(order: &Order) -> (&'static str, Option<Operation>) {
 }
 
 /// How many there are.
-const ROWS: usize = 15;
+const ROWS: usize = 16;
 
 /// One of each.
 fn orders() -> Vec<Order> {
@@ -48,6 +49,7 @@ fn orders() -> Vec<Order> {
         r#"{"order":"key","do":"list"}"#,
         r#"{"order":"key","do":"revoke","id":"0000000000000001"}"#,
         r#"{"order":"for","by":"key 1","what":{"order":"status"}}"#,
+        r#"{"order":"compact"}"#,
         r#"{"order":"record"}"#,
         r#"{"order":"hand-over"}"#,
         r#"{"order":"replace","lost":"a","member":{"store":"b","node_id":"c","clients":"d",
