@@ -411,7 +411,10 @@ fn the_bytes_of_a_tombstone_never_change() {
     (case.batches[0].5, case.batches[0].6) = (EncodedEvents::default(), Some(retention));
     let encoded = case.encode();
     let key = case.batches[0].0.as_bytes().len();
-    assert_eq!(encoded.meta.len(), WRITE_HEADER + (BATCH_HEADER + key + TOMBSTONE + 7) / 8 * 8);
+    assert_eq!(
+        encoded.meta.len(),
+        WRITE_HEADER + (BATCH_HEADER + key + TOMBSTONE).next_multiple_of(8)
+    );
     let batch = &encoded.meta[WRITE_HEADER..];
     let tombstone = &batch[BATCH_HEADER + key..][..TOMBSTONE];
     assert_eq!(batch[7], BATCH_FLAG_TOMBSTONE);

@@ -109,9 +109,9 @@ fn a_head_is_made_wherever_one_is_wanted() {
 fn places(content: &[u8]) -> Vec<usize> {
     let is_zero = |at: usize| content[at.saturating_sub(8)..content.len().min(at + 8)] == [0; 16];
     let is_there = |at: &usize| match at % 4096 {
-        _ if is_zero(*at) => at % 509 == 0,
+        _ if is_zero(*at) => at.is_multiple_of(509),
         0..192 | 4092.. => at % 4096 == at / 4096 || *at < 12 << 10,
-        _ => at % 29 == 0,
+        _ => at.is_multiple_of(29),
     };
     (0..content.len()).filter(is_there).collect()
 }
