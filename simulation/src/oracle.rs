@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! ledger   what was asked and answered, in which order   ┐
-//! history  every batch there is, also what is gone       ┴──►  bounds ──► reads · refusals · lists
+//! history  every batch there is, gone or not             ┴──►  bounds ──► reads · refusals · lists
 //! ```
 //! Each answer was computed at some moment between sending and answering. Then an aggregate was at
 //! least at the step that anyone had been told of before the sending, and at most at the newest step
