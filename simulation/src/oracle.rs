@@ -6,7 +6,7 @@
 //! history  every batch there is, gone or not             ┴──►  bounds ──► reads · refusals · lists
 //! ```
 //! Each answer was computed at some moment between sending and answering. Then an aggregate was at
-//! least at the step that anyone had been told of before the sending, and at most at the newest step
+//! least at the step that anyone had been told of before the sending, and at most at the newest one
 //! whose writer had sent by the time of the answer. An answer is right if it is right at some such
 //! moment.
 
