@@ -38,6 +38,8 @@ pub struct Launch {
     pub threads: usize,
     /// Bytes of memory that the node may use for data.
     pub memory_bytes: usize,
+    /// Gone through in a second, at most, to erase what was deleted or trimmed, in bytes.
+    pub compaction_bytes: u64,
     /// What the writers of orgs may take.
     pub quotas: Quotas,
     /// Use a file system that may lose acknowledged writes in a power cut.
@@ -139,6 +141,7 @@ impl Launch {
                     memtable_bytes: of_shard(share::MEMTABLES),
                     cache_bytes: of_shard(share::PAGES),
                 },
+                compaction_bytes: self.compaction_bytes / u64::from(shards.max(1)),
                 ..celeriant_storage::Settings::default()
             },
             net: Arc::new(celeriant_net::Settings {

@@ -48,6 +48,9 @@ pub struct Settings {
     pub threads: usize,
     /// Budget for caches and requests in flight, in bytes.
     pub memory: u64,
+    /// Gone through in a second, at most, to erase what was deleted or trimmed, in bytes; 0: only
+    /// when that is ordered.
+    pub compaction: u64,
     /// Least severe level that is logged, or a filter like `info,celeriant_net=debug`.
     pub log: String,
     /// How log lines look.

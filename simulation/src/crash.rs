@@ -76,6 +76,7 @@ pub fn settings() -> Settings {
         fill_bytes: 0,
         directory: DirectoryBudget { memtable_bytes: 8 << 10, cache_bytes: 32 << 10 },
         checkpoint_bytes: 16 << 10,
+        compaction_bytes: 0,
     }
 }
 

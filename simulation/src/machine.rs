@@ -206,6 +206,8 @@ pub fn log_settings(shape: &Shape) -> celeriant_storage::Settings {
             cache_bytes: shape.page_cache_bytes,
         },
         checkpoint_bytes: shape.checkpoint_bytes,
+        // The walkers of logs read segments as they were written.
+        compaction_bytes: 0,
     }
 }
 

@@ -226,6 +226,11 @@ impl Log {
         self.last_stamp
     }
 
+    /// How it lays itself out.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Whose log it is.
     pub fn identity(&self) -> &Identity {
         &self.identity

@@ -24,6 +24,9 @@ pub struct Settings {
     /// So many bytes of log are replayed at a start: then the directory is written out, however
     /// little changed in it.
     pub checkpoint_bytes: u64,
+    /// So many bytes of segments are gone through in a second, at most, to erase what was deleted or
+    /// trimmed. 0: only when that is ordered.
+    pub compaction_bytes: u64,
 }
 
 /// Memory that the directory of a shard may use, in bytes, whatever the number of aggregates.
@@ -51,6 +54,7 @@ impl Default for Settings {
             fill_bytes: 128 << 10,
             directory: DirectoryBudget::default(),
             checkpoint_bytes: 32 << 20,
+            compaction_bytes: 8 << 20,
         }
     }
 }

@@ -171,6 +171,7 @@ async fn start(
         shards: settings.shards.and_then(NonZeroU16::new),
         threads: settings.threads,
         memory_bytes: usize::try_from(settings.memory).unwrap_or(usize::MAX),
+        compaction_bytes: settings.compaction,
         quotas: settings.quotas.clone(),
         allow_buffered,
         pair: pair.map(|(pair, own)| pair_launch(pair, own, settings)).transpose()?,

@@ -43,6 +43,7 @@ async fn start(data: &Path) -> Node {
         shards: NonZeroU16::new(SHARDS),
         threads: 2,
         memory_bytes: 64 << 20,
+        compaction_bytes: 1 << 20,
         quotas: Default::default(),
         allow_buffered: true,
         pair: None,

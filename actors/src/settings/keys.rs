@@ -31,6 +31,7 @@ pub const KEYS: &[Key] = &[
     key("shards", "a number", "Shards of a new store; fixed once it is made"),
     key("threads", "a number", "Threads that serve"),
     key("memory", "a size", "Budget for caches and requests in flight"),
+    key("compaction", "a size", "Gone through per second for what was deleted; 0 = when ordered"),
     key("tls_ca", "a path", "Certificate authority of the nodes and of clients"),
     key("tls_cert", "a path", "This node's certificate"),
     key("tls_key", "a path", "This node's private key"),

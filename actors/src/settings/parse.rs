@@ -18,6 +18,7 @@ const HEARTBEAT_MS: u64 = 100;
 const REJOIN_AFTER_MS: u64 = 5_000;
 const CLIENT_AUTH: ClientAuth = ClientAuth::Required;
 const MEMORY: &str = "1GiB";
+const COMPACTION: &str = "8MiB";
 const MEMORY_MIN: u64 = 64 << 20;
 const THREADS_MAX: usize = 1024;
 
@@ -51,6 +52,10 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
     let shards = number(&mut given, "shards", 1, u64::from(SHARDS_MAX));
     let threads = number(&mut given, "threads", 1, THREADS_MAX as u64);
     let memory = memory(&mut given);
+    let compaction = size(given.get("compaction").unwrap_or(COMPACTION)).unwrap_or_else(|| {
+        given.refuse("compaction", "must be a size, like 8MiB, or 0");
+        0
+    });
     let log = given.get("log").unwrap_or("info").to_owned();
     if log.trim().is_empty() {
         given.refuse("log", "must be a level: error, warn, info, debug or trace");
@@ -69,6 +74,7 @@ pub(super) fn settings(mut given: Given) -> Result<Loaded, ConfigError> {
         shards: shards.map(|shards| shards as u16),
         threads: threads.map_or_else(cores, |threads| threads as usize),
         memory,
+        compaction,
         log,
         log_format,
         certificates,
@@ -330,6 +336,7 @@ fn show(given: &Given, settings: &Settings, plaintext: bool) -> Vec<Shown> {
         "shards" => format!("{} if the store is new", cores()),
         "threads" => settings.threads.to_string(),
         "memory" => MEMORY.to_owned(),
+        "compaction" => COMPACTION.to_owned(),
         "tls_client_auth" => settings.clients.unwrap_or(ClientAuth::None).to_string(),
         "insecure_plaintext" => plaintext.to_string(),
         "log" => settings.log.clone(),

@@ -30,9 +30,10 @@ const ERASURES_MAX: usize = 256;
 const BATCHES_MAX: usize = 512;
 /// Batches in one pass, about 128 bytes each; some more when they are found together.
 const PLACES_MAX: usize = 4096;
-/// Operations in a second: each is 128 KiB at most, but for large frames with something to erase.
-const STEPS_PER_TICK: u32 = 128;
-/// The same while somebody waits for it.
+/// What one operation goes through, but for large frames with something to erase, in bytes: it reads
+/// and writes.
+const STEP_BYTES: u64 = 64 << 10;
+/// Operations in a second while somebody waits for it.
 const STEPS_PER_TICK_ORDERED: u32 = 512;
 /// Ticks until a full disk is tried again.
 const PAUSE_TICKS: u32 = 30;
@@ -124,8 +125,10 @@ impl<R> Core<R> {
         let compaction = &mut self.compaction;
         compaction.pause = compaction.pause.saturating_sub(1);
         let is_ordered = compaction.is_ordered();
-        compaction.steps_left = if is_ordered { STEPS_PER_TICK_ORDERED } else { STEPS_PER_TICK };
-        if matches!(compaction.stage, Stage::Resting) && compaction.pause == 0 {
+        let steps = (self.log.settings().compaction_bytes / STEP_BYTES) as u32;
+        compaction.steps_left = if is_ordered { STEPS_PER_TICK_ORDERED } else { steps };
+        let may_look = compaction.steps_left > 0 && compaction.pause == 0;
+        if matches!(compaction.stage, Stage::Resting) && may_look {
             compaction.stage = Stage::Looking;
         }
         self.compact(effects);

@@ -42,6 +42,7 @@ pub(crate) fn small_settings() -> Settings {
         fill_bytes: 0,
         directory: DirectoryBudget { memtable_bytes: 48 << 10, cache_bytes: 64 << 10 },
         checkpoint_bytes: 96 << 10,
+        compaction_bytes: 1 << 20,
     }
 }
 
