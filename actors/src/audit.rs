@@ -1,7 +1,7 @@
 //! Orders of audits: frames' hashes, and the evidence for an event. JSON, like all orders.
 //!
 //! ```text
-//! {"order":"audit","do":"frames","shard":0,"after":120}          hashes of the frames behind an lsn
+//! {"order":"audit","do":"frames","shard":0,"after":120}       hashes of the frames behind an lsn
 //! {"order":"audit","do":"event","key":"a/b/c","version":4,"stamp":…}     what is around an event
 //! ```
 //! A shard answers them, on whatever node, of what is committed: each is one bounded read of its

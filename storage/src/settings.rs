@@ -24,8 +24,8 @@ pub struct Settings {
     /// So many bytes of log are replayed at a start: then the directory is written out, however
     /// little changed in it.
     pub checkpoint_bytes: u64,
-    /// So many bytes of segments are gone through in a second, at most, to erase what was deleted or
-    /// trimmed. 0: only when that is ordered.
+    /// So many bytes of segments are gone through in a second, at most, to erase what was deleted
+    /// or trimmed. 0: only when that is ordered.
     pub compaction_bytes: u64,
 }
 

@@ -30,8 +30,8 @@ const ERASURES_MAX: usize = 256;
 const BATCHES_MAX: usize = 512;
 /// Batches in one pass, about 128 bytes each; some more when they are found together.
 const PLACES_MAX: usize = 4096;
-/// What one operation goes through, but for large frames with something to erase, in bytes: it reads
-/// and writes.
+/// What one operation goes through, reading or writing, in bytes; large frames with something to
+/// erase take more.
 const STEP_BYTES: u64 = 64 << 10;
 /// Operations in a second while somebody waits for it.
 const STEPS_PER_TICK_ORDERED: u32 = 512;

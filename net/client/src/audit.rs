@@ -1,7 +1,7 @@
 //! Holding a store against what it was: audit heads, and proofs that an event is in its log.
 //!
 //! ```text
-//! audit_head()  ─► keep it somewhere else ─► audit_check(&head) later: the log still begins like that
+//! audit_head()  ─► keep it somewhere else ─► audit_check(&head) later: it still begins like that
 //! audit_prove() ─► InclusionProof ─► InclusionProof::check(&head): offline, without the store
 //! ```
 //! Heads are made here, of the hashes of all frames: 100 bytes each over the wire, so a head takes
