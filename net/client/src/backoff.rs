@@ -2,25 +2,31 @@
 
 use std::time::Duration;
 
-/// Waits between attempts, doubling up to a limit, each taken at random from its upper half.
+/// Waits between attempts, growing up to a limit, each taken at random from its upper half.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
     first: Duration,
     max: Duration,
+    growth: f64,
     random: u64,
 }
 
 impl Backoff {
-    /// Two seeds give two rhythms, see [`seed`].
+    /// Each is twice the one before. Two seeds give two rhythms, see [`seed`].
     pub(crate) fn new(first: Duration, max: Duration, seed: u64) -> Self {
-        Self { next: first, first, max, random: seed | 1 }
+        Self { next: first, first, max, growth: 2.0, random: seed | 1 }
+    }
+
+    /// Each is `growth` times the one before.
+    pub(crate) fn growing(self, growth: f64) -> Self {
+        Self { growth, ..self }
     }
 
     /// The wait before the next attempt.
     pub(crate) fn wait(&mut self) -> Duration {
         let whole = self.next;
-        self.next = (whole * 2).min(self.max);
+        self.next = whole.mul_f64(self.growth).min(self.max);
         // xorshift64*
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;

@@ -10,7 +10,7 @@
 //!
 //! A request for the leader goes to the node that may be asked first: the leader, or the next one
 //! in turn while that one is down. Every wait is longer than the one before and has jitter, so that
-//! two nodes that both point at the other, or a store without a leader, are asked a hundred times a
+//! two nodes that both point at the other, or a store without a leader, are asked a few times a
 //! second and no more. A read that any node may answer goes to one that does not lead, in rotation,
 //! and every second attempt of it to the leader.
 //!
@@ -37,9 +37,12 @@ const DOWN_FIRST: Duration = Duration::from_millis(10);
 const DOWN_MAX: Duration = Duration::from_secs(1);
 /// A node that does not lead is not asked to for this long at first,
 const SEARCH_FIRST: Duration = Duration::from_millis(10);
-/// and this long at most: so much later than possible a new leader is found. A hand-over takes some
-/// 100 ms, so a longer wait would be most of what a writer notices of it.
-const SEARCH_MAX: Duration = Duration::from_millis(30);
+/// and this long at most: so much later than possible a new leader is found.
+const SEARCH_MAX: Duration = Duration::from_millis(250);
+
+/// So many times longer each time. A hand-over takes some 100 ms: were it 2, the wait that is under
+/// way when it is over would be most of what a writer notices of it.
+const SEARCH_GROWTH: f64 = 1.4;
 
 /// Names a node for as long as its client lives; never used for another address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -93,7 +96,7 @@ impl Nodes {
     /// Believes that the first address leads. `addresses` are not none.
     pub(crate) fn new(addresses: Vec<String>, seed: u64) -> Self {
         assert!((1..=url::ADDRESSES_MAX).contains(&addresses.len()), "{}", addresses.len());
-        let search = Backoff::new(SEARCH_FIRST, SEARCH_MAX, seed);
+        let search = Backoff::new(SEARCH_FIRST, SEARCH_MAX, seed).growing(SEARCH_GROWTH);
         let (nodes, leader) = (Vec::new(), NodeId(0));
         let mut all = Self { nodes, leader, turn: 0, search, next_id: 0, rotation: 0, seed };
         for address in addresses {

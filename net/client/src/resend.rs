@@ -77,10 +77,7 @@ impl Course {
     /// Takes in how an attempt went.
     pub(crate) fn take(&mut self, attempt: Attempt) -> Next {
         self.attempts = self.attempts.saturating_add(1);
-        // What was never sent says nothing new.
-        if !matches!(attempt, Attempt::Lost { sent: false } | Attempt::TimedOut { sent: false }) {
-            self.refused = None;
-        }
+        self.refused = None;
         match attempt {
             Attempt::Answer(Response::Refused(refusal)) => self.take_refusal(refusal),
             Attempt::Answer(response) => Next::Done(response),

@@ -282,7 +282,7 @@ async fn nodes_that_point_at_each_other_are_not_asked_without_end() {
     assert!(matches!(error, Error::NotLeader { leader: Some(_) }), "{error:?}");
     assert!(error.is_definite());
     let count = asked(a) + asked(b);
-    assert!((500..1000).contains(&count), "{count} attempts in ten seconds");
+    assert!((20..200).contains(&count), "{count} attempts in ten seconds");
 
     // A thousand who wait together ask in a few waves together.
     let mut writes = JoinSet::new();

@@ -99,7 +99,7 @@ fn what_is_heard_late_changes_nothing() {
 }
 
 #[test]
-fn two_nodes_that_point_at_each_other_are_asked_a_hundred_times_a_second_at_most() {
+fn two_nodes_that_point_at_each_other_are_asked_a_few_times_a_second() {
     let mut table = Table::of(&["a:7440", "b:7440"]);
     let begin = table.now;
     let mut asked = 0;
@@ -108,7 +108,7 @@ fn two_nodes_that_point_at_each_other_are_asked_a_hundred_times_a_second_at_most
         table.refuses(Some(other));
         asked += 1;
     }
-    assert!((500..1000).contains(&asked), "{asked} times in ten seconds");
+    assert!((50..200).contains(&asked), "{asked} times in ten seconds");
 }
 
 #[test]
