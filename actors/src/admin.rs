@@ -119,17 +119,17 @@ pub struct Admin {
 }
 
 impl Order {
-    /// Whether it only looks: then nobody notes it.
+    /// Whether it only looks, or is for this node alone and changes nothing that anybody sees: then
+    /// nobody notes it.
     fn only_looks(&self) -> bool {
         match self {
-            Self::Status | Self::Record | Self::Audit(_) => true,
+            Self::Status | Self::Record | Self::Audit(_) | Self::Compact => true,
             Self::Schema(SchemaOrder::List { .. } | SchemaOrder::Show { .. }) => true,
             Self::Schema(SchemaOrder::Register { dry_run, .. }) => *dry_run,
             Self::Key(KeyOrder::List) => true,
             Self::For { what, .. } => what.only_looks(),
             Self::Schema(SchemaOrder::Policy { .. })
             | Self::Key(KeyOrder::Create { .. } | KeyOrder::Revoke { .. })
-            | Self::Compact
             | Self::HandOver
             | Self::Replace { .. }
             | Self::Recover { .. } => false,
