@@ -56,14 +56,22 @@ impl Walked {
     /// Every event of every write and leg in it: position and chain hash. And what takes away, by
     /// the version that follows it and the chain hash before: no event has both.
     pub fn events(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
-        self.writes().flat_map(|write| &write.batches).flat_map(|batch| {
+        let batches = self.writes().flat_map(|write| &write.batches);
+        let events = batches.flat_map(|batch| {
             let first = batch.first_version.value();
-            let taken = batch.retention.map(|_| (&batch.key, batch.first_version, batch.hash));
-            let events = batch.events(&self.blobs).enumerate().filter_map(move |(index, event)| {
+            batch.events(&self.blobs).enumerate().filter_map(move |(index, event)| {
                 Some((&batch.key, Version::new(first + index as u64), event.ok()?.hash))
-            });
-            events.chain(taken)
-        })
+            })
+        });
+        events.chain(self.taken())
+    }
+
+    /// What takes away, alone. Two of an aggregate may look the same.
+    pub fn taken(&self) -> impl Iterator<Item = (&AggregateKey, Version, Hash)> {
+        let batches = self.writes().flat_map(|write| &write.batches);
+        batches
+            .filter(|batch| batch.retention.is_some())
+            .map(|batch| (&batch.key, batch.first_version, batch.hash))
     }
 
     /// Its writes and legs.

@@ -50,6 +50,7 @@ struct Frame {
     end: u64,
     hash: Hash,
     events: Vec<(AggregateKey, Version, Hash)>,
+    taken: Vec<(AggregateKey, Version, Hash)>,
 }
 
 impl Held {
@@ -92,8 +93,14 @@ impl Held {
             (at.0, at.1.as_str()) != (shard, name) || at.2 >= end || ends <= offset
         });
         let gone = overwritten.iter().filter_map(|at| self.frames.remove(at));
-        let gone: Vec<_> = gone.flat_map(|frame| frame.events).collect();
-        gone.iter().for_each(|(key, version, hash)| self.entries.forget(key, *version, *hash));
+        let (events, taken): (Vec<_>, Vec<_>) =
+            gone.map(|frame| (frame.events, frame.taken)).unzip();
+        let (gone, mut taken) = (events.concat(), taken.concat());
+        // Of two deletions of one aggregate nothing tells which is which: that one is gone says
+        // only that it is nowhere any more.
+        taken.retain(|entry| !self.frames.values().any(|frame| frame.taken.contains(entry)));
+        let forgotten = gone.iter().chain(&taken);
+        forgotten.for_each(|(key, version, hash)| self.entries.forget(key, *version, *hash));
         frames.iter().for_each(|frame| self.arrived(shard, frame));
         gone
     }
@@ -127,9 +134,11 @@ impl Held {
     }
 
     fn note(&mut self, shard: ShardId, frame: &Walked) {
-        let events = frame.events().map(|(key, version, hash)| (key.clone(), version, hash));
+        let own = |(key, version, hash): (&AggregateKey, _, _)| (key.clone(), version, hash);
+        let taken: Vec<_> = frame.taken().map(own).collect();
+        let events = frame.events().map(own).filter(|entry| !taken.contains(entry)).collect();
         let end = frame.offset + frame.header.frame_bytes() as u64;
-        let place = Frame { end, hash: frame.header.hash, events: events.collect() };
+        let place = Frame { end, hash: frame.header.hash, events, taken };
         self.frames.insert((shard, frame.name.clone(), frame.offset), place);
         self.entries.note(frame);
     }
