@@ -32,8 +32,8 @@ impl<R> Core<R> {
         let undone = Response::Refused(self.refusal());
         let tasks = waiting.into_iter().filter_map(|work| match work {
             Work::Task(task) => Some(task.route),
-            // Anybody may be asked for one: the core that comes after this one answers it.
-            Work::Step(Step::List { .. } | Step::Feed { .. }) => {
+            // The core that comes after this one answers it. Who seeks a part of a write asks once.
+            Work::Step(Step::List { .. } | Step::Feed { .. } | Step::Sought { .. }) => {
                 self.carried.push(work);
                 None
             }
