@@ -266,9 +266,7 @@ impl WriteDraft<'_> {
             context.stamp = Stamp::new(context.stamp.value() + 1);
         }
         place.stamp = context.stamp;
-        let end = at.next_multiple_of(8);
-        meta[at..end].fill(0);
-        meta[start..start + 4].copy_from_slice(&((end - start) as u32).to_le_bytes());
+        let end = close_batch(meta, start, at);
         out.push(EncodedBatch {
             offset: start as u32,
             first_version: batch.first_version,
@@ -294,9 +292,7 @@ fn encode_tombstone(
     meta[at..hash_at].copy_from_slice(&retention.to_bytes());
     meta[hash_at..content_end].copy_from_slice(&batch.prev_hash.0);
     hasher.update(&meta[start + 4..content_end]);
-    let end = content_end.next_multiple_of(8);
-    meta[content_end..end].fill(0);
-    meta[start..start + 4].copy_from_slice(&((end - start) as u32).to_le_bytes());
+    let end = close_batch(meta, start, content_end);
     place.stamp = Stamp::new(place.stamp.value() + 1);
     out.push(EncodedBatch {
         offset: start as u32,
@@ -304,6 +300,14 @@ fn encode_tombstone(
         last_version: Version::new(batch.first_version.value() - 1),
         hash: batch.prev_hash,
     });
+    end
+}
+
+/// Fills a batch up behind its content and says how long it is; returns where the next one starts.
+fn close_batch(meta: &mut [u8], start: usize, content_end: usize) -> usize {
+    let end = content_end.next_multiple_of(8);
+    meta[content_end..end].fill(0);
+    meta[start..start + 4].copy_from_slice(&((end - start) as u32).to_le_bytes());
     end
 }
 

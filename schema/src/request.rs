@@ -85,6 +85,14 @@ impl Retention {
     /// Bytes that it takes, wherever it is stored or sent.
     pub(crate) const BYTES: usize = 16;
 
+    /// Lowest version that is left to read of an aggregate whose next version is `next`.
+    pub fn first_available(self, next: Version) -> Version {
+        match self {
+            Self::Delete { .. } => next,
+            Self::Trim { keep_from } => keep_from.min(next),
+        }
+    }
+
     /// As it is stored and sent: kind, flags, six zeroes, version.
     pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
         let (kind, flags, version) = match self {

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use celeriant_schema::{FeedBatch, Retention, Stamp};
+use celeriant_schema::{FeedBatch, Stamp};
 
 /// Bytes of batches kept.
 const BYTES_MAX: usize = 8 << 20;
@@ -146,11 +146,8 @@ impl Ring {
     /// What a notice says is gone is told no more, however old the reader's cursor. Its entries
     /// stay, without events: a page passes them over.
     fn take_away(&mut self, notice: &FeedBatch) {
-        let first = match notice.notice {
-            Some(Retention::Delete { .. }) => notice.batch.header.first_version,
-            Some(Retention::Trim { keep_from }) => keep_from,
-            None => return,
-        };
+        let Some(retention) = notice.notice else { return };
+        let first = retention.first_available(notice.batch.header.first_version);
         for entry in self.entries.iter_mut().filter(|entry| entry.batch().key == notice.key) {
             let mut batch = entry.batch().clone();
             batch.batch.events.retain(|event| event.version >= first);

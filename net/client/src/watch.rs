@@ -82,8 +82,8 @@ impl Watched {
         let (version, stamp) = (header.last_version, header.stamp);
         match retention {
             Retention::Delete { recreate, .. } => Self::Deleted { key, version, stamp, recreate },
-            Retention::Trim { keep_from } => {
-                let first_available = keep_from.min(version.next());
+            Retention::Trim { .. } => {
+                let first_available = retention.first_available(version.next());
                 Self::Trimmed { key, first_available, stamp }
             }
         }

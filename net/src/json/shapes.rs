@@ -138,8 +138,8 @@ pub fn notice(key: &str, header: &BatchHeader, retention: Retention) -> Value {
         Retention::Delete { recreate, .. } => {
             (shape["notice"], shape["recreate"]) = (json!("deleted"), json!(recreate));
         }
-        Retention::Trim { keep_from } => {
-            let first_available = keep_from.min(version.next());
+        Retention::Trim { .. } => {
+            let first_available = retention.first_available(version.next());
             shape["notice"] = json!("trimmed");
             shape["first_available"] = json!(first_available.value());
         }

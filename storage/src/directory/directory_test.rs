@@ -119,7 +119,10 @@ impl World {
         let Some(known) = self.model.get(key) else { return };
         let newest = known.batches.last().map_or(0, |last| last.last_version.value());
         let flag = |dice: &mut Dice| dice.roll(2) == 0;
-        let retention = match dice.roll(2) {
+        // A shard trims nothing that is deleted.
+        let last = known.last.and_then(|last| last.retention);
+        let kinds = if matches!(last, Some(Retention::Delete { .. })) { 1 } else { 2 };
+        let retention = match dice.roll(kinds) {
             0 => Retention::Delete { recreate: flag(dice), forget_sequences: flag(dice) },
             _ => Retention::Trim { keep_from: Version::new(1 + dice.roll(newest + 2)) },
         };

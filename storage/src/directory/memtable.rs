@@ -114,10 +114,7 @@ impl Memtable {
         };
         self.bytes += entry.apply(key, batch);
         if let Some(retention) = batch.retention {
-            let upto = match retention {
-                Retention::Delete { .. } => batch.last_version,
-                Retention::Trim { keep_from } => below(keep_from).min(batch.last_version),
-            };
+            let upto = below(retention.first_available(batch.first_version));
             let erasure = Erasure { stamp: batch.stamp, key: key.detached(), upto };
             self.bytes += ERASURE_BYTES + key.as_bytes().len();
             self.erasures.insert(batch.stamp, erasure);
@@ -248,18 +245,14 @@ impl Entry {
     }
 
     fn take_away(&mut self, retention: Retention, batch: &AppliedBatch) {
-        let end = batch.first_version;
-        let mut cut = CutRow::default();
-        match retention {
-            Retention::Delete { recreate, forget_sequences } => {
-                (self.head.deleted, self.head.is_final) = (true, !recreate);
-                cut.first_available = end;
-                if forget_sequences {
-                    cut.forgotten = Stamp::new(batch.stamp.value() - 1);
-                    self.clients.clear();
-                }
+        let first_available = retention.first_available(batch.first_version);
+        let mut cut = CutRow { first_available, ..CutRow::default() };
+        if let Retention::Delete { recreate, forget_sequences } = retention {
+            (self.head.deleted, self.head.is_final) = (true, !recreate);
+            if forget_sequences {
+                cut.forgotten = Stamp::new(batch.stamp.value() - 1);
+                self.clients.clear();
             }
-            Retention::Trim { keep_from } => cut.first_available = keep_from.min(end),
         }
         self.cut.get_or_insert_default().join(cut);
     }
