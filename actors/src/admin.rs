@@ -176,11 +176,11 @@ impl Admin {
                     refuse(mail.route, Refusal::NoLeader);
                 }
             }
-            (Order::Status, _) => answer(route, &self.status()),
-            (Order::Compact, _) => answer(route, &self.compact()),
+            (Order::Status, _) => route.report(Ok(self.status())),
+            (Order::Compact, _) => route.report(Ok(self.compact())),
             (Order::Record, Some(_)) => {
                 let scenario = self.standing.chronicle().scenario(self.clock.now());
-                answer(route, &json!({"scenario": scenario}));
+                route.report(Ok(json!({"scenario": scenario})));
             }
             (_, None) => refuse(route, Refusal::invalid("order", "this node is not one of a pair")),
             (Order::HandOver, Some(cluster)) => self.order(cluster, Command::HandOver, route),
@@ -209,7 +209,7 @@ impl Admin {
     fn order(&self, cluster: &Cluster, command: Command, route: Route) {
         let standing = Arc::clone(&self.standing);
         let reply = move |result| match result {
-            Ok(()) => answer(route, &json!({"done": true})),
+            Ok(()) => route.report(Ok(json!({"done": true}))),
             Err(Refused::NotLeading) => refuse(route, standing.refusal()),
             Err(refused) => refuse(route, Refusal::invalid("order", refused)),
         };
@@ -296,10 +296,6 @@ fn replace(lost: &str, member: Entry) -> Result<Command, Refusal> {
             features,
         },
     })
-}
-
-fn answer(route: Route, report: &Value) {
-    route.answer(Response::Admin(report.to_string().into()));
 }
 
 fn refuse(route: Route, refusal: Refusal) {

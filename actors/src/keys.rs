@@ -23,10 +23,7 @@ use std::time::Duration;
 use celeriant_net::Keyring;
 use celeriant_net::keyring::Holder;
 use celeriant_schema::event::EventBody;
-use celeriant_schema::{
-    AggregateKey, ApiKeyId, ClientId, EncodedEvents, Guard, Member, Page, ReadQuery, Refusal,
-    Request, Response, Version, Write,
-};
+use celeriant_schema::{AggregateKey, ApiKeyId, Guard, Page, Refusal, Version};
 use kameo::Actor;
 use kameo::actor::{ActorRef, WeakActorRef};
 use kameo::error::Infallible;
@@ -46,8 +43,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Orders that race with others are decided anew so often.
 const TRIES_MAX: usize = 16;
-/// What a request is admitted as, besides its events, in bytes.
-const REQUEST_BYTES: usize = 1 << 10;
 /// Keys that are not revoked.
 const KEYS_MAX: usize = 4_096;
 
@@ -88,16 +83,9 @@ impl Keys {
 
     /// Reads up to the newest event that this node shows (`any`), or that there is.
     async fn read(&mut self, any: bool, deadline: Instant) -> Result<(), Refusal> {
-        loop {
-            let query = ReadQuery { from: self.version.next(), any, ..ReadQuery::all(place()) };
-            let page = match self.insider.ask(Request::Read(query), REQUEST_BYTES, deadline).await {
-                Response::Page(page) => page,
-                Response::Refused(Refusal::NotFound { .. }) => break,
-                // Of a read it is known: nothing was done.
-                Response::Refused(Refusal::UnknownOutcome) => return Err(Refusal::NoLeader),
-                Response::Refused(refusal) => return Err(refusal),
-                other => unreachable!("{other:?} answers no read"),
-            };
+        while let Some(page) =
+            self.insider.page(place(), self.version.next(), any, deadline).await?
+        {
             self.apply_page(&page)?;
             if page.next.is_none() {
                 break;
@@ -144,18 +132,13 @@ impl Keys {
         for _ in 0..TRIES_MAX {
             self.read(false, deadline).await?;
             let Some(event) = decide(self)? else { return Ok(()) };
-            let events = EncodedEvents::encode(&[event.to_event(self.clock.wall())])?;
-            let bytes = events.as_bytes().len() + REQUEST_BYTES;
-            let guard = Guard::Exact(self.version);
-            let members =
-                vec![Member { key: place(), guard, sequence: None, events, retention: None }];
-            let write = Request::Write(Write { client_id: ClientId::NONE, members });
-            match self.insider.ask(write, bytes, deadline).await {
+            let event = event.to_event(self.clock.wall());
+            let appended = (place(), Guard::Exact(self.version), event);
+            match self.insider.append([appended], deadline).await {
                 // What was appended is read back: what counts is what the log says.
-                Response::Receipt(_) => return self.read(true, deadline).await,
-                Response::Refused(Refusal::Conflict { .. }) => {}
-                Response::Refused(refusal) => return Err(refusal),
-                other => unreachable!("{other:?} answers no write"),
+                Ok(_) => return self.read(true, deadline).await,
+                Err(Refusal::Conflict { .. }) => {}
+                Err(refusal) => return Err(refusal),
             }
         }
         Err(Refusal::Overloaded { what: "orders about API keys".into(), retry_after_ms: 100 })
@@ -207,10 +190,6 @@ impl Message<KeyMail> for Keys {
 
     async fn handle(&mut self, mail: KeyMail, _: &mut Context<Self, ()>) {
         let KeyMail { order, route } = mail;
-        let response = match self.carry_out(order).await {
-            Ok(report) => Response::Admin(report.to_string().into()),
-            Err(refusal) => Response::Refused(refusal),
-        };
-        route.answer(response);
+        route.report(self.carry_out(order).await);
     }
 }

@@ -1,7 +1,8 @@
 //! The way back to a client, and answers collected so that each connection gets few messages.
 
 use celeriant_net::{Reply, ReplySender};
-use celeriant_schema::Response;
+use celeriant_schema::{Refusal, Response};
+use serde_json::Value;
 
 use crate::admission::Permit;
 
@@ -22,6 +23,14 @@ impl Route {
         let Self { replies, id, permit } = self;
         replies.send(vec![Reply { id, response }]);
         drop(permit);
+    }
+
+    /// Answers an order with what it came to.
+    pub fn report(self, outcome: Result<Value, Refusal>) {
+        self.answer(match outcome {
+            Ok(report) => Response::Admin(report.to_string().into()),
+            Err(refusal) => Response::Refused(refusal),
+        });
     }
 }
 

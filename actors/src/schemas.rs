@@ -16,10 +16,7 @@ use std::time::Duration;
 use celeriant_schema::event::EventBody;
 use celeriant_schema::registry::{Proposal, Registry, Validators};
 use celeriant_schema::system::{SystemEvent, mark_event, mark_of, schemas_of};
-use celeriant_schema::{
-    AggregateKey, ClientId, EncodedEvents, Event, Guard, Member, Page, ReadQuery, Refusal, Request,
-    Response, ShardId, Version, Write,
-};
+use celeriant_schema::{AggregateKey, Event, Guard, Page, Refusal, ShardId, Version};
 use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient};
 use kameo::error::Infallible;
@@ -39,8 +36,6 @@ use crate::work::{Step, Work};
 const TRIES_MAX: usize = 16;
 /// What one mail asks for is given up after this: shards wait behind it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What one of them is admitted as, besides its events, in bytes.
-const REQUEST_BYTES: usize = 1 << 10;
 
 /// Mail from a shard: it cannot check writes of an org before it is known up to `version`.
 pub struct WantedMail {
@@ -86,25 +81,18 @@ impl Registrar {
     /// that there is.
     async fn read(&mut self, org: &str, any: bool, deadline: Instant) -> Result<(), Refusal> {
         let key = schemas_of(org).map_err(|error| Refusal::invalid("org", error))?;
-        loop {
-            let from = self.registry.version(org).next();
-            let query = ReadQuery { from, any, ..ReadQuery::all(key.clone()) };
-            let page = match self.insider.ask(Request::Read(query), REQUEST_BYTES, deadline).await {
-                Response::Page(page) => page,
-                Response::Refused(Refusal::NotFound { .. }) => return Ok(()),
-                // Of a read it is known: nothing was done.
-                Response::Refused(Refusal::UnknownOutcome) => return Err(Refusal::NoLeader),
-                Response::Refused(refusal) => return Err(refusal),
-                other => unreachable!("{other:?} answers no read"),
-            };
+        while let Some(page) =
+            self.insider.page(key.clone(), self.registry.version(org).next(), any, deadline).await?
+        {
             let applied = self.apply_page(org, &page);
             // Also half a page: what is known here and not there would be asked for without end.
             self.publish(org);
             applied?;
             if page.next.is_none() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     fn apply_page(&mut self, org: &str, page: &Page) -> Result<(), Refusal> {
@@ -158,16 +146,16 @@ impl Registrar {
             if is_dry {
                 return Ok(Outcome::WouldLand);
             }
-            let (write, bytes) = self.write_of(org, &event, version)?;
-            match self.insider.ask(Request::Write(write), bytes, deadline).await {
-                Response::Receipt(_) => {
+            let guarded = |(key, event)| (key, Guard::Exact(version), event);
+            let events = self.events_of(org, &event)?.into_iter().map(guarded);
+            match self.insider.append(events, deadline).await {
+                Ok(_) => {
                     self.registry.apply(event, version.next(), &self.validators);
                     self.publish(org);
                     return Ok(Outcome::Landed);
                 }
-                Response::Refused(Refusal::Conflict { .. }) => {}
-                Response::Refused(refusal) => return Err(refusal),
-                other => unreachable!("{other:?} answers no write"),
+                Err(Refusal::Conflict { .. }) => {}
+                Err(refusal) => return Err(refusal),
             }
         }
         let what = format!("registrations of {org}");
@@ -175,36 +163,23 @@ impl Registrar {
     }
 
     /// The event, and a mark for every other shard.
-    fn write_of(
+    fn events_of(
         &self,
         org: &str,
         event: &SystemEvent,
-        version: Version,
-    ) -> Result<(Write, usize), Refusal> {
+    ) -> Result<Vec<(AggregateKey, Event)>, Refusal> {
         let shards = self.shards.len() as u16;
         let now = self.clock.wall();
         let own = schemas_of(org).map_err(|error| Refusal::invalid("org", error))?;
-        let member = |key: AggregateKey, event: &Event| -> Result<Member, Refusal> {
-            let events = EncodedEvents::encode(std::slice::from_ref(event))?;
-            Ok(Member {
-                key,
-                guard: Guard::Exact(version),
-                sequence: None,
-                events,
-                retention: None,
-            })
-        };
-        let mut members = vec![member(own.clone(), &event.to_event(now))?];
+        let mut events = vec![(own.clone(), event.to_event(now))];
         for shard in (0..shards).map(ShardId::new) {
             let mark =
                 mark_of(org, shard, shards).map_err(|error| Refusal::invalid("org", error))?;
             if mark != own {
-                members.push(member(mark, &mark_event(now))?);
+                events.push((mark, mark_event(now)));
             }
         }
-        let bytes =
-            members.iter().map(|member| member.events.as_bytes().len() + REQUEST_BYTES).sum();
-        Ok((Write { client_id: ClientId::NONE, members }, bytes))
+        Ok(events)
     }
 }
 
@@ -246,11 +221,7 @@ impl Message<SchemaMail> for Registrar {
 
     async fn handle(&mut self, mail: SchemaMail, _: &mut Context<Self, ()>) {
         let SchemaMail { order, route } = mail;
-        let response = match self.carry_out(order).await {
-            Ok(report) => Response::Admin(report.to_string().into()),
-            Err(refusal) => Response::Refused(refusal),
-        };
-        route.answer(response);
+        route.report(self.carry_out(order).await);
     }
 }
 

@@ -19,8 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use celeriant_net::json::time;
 use celeriant_schema::{
-    AggregateKey, ClientId, ContentType, EncodedEvents, Event, Guard, Member, Refusal, Request,
-    Response, Version, Write,
+    AggregateKey, ContentType, Event, Guard, Refusal, Request, Response, Version,
 };
 use kameo::Actor;
 use kameo::actor::ActorRef;
@@ -40,8 +39,6 @@ const ORDER_DONE: &str = "OrderDone";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is noted must be durable by then.
 const NOTE_PATIENCE: Duration = Duration::from_secs(10);
-/// What a note is admitted as, besides its event, in bytes.
-const REQUEST_BYTES: usize = 1 << 10;
 /// Longest text of an order, of a name or of an outcome, in bytes.
 const TEXT_BYTES_MAX: usize = 4 << 10;
 
@@ -81,7 +78,7 @@ impl Trail {
             Ok(text) => Bytes::from(text),
             Err(error) => return Response::Refused(Refusal::invalid("order", error)),
         };
-        let (bytes, deadline) = (text.len() + REQUEST_BYTES, Instant::now() + PATIENCE);
+        let (bytes, deadline) = (text.len(), Instant::now() + PATIENCE);
         let answer = self.insider.ask(Request::Admin(text), bytes, deadline).await;
         let outcome = match &answer {
             Response::Refused(refusal) => cut(&format!("{}: {refusal}", refusal.name())).to_owned(),
@@ -100,19 +97,9 @@ impl Trail {
     async fn note(&self, event_type: &str, what: &Value) -> Result<Version, Refusal> {
         let now = self.clock.wall();
         let event = Event::plain(event_type, ContentType::Json, what.to_string());
-        let events = EncodedEvents::encode(&[Event { client_time: now, ..event }])?;
-        let bytes = events.as_bytes().len() + REQUEST_BYTES;
-        let member =
-            Member { key: place(now)?, guard: Guard::Any, sequence: None, events, retention: None };
-        let write = Write { client_id: ClientId::NONE, members: vec![member] };
-        let deadline = Instant::now() + NOTE_PATIENCE;
-        match self.insider.ask(Request::Write(write), bytes, deadline).await {
-            Response::Receipt(receipt) => {
-                Ok(receipt.writes.first().map_or(Version::NONE, |write| write.last_version))
-            }
-            Response::Refused(refusal) => Err(refusal),
-            other => unreachable!("{other:?} answers no write"),
-        }
+        let noted = (place(now)?, Guard::Any, Event { client_time: now, ..event });
+        let receipt = self.insider.append([noted], Instant::now() + NOTE_PATIENCE).await?;
+        Ok(receipt.writes.first().map_or(Version::NONE, |write| write.last_version))
     }
 }
 
