@@ -42,12 +42,14 @@ impl AuditOrder {
         struct Gist {
             order: String,
         }
-        let gist: Gist = serde_json::from_slice(order).ok()?;
-        (gist.order == "audit").then(|| match serde_json::from_slice(order) {
-            Ok(Order::Audit(order)) => Ok(order),
-            Ok(_) => Err(Refusal::invalid("order", "is not one of an audit")),
-            Err(error) => Err(Refusal::invalid("order", error)),
-        })
+        match serde_json::from_slice(order) {
+            Ok(Order::Audit(order)) => Some(Ok(order)),
+            Ok(_) => None,
+            Err(error) => {
+                let gist: Gist = serde_json::from_slice(order).ok()?;
+                (gist.order == "audit").then(|| Err(Refusal::invalid("order", error)))
+            }
+        }
     }
 
     /// The shard that it is for.

@@ -62,6 +62,8 @@ pub struct Keys {
     holders: BTreeMap<ApiKeyId, Arc<Holder>>,
     /// Newest event that is known.
     version: Version,
+    /// Up to where the keyring knows.
+    published: Option<Version>,
     keyring: Arc<Keyring>,
     insider: Insider,
     clock: Arc<dyn Clock>,
@@ -78,7 +80,8 @@ impl Keys {
         random: Random,
     ) -> Self {
         let (holders, version) = (BTreeMap::new(), Version::NONE);
-        Self { holders, version, keyring, insider, clock, random, next_look: Instant::now() }
+        let (published, next_look) = (None, Instant::now());
+        Self { holders, version, published, keyring, insider, clock, random, next_look }
     }
 
     /// Reads up to the newest event that this node shows (`any`), or that there is.
@@ -91,7 +94,10 @@ impl Keys {
                 break;
             }
         }
-        self.keyring.publish(self.holders.clone());
+        if self.published != Some(self.version) {
+            self.keyring.publish(self.holders.clone());
+            self.published = Some(self.version);
+        }
         Ok(())
     }
 

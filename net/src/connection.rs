@@ -29,8 +29,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use celeriant_schema::Refusal;
 use celeriant_schema::wire::{self, Inbound, Malformed};
-use celeriant_schema::{Refusal, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -326,7 +326,7 @@ where
                 let id = self.in_flight.begin(id, charge);
                 let deadline = (deadline_ms > 0)
                     .then(|| Instant::now() + Duration::from_millis(u64::from(deadline_ms)));
-                let by = matches!(request, Request::Admin(_)).then(|| self.rights.who());
+                let by = self.rights.orders(&request);
                 batch.push(Incoming { id, deadline, bytes, request, by });
             }
             (Ok(Inbound::Ping), Phase::Open) => wire::encode_pong(&mut self.output),

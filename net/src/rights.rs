@@ -44,7 +44,7 @@ use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use webpki::EndEntityCert;
 
-use crate::keyring::Keyring;
+use crate::keyring::{Holder, Keyring};
 use crate::tls::{Grant, Name, Operation, client_of_uri};
 
 /// What whoever is on the other end may do. Cheap to clone.
@@ -53,7 +53,7 @@ pub struct Rights {
     of: Of,
     /// Client ids that it writes under; empty: under any that is not somebody else's.
     own: Vec<ClientId>,
-    key: Option<(ApiKeyId, Arc<str>)>,
+    key: Option<(ApiKeyId, Arc<Holder>)>,
     /// What the certificate calls its holder.
     name: Option<Arc<str>>,
     /// `None`: keys count for nothing here.
@@ -139,15 +139,19 @@ impl Rights {
             }
         };
         let own = self.own.iter().copied().chain(holder.client_id).collect();
-        let key = Some((key.id(), holder.name.as_str().into()));
+        let key = Some((key.id(), holder));
         Ok(Self { of, own, key, ..self.clone() })
     }
 
-    /// Who this is, for the trail of orders.
-    pub(crate) fn who(&self) -> String {
+    /// Whose order `request` is, for the trail; `None`: it is none.
+    pub(crate) fn orders(&self, request: &Request) -> Option<String> {
+        matches!(request, Request::Admin(_)).then(|| self.who())
+    }
+
+    fn who(&self) -> String {
         let kind = if matches!(self.of, Of::Everybody) { "node" } else { "certificate" };
         let certificate = self.name.as_ref().map(|name| format!("{kind} {name}"));
-        let key = self.key.as_ref().map(|(id, name)| format!("key {id} {name}"));
+        let key = self.key.as_ref().map(|(id, holder)| format!("key {id} {}", holder.name));
         let said: Vec<String> = certificate.into_iter().chain(key).collect();
         match (said.is_empty(), &self.of) {
             (false, _) => said.join(" and "),

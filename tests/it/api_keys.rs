@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::http::curl_with;
 use crate::support::program::Called;
-use crate::support::site::Site;
+use crate::support::site::{Site, trail_of};
 use crate::support::{Node, Pair, call, wait};
 
 const CLIENT: &str = "0192a5c6-7d1e-4e0f-9a53-2f2b6c1d8e01";
@@ -26,12 +26,6 @@ fn append(url: &str, key: &str, more: &[&str]) -> Called {
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().expect(name)
-}
-
-/// Where the orders of this month are noted.
-fn month_of(url: &str) -> String {
-    let keys = call(&["--url", url, "read", "$system/keys/keys", "--limit", "1"], "").line();
-    format!("$system/audit/{}", &text(&keys, "server_time")[..7])
 }
 
 #[test]
@@ -71,11 +65,9 @@ fn a_key_opens_what_it_says_until_it_is_revoked_and_over_a_restart() {
     let (ops, url) = (site.url(&node, "certs", Some("ops")), site.url(&node, "certs", None));
     assert_eq!(append(&url, &key, &[]).code, 0, "over a restart");
     let by_http = |key: &str| {
-        let files =
-            ["ca.crt", "app.crt", "app.key"].map(|file| site.text(&format!("certs/{file}")));
         let header = format!("authorization: Bearer {key}");
         let url = format!("{}/v1/orgs/rival/types", node.http.as_deref().expect("it serves HTTP"));
-        curl_with(&files, &url, &["-H", &header])
+        curl_with(&site.files("app"), &url, &["-H", &header])
     };
     let reads = order(&ops, &["create", "reader", "--grant", "rival:*:read", "--days", "1"]).line();
     let reader = text(&reads, "key");
@@ -102,7 +94,7 @@ fn who_ordered_what_is_noted_for_operators_and_without_secrets() {
     order(&ops, &["revoke", text(&made, "id")]).line();
     let refused = order(&ops, &["create", "", "--grant", "acme:*:read"]).error(2);
     assert_eq!(refused["field"], "name");
-    let month = month_of(&ops);
+    let month = trail_of(&ops);
     let trail = call(&["--url", &ops, "read", &month], "");
     assert!(!trail.stdout.contains(secret), "{}", trail.stdout);
     let trail = trail.lines();
@@ -167,7 +159,7 @@ fn both_nodes_of_a_pair_know_a_key_and_the_follower_s_gateway_asks_for_it() {
         curl_with(&pair.certificate(), &url, &["-X", "PUT", "-H", json, "-d", body])
     };
     assert_eq!(policy(r#"{"closed":false}"#)["closed"], false);
-    let month = month_of(&pair.url());
+    let month = trail_of(&pair.url());
     let trail = call(&["--url", &pair.url(), "read", &month], "").lines();
     let by = trail.iter().map(|event| text(&event["data"], "by")).collect::<Vec<_>>();
     let names = ["a", "b"];

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use celeriant_client::{Client, Options};
 
 use crate::support::http::curl_with;
-use crate::support::site::Site;
+use crate::support::site::{Site, trail_of};
 use crate::support::{Node, call};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -28,13 +28,11 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     for key in [&key, &wrong, half] {
         let called = call(&["--url", &url, "--timeout", "2s", "--api-key", key, "ls", "acme"], "");
         told += &(called.stdout + &called.stderr);
-        let files =
-            ["ca.crt", "app.crt", "app.key"].map(|name| site.text(&format!("certs/{name}")));
         let http = node.http.as_deref().expect("it serves HTTP");
         for header in [format!("Bearer {key}"), key.to_owned(), format!("Basic {key}")] {
             let header = format!("authorization: {header}");
             let url = format!("{http}/v1/orgs/acme/types");
-            told += &curl_with(&files, &url, &["-H", &header]).to_string();
+            told += &curl_with(&site.files("app"), &url, &["-H", &header]).to_string();
         }
         let options = Options { api_key: key.parse().ok(), ..Options::default() };
         told += &format!("{options:?}");
@@ -45,7 +43,7 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     for order in [["key", "list"], ["cluster", "status"]] {
         told += &call(&[&["--url", &ops], &order[..]].concat(), "").stdout;
     }
-    for place in ["$system/keys/keys", &month(&ops)] {
+    for place in ["$system/keys/keys", &trail_of(&ops)] {
         told += &call(&["--url", &ops, "read", place], "").stdout;
     }
     assert!(told.contains("OrderGiven") && told.contains("KeyCreated"), "{told}");
@@ -60,10 +58,4 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     let private = fs::read_to_string(site.path("certs/n.key")).expect("a key");
     let line = private.lines().nth(1).expect("PEM");
     assert!(!log.contains(line) && !told.contains(line), "a private key");
-}
-
-/// Where the orders of this month are noted.
-fn month(url: &str) -> String {
-    let keys = call(&["--url", url, "read", "$system/keys/keys", "--limit", "1"], "").line();
-    format!("$system/audit/{}", &keys["server_time"].as_str().expect("a time")[..7])
 }

@@ -91,10 +91,8 @@ fn a_certificate_opens_what_it_grants_whatever_way_its_holder_comes_in() {
 
     // The same over HTTP.
     let http = |name: &str, path: &str| {
-        let files = ["ca.crt".into(), format!("{name}.crt"), format!("{name}.key")];
-        let files = files.map(|file| site.text(&format!("certs/{file}")));
         let url = format!("{}{path}", node.http.as_deref().expect("it serves HTTP"));
-        curl_with(&files, &url, &[])
+        curl_with(&site.files(name), &url, &[])
     };
     assert_eq!(http("app", "/v1/orgs/acme/types")["types"], serde_json::json!(["account"]));
     assert_eq!(http("app", "/v1/orgs")["status"], 403);

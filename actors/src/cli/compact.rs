@@ -30,7 +30,9 @@ pub(super) async fn run(compact: Compact, global: &Global, output: &Output) -> R
     for address in url.addresses() {
         let node = url.of(address).to_string();
         match order(global, &node, &Order::Compact).await {
-            Ok(answer) => ordered.push((address, node, answer["compaction"].as_u64())),
+            Ok(answer) => {
+                ordered.push((address, node, answer["compaction"].as_u64().unwrap_or_default()));
+            }
             Err(failure) => {
                 away += 1;
                 output.json(&json!({"address": address, "pending": failure.to_string()}))?;
@@ -39,11 +41,11 @@ pub(super) async fn run(compact: Compact, global: &Global, output: &Output) -> R
     }
     for (address, node, number) in ordered {
         let mut status = ask(global, &node).await?;
-        while compact.wait && !is_done(&status, number.unwrap_or_default()) {
+        while compact.wait && !is_done(&status, number) {
             tokio::time::sleep(PAUSE).await;
             status = ask(global, &node).await?;
         }
-        output.json(&report(address, &status, number.unwrap_or_default()))?;
+        output.json(&report(address, &status, number))?;
     }
     match away {
         0 => Ok(()),

@@ -148,14 +148,16 @@ impl Ring {
     fn take_away(&mut self, notice: &FeedBatch) {
         let Some(retention) = notice.notice else { return };
         let first = retention.first_available(notice.batch.header.first_version);
-        for entry in self.entries.iter_mut().filter(|entry| entry.batch().key == notice.key) {
+        let has_gone = |entry: &&mut Entry| {
+            let FeedBatch { key, batch, .. } = entry.batch();
+            *key == notice.key && batch.events.iter().any(|event| event.version < first)
+        };
+        for entry in self.entries.iter_mut().filter(has_gone) {
             let mut batch = entry.batch().clone();
             batch.batch.events.retain(|event| event.version >= first);
-            if batch.batch.events.len() < entry.batch().batch.events.len() {
-                self.bytes -= entry.bytes();
-                *entry = Entry { told: Arc::new([batch]), at: 0 };
-                self.bytes += entry.bytes();
-            }
+            self.bytes -= entry.bytes();
+            *entry = Entry { told: Arc::new([batch]), at: 0 };
+            self.bytes += entry.bytes();
         }
     }
 

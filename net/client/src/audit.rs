@@ -11,7 +11,6 @@ pub use celeriant_schema::audit::head::{AuditHead, ShardHead, WalkError};
 pub use celeriant_schema::audit::inclusion::{Included, InclusionError, InclusionProof};
 
 use celeriant_schema::audit::head::{FramesPage, Walk};
-use celeriant_schema::audit::hex::Hex;
 use celeriant_schema::audit::inclusion::{Evidence, Seek, Sought};
 use celeriant_schema::{AggregateKey, Version};
 use serde::de::DeserializeOwned;
@@ -119,21 +118,19 @@ impl Client {
     ) -> Result<InclusionProof, AuditError> {
         let version = version.into();
         let absent = || AuditError::Absent { key: key.clone(), version };
-        let Sought { prev, event, stamp } = self.sought(key, version).await?.ok_or_else(absent)?;
+        let sought = self.sought(key, version).await?.ok_or_else(absent)?;
         let order = json!({
             "order": "audit", "do": "event", "key": key.as_str(),
-            "version": version.value(), "stamp": stamp.value(),
+            "version": version.value(), "stamp": sought.stamp.value(),
         });
         let evidence: Evidence = self.audit_ask(&order).await?;
         let later = || AuditError::Later { key: key.clone(), version };
         let shard = evidence.frame.shard;
         let shard = head.shards.iter().find(|of| of.shard == shard).ok_or_else(later)?;
-        let lsn = evidence.frame.first_lsn.saturating_add(evidence.record as u64);
-        let walk = Walk::new(shard.shard, Some(shard.frames)).proving(lsn);
+        let walk = Walk::new(shard.shard, Some(shard.frames)).proving(evidence.lsn());
         let walk = self.audit_walk(walk, &head.cluster).await?;
-        let path = Hex(walk.proof().ok_or_else(later)?.encode());
-        let (key, version, event) = (key.as_str().to_owned(), version.value(), Hex(event.to_vec()));
-        let proof = InclusionProof { key, version, prev, event, evidence, path };
+        let path = walk.proof().ok_or_else(later)?;
+        let proof = InclusionProof::new(key, version, sought, evidence, &path);
         proof.check(head)?;
         Ok(proof)
     }

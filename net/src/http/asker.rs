@@ -82,7 +82,7 @@ impl<V: Service> Asker<V> {
         self.rights.check(&request)?;
         let deadline = Instant::now() + patience;
         // Payloads are shared, not copied.
-        let by = matches!(request, Request::Admin(_)).then(|| self.rights.who());
+        let by = self.rights.orders(&request);
         let passed_on = self.elsewhere.as_ref().map(|elsewhere| (elsewhere, request.clone()));
         match self.ask_here(request, by.clone(), bytes, deadline).await {
             Err(Refusal::NotLeader { leader: Some(leader) })

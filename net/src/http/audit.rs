@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use axum::response::Response;
 use celeriant_schema::audit::head::{AuditHead, FramesPage, Walk};
-use celeriant_schema::audit::hex::Hex;
 use celeriant_schema::audit::inclusion::{Evidence, InclusionProof, Seek, Sought};
 use celeriant_schema::{AggregateKey, ReadQuery, Refusal, Version};
 use serde::de::DeserializeOwned;
@@ -46,25 +45,25 @@ pub(super) async fn proof<V: Service>(
 ) -> Result<Response, Problem> {
     let key = call.key()?;
     let version = parse_number(call.path("version"))
+        .map(Version::new)
         .ok_or_else(|| Refusal::invalid("version", "must be a number below 2^53"))?;
     let frames = call.number("frames")?;
     let making = async {
-        let Sought { prev, event, stamp } = sought(gateway, key.clone(), version).await?;
+        let sought = sought(gateway, key.clone(), version).await?;
         let evidence: Evidence = ask(
             gateway,
             &json!({
-                "order": "audit", "do": "event", "key": key.as_str(), "version": version,
-                "stamp": stamp.value(),
+                "order": "audit", "do": "event", "key": key.as_str(),
+                "version": version.value(), "stamp": sought.stamp.value(),
             }),
         )
         .await?;
-        let lsn = evidence.frame.first_lsn.saturating_add(evidence.record as u64);
-        let walk = walk(gateway, Walk::new(evidence.frame.shard, frames).proving(lsn)).await?;
+        let walk = Walk::new(evidence.frame.shard, frames).proving(evidence.lsn());
+        let walk = self::walk(gateway, walk).await?;
         let (cluster, shards) = (evidence.frame.cluster.clone(), vec![walk.head()]);
         let later = || Refusal::invalid("frames", "the event came behind so many");
-        let path = Hex(walk.proof().ok_or_else(later)?.encode());
-        let (key, event) = (key.as_str().to_owned(), Hex(event.to_vec()));
-        let proof = InclusionProof { key, version, prev, event, evidence, path };
+        let path = walk.proof().ok_or_else(later)?;
+        let proof = InclusionProof::new(&key, version, sought, evidence, &path);
         Ok::<_, Refusal>(json!({"proof": proof, "head": AuditHead { cluster, shards }}))
     };
     Ok(answer(&in_time(making).await?))
@@ -79,9 +78,8 @@ async fn in_time<T>(making: impl Future<Output = Result<T, Refusal>>) -> Result<
 async fn sought<V: Service>(
     gateway: &Gateway<V>,
     key: AggregateKey,
-    version: u64,
+    version: Version,
 ) -> Result<Sought, Refusal> {
-    let version = Version::new(version);
     let mut seek = Seek::new(&key, version);
     let mut query = ReadQuery { from: seek.from(), to: Some(version), ..ReadQuery::all(key) };
     loop {

@@ -117,14 +117,21 @@ impl Material {
     /// # Errors
     /// Why it would not be trusted.
     pub fn judge(&self, now: SystemTime) -> Result<Name, Untrusted> {
+        self.judge_with(&self.own_verifier()?, now)
+    }
+
+    /// What a peer judges by, made once for however many times.
+    fn own_verifier(&self) -> Result<Verifier, Untrusted> {
         let cluster = self.name().ok_or(Untrusted::Unnamed)?.cluster;
         let expected = Expected { cluster, own: StoreId::new(0) };
         let unusable = |error: super::Error| Untrusted::Unusable(error.to_string());
-        let verifier = Verifier::new(self, super::provider(), expected, Verdict::default());
+        Verifier::new(self, super::provider(), expected, Verdict::default()).map_err(unusable)
+    }
+
+    fn judge_with(&self, verifier: &Verifier, now: SystemTime) -> Result<Name, Untrusted> {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let (own, between) = self.key.cert.split_first().ok_or(Untrusted::Unnamed)?;
-        let now = UnixTime::since_unix_epoch(since);
-        verifier.map_err(unusable)?.judge(own, between, now, KeyUsage::client_auth())
+        verifier.judge(own, between, UnixTime::since_unix_epoch(since), KeyUsage::client_auth())
     }
 }
 
@@ -138,7 +145,11 @@ impl Material {
     /// over. At most some thirty years. Found by asking for ever nearer times: what counts is what
     /// a peer would say.
     pub fn good_for(&self, now: SystemTime) -> Duration {
-        let is_over = |ahead| matches!(self.judge(now + ahead), Err(Untrusted::Expired));
+        let verifier = self.own_verifier().ok();
+        let is_over = |ahead| {
+            let judged = verifier.as_ref().map(|verifier| self.judge_with(verifier, now + ahead));
+            matches!(judged, Some(Err(Untrusted::Expired)))
+        };
         let (mut good, mut over) = (Duration::ZERO, AHEAD_MAX);
         if is_over(good) {
             return good;

@@ -198,6 +198,11 @@ pub enum EvidenceError {
 }
 
 impl Evidence {
+    /// The record's place in its shard's log.
+    pub fn lsn(&self) -> u64 {
+        self.frame.first_lsn.saturating_add(self.record as u64)
+    }
+
     /// What is around one event, from the records of its frame: where the frame's parts are and
     /// what its header says comes from whoever knows frames.
     ///
@@ -279,6 +284,24 @@ impl Evidence {
 }
 
 impl InclusionProof {
+    /// Of an event that was found, what is around it, and its frame's way up to a head.
+    pub fn new(
+        key: &AggregateKey,
+        version: Version,
+        Sought { prev, event, .. }: Sought,
+        evidence: Evidence,
+        path: &Proof,
+    ) -> Self {
+        Self {
+            key: key.as_str().to_owned(),
+            version: version.value(),
+            prev,
+            event: Hex(event.to_vec()),
+            evidence,
+            path: Hex(path.encode()),
+        }
+    }
+
     /// Checks that the event is in the log that `head` stands for. Trusts nothing but `head`.
     ///
     /// # Errors

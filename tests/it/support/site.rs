@@ -9,6 +9,12 @@ use serde_json::Value;
 use super::node::Node;
 use super::program::{call, program};
 
+/// Where the orders of this month are noted, once there is an API key.
+pub(crate) fn trail_of(url: &str) -> String {
+    let keys = call(&["--url", url, "read", "$system/keys/keys", "--limit", "1"], "").line();
+    format!("$system/audit/{}", &keys["server_time"].as_str().expect("a time")[..7])
+}
+
 /// A certificate authority with a node of its own, and clients.
 pub(crate) struct Site {
     dir: tempfile::TempDir,
@@ -32,6 +38,12 @@ impl Site {
     /// The same as text.
     pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).display().to_string()
+    }
+
+    /// What `client` of `certs` needs: authority, certificate, key.
+    pub(crate) fn files(&self, client: &str) -> [String; 3] {
+        let names = ["ca.crt".into(), format!("{client}.crt"), format!("{client}.key")];
+        names.map(|name| self.text(&format!("certs/{name}")))
     }
 
     /// `celeriant cert`, into the directory `certs`.
