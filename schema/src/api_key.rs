@@ -11,6 +11,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::audit::hex::array_from_hex;
+
 const PREFIX: &str = "celeriant_key_";
 /// Tells these hashes apart from whatever else is hashed.
 const CONTEXT: &str = "celeriant 2026 hash of an api key";
@@ -89,7 +91,7 @@ impl FromStr for ApiKey {
     fn from_str(text: &str) -> Result<Self, ApiKeyError> {
         let (id, digits) =
             text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(ApiKeyError)?;
-        Ok(Self { id: id.parse()?, secret: from_hex(digits).ok_or(ApiKeyError)? })
+        Ok(Self { id: id.parse()?, secret: array_from_hex(digits).ok_or(ApiKeyError)? })
     }
 }
 
@@ -110,7 +112,7 @@ impl FromStr for ApiKeyId {
     type Err = ApiKeyError;
 
     fn from_str(text: &str) -> Result<Self, ApiKeyError> {
-        from_hex(text).map(|bytes| Self(u64::from_be_bytes(bytes))).ok_or(ApiKeyError)
+        array_from_hex(text).map(|bytes| Self(u64::from_be_bytes(bytes))).ok_or(ApiKeyError)
     }
 }
 
@@ -131,26 +133,8 @@ impl FromStr for ApiKeyHash {
     type Err = ApiKeyError;
 
     fn from_str(text: &str) -> Result<Self, ApiKeyError> {
-        from_hex(text).map(Self).ok_or(ApiKeyError)
+        array_from_hex(text).map(Self).ok_or(ApiKeyError)
     }
-}
-
-/// Lower-case digits only: one spelling of each key.
-fn from_hex<const BYTES: usize>(digits: &str) -> Option<[u8; BYTES]> {
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let digits = digits.as_bytes();
-    if digits.len() != 2 * BYTES {
-        return None;
-    }
-    let mut bytes = [0; BYTES];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use celeriant_storage::Identity;
 use crate::disk::{Media, Observer, Power, SimDisk};
 use crate::fault::Reached;
 use crate::gate::{Gate, Gated};
+use crate::history::History;
 use crate::invariants::{Violations, i22_caps};
 use crate::power_cut::Crash;
 use crate::rng::Rng;
@@ -158,6 +159,13 @@ impl Machine {
             });
         }
         in_flight
+    }
+
+    /// What its disks say.
+    pub fn history(&self) -> History {
+        let images: Vec<_> = self.medias.iter().map(|media| media.image()).collect();
+        let identities = (0..images.len()).map(|shard| self.identity(shard));
+        History::of_logs(identities.zip(&images))
     }
 
     /// Whose log shard `shard` is.

@@ -233,7 +233,7 @@ impl World {
     fn judge(self, shown: &Shown, again: &Shown) -> Outcome {
         self.violations
             .check("I7", shown == again, || "a clean stop and start changed what is there".into());
-        let history = self.read_logs();
+        let history = self.machine.history();
         history.check_shown(again, &self.violations);
         self.watcher.check_final(&history);
         let events = history.events();

@@ -130,7 +130,6 @@ impl Compactor {
         let Some(source) = log.source(segment).cloned() else {
             unreachable!("sealed segments are there")
         };
-        erases.retain(|erase| erase.location.segment == segment);
         erases.sort_by_key(|erase| erase.location.frame_offset);
         let name = packed_name(segment, source.generation + 1);
         self.work = Some(Work {

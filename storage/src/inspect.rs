@@ -93,11 +93,16 @@ impl Folder {
     /// # Errors
     /// When a file cannot be read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::open_of(path, None)
+        Self::open_of(path, None, true)
     }
 
-    /// The same, of a shard that is known otherwise than from its segments.
-    pub(crate) fn open_of(path: &Path, known: Option<Identity>) -> io::Result<Self> {
+    /// The same, of a shard that is known otherwise than from its segments; without its runs if a
+    /// node may remove them meanwhile.
+    pub(crate) fn open_of(
+        path: &Path,
+        known: Option<Identity>,
+        has_runs: bool,
+    ) -> io::Result<Self> {
         let mut folder = Self {
             path: path.to_owned(),
             identity: None,
@@ -125,7 +130,9 @@ impl Folder {
         let identity = folder.identity.unwrap_or_default();
         for name in names {
             if let Some(number) = number_of(&name, "run") {
-                folder.runs.push(RunFile::open(number, path.join(name), &identity)?);
+                if has_runs {
+                    folder.runs.push(RunFile::open(number, path.join(name), &identity)?);
+                }
             } else if name == MANIFEST_NAME {
                 let content = fs::read(path.join(name))?;
                 folder.manifest = Some(Manifest::decode(&content, &identity));
@@ -158,7 +165,7 @@ impl SegmentFile {
     }
 
     /// Name of its file.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }

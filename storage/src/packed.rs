@@ -19,7 +19,6 @@ use crate::buffer::AlignedBuffer;
 use crate::codec::{Reader, crc32c, put};
 use crate::error::Flaw;
 use crate::scan::is_zero;
-use crate::segment::number_of;
 use crate::{FORMAT, Identity};
 
 /// Bytes of the original in one piece. Reading one byte costs unpacking this much, some 100 µs.
@@ -40,7 +39,7 @@ pub(crate) fn packed_name(number: u32, generation: u32) -> String {
 pub(crate) fn parse_packed_name(name: &str) -> Option<(u32, u32)> {
     let (digits, generation) = name.strip_suffix(".pack")?.split_once('.')?;
     let generation: u32 = generation.parse().ok().filter(|it| *it > 0)?;
-    let number = number_of(&format!("{digits}.pack"), "pack")?;
+    let number = digits.parse().ok().filter(|it: &u32| *it > 0)?;
     (packed_name(number, generation) == name).then_some((number, generation))
 }
 

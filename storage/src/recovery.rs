@@ -179,7 +179,6 @@ async fn run<D: Disk>(
         committed: Position::default(),
         replayed_bytes: 0,
         chain: Chain::start(identity),
-        segments: BTreeMap::new(),
         sources: BTreeMap::new(),
         current: None,
         spares: VecDeque::new(),
@@ -257,8 +256,7 @@ struct Recovery<'d, D: Disk> {
     committed: Position,
     replayed_bytes: u64,
     chain: Chain,
-    segments: BTreeMap<u32, Segment>,
-    /// Where each of them is read.
+    /// The segments that are there, and where each is read.
     sources: BTreeMap<u32, Arc<Source>>,
     /// The last segment with frames.
     current: Option<Active>,
@@ -320,10 +318,11 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     async fn walk(&mut self) -> Result<(), Error> {
+        let sources = self.sources.range(self.position.segment..);
         let segments: Vec<_> =
-            self.segments.range(self.position.segment..).map(|(_, segment)| *segment).collect();
+            sources.map(|(number, source)| Segment::of(*number, source)).collect();
         for segment in segments {
-            let source = self.source(segment);
+            let source = self.source(segment).clone();
             files::check_segment(self.disk, &self.identity, segment.number, &source).await?;
             self.scan(segment).await?;
             if self.has_ended() {
@@ -338,7 +337,7 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Reads and replays the segment's frames up to the first that is not there.
     async fn scan(&mut self, segment: Segment) -> Result<(), Error> {
-        let mut reader = SegmentReader::new(segment.number, self.source(segment));
+        let mut reader = SegmentReader::new(segment.number, self.source(segment).clone());
         let is_begun = segment.number == self.position.segment;
         let mut offset = if is_begun { self.position.offset } else { FIRST_FRAME_OFFSET };
         while !self.has_ended() {
@@ -389,7 +388,8 @@ impl<D: Disk> Recovery<'_, D> {
         };
         let place = Placed::of(&header, segment.number, offset);
         self.replay.frame(&header, place, records, is_committed).map_err(|(lsn, flaw)| {
-            flaw.at(segment_name(segment.number), segment.number, offset, lsn)
+            let name = self.source(segment).name(segment.number);
+            flaw.at(name, segment.number, offset, lsn)
         })?;
         self.chain.advance(&header);
         self.position = Position::behind(&header, segment.number, offset);
@@ -443,7 +443,7 @@ impl<D: Disk> Recovery<'_, D> {
         let noted = (self.marks.newest.durable, self.marks.newest.hash);
         let is_other = |(lsn, noted)| last_lsn == lsn && hash != noted;
         if is_other(noted) || is_other((self.claim.lsn, self.claim.hash)) {
-            let name = segment_name(segment.number);
+            let name = self.source(segment).name(segment.number);
             return Err(Flaw::Hash.at(name, segment.number, offset, last_lsn));
         }
         Ok(())
@@ -464,15 +464,20 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn source(&self, segment: Segment) -> Arc<Source> {
+    fn segment(&self, number: u32) -> Option<Segment> {
+        self.sources.get(&number).map(|source| Segment::of(number, source))
+    }
+
+    fn source(&self, segment: Segment) -> &Arc<Source> {
         let Some(source) = self.sources.get(&segment.number) else {
             unreachable!("every segment was opened")
         };
-        source.clone()
+        source
     }
 
     fn damage(&self, segment: Segment, offset: u64, flaw: Flaw) -> Damage {
-        flaw.at(segment_name(segment.number), segment.number, offset, self.chain.next_lsn)
+        let name = self.source(segment).name(segment.number);
+        flaw.at(name, segment.number, offset, self.chain.next_lsn)
     }
 
     async fn finish(mut self) -> Result<Recovered, Error> {
@@ -570,7 +575,6 @@ impl<D: Disk> Recovery<'_, D> {
             ..self.marks.newest
         };
         self.marks.note(self.disk, &self.identity, note).await?;
-        self.segments.insert(number, segment);
         self.sources.insert(number, Source::plain(segment.file, bytes));
         self.spares.push_back(segment);
         Ok(())

@@ -28,7 +28,7 @@ use std::io;
 use std::path::Path;
 
 use celeriant_schema::audit::mountains::Head;
-use celeriant_schema::{AggregateKey, ClusterId, Lsn, ShardId, Stamp, Version};
+use celeriant_schema::{AggregateKey, ClusterId, Lsn, ShardId, Version};
 
 use crate::Identity;
 use crate::inspect::folders;
@@ -82,15 +82,11 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Where a shard's log stands, and the hash of everything up to there.
+/// The hash of everything in a shard's log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ShardHead {
     /// Which shard.
     pub shard: ShardId,
-    /// Last record.
-    pub lsn: Lsn,
-    /// Last stamp.
-    pub stamp: Stamp,
     /// Over the hashes of all frames.
     pub head: Head,
 }

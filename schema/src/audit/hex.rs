@@ -37,9 +37,15 @@ impl Serialize for Hash {
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bytes = from_hex(&text).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or_else(|| D::Error::custom("must be 64 hexadecimal digits"))
+        array_from_hex(&text)
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("must be 64 hexadecimal digits"))
     }
+}
+
+/// So many bytes, neither more nor fewer.
+pub(crate) fn array_from_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+    from_hex(text)?.try_into().ok()
 }
 
 /// Lower case only, as it is written: of every value there is one text.

@@ -103,18 +103,10 @@ impl World {
         for node in 0..self.sites.len() {
             self.stop(node).await;
         }
-        let [history, copy] = [0, 1].map(|node| self.read_logs(node));
+        let [history, copy] = [0, 1].map(|node| self.sites[node].machine.history());
         self.overseer.check_twice([&history, &copy]);
         history.check_shown(&shown, &self.violations);
         history
-    }
-
-    /// What the disks of a node say.
-    fn read_logs(&self, node: usize) -> History {
-        let machine = &self.sites[node].machine;
-        let images: Vec<_> = machine.medias.iter().map(|media| media.image()).collect();
-        let identities = (0..images.len()).map(|shard| machine.identity(shard));
-        History::of_logs(identities.zip(&images))
     }
 
     async fn read_both(&mut self, expected: Option<&Shown>) -> Shown {

@@ -3,7 +3,7 @@
 use celeriant_schema::{AggregateKey, ReadBatch, ReadQuery, Refusal, Request, Response};
 
 use super::{READER, World};
-use crate::history::{History, Shown};
+use crate::history::Shown;
 use crate::wire::Sending;
 
 /// How often a page is asked for before the reader gives up.
@@ -20,13 +20,6 @@ impl World {
             }
         }
         shown
-    }
-
-    /// What the disks say.
-    pub(super) fn read_logs(&self) -> History {
-        let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
-        let identities = (0..images.len()).map(|shard| self.machine.identity(shard));
-        History::of_logs(identities.zip(&images))
     }
 
     async fn read_whole(&mut self, key: &AggregateKey) -> Vec<ReadBatch> {

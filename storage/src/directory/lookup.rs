@@ -168,7 +168,7 @@ impl Directory {
             updated: head.updated,
             stamp: head.stamp,
             deleted: head.deleted,
-            first_available: cut.first_available.max(Version::new(1)),
+            first_available: cut.readable_from(),
         }))
     }
 
@@ -179,7 +179,7 @@ impl Directory {
     /// A page is missing or damaged.
     pub fn first_available(&self, key: &AggregateKey, pins: &Pins) -> Result<Version, Fault> {
         let cut = self.cut_of(&RowKey::aggregate(key), pins)?;
-        Ok(cut.first_available.max(Version::new(1)))
+        Ok(cut.readable_from())
     }
 
     /// What was deleted and trimmed behind `after`, in the order of stamps, at most `max` of it.

@@ -233,7 +233,7 @@ impl HeadRow {
 /// Where an aggregate was cut. Both only grow.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct CutRow {
-    /// Lowest version that can be read.
+    /// Lowest version that can be read; 0 if none was cut.
     pub(super) first_available: Version,
     /// Sequences of writes up to this stamp are forgotten.
     pub(super) forgotten: Stamp,
@@ -252,6 +252,11 @@ impl CutRow {
         let mut reader = Reader::new(value);
         let first_available = Version::new(reader.u64()?);
         Ok(Self { first_available, forgotten: Stamp::new(reader.u64()?) })
+    }
+
+    /// Lowest version that can be read.
+    pub(super) fn readable_from(&self) -> Version {
+        self.first_available.max(Version::new(1))
     }
 
     /// Both cuts.

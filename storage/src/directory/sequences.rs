@@ -27,12 +27,7 @@ pub struct ClientSequences {
 }
 
 impl ClientSequences {
-    /// The highest used; 0 if none.
-    pub fn highest(&self) -> Sequence {
-        self.recent.last().map_or(Sequence::new(0), |newest| newest.sequence)
-    }
-
-    /// What is remembered of the highest.
+    /// What is remembered of the highest; `None` if nothing is.
     pub fn newest(&self) -> Option<&Remembered> {
         self.recent.last()
     }

@@ -145,9 +145,7 @@ impl Log {
         let read = fetch.take(read).map_err(|flaw| damage(flaw, segment, offset, lsn))?;
         match at {
             At::Halving { low, high } => {
-                let segment = halfway(low, high);
-                let first = self.header(&read, low.lsn, segment, FIRST_FRAME_OFFSET)?;
-                let offset = FIRST_FRAME_OFFSET;
+                let first = self.header(&read, lsn, segment, offset)?;
                 Ok(match sought.is_from_header(&first) {
                     true => {
                         let after = below(first.first_stamp);

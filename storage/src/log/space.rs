@@ -25,6 +25,12 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
 }
 
+impl Segment {
+    pub(crate) fn of(number: u32, source: &Source) -> Self {
+        Self { number, file: source.file, bytes: source.bytes() }
+    }
+}
+
 /// The segment that takes frames.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Active {

@@ -66,12 +66,12 @@ impl<D: Disk> Recovery<'_, D> {
         if note != self.marks.newest {
             self.marks.note(self.disk, &self.identity, note).await?;
         }
-        for (number, _) in self.segments.split_off(&(last + 1)) {
+        for (number, _) in self.sources.split_off(&(last + 1)) {
             files::remove(self.disk, segment_name(number)).await?;
             self.report.removed.push(segment_name(number));
         }
         self.spares.retain(|spare| spare.number <= last);
-        match self.segments.get(&last).copied() {
+        match self.segment(last) {
             // Behind a packed segment's last frame are zeroes already.
             Some(segment) if self.source(segment).is_packed() => Ok(()),
             Some(segment) => self.void(segment, self.position.offset.max(FIRST_FRAME_OFFSET)).await,

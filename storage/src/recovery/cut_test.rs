@@ -66,6 +66,7 @@ impl Behind {
 #[test]
 fn a_log_ends_at_any_frame_that_is_not_below_what_is_committed() {
     let behind = behind(6, 24);
+    let mut gone = 0;
     for frame in 0..24 {
         let end = behind.feed.frames[frame].place.end;
         let mut disk = behind.disk();
@@ -83,10 +84,16 @@ fn a_log_ends_at_any_frame_that_is_not_below_what_is_committed() {
         assert_eq!(cut.log.tip().durable, end);
         assert_eq!(cut.log.committed(), behind.committed);
         cut.check(&behind.leader);
+        for number in 1..8 {
+            let is_there = cut.disk.files.contains_key(&segment_name(number));
+            assert_eq!(cut.log.has_segment(number), is_there, "segment {number}");
+            gone += u32::from(!is_there && behind.files.contains_key(&segment_name(number)));
+        }
         let again = behind.recover(MemoryDisk::with_files(cut.disk.files.clone()), None);
         assert_eq!(again.expect("intact").log.tip().durable, end);
         behind.goes_on(&cut);
     }
+    assert!(gone > 0, "a cut removes segments");
 }
 
 #[test]

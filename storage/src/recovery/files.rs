@@ -198,7 +198,7 @@ pub(super) async fn check_segment<D: Disk>(
     let page = fetch(disk, source, number, 0, SECTOR_BYTES).await?;
     SegmentHeader::decode(&page)
         .and_then(|header| header.check(identity, number, bytes))
-        .map_err(|flaw| flaw.at(segment_name(number), number, 0, Lsn::ZERO).into())
+        .map_err(|flaw| flaw.at(source.name(number), number, 0, Lsn::ZERO).into())
 }
 
 /// Reads a segment front to back in windows.

@@ -15,7 +15,7 @@ use crate::directory::Directory;
 use crate::disk::Disk;
 use crate::error::{Error, Flaw};
 use crate::frame::FrameHeader;
-use crate::log::{Active, Placed, Segment};
+use crate::log::{Active, Placed};
 use crate::manifest::{Checkpoint, MANIFEST_NAME, Manifest, OpenLeg, Position};
 use crate::packed::packed_name;
 use crate::run::{Footer, PAGE_BYTES, Run, run_name};
@@ -74,8 +74,6 @@ impl<D: Disk> Recovery<'_, D> {
                 return Err(Flaw::Missing.at(segment_name(number), number, 0, Lsn::ZERO).into());
             };
             let source = files::open_segment(self.disk, &self.identity, number, oldest).await?;
-            let (file, bytes) = (source.file, source.bytes());
-            self.segments.insert(number, Segment { number, file, bytes });
             self.sources.insert(number, source);
             for generation in generations {
                 let name = packed_name(number, generation);
@@ -137,9 +135,9 @@ impl<D: Disk> Recovery<'_, D> {
         self.chain = Chain::from(self.identity, position);
         self.position = *position;
         self.committed = *position;
-        if let Some(segment) = self.segments.get(&position.segment) {
-            self.current = Some(Active { segment: *segment, next_offset: position.offset });
-            self.tail.stopped_at(*segment, position.offset, true);
+        if let Some(segment) = self.segment(position.segment) {
+            self.current = Some(Active { segment, next_offset: position.offset });
+            self.tail.stopped_at(segment, position.offset, true);
         }
         Ok(Ok(()))
     }
@@ -155,14 +153,14 @@ impl<D: Disk> Recovery<'_, D> {
             return Ok(Err(Flaw::Hash));
         }
         let start = at.offset.checked_sub(at.frame_bytes.into());
-        let segment = self.segments.get(&at.segment).filter(|it| at.offset <= it.bytes);
+        let segment = self.segment(at.segment).filter(|it| at.offset <= it.bytes);
         let (Some(segment), Some(start)) = (segment, start) else {
             return Ok(Err(Flaw::Lengths));
         };
         if !start.is_multiple_of(SECTOR_BYTES as u64) {
             return Ok(Err(Flaw::Lengths));
         }
-        let source = self.source(*segment);
+        let source = self.source(segment).clone();
         let page = files::fetch(self.disk, &source, at.segment, start, SECTOR_BYTES).await?;
         Ok(FrameHeader::decode(&page).and_then(|header| {
             header.check_identity(&self.identity)?;
@@ -207,9 +205,9 @@ impl<D: Disk> Recovery<'_, D> {
         let offset = u64::from(leg.frame_offset) * SECTOR_BYTES as u64;
         let len = leg.frame_bytes as usize;
         let within = |bytes: u64| offset + len as u64 <= bytes && len.is_multiple_of(SECTOR_BYTES);
-        let segment = self.segments.get(&leg.segment).filter(|segment| within(segment.bytes));
+        let segment = self.segment(leg.segment).filter(|segment| within(segment.bytes));
         let Some(segment) = segment else { return Ok(Err(Flaw::Lengths)) };
-        let source = self.source(*segment);
+        let source = self.source(segment).clone();
         let frame = files::fetch(self.disk, &source, leg.segment, offset, len).await?;
         let mut read = || {
             let header = FrameHeader::decode(&frame)?;

@@ -101,25 +101,24 @@ impl Chains {
         self.tips.len() + shown.keys().filter(is_new).count()
     }
 
-    /// Follows one record. What is broken is told, and the chain goes on from what is stored.
-    pub(super) fn record(
-        &mut self,
-        lsn: Lsn,
-        record: &Record,
-        blobs: &Bytes,
-        broken: &mut impl FnMut(Broken),
-    ) {
+    /// Follows one record. Returns what is broken; the chain goes on from what is stored.
+    pub(super) fn record(&mut self, lsn: Lsn, record: &Record, blobs: &Bytes) -> Vec<Broken> {
         match record {
             Record::Write(write) => {
-                let tips = self.batches(write, blobs, broken);
+                let (tips, broken) = self.batches(write, blobs);
                 self.keep(&tips);
+                broken
             }
             Record::Leg(leg) => {
-                let tips = self.batches(leg, blobs, broken);
+                let (tips, broken) = self.batches(leg, blobs);
                 self.legs.insert(lsn, (leg.write_id, tips));
+                broken
             }
-            Record::Resolve(resolve) => self.resolve(resolve),
-            Record::EpochStart(_) => {}
+            Record::Resolve(resolve) => {
+                self.resolve(resolve);
+                Vec::new()
+            }
+            Record::EpochStart(_) => Vec::new(),
         }
     }
 
@@ -136,13 +135,9 @@ impl Chains {
         }
     }
 
-    fn batches(
-        &self,
-        write: &WriteRecord,
-        blobs: &Bytes,
-        broken: &mut impl FnMut(Broken),
-    ) -> Vec<(Hash, Tip)> {
-        let mut tips = Vec::new();
+    /// What a write makes of its aggregates, and which of its batches are broken.
+    fn batches(&self, write: &WriteRecord, blobs: &Bytes) -> (Vec<(Hash, Tip)>, Vec<Broken>) {
+        let (mut tips, mut broken) = (Vec::new(), Vec::new());
         for batch in &write.batches {
             let start = chain_start(&batch.key);
             if !self.is_now(&start) {
@@ -151,11 +146,11 @@ impl Chains {
             let none = Tip { version: Version::NONE, hash: start };
             let tip = self.tips.get(&start).copied().unwrap_or(none);
             if let Err((version, what)) = self.batch(write, batch, blobs, tip) {
-                broken(Broken { key: batch.key.detached(), version, what });
+                broken.push(Broken { key: batch.key.detached(), version, what });
             }
             tips.push((start, Tip { version: batch.last_version, hash: batch.hash }));
         }
-        tips
+        (tips, broken)
     }
 
     /// Checks one batch against what is before it.

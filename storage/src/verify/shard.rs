@@ -6,7 +6,7 @@ use std::path::Path;
 use celeriant_schema::audit::mountains::Mountains;
 use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::record::Record;
-use celeriant_schema::{AggregateKey, Lsn, ShardId, Stamp, Version};
+use celeriant_schema::{AggregateKey, Lsn, ShardId, Version};
 
 use super::chains::Chains;
 use super::{FINDINGS_MAX, Finding, Options, Report, ShardHead};
@@ -41,10 +41,9 @@ struct Verifying<'a> {
     chains: Chains,
     /// Behind damage nothing is known of what comes before an event.
     is_lost: bool,
-    /// Frames, stamp and record at the place in the log.
+    /// Frames and record at the place in the log.
     mountains: Mountains,
     lsn: Lsn,
-    stamp: Stamp,
     findings: Vec<Finding>,
     is_first_pass: bool,
     is_checkpoint_met: bool,
@@ -58,7 +57,7 @@ pub(super) fn verify(
     options: &Options,
     report: &mut Report,
 ) -> io::Result<()> {
-    let mut folder = Folder::open_of(path, home.map(|home| home.identity))?;
+    let mut folder = Folder::open_of(path, home.map(|home| home.identity), !report.is_running)?;
     let newest = marks(&folder).map(|(_, mark)| mark).max_by_key(|mark| mark.turn);
     if let Some(mark) = newest {
         folder.segments.retain(|segment| segment.number <= mark.segments_made);
@@ -75,7 +74,6 @@ pub(super) fn verify(
         is_lost: false,
         mountains: Mountains::default(),
         lsn: Lsn::ZERO,
-        stamp: Stamp::ZERO,
         findings: Vec::new(),
         is_first_pass: true,
         is_checkpoint_met: false,
@@ -170,7 +168,7 @@ impl<'a> Verifying<'a> {
 
     /// Reads the whole log once.
     fn pass(&mut self, options: &Options, report: &mut Report) -> io::Result<()> {
-        (self.mountains, self.lsn, self.stamp) = Default::default();
+        (self.mountains, self.lsn) = Default::default();
         self.is_checkpoint_met = false;
         let wanted = self.shard.and_then(|shard| options.heads.get(&shard).copied());
         for item in self.folder.walk() {
@@ -189,7 +187,7 @@ impl<'a> Verifying<'a> {
                 _ if self.upto.is_some_and(|upto| self.lsn >= upto) => break,
                 Item::Segment(segment) => {
                     if let (Err(flaw), true) = (&segment.header, self.is_first_pass) {
-                        self.find(&segment_name(segment.number), 0, None, flaw);
+                        self.find(&segment.name(), 0, None, flaw);
                     }
                 }
                 Item::Damage(damage) => {
@@ -199,7 +197,7 @@ impl<'a> Verifying<'a> {
                 Item::Unfinished { segment, offset, .. } if self.is_first_pass => {
                     let what = "bytes behind the log's end: of writes that a crash cut short \
                                 (start the node, and stop it), or changed";
-                    self.find(&segment_name(segment), offset, Some(self.lsn.next()), what);
+                    self.find(&self.file_of(segment), offset, Some(self.lsn.next()), what);
                 }
                 Item::Unfinished { .. } | Item::End { .. } => {}
             }
@@ -208,15 +206,21 @@ impl<'a> Verifying<'a> {
         Ok(())
     }
 
+    /// Name of the file that segment `number` is in.
+    fn file_of(&self, number: u32) -> String {
+        let segments = &self.folder.segments;
+        let at = segments.binary_search_by_key(&number, |segment| segment.number);
+        at.map_or_else(|_| segment_name(number), |at| segments[at].name())
+    }
+
     fn head(&self) -> Option<ShardHead> {
-        let (lsn, stamp, head) = (self.lsn, self.stamp, self.mountains.head());
-        Some(ShardHead { shard: self.shard?, lsn, stamp, head })
+        Some(ShardHead { shard: self.shard?, head: self.mountains.head() })
     }
 
     fn frame(&mut self, frame: &Frame, report: &mut Report) -> io::Result<()> {
         let header = &frame.header;
         self.mountains.push(header.hash);
-        (self.lsn, self.stamp) = (header.last_lsn(), header.last_stamp);
+        self.lsn = header.last_lsn();
         if self.is_first_pass {
             report.frames += 1;
             report.records += u64::from(header.count);
@@ -225,7 +229,7 @@ impl<'a> Verifying<'a> {
         if self.is_lost {
             return Ok(());
         }
-        let file = segment_name(frame.segment);
+        let file = self.file_of(frame.segment);
         for placed in &frame.records {
             if let Record::Resolve(resolve) = &placed.record
                 && !self.chains.has_leg(resolve)
@@ -233,9 +237,7 @@ impl<'a> Verifying<'a> {
                 let what = "the decision of a leg that is not there";
                 self.find(&file, frame.offset, Some(placed.lsn), what);
             }
-            let mut broken = Vec::new();
-            self.chains.record(placed.lsn, &placed.record, &frame.blobs, &mut |it| broken.push(it));
-            for it in broken {
+            for it in self.chains.record(placed.lsn, &placed.record, &frame.blobs) {
                 let event = Some((it.key, it.version));
                 self.find_event(&file, frame.offset, Some(placed.lsn), event, it.what);
             }

@@ -192,7 +192,11 @@ fn a_node_that_runs_is_not_disturbed_and_its_durable_log_is_verified() {
     let stored = stored(1, small());
     let lock = File::create(stored.shard().join("lock")).expect("a file");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    // As if a merge removed it between the listing and the look at it.
+    let gone = stored.shard().join(crate::run::run_name(99));
+    std::os::unix::fs::symlink("nowhere", &gone).expect("a link");
     let report = stored.verify();
+    fs::remove_file(gone).expect("there");
     assert!(report.is_running && report.frames > 0 && report.rows == 0, "{report:?}");
     assert_eq!(report.findings, []);
     drop(lock);

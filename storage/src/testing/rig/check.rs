@@ -23,7 +23,7 @@ impl Rig {
             assert_eq!((head.updated, head.stamp), (last.server_time, last.last_stamp), "{key}");
             if let Some(sequence) = last.sequence {
                 let sequences = self.sequences(&key, last.client_id).expect("used");
-                assert_eq!(sequences.highest(), sequence);
+                assert_eq!(sequences.newest().map(|it| it.sequence), Some(sequence));
                 let remembered = sequences.find(sequence).expect("remembered");
                 assert_eq!(remembered.write_hash, last.write_hash);
                 assert_eq!(remembered.stamp, last.write_stamp);
