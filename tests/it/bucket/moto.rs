@@ -2,24 +2,29 @@
 //! same mistake.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use celeriant_storage::bucket::s3::S3Bucket;
 
 use super::sites::{Site, client_settings};
-use crate::support::{skipped, wait};
+use crate::support::skipped;
 
 const PACKAGE: &str = "moto[server]==5.2.5";
 
-/// What `moto_server` does, and the choice of threads.
+/// What `moto_server` does, with the choice of threads, and on a port that the system picks: one
+/// that was looked up beforehand may be somebody else's by the time this has started.
 const SERVER: &str = "import sys
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
+from werkzeug.serving import make_server
 application = DomainDispatcherApplication(create_backend_app)
-run_simple('127.0.0.1', int(sys.argv[1]), application, threaded='threaded' in sys.argv)";
+server = make_server('127.0.0.1', 0, application, threaded='threaded' in sys.argv)
+print(server.server_port, flush=True)
+server.serve_forever()";
+
 /// Name of its bucket.
 pub(crate) const BUCKET: &str = "contract";
 
@@ -42,25 +47,30 @@ impl Moto {
     }
 
     fn start_with(threaded: bool) -> Option<Self> {
-        let environment = match installed() {
+        // Once, whichever test comes first: one would clear what another is making.
+        static INSTALLED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let environment = match INSTALLED.get_or_init(installed) {
             Ok(environment) => environment,
             Err(why) => {
                 skipped(&format!("no moto, so no independent S3 was tested: {why}"));
                 return None;
             }
         };
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("an address");
-        drop(free);
-        let child = Command::new(environment.join("bin/python"))
-            .args(["-c", SERVER, &address.port().to_string()])
+        let log = environment.join(if threaded { "threaded.log" } else { "serial.log" });
+        let mut child = Command::new(environment.join("bin/python"))
+            .args(["-c", SERVER])
             .args(threaded.then_some("threaded"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
             .expect("moto starts");
-        let moto = Self { child, address };
-        wait::until("moto to listen", || TcpStream::connect(address).ok());
+        let mut port = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut port).expect("reads");
+        let Ok(port) = port.trim().parse::<u16>() else {
+            panic!("moto: {}", fs::read_to_string(log).unwrap_or_default());
+        };
+        let moto = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
         moto.make_bucket();
         Some(moto)
     }
