@@ -21,6 +21,7 @@ mod orders;
 pub(crate) mod read;
 mod schemas;
 mod search;
+mod skip;
 mod tail;
 mod write;
 

@@ -109,8 +109,8 @@ pub enum Step {
     Feed {
         /// What exactly.
         ask: FeedAsk,
-        /// The first frames behind it, if they were read already.
-        frames: Option<Bytes>,
+        /// What was read for it already.
+        look: Option<FeedLook>,
     },
     /// A watch wants to be told everything from now on.
     Listen {
@@ -162,6 +162,17 @@ pub struct FeedAsk {
     pub after: Stamp,
     /// Bytes of log to look at, about.
     pub bytes: usize,
+}
+
+/// What a shard has read for a watch.
+#[derive(Debug)]
+pub struct FeedLook {
+    /// Whole frames, one behind the other: the first that may have something, and some behind it.
+    pub frames: Bytes,
+    /// Where they end: the segment, and the sector in it.
+    pub end: (u32, u32),
+    /// The directory named the place of the first one.
+    pub is_second: bool,
 }
 
 /// A shard's part of a page.

@@ -17,6 +17,7 @@ mod build;
 mod listing;
 mod lookup;
 mod memtable;
+mod next;
 mod pages;
 mod rows;
 mod sequences;

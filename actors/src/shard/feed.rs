@@ -3,6 +3,7 @@
 //! ```text
 //! live:      committed frames ─► held ──closed stamp──► decoded once ─► every watch that listens
 //! catching up:      ask ─► log, behind a stamp ─► frames ─► decoded, filtered ─► that watch
+//!                           └ where there is nothing for it: `skip`
 //! ```
 //! Both give batches in the order of their stamps and say up to which stamp they are complete.
 //! Neither passes the closed stamp: behind it lies what may yet become visible in the past of a
@@ -21,11 +22,12 @@ use celeriant_schema::record::{FrameBatch, decode_batches};
 use celeriant_schema::{AggregateKey, FeedBatch, Lsn, ReadBatch, Selector, Stamp, Version};
 use celeriant_storage::directory::Fault;
 use celeriant_storage::frame::FrameHeader;
-use celeriant_storage::log::DurableFrame;
+use celeriant_storage::log::{self, DurableFrame};
 
 use super::core::{Core, Effect};
 use super::search::Purpose;
-use crate::work::{FeedAsk, FeedNews, FeedPart, Step, Work};
+use super::skip::Next;
+use crate::work::{FeedAsk, FeedLook, FeedNews, FeedPart, Step, Work};
 
 /// Frames that wait for a decision, in bytes: more, and live gives up.
 const HELD_BYTES_MAX: usize = 32 << 20;
@@ -50,9 +52,18 @@ pub(super) struct Feed {
     told: Stamp,
     /// Something was committed since, or somebody asks.
     is_news: bool,
-    /// Asks that wait for the disk, and the closed stamp when each began: behind it may be more by
-    /// now than was looked for.
-    asks: BTreeMap<u64, (FeedAsk, Stamp)>,
+    /// They wait for the disk.
+    asks: BTreeMap<u64, Asked>,
+}
+
+/// An ask that waits for the disk.
+#[derive(Debug)]
+struct Asked {
+    ask: FeedAsk,
+    /// The closed stamp when it began: behind it may be more by now than was looked for.
+    closed: Stamp,
+    /// See [`FeedLook`].
+    is_second: bool,
 }
 
 #[derive(Debug)]
@@ -233,52 +244,79 @@ impl<R> Core<R> {
     /// A watch wants what is behind a stamp.
     pub(super) fn ask_feed(&mut self, ask: FeedAsk, effects: &mut Vec<Effect<R>>) {
         let step = self.log.read_behind(ask.after, self.committed, ask.bytes);
+        self.look_for(ask, step, false, effects);
+    }
+
+    fn look_for(
+        &mut self,
+        ask: FeedAsk,
+        step: log::Step,
+        is_second: bool,
+        effects: &mut Vec<Effect<R>>,
+    ) {
         let number = self.reads.next_token();
-        self.feed.asks.insert(number, (ask, self.closed_stamp()));
+        self.feed.asks.insert(number, Asked { ask, closed: self.closed_stamp(), is_second });
         self.found(Purpose::Feed { ask: number }, step, effects);
     }
 
     /// Asks that wait for the disk, for the core that comes after this one.
     pub(super) fn take_asks(&mut self) -> Vec<Work<R>> {
         let asks = std::mem::take(&mut self.feed.asks).into_values();
-        asks.map(|(ask, _)| Work::Step(Step::Feed { ask, frames: None })).collect()
+        asks.map(|asked| Work::Step(Step::Feed { ask: asked.ask, look: None })).collect()
     }
 
-    /// Takes what an ask has read; `None`: there was nothing.
+    /// Takes what an ask has read, and where that ends; `None`: there was nothing.
     pub(super) fn ask_found(
         &mut self,
         number: u64,
-        frames: Option<Bytes>,
+        found: Option<(Bytes, (u32, u32))>,
         effects: &mut Vec<Effect<R>>,
     ) {
-        let Some((ask, closed)) = self.feed.asks.remove(&number) else { return };
-        match frames {
-            Some(frames) => self.answer_feed(ask, frames, effects),
+        let Some(Asked { ask, closed, is_second }) = self.feed.asks.remove(&number) else { return };
+        match found {
+            Some((frames, end)) => {
+                self.answer_feed(ask, FeedLook { frames, end, is_second }, effects);
+            }
             None => {
                 let part = FeedPart { batches: Vec::new(), upto: closed, head: closed };
-                let news = FeedNews::Part { number: ask.number, part };
-                effects.push(Effect::Feed(ask.watch, news));
+                answer(&ask, part, effects);
             }
         }
     }
 
-    /// Answers with what `frames`, the first ones behind the ask's stamp, have for it.
+    /// Answers with what was read for the ask, or reads on where there is more for it.
     pub(super) fn answer_feed(
         &mut self,
         ask: FeedAsk,
-        frames: Bytes,
+        look: FeedLook,
         effects: &mut Vec<Effect<R>>,
     ) {
-        match self.part_of(&ask, &frames) {
-            Ok(part) => {
-                let news = FeedNews::Part { number: ask.number, part };
-                effects.push(Effect::Feed(ask.watch, news));
+        match self.part_and_next(&ask, &look) {
+            Ok((_, Next::At(place))) => {
+                let step = self.log.read_behind_from(place, ask.after, self.committed, ask.bytes);
+                self.look_for(ask, step, true, effects);
             }
+            Ok((part, Next::Nothing)) => {
+                answer(&ask, FeedPart { upto: part.head, ..part }, effects)
+            }
+            Ok((part, Next::Unknown)) => answer(&ask, part, effects),
             Err(fault) => {
-                let again = Step::Feed { ask, frames: Some(frames) };
+                let again = Step::Feed { ask, look: Some(look) };
                 self.park(Work::Step(again), fault.into(), effects);
             }
         }
+    }
+
+    /// What was read has for the ask, and where to go on if that is nothing.
+    fn part_and_next(&self, ask: &FeedAsk, look: &FeedLook) -> Result<(FeedPart, Next), Fault> {
+        let part = self.part_of(ask, &look.frames)?;
+        // Once, so that whoever watches comes in between.
+        let may_skip = part.batches.is_empty() && part.upto < part.head && !look.is_second;
+        let next = match may_skip {
+            true => self.next_for(ask, look.end)?,
+            false => Next::Unknown,
+        };
+        Ok((part, next))
     }
 
     fn part_of(&self, ask: &FeedAsk, frames: &Bytes) -> Result<FeedPart, Fault> {
@@ -393,6 +431,10 @@ pub(crate) fn narrow(
         });
     }
     (!batch.batch.events.is_empty()).then_some(batch)
+}
+
+fn answer<R>(ask: &FeedAsk, part: FeedPart, effects: &mut Vec<Effect<R>>) {
+    effects.push(Effect::Feed(ask.watch, FeedNews::Part { number: ask.number, part }));
 }
 
 /// Whole frames that lie one behind the other.

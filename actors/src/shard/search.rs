@@ -4,6 +4,7 @@
 //! One read of the disk at a time for each search; the log says what to read next.
 
 use celeriant_schema::Lsn;
+use celeriant_schema::limits::SECTOR_BYTES;
 use celeriant_schema::peer::FramePlace;
 use celeriant_storage::Error;
 use celeriant_storage::disk::{DiskError, Done, Token};
@@ -97,9 +98,12 @@ impl<R> Core<R> {
                 self.searches.insert(token, (purpose, search));
                 effects.push(Effect::Disk(token, op));
             }
-            Step::Frames { before, end, frames: bytes, .. } => match purpose {
+            Step::Frames { before, end, segment, offset, frames: bytes } => match purpose {
                 Purpose::Listen { turn } => self.listeners_found(turn, Some(&bytes), effects),
-                Purpose::Feed { ask } => self.ask_found(ask, Some(bytes), effects),
+                Purpose::Feed { ask } => {
+                    let end = (offset as usize + bytes.len()) / SECTOR_BYTES;
+                    self.ask_found(ask, Some((bytes, (segment, end as u32))), effects);
+                }
                 Purpose::Audit { ask } => self.audit_found(ask, Some(&bytes), effects),
                 _ => effects.push(Effect::Report(Report::Read(Frames { before, end, bytes }))),
             },

@@ -207,7 +207,7 @@ impl<R> Core<R> {
                 after,
                 bytes,
             };
-            effects.push(Effect::Step(*shard, Step::Feed { ask, frames: None }));
+            effects.push(Effect::Step(*shard, Step::Feed { ask, look: None }));
         }
         let (missing, parts) = (asked.len(), Vec::new());
         self.catching_up.insert(number, CatchingUp { poll, parts, missing });

@@ -269,6 +269,10 @@ impl World {
             self.ask(|directory, pins| directory.locate(key, from, to, backwards, max, pins));
         assert!(found.len() <= max && expected.starts_with(&found), "{key} {from}..={to}");
         assert_eq!(found.is_empty(), expected.is_empty(), "{key} {from}..={to}");
+        let at = dice.roll(self.applied + 2) as u32;
+        let found = self.ask(|directory, pins| directory.next_batch(key, (1 + at / 100, at), pins));
+        let mut behind = self.model[key].batches.iter().map(|batch| batch.location);
+        assert_eq!(found, behind.find(|location| location.frame_offset >= at), "{key} {at}");
     }
 
     fn check_names(&mut self, org: Option<&str>, kind: Option<&str>, prefix: &str, limit: usize) {

@@ -62,7 +62,7 @@ impl<'a> Source<'a> {
         Fault::Damaged(damage(PagePlace { run, page: 0, count: 1 }, flaw))
     }
 
-    fn head(&self, prefix: &RowKey) -> Result<Option<HeadRow>, Fault> {
+    pub(super) fn head(&self, prefix: &RowKey) -> Result<Option<HeadRow>, Fault> {
         match self {
             Self::Table(table) => Ok(table.entry(prefix).map(|entry| entry.head())),
             Self::Run(run, view) => {
@@ -111,7 +111,12 @@ impl<'a> Source<'a> {
     }
 
     /// Some batches around the one with `version`, which it has: those behind it, or before it.
-    fn chunk(&self, prefix: &RowKey, version: Version, backwards: bool) -> Result<Chunk, Fault> {
+    pub(super) fn chunk(
+        &self,
+        prefix: &RowKey,
+        version: Version,
+        backwards: bool,
+    ) -> Result<Chunk, Fault> {
         let lost = || self.flawed(Flaw::Chain("places of an aggregate"));
         let chunk = match self {
             Self::Table(table) => {

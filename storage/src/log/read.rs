@@ -120,6 +120,21 @@ impl Log {
         self.search(Goal::Frames { upto, bytes_max }, Sought::Behind(after))
     }
 
+    /// The same, of who knows that it is the frame that starts at `sector` of `segment`, or one
+    /// behind it.
+    pub fn read_behind_from(
+        &self,
+        (segment, sector): (u32, u32),
+        after: Stamp,
+        upto: Lsn,
+        bytes_max: usize,
+    ) -> Step {
+        let bytes_max = bytes_max.clamp(SECTOR_BYTES, FRAME_BYTES_MAX);
+        let offset = u64::from(sector) * SECTOR_BYTES as u64;
+        let from = Landmark { lsn: Lsn::ZERO, after, segment, offset };
+        self.hop(Goal::Frames { upto, bytes_max }, Sought::Behind(after), from, 0)
+    }
+
     fn search(&self, goal: Goal, sought: Sought) -> Step {
         if sought == Sought::Lsn(Lsn::ZERO) {
             return Step::Nothing;
@@ -208,9 +223,11 @@ impl Log {
                 return Ok(self.hop(goal, sought, next_segment(next, after, segment), 0));
             }
             let header = self.header(page, next, segment, offset)?;
-            if header.first_lsn != next {
+            // Who came by a place does not know it of the first.
+            if header.first_lsn != next && next != Lsn::ZERO {
                 return Err(damage(Flaw::Chain("lsn"), segment, offset, next));
             }
+            next = header.first_lsn;
             if sought.is_upto(&header) {
                 let here = Landmark { lsn: next, after, segment, offset };
                 return match goal {

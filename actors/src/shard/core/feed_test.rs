@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use celeriant_schema::{FeedBatch, Guard, Receipt, Response, Selector, ShardId, Stamp, TxnId};
 
+use super::retention_test::{DELETE, taking};
 use super::rig::{Rig, member, write};
 use crate::work::{Decision, FeedAsk, FeedNews, FeedPart, Mode, Part, Step, Work};
 
@@ -65,7 +66,7 @@ fn ask(rig: &mut Rig, after: Stamp, selector: &str) -> FeedPart {
     let selector: Selector = selector.parse().expect("valid");
     let types = Arc::from([]);
     let ask = FeedAsk { number: 7, watch: 0, selector, types, after, bytes: 64 << 10 };
-    rig.send(step(Step::Feed { ask, frames: None }));
+    rig.send(step(Step::Feed { ask, look: None }));
     rig.flush();
     let parts = std::mem::take(&mut rig.news).into_iter().filter_map(|news| match news {
         FeedNews::Part { number: 7, part } => Some(part),
@@ -152,6 +153,64 @@ fn the_log_is_read_piece_by_piece_from_any_stamp_for_any_selector() {
     }
     let part = ask(&mut rig, receipts[38].stamp, "*");
     assert_eq!(part.batches.len(), 1);
+}
+
+/// How often a feed of `selector` must look to be through the log, and what it sees.
+fn looks(rig: &mut Rig, selector: &str, last: Stamp) -> (usize, Vec<String>) {
+    let (mut after, mut seen, mut looks) = (Stamp::ZERO, Vec::new(), 0);
+    while after < last {
+        let part = ask(rig, after, selector);
+        assert!(part.upto > after, "it gets on");
+        seen.extend(ids(&part.batches));
+        (after, looks) = (part.upto, looks + 1);
+    }
+    (looks, seen)
+}
+
+#[test]
+fn a_feed_of_few_aggregates_leaves_out_what_lies_between() {
+    let mut rig = Rig::new();
+    append(&mut rig, "few");
+    let between = |rig: &mut Rig| {
+        for number in 0..400 {
+            append(rig, &format!("other-{number}"));
+        }
+    };
+    between(&mut rig);
+    append(&mut rig, "few");
+    between(&mut rig);
+    // What is in memory, and what is on disk only.
+    for restarts in [false, true] {
+        if restarts {
+            rig = rig.restarted();
+        }
+        let last = append(&mut rig, "other-1").stamp;
+        let (all, seen) = looks(&mut rig, "*", last);
+        assert!(all > 40 && seen.len() >= 803, "{all}");
+        let (some, seen) = looks(&mut rig, "acme/account/few", last);
+        assert_eq!((some, seen.len()), (3, 2));
+        let both = "acme/account/few\nacme/account/other-7";
+        let (some, seen) = looks(&mut rig, both, last);
+        assert!(some <= 8 && seen.len() == 4, "{some}");
+        assert_eq!(looks(&mut rig, "acme/account/none", last), (1, vec![]));
+    }
+}
+
+#[test]
+fn a_feed_that_leaves_things_out_is_told_of_deletes_and_trims() {
+    let mut rig = Rig::new();
+    append(&mut rig, "few");
+    for number in 0..200 {
+        append(&mut rig, &format!("other-{number}"));
+    }
+    let gone = rig.ask(write(vec![taking("few", Guard::Any, DELETE)]));
+    assert!(matches!(gone, Response::Receipt(_)), "{gone:?}");
+    for number in 0..200 {
+        append(&mut rig, &format!("other-{number}"));
+    }
+    let last = append(&mut rig, "other-1").stamp;
+    let (_, seen) = looks(&mut rig, "acme/account/few", last);
+    assert_eq!(seen, ["few"], "its delete");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use celeriant_schema::{
 
 use super::rig::{Rig, exact, key, member, sequenced, write};
 
-const DELETE: Retention = Retention::Delete { recreate: true, forget_sequences: false };
+pub(super) const DELETE: Retention = Retention::Delete { recreate: true, forget_sequences: false };
 const NEVER: Retention = Retention::Delete { recreate: false, forget_sequences: false };
 const FORGET: Retention = Retention::Delete { recreate: true, forget_sequences: true };
 
@@ -15,7 +15,7 @@ fn trim(keep_from: u64) -> Retention {
     Retention::Trim { keep_from: Version::new(keep_from) }
 }
 
-fn taking(id: &str, guard: Guard, retention: Retention) -> Member {
+pub(super) fn taking(id: &str, guard: Guard, retention: Retention) -> Member {
     let (key, events) = (key(id), EncodedEvents::default());
     Member { key, guard, sequence: None, events, retention: Some(retention) }
 }
