@@ -11,6 +11,7 @@
 //! service     what stands behind: submit a batch of requests, answers come back in batches
 //! settings    identity and limits as plain data; the signal to stop
 //! tls         certificates: loaded, exchanged while running, made
+//! token       what a backend gives to a browser in place of an API key
 //! ```
 //!
 //! Deliberately absent: actors, shards, disks. Whatever implements [`Service`] is a node; tests and
@@ -26,9 +27,11 @@ pub mod rights;
 pub mod service;
 pub mod settings;
 pub mod tls;
+pub mod token;
 
 pub use keyring::Keyring;
 pub use listener::{Door, bind, serve};
 pub use rights::Rights;
 pub use service::{Elsewhere, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 pub use settings::{Settings, Shutdown, Stop};
+pub use token::Token;

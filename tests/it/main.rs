@@ -24,4 +24,5 @@ mod secrets;
 mod support;
 mod tidy;
 mod tls;
+mod tokens;
 mod verify;

@@ -18,6 +18,10 @@ use super::routes::Route;
 use super::{Budget, Settings};
 use crate::json::parse_number;
 use crate::rights::Rights;
+use crate::token::Token;
+
+/// The parameter for whoever cannot send headers.
+const TOKEN: &str = "token";
 
 /// A request, taken apart.
 pub(super) struct Call {
@@ -61,20 +65,34 @@ impl Call {
         }
         let rights = head.extensions.remove().unwrap_or_else(Rights::none);
         let mut call = Self { headers: head.headers, rights, path, query, body };
-        if let Some(key) = call.api_key()? {
-            call.rights = call.rights.with_key(&key)?;
-        }
+        call.rights = call.shown()?;
         Ok(call)
     }
 
-    /// `Authorization: Bearer <API key>`. What it says is in no refusal.
-    fn api_key(&self) -> Result<Option<ApiKey>, Refusal> {
-        let Some(said) = self.header(&AUTHORIZATION)? else { return Ok(None) };
-        let reason = "authorization must be Bearer and an API key".to_owned();
-        let refused = Refusal::Unauthenticated { reason };
-        let (scheme, key) = said.split_once(' ').unwrap_or((said, ""));
-        let key = key.trim_start().parse().ok().filter(|_| scheme.eq_ignore_ascii_case("bearer"));
-        key.map(Some).ok_or(refused)
+    /// What whoever shows a key or a token may do. What he shows is in no refusal.
+    fn shown(&self) -> Result<Rights, Refusal> {
+        let refused = |reason: &str| Refusal::Unauthenticated { reason: reason.to_owned() };
+        let said = match (self.header(&AUTHORIZATION)?, self.parameter(TOKEN)) {
+            (None, None) => return Ok(self.rights.clone()),
+            (Some(said), None) => said,
+            (Some(_), Some(_)) => {
+                return Err(Refusal::invalid(TOKEN, "not together with authorization"));
+            }
+            // Addresses are written down on the way: nothing that lasts may be in one.
+            (None, Some(token)) => {
+                let token: Result<Token, _> = token.parse();
+                let reason = "the parameter token takes tokens only; revoke an API key that was \
+                              in an address";
+                return self.rights.with_token(&token.map_err(|_| refused(reason))?);
+            }
+        };
+        let (scheme, text) = said.split_once(' ').unwrap_or((said, ""));
+        let text = if scheme.eq_ignore_ascii_case("bearer") { text.trim_start() } else { "" };
+        match (text.parse::<ApiKey>(), text.parse::<Token>()) {
+            (Ok(key), _) => self.rights.with_key(&key),
+            (_, Ok(token)) => self.rights.with_token(&token),
+            _ => Err(refused("authorization must be Bearer and an API key, or a token")),
+        }
     }
 
     /// A part of the path.

@@ -15,7 +15,7 @@ use super::call::Call;
 use celeriant_schema::Refusal;
 
 use super::problem::Problem;
-use super::{Gateway, append, audit, cors, inspector, node, read, schemas, sync, watch};
+use super::{Gateway, append, audit, cors, inspector, keys, node, read, schemas, sync, watch};
 use crate::service::Service;
 pub(super) use table::ROUTES;
 
@@ -63,6 +63,10 @@ pub(super) enum Operation {
     ListSchemas,
     SetPolicy,
     SetTypePolicy,
+    CreateKey,
+    ListKeys,
+    RevokeKey,
+    MakeToken,
     AuditHead,
     AuditProof,
     Cluster,
@@ -157,6 +161,10 @@ impl<V: Service> Gateway<V> {
             Operation::SetPolicy | Operation::SetTypePolicy => {
                 schemas::set_policy(&gateway, call).await
             }
+            Operation::CreateKey => keys::create(&gateway, call).await,
+            Operation::ListKeys => keys::list(&gateway).await,
+            Operation::RevokeKey => keys::revoke(&gateway, call).await,
+            Operation::MakeToken => keys::make_token(&gateway, call).await,
             Operation::AuditHead => audit::head(&gateway).await,
             Operation::AuditProof => audit::proof(&gateway, call).await,
             Operation::Cluster => node::cluster(&gateway).await,
