@@ -8,6 +8,7 @@
 //! keyring     the API keys that are good here and now
 //! link        the other node of a pair: the seam, and its implementation over QUIC
 //! rights      who is on the other end, and what he may do
+//! rooms       how many of one org may be there at a time
 //! service     what stands behind: submit a batch of requests, answers come back in batches
 //! settings    identity and limits as plain data; the signal to stop
 //! tls         certificates: loaded, exchanged while running, made
@@ -24,6 +25,7 @@ pub mod keyring;
 pub mod link;
 pub mod listener;
 pub mod rights;
+pub mod rooms;
 pub mod service;
 pub mod settings;
 pub mod tls;
@@ -32,6 +34,7 @@ pub mod token;
 pub use keyring::Keyring;
 pub use listener::{Door, bind, serve};
 pub use rights::Rights;
+pub use rooms::Rooms;
 pub use service::{Elsewhere, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 pub use settings::{Settings, Shutdown, Stop};
 pub use token::Token;

@@ -36,11 +36,17 @@
 //! it, whatever his grants. (Of certificates the store knows only those that it is shown, so they
 //! bind their holder and nobody else.) Who may do everything is not asked: nodes, and the clear.
 //! A token that names one is for writes under that one only.
-//! Deliberately absent: how much of it (`actors::quotas`).
+//!
+//! **Whose room is taken.** A connection takes a seat of each org that its grants name, or its
+//! token's selectors; one that has grants of all orgs, a node, or who comes in the clear, of none.
+//! A watcher takes one of each org that it watches, whoever it is, but for nodes: they watch for
+//! others, who have theirs.
+//! Deliberately absent: how much of it (`actors::quotas`, `rooms`).
 
 #[cfg(test)]
 mod rights_test;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use celeriant_schema::{
@@ -52,6 +58,7 @@ use serde::Deserialize;
 use webpki::EndEntityCert;
 
 use crate::keyring::{Holder, Keyring};
+use crate::rooms::{Rooms, Seat};
 use crate::tls::{Grant, Name, Operation, client_of_uri};
 use crate::token::{NewToken, Scope, Token};
 
@@ -68,6 +75,8 @@ pub struct Rights {
     name: Option<Arc<str>>,
     /// `None`: keys count for nothing here.
     keyring: Option<Arc<Keyring>>,
+    /// `None`: there is room for everybody.
+    rooms: Option<Rooms>,
     /// Nobody on the way sees what is shown.
     is_private: bool,
 }
@@ -99,6 +108,7 @@ impl Rights {
             scope: None,
             name: None,
             keyring: None,
+            rooms: None,
             is_private: false,
         }
     }
@@ -133,6 +143,48 @@ impl Rights {
     /// The same where keys are looked up in `keyring`, and shown in private or not.
     pub(crate) fn with_keys(self, keyring: Option<Arc<Keyring>>, is_private: bool) -> Self {
         Self { keyring, is_private, ..self }
+    }
+
+    /// The same where orgs have so much room.
+    pub(crate) fn with_rooms(self, rooms: Option<Rooms>) -> Self {
+        Self { rooms, ..self }
+    }
+
+    /// Takes the seats of a connection, besides those that it has.
+    ///
+    /// # Errors
+    /// `Overloaded` when one of its orgs has too many.
+    pub(crate) fn sit(&self, seats: &mut Vec<Seat>) -> Result<(), Refusal> {
+        let Some(rooms) = &self.rooms else { return Ok(()) };
+        rooms.connections.sit(self.orgs(), seats)
+    }
+
+    /// The seats of one who watches.
+    ///
+    /// # Errors
+    /// `Overloaded` when one of the orgs that it watches has too many.
+    pub(crate) fn sit_to_watch(&self, selector: &Selector) -> Result<Vec<Seat>, Refusal> {
+        let is_node = matches!(self.of, Of::Everybody) && self.name.is_some();
+        let mut seats = Vec::new();
+        if let Some(rooms) = self.rooms.as_ref().filter(|_| !is_node) {
+            rooms.watchers.sit(selector.parts().iter().filter_map(org_of), &mut seats)?;
+        }
+        Ok(seats)
+    }
+
+    /// Those that it is of.
+    fn orgs(&self) -> BTreeSet<&str> {
+        let lent = self.scope.as_ref().map(|scope| scope.selectors.iter().map(org_of).collect());
+        let granted = match &self.of {
+            Of::Holder(grants) => grants.iter().map(|grant| Some(grant.org())).collect(),
+            Of::Nobody | Of::Everybody => BTreeSet::new(),
+        };
+        let orgs: BTreeSet<Option<&str>> =
+            lent.filter(|orgs: &BTreeSet<_>| !orgs.contains(&None)).unwrap_or(granted);
+        match orgs.contains(&Some(ANY)) {
+            true => BTreeSet::new(),
+            false => orgs.into_iter().flatten().collect(),
+        }
     }
 
     /// The same and those of the holder of `key`.
@@ -171,6 +223,7 @@ impl Rights {
             key: Some((token.key(), Arc::clone(&holder))),
             scope: Some(Arc::new(token.scope().clone())),
             keyring: self.keyring.clone(),
+            rooms: self.rooms.clone(),
             is_private: self.is_private,
             ..Self::new(Of::Holder(holder.grants.iter().cloned().collect()))
         })
@@ -278,6 +331,15 @@ impl Rights {
         }
         let action = Operation::Append.name().to_owned();
         Err(Refusal::PermissionDenied { action, resource: format!("client {client}") })
+    }
+}
+
+/// The org of a plain selector; `None`: all.
+fn org_of(selector: &Selector) -> Option<&str> {
+    match selector {
+        Selector::All | Selector::Several(_) => None,
+        Selector::Org(org) | Selector::Type { org, .. } => Some(org),
+        Selector::Aggregate(key) => Some(key.org()),
     }
 }
 

@@ -19,6 +19,7 @@ mod kill;
 mod pair;
 mod process;
 mod projection;
+mod quotas;
 mod schemas;
 mod secrets;
 mod support;

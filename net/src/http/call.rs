@@ -1,6 +1,8 @@
 //! One request over HTTP, taken apart: path, query string, headers, body. Whatever the route does
 //! not know is refused by name, so that a misspelt filter never reads as "no filter".
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
@@ -18,10 +20,15 @@ use super::routes::Route;
 use super::{Budget, Settings};
 use crate::json::parse_number;
 use crate::rights::Rights;
+use crate::rooms::Seat;
 use crate::token::Token;
 
 /// The parameter for whoever cannot send headers.
 const TOKEN: &str = "token";
+
+/// What a connection takes of its orgs' room. It is known who asks when he does.
+#[derive(Clone, Default)]
+pub(super) struct Seats(Arc<Mutex<Vec<Seat>>>);
 
 /// A request, taken apart.
 pub(super) struct Call {
@@ -66,6 +73,12 @@ impl Call {
         let rights = head.extensions.remove().unwrap_or_else(Rights::none);
         let mut call = Self { headers: head.headers, rights, path, query, body };
         call.rights = call.shown()?;
+        if !route.operation.is_of_the_node()
+            && let Some(Seats(seats)) = head.extensions.get()
+        {
+            // Poisoned: a seat is there or not.
+            call.rights.sit(&mut seats.lock().unwrap_or_else(PoisonError::into_inner))?;
+        }
         Ok(call)
     }
 

@@ -79,6 +79,22 @@ pub(super) enum Operation {
     InspectorStyle,
 }
 
+impl Operation {
+    /// It is for whoever gets a connection: the node's own, and nobody's room.
+    pub(super) fn is_of_the_node(self) -> bool {
+        matches!(
+            self,
+            Self::Live
+                | Self::Ready
+                | Self::Metrics
+                | Self::Describe
+                | Self::Inspect
+                | Self::InspectorScript
+                | Self::InspectorStyle
+        )
+    }
+}
+
 /// A parameter of the query string, or a header.
 pub(super) struct Parameter {
     pub(super) name: &'static str,

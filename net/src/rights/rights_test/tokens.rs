@@ -202,3 +202,38 @@ fn a_token_that_names_a_client_is_for_writes_under_that_one_only() {
         assert!(matches!(refused, Err(Refusal::PermissionDenied { .. })), "{refused:?}");
     }
 }
+
+#[test]
+fn a_connection_is_of_the_orgs_that_its_grants_name_or_its_token_s_selectors() {
+    let orgs = |rights: &Rights| rights.orgs().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(orgs(&holder(&["acme:a:read", "acme:b:read", "rival:*:all"])), ["acme", "rival"]);
+    assert_eq!(orgs(&key_holder(&["acme:a:read"])), ["acme"]);
+    let none: [&str; 0] = [];
+    // Of none: an operator, a node, and who comes in the clear.
+    assert_eq!(orgs(&holder(&["acme:a:read", "*:b:read"])), none);
+    assert_eq!((orgs(&Rights::all()), orgs(&Rights::none())), (Vec::new(), Vec::new()));
+    let lent =
+        |selectors| orgs(&token_holder(&["acme:*:all", "rival:*:all"], selectors, &["read"]));
+    assert_eq!(lent(&["acme/a/b", "acme/b"]), ["acme"]);
+    assert_eq!(lent(&["*"]), ["acme", "rival"], "no more than its key");
+
+    let most = |most: u64| -> crate::rooms::Most { Box::new(move |_| Some(most)) };
+    let rooms = Rooms::new(most(1), most(0));
+    let here = |rights: Rights| rights.with_rooms(Some(rooms.clone()));
+    let mut seats = Vec::new();
+    let acme = here(holder(&["acme:*:all"]));
+    assert_eq!(acme.sit(&mut seats), Ok(()));
+    assert_eq!(acme.sit(&mut seats), Ok(()), "it has its seat");
+    let both = here(holder(&["acme:*:all", "rival:*:all"]));
+    assert!(matches!(both.sit(&mut Vec::new()), Err(Refusal::Overloaded { .. })));
+    assert_eq!(here(holder(&["*:*:all"])).sit(&mut Vec::new()), Ok(()));
+    // Who watches for others does not count.
+    let node = Name { cluster: CLUSTER, store: StoreId::new(3) }.to_string();
+    let node = here(shown(vec![node], Some(CLUSTER)));
+    let selector = "acme".parse().expect("a selector");
+    assert!(node.sit_to_watch(&selector).is_ok());
+    assert!(
+        acme.sit_to_watch(&selector).is_err()
+            && here(Rights::all()).sit_to_watch(&selector).is_err()
+    );
+}
