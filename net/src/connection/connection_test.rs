@@ -534,6 +534,12 @@ async fn a_service_that_never_answers_cannot_hold_up_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_feed_that_waits_has_a_seat_until_it_is_answered() {
+    let script = seats_of_feeds();
+    // Without the refusals there would be nothing to wait for.
+    tokio::time::timeout(Duration::from_secs(30), script).await.expect("it ends");
+}
+
+async fn seats_of_feeds() {
     let service = Fake::holding();
     let shutdown = Shutdown::new();
     let most = |most: u64| -> crate::rooms::Most { Box::new(move |_| Some(most)) };
@@ -574,7 +580,7 @@ async fn a_feed_that_waits_has_a_seat_until_it_is_answered() {
     let mut bytes = BytesMut::new();
     put(&mut bytes, 7, &asked[1]);
     peer.send(&bytes).await;
-    until(|| service.held() == 4).await;
+    until_async(|| service.held() == 4).await;
     // Who is gone leaves his seats.
     drop(peer);
     service.release(4);
