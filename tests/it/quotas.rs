@@ -34,6 +34,8 @@ fn an_org_has_so_many_watchers_and_another_its_own() {
     let watch = |selector: &str| http.open(&format!("/v1/watch?selector={selector}"), &[]);
     let first = watch("acme/a");
     assert_eq!(first.head.status, 200);
+    // One that is not refused does not end.
+    assert_eq!(watch("acme/b").head.status, 503);
     let refused = http.get("/v1/watch?selector=acme/b");
     overloaded(&refused.problem(503), "quota of acme: watchers");
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -44,7 +46,7 @@ fn an_org_has_so_many_watchers_and_another_its_own() {
     });
     // A page of what is there watches nothing.
     http.get("/v1/feed?selector=acme").expect(200);
-    assert_eq!(gauge(&http, "celeriant_over_quota_watchers "), 1);
+    assert_eq!(gauge(&http, "celeriant_over_quota_watchers "), 2);
     drop(first);
     wait::until("the seat to be free", || (watch("acme/b").head.status == 200).then_some(()));
 }
