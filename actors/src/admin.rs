@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 
+use celeriant_net::Rooms;
 use celeriant_schema::peer::{Features, Tip};
 use celeriant_schema::{Epoch, Refusal, Response, StoreId};
 use kameo::actor::Recipient;
@@ -110,6 +111,8 @@ pub struct Admin {
     pub shards: Arc<[Recipient<ShardMail>]>,
     /// Counts what the writers of orgs take.
     pub meter: Arc<Meter>,
+    /// Has seats for orgs' connections and watchers.
+    pub rooms: Rooms,
     /// Who knows of schemas.
     pub registrar: Recipient<SchemaMail>,
     /// Who knows of API keys.
@@ -233,6 +236,8 @@ impl Admin {
             "role": "alone",
             "epoch": self.standing.epoch().value(),
             "over_quota": self.meter.refused(),
+            "over_quota_connections": self.rooms.connections.refused(),
+            "over_quota_watchers": self.rooms.watchers.refused(),
             "shards": shards.collect::<Vec<_>>(),
         });
         if let Some(cluster) = &self.cluster {

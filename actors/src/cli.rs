@@ -6,7 +6,7 @@
 //! append · write · query · inspect         one request each, through the client
 //! schema                                 what payloads must conform to
 //! cluster · cert                         the nodes of a pair, and their certificates
-//! key                                    API keys
+//! key · token                            API keys, and what is made of them
 //! serve     dev, server, server check      bench     load and numbers
 //! ```
 //! Exit codes: 0 done, 1 the store refused, 2 wrong usage or configuration, 3 not reached or
@@ -31,6 +31,7 @@ mod query;
 mod schema;
 mod serve;
 mod shapes;
+mod token;
 mod verify;
 mod watch;
 mod write;
@@ -83,6 +84,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
         Command::Cluster { action } => block_on(cluster::run(action, &global, output)),
         Command::Schema { action } => block_on(schema::run(action, &global, output)),
         Command::Key { action } => block_on(key::run(action, &global, output)),
+        Command::Token { action } => token::run(action, &global, output),
         Command::Cert { action } => cert::run(action, output),
         Command::Bench(bench) => bench::run(bench, &global, output),
         Command::Append(append) => block_on(append::run(append, &global, output)),

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use celeriant_net::{Door, Elsewhere, Keyring, http};
+use celeriant_net::{Door, Elsewhere, Keyring, Rooms, http};
 use celeriant_schema::peer::Tip;
 use celeriant_schema::{BootId, ClusterId, Epoch, ShardId, Stamp};
 use celeriant_storage::disk::Disk;
@@ -68,7 +68,7 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes for requests that are not yet answered.
     pub admission_bytes: usize,
-    /// What the writers of orgs may take.
+    /// What orgs may take.
     pub quotas: Quotas,
     /// Bytes of frames kept in memory, all shards together.
     pub cache_bytes: usize,
@@ -187,6 +187,7 @@ pub struct Node {
     /// Registrar, trail and keys.
     aside: Vec<Aside>,
     keyring: Arc<Keyring>,
+    rooms: Rooms,
     threads: Vec<std::thread::JoinHandle<()>>,
     surveyed: Vec<celeriant_storage::recovery::Report>,
     cluster: Option<Cluster>,
@@ -216,6 +217,7 @@ impl Node {
             actors: Vec::new(),
             aside: Vec::new(),
             keyring: Arc::new(Keyring::new(wall)),
+            rooms: settings.quotas.rooms(),
             threads: Vec::new(),
             surveyed: Vec::new(),
             cluster: None,
@@ -271,7 +273,7 @@ impl Node {
         for orders in &self.orders {
             let (reply, answer) = oneshot::channel();
             // A closed channel or a dropped reply: the thread has stopped and says why in the news.
-            let door = door.clone().with_keys(Arc::clone(&self.keyring));
+            let door = Box::new(self.furnish(door.clone()));
             let _ = orders.send(Order::Listen { addr: bound, door, reply });
             bound = match answer.await {
                 Ok(result) => result.map_err(|source| Error::Listen { addr: bound, source })?,
@@ -296,11 +298,15 @@ impl Node {
     ) -> Result<SocketAddr, Error> {
         let Some(news) = self.reporter.upgrade() else { return Err(self.failed().await) };
         let router = self.router(0).clone();
-        let door = door.with_keys(Arc::clone(&self.keyring));
+        let door = self.furnish(door);
         let (gateway, bound) =
             Gateway::start(addr, router, elsewhere, settings, door, news).await?;
         self.gateway = Some(gateway);
         Ok(bound)
+    }
+
+    fn furnish(&self, door: Door) -> Door {
+        door.with_keys(Arc::clone(&self.keyring)).with_rooms(self.rooms.clone())
     }
 
     /// Waits until a part of the node stops by itself, which nothing survives.
@@ -496,6 +502,7 @@ impl Node {
         let meter = Arc::new(Meter::new(settings.quotas.clone()));
         let admin = Admin {
             meter: Arc::clone(&meter),
+            rooms: self.rooms.clone(),
             node_id: settings.net.node_id.clone(),
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),

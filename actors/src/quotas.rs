@@ -1,13 +1,16 @@
-//! What the writers of one org may take of a node, so that others have their turn: token buckets.
+//! What one org may take of a node, so that others have their turn: token buckets for its writers,
+//! seats for its connections and watchers.
 //!
 //! ```text
-//! quotas = "acme:writes=100,bytes=1MiB *:writes=1000"
+//! quotas = "acme:writes=100,bytes=1MiB,connections=50,watchers=20 *:writes=1000"
 //! ```
-//! Per second, of each org; `*` is for each org that is not named. A bucket holds what a second
-//! brings. It may be overdrawn by one write, which is paid for afterwards: a write larger than a
-//! second's worth is slow, not impossible. A write over several orgs takes of all or of none.
+//! Writes and bytes per second, connections and watchers at a time, of each org; `*` is for each
+//! org that is not named. Whose connection it is says `celeriant_net::rights`; seats are counted by
+//! `celeriant_net::rooms`. A bucket holds what a second brings. It may be overdrawn by one write,
+//! which is paid for afterwards: a write larger than a second's worth is slow, not impossible. A
+//! write over several orgs takes of all or of none.
 //! Settings of each node, counted on each node. Pure but for a lock: time is an argument.
-//! Deliberately absent: limits on readers, watchers and connections, which are bounded by node.
+//! Deliberately absent: limits on readers, which are bounded by node.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +18,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use celeriant_net::rooms::{Most, Rooms};
 use celeriant_schema::key::{NamePart, check_name};
 use celeriant_schema::{Refusal, Write};
 
@@ -28,13 +32,17 @@ const ORGS_MAX: usize = 1 << 14;
 const RATE_MAX: u64 = 1 << 40;
 const MILLION: i64 = 1_000_000;
 
-/// What each second brings to one org.
+/// What one org may take: of the first two what each second brings.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Quota {
     /// Writes; `None`: as many as there are.
     pub writes: Option<u64>,
     /// Bytes of events.
     pub bytes: Option<u64>,
+    /// Connections, at a time.
+    pub connections: Option<u64>,
+    /// Watches and feeds that wait, at a time.
+    pub watchers: Option<u64>,
 }
 
 /// By org, as it is configured.
@@ -43,7 +51,10 @@ pub struct Quotas(BTreeMap<String, Quota>);
 
 /// The text is no quotas.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("must be ORG:writes=N,bytes=SIZE with spaces between, and * for all others: {0:?} is not")]
+#[error(
+    "must be ORG:writes=N,bytes=SIZE,connections=N,watchers=N with spaces between, and * for all \
+     others: {0:?} is not"
+)]
 pub struct QuotasError(String);
 
 impl FromStr for Quotas {
@@ -62,6 +73,8 @@ impl FromStr for Quotas {
                 let (of, rate) = match limit.split_once('=').ok_or_else(wrong)? {
                     ("writes", rate) => (&mut quota.writes, rate.parse().ok()),
                     ("bytes", rate) => (&mut quota.bytes, crate::settings::size(rate)),
+                    ("connections", most) => (&mut quota.connections, most.parse().ok()),
+                    ("watchers", most) => (&mut quota.watchers, most.parse().ok()),
                     _ => return Err(wrong()),
                 };
                 let rate = rate.filter(|rate| (1..=RATE_MAX).contains(rate));
@@ -72,6 +85,21 @@ impl FromStr for Quotas {
             }
         }
         Ok(Self(quotas))
+    }
+}
+
+impl Quotas {
+    fn of(&self, org: &str) -> Option<&Quota> {
+        self.0.get(org).or_else(|| self.0.get(ANY))
+    }
+
+    /// Seats as these quotas say. One a node.
+    pub fn rooms(&self) -> Rooms {
+        let most = |of: fn(&Quota) -> Option<u64>| -> Most {
+            let quotas = self.clone();
+            Box::new(move |org| quotas.of(org).and_then(of))
+        };
+        Rooms::new(most(|quota| quota.connections), most(|quota| quota.watchers))
     }
 }
 
@@ -96,9 +124,9 @@ impl Meter {
         Self { quotas, buckets: Mutex::default(), refused: AtomicU64::new(0) }
     }
 
-    /// Whether there is any quota: else nobody need ask.
+    /// Whether there is any quota of writers: else nobody need ask.
     pub fn is_on(&self) -> bool {
-        !self.quotas.0.is_empty()
+        self.quotas.0.values().any(|quota| quota.writes.is_some() || quota.bytes.is_some())
     }
 
     /// Writes that came too soon, since the start.
@@ -141,7 +169,7 @@ impl Meter {
         org: &str,
         now: Micros,
     ) -> Option<&'a mut [Bucket; 2]> {
-        let quota = self.quotas.0.get(org).or_else(|| self.quotas.0.get(ANY))?;
+        let quota = self.quotas.of(org)?;
         if !buckets.contains_key(org) {
             if buckets.len() >= ORGS_MAX {
                 buckets.retain(|_, of_org| of_org.iter_mut().any(|bucket| !bucket.is_full(now)));
@@ -272,7 +300,12 @@ mod tests {
     #[test]
     fn what_is_no_quota_is_refused() {
         let both: Quotas = "acme:writes=100,bytes=1MiB".parse().expect("quotas");
-        assert_eq!(both.0["acme"], Quota { writes: Some(100), bytes: Some(1 << 20) });
+        let writers = Quota { writes: Some(100), bytes: Some(1 << 20), ..Quota::default() };
+        assert_eq!(both.0["acme"], writers);
+        let seats: Quotas = "*:connections=7,watchers=2".parse().expect("quotas");
+        let both = Quota { connections: Some(7), watchers: Some(2), ..Quota::default() };
+        assert_eq!(seats.0[ANY], both);
+        assert!(!Meter::new(seats).is_on(), "writers need not ask");
         for bad in ["acme", "acme:writes", "acme:reads=1", "acme:writes=0", "a/b:writes=1"] {
             assert_eq!(bad.parse::<Quotas>(), Err(QuotasError(bad.to_owned())));
         }

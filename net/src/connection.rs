@@ -20,7 +20,7 @@ mod socket;
 #[cfg(test)]
 mod connection_test;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -29,12 +29,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use celeriant_schema::Refusal;
 use celeriant_schema::wire::{self, Inbound, Malformed};
+use celeriant_schema::{Refusal, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::rights::Rights;
+use crate::rooms::Seat;
 use crate::service::{IDLE_ANSWERS, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 use crate::settings::{Settings, Stop};
 use in_flight::InFlight;
@@ -148,6 +149,10 @@ struct Connection<S, V> {
     /// Waiting for room in `output`. They still count as in flight.
     answers: VecDeque<Reply>,
     in_flight: InFlight,
+    /// What it takes of its orgs' room.
+    seats: Vec<Seat>,
+    /// The same of feeds that wait for news, by the ids of their requests.
+    watching: BTreeMap<u64, Vec<Seat>>,
     /// What happens when this passes depends on the phase.
     timer: Option<Instant>,
 }
@@ -171,6 +176,8 @@ where
             replies,
             answers: VecDeque::new(),
             in_flight: InFlight::default(),
+            seats: Vec::new(),
+            watching: BTreeMap::new(),
             timer: Some(Instant::now() + settings.hello_timeout),
             settings,
         }
@@ -319,11 +326,17 @@ where
         match (wire::decode_inbound(frame), &self.phase) {
             (Ok(Inbound::Hello(hello)), Phase::Hello) => self.welcome(&hello),
             (Ok(Inbound::Request { id, deadline_ms, request }), Phase::Open) => {
-                if let Err(refusal) = self.rights.check(&request) {
-                    return wire::encode_refused(id, &refusal, &mut self.output);
-                }
+                let seats = match self.check(&request) {
+                    Ok(seats) => seats,
+                    Err(refusal) => {
+                        return wire::encode_refused(id, &refusal, &mut self.output);
+                    }
+                };
                 let charge = in_flight::charge(&request, bytes as usize);
                 let id = self.in_flight.begin(id, charge);
+                if !seats.is_empty() {
+                    self.watching.insert(id, seats);
+                }
                 let deadline = (deadline_ms > 0)
                     .then(|| Instant::now() + Duration::from_millis(u64::from(deadline_ms)));
                 let by = self.rights.orders(&request);
@@ -339,6 +352,15 @@ where
         }
     }
 
+    /// Whether `request` may be done now; what room it takes until it is.
+    fn check(&self, request: &Request) -> Result<Vec<Seat>, Refusal> {
+        self.rights.check(request)?;
+        match request {
+            Request::Feed(query) if query.wait_ms > 0 => self.rights.sit_to_watch(&query.selector),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     fn welcome(&mut self, hello: &wire::Hello) {
         let (min, max) = (wire::PROTOCOL_MIN, wire::PROTOCOL_MAX);
         let protocol = hello.max_protocol.min(max);
@@ -350,6 +372,9 @@ where
                 Ok(rights) => self.rights = rights,
                 Err(refusal) => return self.drain(Ended::Refused(refusal)),
             }
+        }
+        if let Err(refusal) = self.rights.sit(&mut self.seats) {
+            return self.drain(Ended::Refused(refusal));
         }
         let welcome = wire::Welcome {
             protocol,
@@ -368,6 +393,7 @@ where
     fn encode_answers(&mut self) {
         while self.output.len() < OUTPUT_BYTES_SOFT {
             let Some(reply) = self.answers.pop_front() else { break };
+            self.watching.remove(&reply.id);
             match self.in_flight.finish(reply.id) {
                 Some(id) => wire::encode_response(id, &reply.response, &mut self.output),
                 None => tracing::error!(id = reply.id, "answer to a request that is not waiting"),

@@ -6,6 +6,7 @@
 //! call     a request taken apart; what the route does not know is refused by name
 //! append   events and atomic writes        read    events, heads, names
 //! sync     what a device wrote while away   schemas  what payloads must conform to
+//! keys     API keys, and tokens of them
 //! watch    feeds: pages, and Server-Sent Events
 //! node     health, cluster, openapi.json   problem refusals as problem+json
 //! inspector a page for people              cors    whose pages may use all this
@@ -26,6 +27,7 @@ mod audit;
 mod call;
 mod cors;
 mod inspector;
+mod keys;
 mod node;
 mod openapi;
 mod problem;
@@ -43,6 +45,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use celeriant_schema::limits::REQUEST_BYTES_MAX;
 use celeriant_schema::{Refusal, Request, Response};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -52,6 +55,8 @@ use crate::listener::{Door, Limits, host_clients};
 use crate::service::{Elsewhere, Service};
 use crate::settings::Stop;
 use asker::Asker;
+use call::Call;
+use problem::Problem;
 
 /// Limits and times of a gateway. Plain data.
 #[derive(Clone, Debug)]
@@ -171,6 +176,12 @@ impl<V: Service> Gateway<V> {
             _ => None,
         };
         report.ok_or_else(|| unexpected(&answer))
+    }
+
+    /// A small body as what it stands for.
+    async fn take<T: DeserializeOwned>(&self, call: &mut Call) -> Result<T, Problem> {
+        let body = call.take_json(&self.settings, &self.budget).await?;
+        serde_json::from_slice(&body.bytes).map_err(|error| Problem::invalid("body", error))
     }
 }
 

@@ -70,13 +70,27 @@ impl Keyring {
     /// `Unauthenticated` when there is no such key, or no more, without saying which of them;
     /// `Overloaded` before the node knows.
     pub(crate) fn find(&self, key: &ApiKey) -> Result<Arc<Holder>, Refusal> {
+        let holder = self.holder(key.id())?;
+        if holder.hash.is_of(key) { Ok(holder) } else { Err(not_a_key()) }
+    }
+
+    /// Whose key this is, if it still counts. Whoever asks must show that it is his.
+    ///
+    /// # Errors
+    /// As of [`Self::find`].
+    pub(crate) fn holder(&self, id: ApiKeyId) -> Result<Arc<Holder>, Refusal> {
         let known = self.known.load();
         let Some(known) = &*known else {
             let what = "API keys, which are not read yet".to_owned();
             return Err(Refusal::Overloaded { what, retry_after_ms: UNREAD_RETRY_MS });
         };
-        let found = known.holders.get(&key.id()).filter(|holder| holder.hash.is_of(key));
+        let found = known.holders.get(&id);
         found.filter(|holder| self.counts(holder)).cloned().ok_or_else(not_a_key)
+    }
+
+    /// Wall time, in µs since 1970.
+    pub(crate) fn now(&self) -> i64 {
+        (self.wall)()
     }
 
     /// Whether the key is one that still counts.
@@ -96,7 +110,7 @@ impl Keyring {
     }
 
     fn counts(&self, holder: &Holder) -> bool {
-        holder.expires_at.is_none_or(|end| (self.wall)() < end)
+        holder.expires_at.is_none_or(|end| self.now() < end)
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::time::sleep;
 use crate::connection::{self, Ended};
 use crate::keyring::Keyring;
 use crate::rights::Rights;
+use crate::rooms::Rooms;
 use crate::service::Service;
 use crate::settings::{Settings, Stop};
 use crate::tls::Acceptor;
@@ -47,6 +48,7 @@ pub struct Door {
     open: Arc<AtomicUsize>,
     tls: Option<Acceptor>,
     keyring: Option<Arc<Keyring>>,
+    rooms: Option<Rooms>,
 }
 
 impl Door {
@@ -61,10 +63,16 @@ impl Door {
         Self { keyring: Some(keyring), ..self }
     }
 
+    /// Orgs have so much room.
+    #[must_use]
+    pub fn with_rooms(self, rooms: Rooms) -> Self {
+        Self { rooms: Some(rooms), ..self }
+    }
+
     /// Of one who came in through this door from `peer`.
     fn rights(&self, rights: Rights, peer: SocketAddr) -> Rights {
         let is_private = self.tls.is_some() || peer.ip().is_loopback();
-        rights.with_keys(self.keyring.clone(), is_private)
+        rights.with_keys(self.keyring.clone(), is_private).with_rooms(self.rooms.clone())
     }
 
     /// Connections open now.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! TLS handshake ─▶ certificate ─┐                                in the clear ─▶ Rights::all()
-//! hello, header ─▶ API key ─────┴▶ Rights, one per connection
+//! hello, header ─▶ API key ─────┼▶ Rights, one per connection
+//! header, `?token=` ─▶ token ───┘   (or, over HTTP, one per request)
 //!                                   │ check
 //! connection (binary), asker (HTTP) ┴─▶ Service
 //! ```
@@ -25,15 +26,27 @@
 //! A connection may do what its certificate says and what its key says. A key is looked up anew at
 //! each request: one that is revoked or over ends all that its connection may do.
 //!
+//! **Tokens** take away: whoever shows one may do what the token says *and* its key still allows,
+//! down to one aggregate, whatever else his connection may do. They open nothing of the store as a
+//! whole: no orders but `schema show` and `schema list`. (Evidence for an event names what else was
+//! written with it.)
+//!
 //! **Client ids.** Whose certificate or key names a client id writes under that one, or under none,
 //! and never under another. A client id that a key names is its holder's: nobody else writes under
 //! it, whatever his grants. (Of certificates the store knows only those that it is shown, so they
 //! bind their holder and nobody else.) Who may do everything is not asked: nodes, and the clear.
-//! Deliberately absent: how much of it (`actors::quotas`).
+//! A token that names one is for writes under that one only.
+//!
+//! **Whose room is taken.** A connection takes a seat of each org that its grants name, or its
+//! token's selectors; one that has grants of all orgs, a node, or who comes in the clear, of none.
+//! A watcher takes one of each org that it watches, whoever it is, but for nodes: they watch for
+//! others, who have theirs.
+//! Deliberately absent: how much of it (`actors::quotas`, `rooms`).
 
 #[cfg(test)]
 mod rights_test;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use celeriant_schema::{
@@ -45,7 +58,9 @@ use serde::Deserialize;
 use webpki::EndEntityCert;
 
 use crate::keyring::{Holder, Keyring};
+use crate::rooms::{Rooms, Seat};
 use crate::tls::{Grant, Name, Operation, client_of_uri};
+use crate::token::{NewToken, Scope, Token};
 
 /// What whoever is on the other end may do. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,10 +69,14 @@ pub struct Rights {
     /// Client ids that it writes under; empty: under any that is not somebody else's.
     own: Vec<ClientId>,
     key: Option<(ApiKeyId, Arc<Holder>)>,
+    /// Of the token that was shown: nothing beyond it.
+    scope: Option<Arc<Scope>>,
     /// What the certificate calls its holder.
     name: Option<Arc<str>>,
     /// `None`: keys count for nothing here.
     keyring: Option<Arc<Keyring>>,
+    /// `None`: there is room for everybody.
+    rooms: Option<Rooms>,
     /// Nobody on the way sees what is shown.
     is_private: bool,
 }
@@ -82,7 +101,16 @@ impl Rights {
     }
 
     const fn new(of: Of) -> Self {
-        Self { of, own: Vec::new(), key: None, name: None, keyring: None, is_private: false }
+        Self {
+            of,
+            own: Vec::new(),
+            key: None,
+            scope: None,
+            name: None,
+            keyring: None,
+            rooms: None,
+            is_private: false,
+        }
     }
 
     /// To do nothing.
@@ -117,20 +145,56 @@ impl Rights {
         Self { keyring, is_private, ..self }
     }
 
+    /// The same where orgs have so much room.
+    pub(crate) fn with_rooms(self, rooms: Option<Rooms>) -> Self {
+        Self { rooms, ..self }
+    }
+
+    /// Takes the seats of a connection, besides those that it has.
+    ///
+    /// # Errors
+    /// `Overloaded` when one of its orgs has too many.
+    pub(crate) fn sit(&self, seats: &mut Vec<Seat>) -> Result<(), Refusal> {
+        let Some(rooms) = &self.rooms else { return Ok(()) };
+        rooms.connections.sit(self.orgs(), seats)
+    }
+
+    /// The seats of one who watches.
+    ///
+    /// # Errors
+    /// `Overloaded` when one of the orgs that it watches has too many.
+    pub(crate) fn sit_to_watch(&self, selector: &Selector) -> Result<Vec<Seat>, Refusal> {
+        let is_node = matches!(self.of, Of::Everybody) && self.name.is_some();
+        let mut seats = Vec::new();
+        if let Some(rooms) = self.rooms.as_ref().filter(|_| !is_node) {
+            rooms.watchers.sit(selector.parts().iter().filter_map(org_of), &mut seats)?;
+        }
+        Ok(seats)
+    }
+
+    /// Those that it is of.
+    fn orgs(&self) -> BTreeSet<&str> {
+        let lent = self.scope.as_ref().map(|scope| scope.selectors.iter().map(org_of).collect());
+        let granted = match &self.of {
+            Of::Holder(grants) => grants.iter().map(|grant| Some(grant.org())).collect(),
+            Of::Nobody | Of::Everybody => BTreeSet::new(),
+        };
+        let orgs: BTreeSet<Option<&str>> =
+            lent.filter(|orgs: &BTreeSet<_>| !orgs.contains(&None)).unwrap_or(granted);
+        match orgs.contains(&Some(ANY)) {
+            true => BTreeSet::new(),
+            false => orgs.into_iter().flatten().collect(),
+        }
+    }
+
     /// The same and those of the holder of `key`.
     ///
     /// # Errors
     /// `Unauthenticated` when it is no key, or was shown where others see it; `Overloaded` when the
     /// node does not know yet.
     pub(crate) fn with_key(&self, key: &ApiKey) -> Result<Self, Refusal> {
-        let refused = |reason: &str| Refusal::Unauthenticated { reason: reason.to_owned() };
-        if !self.is_private {
-            return Err(refused(
-                "an API key is taken over TLS or on this machine; revoke this one",
-            ));
-        }
-        let keyring = self.keyring.as_ref().ok_or_else(|| refused("no API keys are taken here"))?;
-        let holder = keyring.find(key)?;
+        let revoke = "an API key is taken over TLS or on this machine; revoke this one";
+        let holder = self.keyring_in_private(revoke)?.find(key)?;
         let of = match &self.of {
             Of::Everybody => Of::Everybody,
             Of::Nobody => Of::Holder(holder.grants.iter().cloned().collect()),
@@ -143,6 +207,68 @@ impl Rights {
         Ok(Self { of, own, key, ..self.clone() })
     }
 
+    /// What `token` says, within what its key allows, and nothing else.
+    ///
+    /// # Errors
+    /// As of a key, and `Unauthenticated` when the token is over.
+    pub(crate) fn with_token(&self, token: &Token) -> Result<Self, Refusal> {
+        let keyring = self.keyring_in_private("a token is taken over TLS or on this machine")?;
+        let holder = keyring.holder(token.key())?;
+        if !token.is_of(&holder.hash) {
+            return Err(unauthenticated("there is no such token"));
+        }
+        token.scope().check(keyring.now())?;
+        Ok(Self {
+            own: holder.client_id.into_iter().collect(),
+            key: Some((token.key(), Arc::clone(&holder))),
+            scope: Some(Arc::new(token.scope().clone())),
+            keyring: self.keyring.clone(),
+            rooms: self.rooms.clone(),
+            is_private: self.is_private,
+            ..Self::new(Of::Holder(holder.grants.iter().cloned().collect()))
+        })
+    }
+
+    /// A token of the key that was shown, which must allow all that the token shall.
+    ///
+    /// # Errors
+    /// `Unauthenticated` without a key, `PermissionDenied` with what the key does not allow, and
+    /// what makes no sense.
+    pub(crate) fn make_token(&self, new: &NewToken) -> Result<Token, Refusal> {
+        if self.scope.is_some() {
+            return Err(unauthenticated("a token makes no tokens: show its API key"));
+        }
+        let (Some((id, holder)), Some(keyring)) = (&self.key, &self.keyring) else {
+            let reason = "tokens are of API keys: show one. A certificate, and who comes in the \
+                          clear, make none";
+            return Err(unauthenticated(reason));
+        };
+        keyring.check(*id)?;
+        let scope = Scope::new(new, keyring.now())?.until(holder.expires_at);
+        let of_key = Self {
+            of: Of::Holder(holder.grants.iter().cloned().collect()),
+            own: holder.client_id.into_iter().collect(),
+            ..self.clone()
+        };
+        scope.client_id.map_or(Ok(()), |client| of_key.check_client(client))?;
+        let may = May { grants: &holder.grants, scope: Some(&scope) };
+        for (operation, selector) in scope
+            .rights
+            .iter()
+            .flat_map(|right| scope.selectors.iter().map(move |selector| (*right, selector)))
+        {
+            may.on_all_of(operation, selector)?;
+        }
+        Token::new(*id, &holder.hash, scope)
+    }
+
+    fn keyring_in_private(&self, otherwise: &str) -> Result<&Keyring, Refusal> {
+        if !self.is_private {
+            return Err(unauthenticated(otherwise));
+        }
+        self.keyring.as_deref().ok_or_else(|| unauthenticated("no API keys are taken here"))
+    }
+
     /// Whose order `request` is, for the trail; `None`: it is none.
     pub(crate) fn orders(&self, request: &Request) -> Option<String> {
         matches!(request, Request::Admin(_)).then(|| self.who())
@@ -151,7 +277,8 @@ impl Rights {
     fn who(&self) -> String {
         let kind = if matches!(self.of, Of::Everybody) { "node" } else { "certificate" };
         let certificate = self.name.as_ref().map(|name| format!("{kind} {name}"));
-        let key = self.key.as_ref().map(|(id, holder)| format!("key {id} {}", holder.name));
+        let by = if self.scope.is_some() { "a token of key" } else { "key" };
+        let key = self.key.as_ref().map(|(id, holder)| format!("{by} {id} {}", holder.name));
         let said: Vec<String> = certificate.into_iter().chain(key).collect();
         match (said.is_empty(), &self.of) {
             (false, _) => said.join(" and "),
@@ -167,39 +294,39 @@ impl Rights {
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
         if let (Some((key, _)), Some(keyring)) = (&self.key, &self.keyring) {
             keyring.check(*key)?;
+            self.scope.as_ref().map_or(Ok(()), |scope| scope.check(keyring.now()))?;
         }
         let grants = match &self.of {
             Of::Everybody => return Ok(()),
             Of::Nobody if matches!(request, Request::Ping) => return Ok(()),
             Of::Nobody => {
-                let reason =
-                    "show a client certificate that carries grants, or an API key".to_owned();
-                return Err(Refusal::Unauthenticated { reason });
+                let reason = "show a client certificate that carries grants, or an API key";
+                return Err(unauthenticated(reason));
             }
             Of::Holder(grants) => grants,
         };
+        let may = May { grants, scope: self.scope.as_deref() };
         match request {
             Request::Ping => Ok(()),
             Request::Write(write) => {
                 self.check_client(write.client_id)?;
-                check_write(grants, write)
+                may.write(write)
             }
-            Request::Read(query) => of_key(grants, Operation::Read, &query.key),
-            Request::Head(query) => of_key(grants, Operation::Read, &query.key),
-            Request::List(query) => check_list(grants, query),
-            Request::Feed(query) => check_feed(grants, &query.selector),
-            Request::Admin(order) => check_order(grants, order),
+            Request::Read(query) => may.on(Operation::Read, &query.key),
+            Request::Head(query) => may.on(Operation::Read, &query.key),
+            Request::List(query) => may.list(query),
+            Request::Feed(query) => may.on_all_of(Operation::Watch, &query.selector),
+            Request::Admin(order) => may.order(order),
         }
     }
-}
 
-impl Rights {
     fn check_client(&self, client: ClientId) -> Result<(), Refusal> {
-        let may = match self.own.is_empty() {
+        let is_free = match self.own.is_empty() {
             true => !self.keyring.as_ref().is_some_and(|keyring| keyring.binds(client)),
             false => client == ClientId::NONE || self.own.contains(&client),
         };
-        if may {
+        let lent = self.scope.as_ref().and_then(|scope| scope.client_id);
+        if is_free && lent.is_none_or(|lent| lent == client) {
             return Ok(());
         }
         let action = Operation::Append.name().to_owned();
@@ -207,30 +334,17 @@ impl Rights {
     }
 }
 
-fn check_write(grants: &[Grant], write: &Write) -> Result<(), Refusal> {
-    write.members.iter().try_for_each(|member| {
-        let operation = match member.retention {
-            Some(_) => Operation::Retain,
-            None if member.changes() => Operation::Append,
-            None => Operation::Read,
-        };
-        of_key(grants, operation, &member.key)
-    })
-}
-
-fn check_list(grants: &[Grant], query: &ListQuery) -> Result<(), Refusal> {
-    let org = query.org.as_deref().unwrap_or(ANY);
-    may(grants, Operation::Read, org, query.kind.as_deref().unwrap_or(ANY))
-}
-
-fn check_feed(grants: &[Grant], selector: &Selector) -> Result<(), Refusal> {
+/// The org of a plain selector; `None`: all.
+fn org_of(selector: &Selector) -> Option<&str> {
     match selector {
-        Selector::All => may(grants, Operation::Watch, ANY, ANY),
-        Selector::Org(org) => may(grants, Operation::Watch, org, ANY),
-        Selector::Type { org, kind } => may(grants, Operation::Watch, org, kind),
-        Selector::Aggregate(key) => of_key(grants, Operation::Watch, key),
-        Selector::Several(parts) => parts.iter().try_for_each(|part| check_feed(grants, part)),
+        Selector::All | Selector::Several(_) => None,
+        Selector::Org(org) | Selector::Type { org, .. } => Some(org),
+        Selector::Aggregate(key) => Some(key.org()),
     }
+}
+
+fn unauthenticated(reason: &str) -> Refusal {
+    Refusal::Unauthenticated { reason: reason.to_owned() }
 }
 
 /// The common name in a certificate's subject (X.501): an object identifier, then a short text.
@@ -255,45 +369,87 @@ struct Gist {
     kind: Option<String>,
 }
 
-fn check_order(grants: &[Grant], order: &[u8]) -> Result<(), Refusal> {
-    let Ok(gist) = serde_json::from_slice::<Gist>(order) else {
-        return may(grants, Operation::Admin, ANY, ANY);
-    };
-    let mut name = gist.schema.as_deref().unwrap_or_default().split('/');
-    let of_schema = (name.next().unwrap_or(ANY), name.next().unwrap_or(ANY));
-    let of_org = (gist.org.as_deref().unwrap_or(ANY), gist.kind.as_deref().unwrap_or(ANY));
-    let (operation, (org, kind)) = match (gist.order.as_str(), gist.what.as_deref()) {
-        ("status", None) | ("audit", Some("frames")) => return Ok(()),
-        ("audit", Some("event")) => {
-            let key = gist.key.as_deref().and_then(|key| key.parse::<AggregateKey>().ok());
-            return match key {
-                Some(key) => of_key(grants, Operation::Read, &key),
-                None => may(grants, Operation::Admin, ANY, ANY),
+/// What is granted, and how far that reaches.
+#[derive(Clone, Copy)]
+struct May<'a> {
+    grants: &'a [Grant],
+    scope: Option<&'a Scope>,
+}
+
+impl May<'_> {
+    fn write(self, write: &Write) -> Result<(), Refusal> {
+        write.members.iter().try_for_each(|member| {
+            let operation = match member.retention {
+                Some(_) => Operation::Retain,
+                None if member.changes() => Operation::Append,
+                None => Operation::Read,
             };
-        }
-        ("schema", Some("register")) => (Operation::Schema, of_schema),
-        ("schema", Some("show")) => (Operation::Read, of_schema),
-        ("schema", Some("policy")) => (Operation::Schema, of_org),
-        ("schema", Some("list")) => (Operation::Read, of_org),
-        _ => (Operation::Admin, (ANY, ANY)),
-    };
-    may(grants, operation, org, kind)
-}
-
-fn of_key(grants: &[Grant], operation: Operation, key: &AggregateKey) -> Result<(), Refusal> {
-    may(grants, operation, key.org(), key.kind())
-}
-
-/// `*` asks for all orgs, or all types.
-fn may(grants: &[Grant], operation: Operation, org: &str, kind: &str) -> Result<(), Refusal> {
-    // What the store keeps about itself tells of all orgs.
-    let (operation, org, kind) = match org.starts_with('$') {
-        true => (Operation::Admin, ANY, ANY),
-        false => (operation, org, kind),
-    };
-    if grants.iter().any(|grant| grant.covers(operation, org, kind)) {
-        return Ok(());
+            self.on(operation, &member.key)
+        })
     }
-    let resource = if org == ANY { ANY.to_owned() } else { format!("{org}/{kind}") };
-    Err(Refusal::PermissionDenied { action: operation.name().to_owned(), resource })
+
+    fn list(self, query: &ListQuery) -> Result<(), Refusal> {
+        let org = query.org.as_deref().unwrap_or(ANY);
+        self.on_all(Operation::Read, org, query.kind.as_deref().unwrap_or(ANY))
+    }
+
+    fn on_all_of(self, operation: Operation, selector: &Selector) -> Result<(), Refusal> {
+        match selector {
+            Selector::All => self.on_all(operation, ANY, ANY),
+            Selector::Org(org) => self.on_all(operation, org, ANY),
+            Selector::Type { org, kind } => self.on_all(operation, org, kind),
+            Selector::Aggregate(key) => self.on(operation, key),
+            Selector::Several(parts) => {
+                parts.iter().try_for_each(|part| self.on_all_of(operation, part))
+            }
+        }
+    }
+
+    fn order(self, order: &[u8]) -> Result<(), Refusal> {
+        let of_operators = || self.on_all(Operation::Admin, ANY, ANY);
+        let Ok(gist) = serde_json::from_slice::<Gist>(order) else { return of_operators() };
+        let mut name = gist.schema.as_deref().unwrap_or_default().split('/');
+        let of_schema = (name.next().unwrap_or(ANY), name.next().unwrap_or(ANY));
+        let of_org = (gist.org.as_deref().unwrap_or(ANY), gist.kind.as_deref().unwrap_or(ANY));
+        let (operation, (org, kind)) = match (gist.order.as_str(), gist.what.as_deref()) {
+            // They tell of all orgs, if little.
+            ("status", None) | ("audit", Some("frames")) if self.scope.is_none() => return Ok(()),
+            ("audit", Some("event")) if self.scope.is_none() => {
+                let key = gist.key.as_deref().and_then(|key| key.parse::<AggregateKey>().ok());
+                return key.map_or_else(of_operators, |key| self.on(Operation::Read, &key));
+            }
+            ("schema", Some("register")) => (Operation::Schema, of_schema),
+            ("schema", Some("show")) => (Operation::Read, of_schema),
+            ("schema", Some("policy")) => (Operation::Schema, of_org),
+            ("schema", Some("list")) => (Operation::Read, of_org),
+            _ => return of_operators(),
+        };
+        self.on_all(operation, org, kind)
+    }
+
+    fn on(self, operation: Operation, key: &AggregateKey) -> Result<(), Refusal> {
+        self.check(operation, key.org(), key.kind(), key.id())
+    }
+
+    /// `*` asks for all orgs, or all types.
+    fn on_all(self, operation: Operation, org: &str, kind: &str) -> Result<(), Refusal> {
+        self.check(operation, org, kind, ANY)
+    }
+
+    fn check(self, operation: Operation, org: &str, kind: &str, id: &str) -> Result<(), Refusal> {
+        // What the store keeps about itself tells of all orgs.
+        let (operation, org, kind, id) = match org.starts_with('$') {
+            true => (Operation::Admin, ANY, ANY, ANY),
+            false => (operation, org, kind, id),
+        };
+        let is_granted = self.grants.iter().any(|grant| grant.covers(operation, org, kind));
+        let is_within = self.scope.is_none_or(|scope| scope.covers(operation, org, kind, id));
+        let resource = match (org, is_granted && id != ANY) {
+            _ if is_granted && is_within => return Ok(()),
+            (ANY, _) => ANY.to_owned(),
+            (_, true) => format!("{org}/{kind}/{id}"),
+            (_, false) => format!("{org}/{kind}"),
+        };
+        Err(Refusal::PermissionDenied { action: operation.name().to_owned(), resource })
+    }
 }

@@ -16,6 +16,8 @@ use crate::audit::hex::array_from_hex;
 const PREFIX: &str = "celeriant_key_";
 /// Tells these hashes apart from whatever else is hashed.
 const CONTEXT: &str = "celeriant 2026 hash of an api key";
+/// Tells keys of codes apart from whatever else is derived from a hash.
+const CODE_CONTEXT: &str = "celeriant 2026 code of a token of an api key";
 /// Size of a key's secret part, in bytes.
 pub const SECRET_BYTES: usize = 32;
 /// Longest key as text, in bytes.
@@ -121,6 +123,20 @@ impl ApiKeyHash {
     pub fn is_of(&self, key: &ApiKey) -> bool {
         blake3::Hash::from_bytes(self.0) == key.digest()
     }
+
+    /// A code (MAC) for `content` that only those can make who have the key, or this hash of it.
+    pub fn code(&self, content: &[u8]) -> [u8; 32] {
+        *self.keyed(content).as_bytes()
+    }
+
+    /// Whether `code` is that of `content`. Takes the same time for any other code.
+    pub fn is_code(&self, code: [u8; 32], content: &[u8]) -> bool {
+        blake3::Hash::from_bytes(code) == self.keyed(content)
+    }
+
+    fn keyed(&self, content: &[u8]) -> blake3::Hash {
+        blake3::keyed_hash(&blake3::derive_key(CODE_CONTEXT, &self.0), content)
+    }
 }
 
 impl fmt::Display for ApiKeyHash {
@@ -169,6 +185,18 @@ mod tests {
         // What is in logs must stay readable: this never changes.
         let golden = "7a08";
         assert_eq!(&hash.to_string()[..4], golden);
+    }
+
+    #[test]
+    fn a_code_is_of_one_content_and_one_key() {
+        let (hash, other) = (key().hash(), ApiKey::new(ApiKeyId::new(1), [1; SECRET_BYTES]).hash());
+        let code = hash.code(b"content");
+        assert!(hash.is_code(code, b"content"));
+        assert!(!hash.is_code(code, b"Content") && !other.is_code(code, b"content"));
+        let mut last = code;
+        last[31] ^= 1;
+        assert!(!hash.is_code(last, b"content"));
+        assert_ne!(code, hash.0, "and tells nothing of the hash");
     }
 
     #[test]

@@ -40,6 +40,7 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
             told += &format!("{client:?} {:?}", client.list_types("acme").collect().await);
         }
     }
+    let code = shown_tokens(&site, &node, &key, &mut told);
     for order in [["key", "list"], ["cluster", "status"]] {
         told += &call(&[&["--url", &ops], &order[..]].concat(), "").stdout;
     }
@@ -52,10 +53,39 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     assert!(log.contains("no such API key"), "it logs what it refuses: {log}");
     // A part of it would be too much, too.
     for (part, text) in [("the log", &log), ("an answer", &told)] {
-        let found = text.lines().find(|line| line.contains(&secret[..16]));
-        assert_eq!(found, None, "{part} tells a secret");
+        for secret in [&secret, &code] {
+            let found = text.lines().find(|line| line.contains(&secret[..16]));
+            assert_eq!(found, None, "{part} tells a secret");
+        }
     }
     let private = fs::read_to_string(site.path("certs/n.key")).expect("a key");
     let line = private.lines().nth(1).expect("PEM");
     assert!(!log.contains(line) && !told.contains(line), "a private key");
+}
+
+/// Shows a token of `key`, right and wrong, in every way. Returns its code: the rest may be known.
+fn shown_tokens(site: &Site, node: &Node, key: &str, told: &mut String) -> String {
+    let mint = ["--api-key", key, "token", "mint", "--selector", "acme/a", "--right", "read,watch"];
+    let made = call(&mint, "").line();
+    let token = made["token"].as_str().expect("a token");
+    let http = node.http.as_deref().expect("it serves HTTP");
+    let wrong = token.replace("celeriant_token_", "celeriant_token_0");
+    let more = format!("{token}0");
+    // Of one that is good, what is asked besides is wrong: so that something is said.
+    for token in [token, &wrong, &more, &token[1..]] {
+        let header = format!("authorization: Bearer {token}");
+        let addresses = ["v1/orgs/acme/types/a/aggregates", "v1/orgs/acme/types"];
+        for address in addresses {
+            let url = format!("{http}/{address}");
+            *told += &curl_with(&site.files("app"), &url, &["-H", &header]).to_string();
+        }
+        for rest in ["selector=acme/b", "selector=acme/a&form=1", "selector=acme/a&from=x"] {
+            let url = format!("{http}/v1/watch?{rest}&token={token}");
+            *told += &curl_with(&site.files("app"), &url, &[]).to_string();
+        }
+        let url = format!("{http}/v1/feed?selector=acme/a&token={token}");
+        *told += &curl_with(&site.files("app"), &url, &[]).to_string();
+        *told += &format!("{:?}", token.parse::<celeriant_net::Token>());
+    }
+    token.rsplit('.').next().expect("a code").to_owned()
 }

@@ -18,6 +18,7 @@ use super::cert::CertAction;
 use super::failure::Failure;
 use super::key::{KeyAction, Secret};
 use super::schema::SchemaAction;
+use super::token::TokenAction;
 
 pub(super) use audit::{AuditAction, Inspect, Verify};
 
@@ -156,6 +157,11 @@ pub(super) enum Command {
     Key {
         #[command(subcommand)]
         action: KeyAction,
+    },
+    /// Tokens: what a backend gives to a browser in place of its API key
+    Token {
+        #[command(subcommand)]
+        action: TokenAction,
     },
     /// Make certificates: a cluster's own authority, and what it signs
     Cert {

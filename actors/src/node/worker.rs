@@ -38,7 +38,11 @@ pub(super) enum Order {
     /// Start the actors.
     Run(Box<Run>),
     /// Accept connections.
-    Listen { addr: SocketAddr, door: Door, reply: oneshot::Sender<std::io::Result<SocketAddr>> },
+    Listen {
+        addr: SocketAddr,
+        door: Box<Door>,
+        reply: oneshot::Sender<std::io::Result<SocketAddr>>,
+    },
     /// Take no more requests; answer what was taken.
     Quiesce,
     /// Make everything accepted durable, and note that it is.
@@ -199,7 +203,7 @@ impl<D: Disk> Worker<D> {
             match order {
                 Some(Order::Run(run)) => self.start(*run),
                 Some(Order::Listen { addr, door, reply }) => {
-                    let _ = reply.send(self.listen(addr, door));
+                    let _ = reply.send(self.listen(addr, *door));
                 }
                 Some(Order::Quiesce) => {
                     self.quiesce().await;

@@ -110,6 +110,7 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
         admin: Admin {
             node_id: "test".into(),
             meter,
+            rooms: Quotas::default().rooms(),
             standing,
             cluster: None,
             clock: clock.clone(),

@@ -49,7 +49,8 @@ pub const KEYS: &[Key] = &[
     key(
         "quotas",
         "quotas",
-        "What writers of an org may take per second: ORG:writes=N,bytes=SIZE, * for others",
+        "What an org may take: ORG:writes=N,bytes=SIZE (per second),connections=N,watchers=N; \
+         * for others",
     ),
     key(
         "insecure_plaintext",

@@ -532,6 +532,63 @@ async fn a_service_that_never_answers_cannot_hold_up_the_end() {
     assert!(matches!(fixture.task.await, Ok(Ended::TimedOut)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_waits_has_a_seat_until_it_is_answered() {
+    let script = seats_of_feeds();
+    // Without the refusals there would be nothing to wait for.
+    tokio::time::timeout(Duration::from_secs(30), script).await.expect("it ends");
+}
+
+async fn seats_of_feeds() {
+    let service = Fake::holding();
+    let shutdown = Shutdown::new();
+    let most = |most: u64| -> crate::rooms::Most { Box::new(move |_| Some(most)) };
+    let rooms = crate::Rooms::new(most(0), most(1));
+    let rights = Rights::all().with_rooms(Some(rooms.clone()));
+    let (near, far) = duplex(1 << 16);
+    let serving = serve(far, service.clone(), rights, Arc::default(), shutdown.stop());
+    let task = tokio::spawn(serving);
+    // In the clear a connection is of no org, but its watchers watch one.
+    let mut peer = Peer::new(near).welcomed().await;
+    let feed = |selector: &str, wait_ms| {
+        let selector = selector.parse().expect("valid");
+        Request::Feed(celeriant_schema::FeedQuery { selector, wait_ms, ..Default::default() })
+    };
+    let asked = [
+        feed("acme/a", 1_000),
+        feed("acme", 1_000),
+        feed("acme", 0),
+        feed("rival/b\nacme/b", 1_000),
+        feed("rival", 1_000),
+        feed("*", 1_000),
+    ];
+    let mut bytes = BytesMut::new();
+    for (id, request) in (1..).zip(&asked) {
+        put(&mut bytes, id, request);
+    }
+    peer.send(&bytes).await;
+    for id in [2, 4] {
+        let refused = peer.response().await;
+        let (number, Response::Refused(Refusal::Overloaded { what, .. })) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!((number, what.as_str()), (id, "quota of acme: watchers"));
+    }
+    assert_eq!((service.held(), rooms.watchers.refused()), (4, 2));
+    service.release(1);
+    assert_eq!(peer.response().await.0, 1);
+    let mut bytes = BytesMut::new();
+    put(&mut bytes, 7, &asked[1]);
+    peer.send(&bytes).await;
+    until_async(|| service.held() == 4).await;
+    // Who is gone leaves his seats.
+    drop(peer);
+    service.release(4);
+    assert!(matches!(task.await, Ok(Ended::Closed | Ended::Failed(_))));
+    let rights = Rights::all().with_rooms(Some(rooms));
+    assert!(rights.sit_to_watch(&"acme\nrival".parse().expect("valid")).is_ok());
+}
+
 #[test]
 fn an_idle_connection_costs_little() {
     let connection = std::mem::size_of::<Connection<TcpStream, Fake>>();

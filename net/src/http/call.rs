@@ -1,6 +1,8 @@
 //! One request over HTTP, taken apart: path, query string, headers, body. Whatever the route does
 //! not know is refused by name, so that a misspelt filter never reads as "no filter".
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
@@ -18,6 +20,15 @@ use super::routes::Route;
 use super::{Budget, Settings};
 use crate::json::parse_number;
 use crate::rights::Rights;
+use crate::rooms::Seat;
+use crate::token::Token;
+
+/// The parameter for whoever cannot send headers.
+const TOKEN: &str = "token";
+
+/// What a connection takes of its orgs' room. It is known who asks when he does.
+#[derive(Clone, Default)]
+pub(super) struct Seats(Arc<Mutex<Vec<Seat>>>);
 
 /// A request, taken apart.
 pub(super) struct Call {
@@ -61,20 +72,40 @@ impl Call {
         }
         let rights = head.extensions.remove().unwrap_or_else(Rights::none);
         let mut call = Self { headers: head.headers, rights, path, query, body };
-        if let Some(key) = call.api_key()? {
-            call.rights = call.rights.with_key(&key)?;
+        call.rights = call.shown()?;
+        if !route.operation.is_of_the_node()
+            && let Some(Seats(seats)) = head.extensions.get()
+        {
+            // Poisoned: a seat is there or not.
+            call.rights.sit(&mut seats.lock().unwrap_or_else(PoisonError::into_inner))?;
         }
         Ok(call)
     }
 
-    /// `Authorization: Bearer <API key>`. What it says is in no refusal.
-    fn api_key(&self) -> Result<Option<ApiKey>, Refusal> {
-        let Some(said) = self.header(&AUTHORIZATION)? else { return Ok(None) };
-        let reason = "authorization must be Bearer and an API key".to_owned();
-        let refused = Refusal::Unauthenticated { reason };
-        let (scheme, key) = said.split_once(' ').unwrap_or((said, ""));
-        let key = key.trim_start().parse().ok().filter(|_| scheme.eq_ignore_ascii_case("bearer"));
-        key.map(Some).ok_or(refused)
+    /// What whoever shows a key or a token may do. What he shows is in no refusal.
+    fn shown(&self) -> Result<Rights, Refusal> {
+        let refused = |reason: &str| Refusal::Unauthenticated { reason: reason.to_owned() };
+        let said = match (self.header(&AUTHORIZATION)?, self.parameter(TOKEN)) {
+            (None, None) => return Ok(self.rights.clone()),
+            (Some(said), None) => said,
+            (Some(_), Some(_)) => {
+                return Err(Refusal::invalid(TOKEN, "not together with authorization"));
+            }
+            // Addresses are written down on the way: nothing that lasts may be in one.
+            (None, Some(token)) => {
+                let token: Result<Token, _> = token.parse();
+                let reason = "the parameter token takes tokens only; revoke an API key that was \
+                              in an address";
+                return self.rights.with_token(&token.map_err(|_| refused(reason))?);
+            }
+        };
+        let (scheme, text) = said.split_once(' ').unwrap_or((said, ""));
+        let text = if scheme.eq_ignore_ascii_case("bearer") { text.trim_start() } else { "" };
+        match (text.parse::<ApiKey>(), text.parse::<Token>()) {
+            (Ok(key), _) => self.rights.with_key(&key),
+            (_, Ok(token)) => self.rights.with_token(&token),
+            _ => Err(refused("authorization must be Bearer and an API key, or a token")),
+        }
     }
 
     /// A part of the path.

@@ -55,6 +55,25 @@ pub(super) async fn metrics<V: Service>(gateway: &Gateway<V>) -> Result<Response
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
+/// What was refused because of quotas, since the start: in the status, as a gauge, in words.
+const OVER_QUOTA: [(&str, &str, &str); 3] = [
+    (
+        "over_quota",
+        "celeriant_over_quota_writes",
+        "Writes since the start that came before their org's turn",
+    ),
+    (
+        "over_quota_connections",
+        "celeriant_over_quota_connections",
+        "Connections since the start that found no seat of their org",
+    ),
+    (
+        "over_quota_watchers",
+        "celeriant_over_quota_watchers",
+        "Watchers since the start that found no seat of the org they watch",
+    ),
+];
+
 fn exposition(status: &Value) -> String {
     let is_leader = matches!(status["role"].as_str(), Some("leader" | "alone"));
     let mut text = String::new();
@@ -78,9 +97,10 @@ fn exposition(status: &Value) -> String {
     let (lag, commit) = ("celeriant_replication_lag_records", "celeriant_committed_records");
     gauge(lag, "Records that only this node has", &mut of_shards("lag"));
     gauge(commit, "Records that are committed", &mut of_shards("commit"));
-    let over = status["over_quota"].as_u64().unwrap_or_default();
-    let name = "celeriant_over_quota_writes";
-    gauge(name, "Writes since the start that came before their org's turn", &mut one(over));
+    for (field, name, what) in OVER_QUOTA {
+        let over = status[field].as_u64().unwrap_or_default();
+        gauge(name, what, &mut one(over));
+    }
     let members = status["in_sync"].as_array().into_iter().flatten();
     let mut members = members.filter_map(Value::as_str).map(|member| {
         // A store's id, or the bucket: nothing to escape.
@@ -103,12 +123,15 @@ mod tests {
     fn a_status_is_a_few_gauges() {
         let text = exposition(
             &json!({"role": "leader", "epoch": 7, "in_sync": ["a-b", "bucket"], "over_quota": 3,
+            "over_quota_connections": 4, "over_quota_watchers": 5,
             "shards": [{"shard": 0, "commit": 5, "lag": 0}, {"shard": 1, "commit": 9, "lag": 2}]}),
         );
         for line in [
             "celeriant_is_leader 1",
             "celeriant_config_epoch 7",
             "celeriant_over_quota_writes 3",
+            "celeriant_over_quota_connections 4",
+            "celeriant_over_quota_watchers 5",
             "celeriant_replication_lag_records{shard=\"1\"} 2",
             "celeriant_committed_records{shard=\"0\"} 5",
             "celeriant_in_sync{member=\"bucket\"} 1",

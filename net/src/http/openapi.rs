@@ -3,6 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::routes::{Answer, Kind, Parameter, ROUTES, Route, Verb};
+use crate::tls::Operation;
+use crate::token;
 
 /// What a schema may be written in; a `protobuf-set` is an encoded FileDescriptorSet in base64.
 const FORMATS: [&str; 4] = ["json", "avro", "protobuf", "protobuf-set"];
@@ -30,7 +32,8 @@ pub(super) fn document() -> Value {
                             is refused by name.",
         },
         "paths": paths,
-        // Nothing, for whoever shows a certificate or is let in without.
+        // Nothing, for whoever shows a certificate or is let in without. A token is shown as a key
+        // is.
         "security": [{}, {"apiKey": []}],
         "components": {
             "schemas": schemas(),
@@ -183,6 +186,7 @@ fn schemas() -> Value {
     let mut all = bodies();
     all.append(&mut answers());
     all.append(&mut of_schemas());
+    all.append(&mut of_keys());
     all.append(&mut of_audits());
     all.append(&mut of_the_node());
     Value::Object(all)
@@ -318,6 +322,39 @@ fn of_schemas() -> Map<String, Value> {
         "Policy": object(policy, &[]),
         "Registered": object(json!({"schema": text(), "outcome": outcome}), &[]),
         "Schemas": object(all, &[]),
+    }))
+}
+
+fn of_keys() -> Map<String, Value> {
+    let rights = list(json!({"enum": token::RIGHTS.map(Operation::name)}));
+    let id = json!({"type": "string", "pattern": "^[0-9a-f]{16}$"});
+    let shown = json!({
+        "id": id, "name": text(), "grants": list(text()), "client_id": maybe(uuid()),
+        "created": time(), "expires": time(), "expired": flag(),
+    });
+    let mut created = shown.clone();
+    created["key"] = text();
+    let key = json!({
+        "name": text(), "grants": list(text()), "client_id": uuid(), "lasts_s": number(1),
+    });
+    let mut seconds = number(1);
+    seconds["maximum"] = json!(token::LASTS_S_MAX);
+    seconds["default"] = json!(token::LASTS_S);
+    let new = json!({
+        "selectors": list(text()), "rights": rights, "client_id": uuid(), "seconds": seconds,
+    });
+    let token = json!({
+        "token": text(), "expires": time(), "selectors": list(text()), "rights": rights,
+        "client_id": maybe(uuid()),
+    });
+    map(json!({
+        "NewKey": object(key, &["client_id", "lasts_s"]),
+        "Key": object(shown, &[]),
+        "CreatedKey": object(created, &[]),
+        "Keys": object(json!({"keys": list(reference("Key"))}), &[]),
+        "RevokedKey": object(json!({"id": id, "revoked": flag()}), &[]),
+        "NewToken": object(new, &["client_id", "seconds"]),
+        "Token": object(token, &[]),
     }))
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn register<V: Service>(
     mut call: Call,
 ) -> Result<Response, Problem> {
     let (force, dry_run) = (call.switch("force")?, call.switch("dry_run")?);
-    let SchemaText { format, text, message } = parse(gateway, &mut call).await?;
+    let SchemaText { format, text, message } = gateway.take(&mut call).await?;
     let register = json!({
         "order": "schema", "do": "register", "schema": name(&call), "format": format,
         "text": text, "message": message, "force": force, "dry_run": dry_run,
@@ -70,7 +70,7 @@ pub(super) async fn set_policy<V: Service>(
     gateway: &Gateway<V>,
     mut call: Call,
 ) -> Result<Response, Problem> {
-    let PolicyText { closed, allow_encrypted } = parse(gateway, &mut call).await?;
+    let PolicyText { closed, allow_encrypted } = gateway.take(&mut call).await?;
     let mut policy = json!({
         "order": "schema", "do": "policy", "org": call.path("org"),
         "closed": closed, "allow_encrypted": allow_encrypted,
@@ -86,12 +86,4 @@ pub(super) async fn set_policy<V: Service>(
 fn name(call: &Call) -> String {
     let part = |name| call.path(name);
     format!("{}/{}/{}@{}", part("org"), part("type"), part("event"), part("version"))
-}
-
-async fn parse<V, T: for<'de> Deserialize<'de>>(
-    gateway: &Gateway<V>,
-    call: &mut Call,
-) -> Result<T, Problem> {
-    let body = call.take_json(&gateway.settings, &gateway.budget).await?;
-    serde_json::from_slice(&body.bytes).map_err(|error| Problem::invalid("body", error))
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::Settings;
+use super::call::Seats;
 use super::problem::Problem;
 use crate::listener::Host;
 use crate::rights::Rights;
@@ -51,9 +52,12 @@ impl Host for Server {
     {
         let Self { router, settings, mut stop } = self;
         let router = TowerToHyperService::new(router);
-        // Each request carries the rights of its connection; the router is everybody's.
+        // Each request carries the rights of its connection, and its seats; the router is
+        // everybody's.
+        let seats = Seats::default();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(rights.clone());
+            request.extensions_mut().insert(seats.clone());
             router.call(request)
         });
         let stream = TokioIo::new(Patient::new(stream, settings.stall_timeout));

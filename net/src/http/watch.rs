@@ -37,6 +37,7 @@ use super::read::json_body;
 use super::text::{self, PIECE_BYTES, Told};
 use super::{Gateway, SMALL, unexpected};
 use crate::json::{Begin, parse_begin, refusal};
+use crate::rooms::Seat;
 use crate::service::Service;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -85,6 +86,7 @@ pub(super) async fn watch<V: Service>(
     };
     let query = FeedQuery { after, ..query(&call)? };
     let raw = call.switch("raw")?;
+    let seats = call.rights.sit_to_watch(&query.selector)?;
     let mut watch = Watch {
         gateway: gateway.clone(),
         query,
@@ -93,6 +95,7 @@ pub(super) async fn watch<V: Service>(
         checkpoint: None,
         told: None,
         room: None,
+        _seats: seats,
     };
     // The first page comes before the answer's head: what is refused is refused with a status.
     let page = watch.page(0).await?;
@@ -138,6 +141,8 @@ struct Watch<V> {
     /// The checkpoint that was told last.
     told: Option<(Stamp, bool)>,
     room: Option<OwnedSemaphorePermit>,
+    /// Of the orgs that it watches, as long as it does.
+    _seats: Vec<Seat>,
 }
 
 /// Where a stream is.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods)] // Certificates are valid now.
 
+mod tokens;
+
 use std::time::{Duration, SystemTime};
 
 use celeriant_schema::{

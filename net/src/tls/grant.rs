@@ -122,6 +122,11 @@ impl Grant {
         Some((cluster.parse().ok()?, text.parse().ok()?))
     }
 
+    /// Of whose aggregates; `*`: of all.
+    pub(crate) fn org(&self) -> &str {
+        &self.org
+    }
+
     /// Whether it allows `operation` on all of `aggregate_type` of `org`; `*` asks for all of them.
     pub fn covers(&self, operation: Operation, org: &str, aggregate_type: &str) -> bool {
         let within = |granted: &str, asked: &str| granted == ANY || granted == asked;

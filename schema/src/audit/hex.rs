@@ -44,7 +44,7 @@ impl<'de> Deserialize<'de> for Hash {
 }
 
 /// So many bytes, neither more nor fewer.
-pub(crate) fn array_from_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+pub fn array_from_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
     from_hex(text)?.try_into().ok()
 }
 

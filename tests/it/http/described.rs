@@ -58,6 +58,7 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
             get("/v1/audit/proof/acme/account/alice/1?frames=0"),
             get("/v1/audit/proof/acme/account/nobody/1"),
         ],
+        "CreateKey" | "ListKeys" | "RevokeKey" | "MakeToken" => samples_of_keys(http, operation),
         "Cluster" => vec![get("/v1/cluster"), get("/v1/cluster?x=1")],
         "Live" => vec![get("/health/live")],
         "Ready" => vec![get("/health/ready"), get("/health/ready?any=2")],
@@ -67,6 +68,31 @@ fn samples(http: &Http, operation: &str) -> Vec<Answer> {
         "InspectorStyle" => vec![get("/inspector.css")],
         "Describe" => vec![get("/openapi.json")],
         other => samples_of_schemas(http, other),
+    }
+}
+
+/// The same for keys and tokens.
+fn samples_of_keys(http: &Http, operation: &str) -> Vec<Answer> {
+    let key = json!({"name": "k", "grants": ["acme:*:read"]});
+    let token = json!({"selectors": ["acme/a/b"], "rights": ["read"]});
+    match operation {
+        "CreateKey" => {
+            vec![http.post("/v1/keys", &[], &key), http.post("/v1/keys", &[], &json!({}))]
+        }
+        "ListKeys" => vec![http.get("/v1/keys"), http.get("/v1/keys?all=1")],
+        "RevokeKey" => ["0123456789abcdef", "x"]
+            .map(|id| http.request("DELETE", &format!("/v1/keys/{id}"), &[], b""))
+            .into(),
+        _ => {
+            let made = http.post("/v1/keys", &[], &key).json();
+            let header = format!("Bearer {}", made["key"].as_str().expect("a key"));
+            let shown = [("authorization", header.as_str())];
+            vec![
+                http.post("/v1/tokens", &shown, &token),
+                http.post("/v1/tokens", &[], &token),
+                http.post("/v1/tokens", &shown, &json!({})),
+            ]
+        }
     }
 }
 
@@ -144,7 +170,7 @@ fn every_operation_is_described_and_answers_as_it_says() {
             operations.push(operation.to_owned());
         }
     }
-    assert_eq!(operations.len(), 27, "{operations:?}");
+    assert_eq!(operations.len(), 31, "{operations:?}");
 }
 
 fn check(document: &Value, described: &Value, answer: &Answer, what: &str) {

@@ -1,8 +1,11 @@
-import { follow, type Change, type FollowMessage, type FollowOptions } from "./follow.js";
+import {
+  follow, watchQuery, type Change, type FollowMessage, type FollowOptions, type WatchOptions,
+} from "./follow.js";
 import { Transport, type CallOptions, type ClientOptions } from "./http.js";
 import { nameInPath, pathOf } from "./key.js";
 import type {
-  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Receipt, SyncResult, SyncWrite, WritePart,
+  Event, Expect, Feed, Head, Key, Names, NewEvent, Page, Receipt, SyncResult, SyncWrite, Token,
+  WritePart,
 } from "./types.js";
 
 /** How to change an aggregate. */
@@ -81,6 +84,18 @@ export interface FeedOptions extends CallOptions {
   types?: readonly string[];
   /** Events without their payloads. */
   headersOnly?: boolean;
+}
+
+/** What a token shall allow. */
+export interface TokenOptions extends CallOptions {
+  /** `org/type/id`, `org/type`, `org`, or `*`: what it is about. */
+  selectors: readonly string[];
+  /** What its holder may do there. */
+  rights: readonly ("read" | "append" | "watch")[];
+  /** The client id that its holder writes under, always. */
+  clientId?: string;
+  /** How long it lasts; 15 minutes if nothing is said, a day at most. */
+  seconds?: number;
 }
 
 /** A store over HTTP. Every call is one request; none is repeated by itself, except that `follow`
@@ -181,6 +196,19 @@ export class Client {
    * by its signal (and throws its reason), or when the store says that it makes no sense. */
   follow(selector: string, options: FollowOptions = {}): AsyncGenerator<FollowMessage, never> {
     return follow(this.transport, selector, options);
+  }
+
+  /** Where an `EventSource` finds the same: with the token in it, for as long as that is good. What
+   * it gives are `append`, `deleted`, `trimmed`, `checkpoint` and `problem` events. */
+  watchAddress(selector: string, options: WatchOptions = {}): Promise<string> {
+    return this.transport.address("/v1/watch", watchQuery(selector, options));
+  }
+
+  /** Makes a token: for a backend, whose `headers` show an API key. */
+  makeToken(options: TokenOptions): Promise<Token> {
+    const { signal, clientId, ...rest } = options;
+    const body = { ...rest, client_id: clientId };
+    return this.transport.json({ ...withSignal(signal), method: "POST", path: "/v1/tokens", body });
   }
 
   /** Sends what a device wrote while it was away, each a write of its own. Safe to repeat. This is

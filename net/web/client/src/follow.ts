@@ -1,21 +1,25 @@
 /** A feed as it happens, over as many connections as it takes. */
 import { Backoff, pause, type BackoffOptions } from "./backoff.js";
 import { CeleriantError, localError } from "./error.js";
-import type { CallOptions, Transport } from "./http.js";
+import type { CallOptions, Query, Transport } from "./http.js";
 import { SseParser, type ServerSentEvent } from "./sse.js";
 import type { Event, Notice, Problem } from "./types.js";
 
 /** Where a feed starts: the beginning, now, behind a stamp, or at a time (RFC 3339). */
 export type From = "start" | "now" | number | string;
 
-/** How to follow a feed. */
-export interface FollowOptions extends CallOptions {
+/** What of a feed to tell. */
+export interface WatchOptions {
   /** `now` if nothing is said. */
   from?: From;
   /** Only events of these types. */
   types?: readonly string[];
   /** Events without their payloads. */
   headersOnly?: boolean;
+}
+
+/** How to follow a feed. */
+export interface FollowOptions extends WatchOptions, CallOptions {
   /** A connection that is silent for so long is given up, in milliseconds; the server says
    * something every 5 seconds; 20,000 if nothing is said. */
   heartbeatTimeoutMs?: number;
@@ -66,7 +70,7 @@ export async function* follow(
         yield message;
       }
     } catch (error) {
-      const why = reasonToGoOn(error, signal);
+      const why = reasonToGoOn(error, signal, connection.isOpen && transport.canRenew);
       retryMs = Math.max(backoff.next(), connection.retryMs ?? 0, why.retryAfterMs ?? 0);
       yield { kind: "disconnected", error: why, retryInMs: retryMs };
     } finally {
@@ -76,11 +80,23 @@ export async function* follow(
   }
 }
 
-/** What is no reason to go on is thrown. */
-function reasonToGoOn(error: unknown, signal: AbortSignal | undefined): CeleriantError {
+/** What is no reason to go on is thrown. A token that was good and is over is one, if there may be
+ * another. */
+function reasonToGoOn(
+  error: unknown,
+  signal: AbortSignal | undefined,
+  mayRenew: boolean,
+): CeleriantError {
   if (signal?.aborted) throw signal.reason;
-  if (!(error instanceof CeleriantError) || error.retry === "never") throw error;
+  if (!(error instanceof CeleriantError)) throw error;
+  const isOver = mayRenew && error.error === "Unauthenticated";
+  if (error.retry === "never" && !isOver) throw error;
   return error;
+}
+
+/** A feed as its address says it. */
+export function watchQuery(selector: string, options: WatchOptions): Query {
+  return { selector, from: options.from, types: options.types, headers_only: options.headersOnly };
 }
 
 type StampedMessage = Extract<FollowMessage, { stamp: number }>;
@@ -104,15 +120,20 @@ class Connection {
     return this.parser.retryMs;
   }
 
+  /** The store let it in. */
+  get isOpen(): boolean {
+    return this.body !== undefined;
+  }
+
   async open(last: number | undefined): Promise<void> {
-    const { signal, from, types, headersOnly } = this.options;
+    const { signal } = this.options;
     const signals = [this.abort.signal, ...(signal === undefined ? [] : [signal])];
     const headers: Record<string, string> = { accept: "text/event-stream" };
     if (last !== undefined) headers["last-event-id"] = String(last);
     const response = await this.transport.stream({
       method: "GET",
       path: "/v1/watch",
-      query: { selector: this.selector, from, types, headers_only: headersOnly },
+      query: watchQuery(this.selector, this.options),
       headers,
       signal: AbortSignal.any(signals),
     });

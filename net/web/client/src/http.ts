@@ -7,6 +7,9 @@ export interface ClientOptions {
   url: string;
   /** Called for every request; what it gives is sent along, like `Authorization`. */
   headers?: () => HeadersInit | Promise<HeadersInit>;
+  /** A token, or what gives one: called for every request, so that it can give another one before
+   * the old one is over. Sent as `Authorization: Bearer`. */
+  token?: string | (() => string | Promise<string>);
   /** Longest time for one call, in milliseconds; 30,000 if nothing is said. A `follow` has no end,
    * only its connecting has. */
   timeoutMs?: number;
@@ -60,8 +63,26 @@ export class Transport {
     return this.within(call.signal, (signal) => this.send(call, signal));
   }
 
+  /** The address of something, for whoever cannot send headers: the token is in it. Good for what
+   * says that it takes one, and for nobody's log. */
+  async address(path: string, query: Query): Promise<string> {
+    return this.base + path + queryText({ ...query, token: await this.token() });
+  }
+
+  /** Another token may be good where this one is over. */
+  get canRenew(): boolean {
+    return typeof this.options.token === "function";
+  }
+
+  private async token(): Promise<string | undefined> {
+    const { token } = this.options;
+    return typeof token === "function" ? token() : token;
+  }
+
   private async send(call: Call, signal: AbortSignal | undefined): Promise<Response> {
     const headers = new Headers(await this.options.headers?.());
+    const token = await this.token();
+    if (token !== undefined) headers.set("authorization", `Bearer ${token}`);
     for (const [name, value] of Object.entries(call.headers ?? {})) headers.set(name, value);
     const init: RequestInit = { method: call.method, headers, cache: "no-store" };
     if (signal !== undefined) init.signal = signal;

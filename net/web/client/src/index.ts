@@ -2,14 +2,14 @@
 export type { BackoffOptions } from "./backoff.js";
 export {
   Client, told, type AppendOptions, type ConsistencyOptions, type DeleteOptions, type FeedOptions,
-  type HeadOptions, type ListOptions, type ReadOptions, type WriteOptions,
+  type HeadOptions, type ListOptions, type ReadOptions, type TokenOptions, type WriteOptions,
 } from "./client.js";
 export { CeleriantError } from "./error.js";
-export type { Change, FollowMessage, FollowOptions, From } from "./follow.js";
+export type { Change, FollowMessage, FollowOptions, From, WatchOptions } from "./follow.js";
 export type { CallOptions, ClientOptions } from "./http.js";
 export type {
   Event, Expect, Feed, Head, Key, Names, NewEvent, Notice, Page, Problem, Receipt, Retry,
-  SyncOutcome, SyncResult, SyncWrite, WritePart,
+  SyncOutcome, SyncResult, SyncWrite, Token, WritePart,
 } from "./types.js";
 export type { LocalAggregate, LocalWriteOptions, OpenOptions } from "./replica/aggregate.js";
 export type { Pace } from "./replica/context.js";

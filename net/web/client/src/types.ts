@@ -41,6 +41,9 @@ export type Notice = Schemas["Notice"];
 /** The fields of every refusal (RFC 9457), besides those of its kind, like `conflicts`. */
 export type Problem = Schemas["Problem"];
 
+/** A token, and what it allows. */
+export type Token = Schemas["Token"];
+
 /** Whether doing it again can help, and what has to be done before. */
 export type Retry = Problem["retry"];
 

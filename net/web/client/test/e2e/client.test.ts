@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
-import { CeleriantError, told, type Event, type FollowMessage } from "../../src/index.js";
+import { CeleriantError, Client, told, type Event, type FollowMessage } from "../../src/index.js";
 import { Node } from "../support/node.js";
 
 const CLIENT_ID = "00000000-0000-4000-8000-000000000007";
@@ -159,4 +159,33 @@ test("what a schema refuses has the path of the field", async () => {
   assert.ok(result?.status === "invalid");
   const { error, path, event } = result.problem as Record<string, unknown>;
   assert.deepEqual([error, path, event], ["SchemaViolation", "/amount", 0]);
+});
+
+test("a page has a token in place of its backend's key, also in an EventSource's address", async () => {
+  const made = await fetch(`${node.url}/v1/keys`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ name: "backend", grants: ["shop:*:all"] }),
+  });
+  const { key } = (await made.json()) as { key: string };
+  const backend = new Client({
+    url: node.url, headers: () => ({ authorization: `Bearer ${key}` }),
+  });
+  const asked = { selectors: ["shop/cart/1"], rights: ["read", "append", "watch"] as const };
+  const lent = await backend.makeToken({ ...asked, clientId: CLIENT_ID });
+  const page = new Client({ url: node.url, token: () => lent.token });
+  const once = { clientId: CLIENT_ID, sequence: 1 };
+  await page.append("shop/cart/1", [{ type: "Put", data: 1 }], once);
+  assert.deepEqual(await all(page.events("shop/cart/1")), [1]);
+  const denied = { error: "PermissionDenied" };
+  await assert.rejects(page.append("shop/cart/2", [{ type: "Put", data: 1 }], once), denied);
+  await assert.rejects(page.append("shop/cart/1", [{ type: "Put", data: 1 }]), denied);
+  await assert.rejects(page.types("shop"), denied);
+  await assert.rejects(page.makeToken(asked), { error: "Unauthenticated" });
+  const stop = new AbortController();
+  const address = await page.watchAddress("shop/cart/1", { from: "start" });
+  const stream = await fetch(address, { signal: stop.signal });
+  assert.equal(stream.status, 200);
+  stop.abort();
+  assert.equal((await fetch(await page.watchAddress("shop"))).status, 403);
 });

@@ -142,3 +142,34 @@ test("a page of a feed is told in the order in which it happened", () => {
   assert.deepEqual(changes.map((one) => [one.kind, one.stamp]),
     [["event", 1], ["notice", 2], ["event", 4], ["notice", 7]]);
 });
+
+test("a token is sent with every request, and is in the address of an EventSource only", async () => {
+  const seen: Seen[] = [];
+  const fake: typeof fetch = async (url, init = {}) => {
+    seen.push({ url: String(url), init });
+    return Response.json({});
+  };
+  let count = 0;
+  const headers = () => ({ authorization: "Bearer other", "x-mine": "1" });
+  const renewed = new Client({
+    url: "http://db/", fetch: fake, headers, token: async () => `t.${++count}_-`,
+  });
+  await renewed.head("a/b/c");
+  await renewed.head("a/b/c");
+  const sent = seen.map(({ init }) => Object.fromEntries(new Headers(init.headers)));
+  assert.deepEqual(sent, [
+    { authorization: "Bearer t.1_-", "x-mine": "1" },
+    { authorization: "Bearer t.2_-", "x-mine": "1" },
+  ]);
+  assert.ok(seen.every(({ url }) => !url.includes("t.")));
+  const address = await renewed.watchAddress("a/b", { from: 7, types: ["T", "U"] });
+  assert.equal(address, "http://db/v1/watch?selector=a%2Fb&from=7&types=T%2CU&token=t.3_-");
+  const plain = new Client({ url: "http://db", fetch: fake, token: "same" });
+  await plain.makeToken({ selectors: ["a/b"], rights: ["read"], clientId: "u", seconds: 60 });
+  assert.equal(new Headers(seen[2]?.init.headers).get("authorization"), "Bearer same");
+  assert.equal(
+    seen[2]?.init.body, '{"selectors":["a/b"],"rights":["read"],"seconds":60,"client_id":"u"}',
+  );
+  const nobody = new Client({ url: "http://db", fetch: fake });
+  assert.equal(await nobody.watchAddress("a"), "http://db/v1/watch?selector=a");
+});

@@ -10,7 +10,7 @@ const CHECKPOINT = 'id: 9\nevent: checkpoint\ndata: {"checkpoint":9,"caught_up":
 
 /** What is followed of a store that gives these streams, one for each connection; `…` at the end of
  * one keeps it open. */
-function following(scripts: Script[], options = {}) {
+function following(scripts: Script[], options = {}, token?: () => string) {
   const asked: string[] = [];
   const abort = new AbortController();
   const fake: typeof fetch = async (input, init = {}) => {
@@ -27,7 +27,8 @@ function following(scripts: Script[], options = {}) {
     });
     return new Response(body);
   };
-  const client = new Client({ url: "http://db", fetch: fake });
+  const shown = token === undefined ? {} : { token };
+  const client = new Client({ url: "http://db", fetch: fake, ...shown });
   const backoff = { minMs: 1, maxMs: 2 };
   const { signal } = abort;
   const messages = client.follow("a/b/c", { from: "start", signal, backoff, ...options });
@@ -115,4 +116,25 @@ test("a follower that leaves is gone", async () => {
   const waiting = next();
   abort.abort(new Error("left"));
   await assert.rejects(waiting, /left/);
+});
+
+test("a token that is over while a feed is followed is exchanged, one that never was is not", async () => {
+  const over = { error: "Unauthenticated", retry: "never", message: "the token is over" };
+  const ends = `${EVENT}event: problem\ndata: ${JSON.stringify(over)}\n\n`;
+  let tokens = 0;
+  const refused = json(401, problemOf("Unauthenticated", "never"));
+  const renewing = following([ends, CHECKPOINT, refused], {}, () => `t${++tokens}`);
+  assert.deepEqual(await renewing.next(), { kind: "connected" });
+  assert.equal((await renewing.next()).kind, "event");
+  assert.equal((await renewing.next()).kind, "disconnected");
+  assert.deepEqual(await renewing.next(), { kind: "connected" });
+  assert.equal(tokens, 2);
+  assert.match(renewing.asked[1] ?? "", / 7$/);
+  assert.equal((await renewing.next()).kind, "checkpoint");
+  assert.equal((await renewing.next()).kind, "disconnected");
+  await assert.rejects(renewing.next(), { error: "Unauthenticated" });
+  const plain = following([ends]);
+  await plain.next();
+  await plain.next();
+  await assert.rejects(plain.next(), { error: "Unauthenticated" });
 });
