@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::{
     AggregateKey, BatchHeader, BootId, ClientId, Epoch, Event, FeedBatch, FeedPage, FeedQuery,
-    Hash, ReadBatch, ReadEvent, Request, Retention, Selector, ShardId, Stamp, Version, WriteId,
+    Hash, Notice, ReadBatch, ReadEvent, Request, Retention, Selector, ShardId, Stamp, Version,
+    WriteId,
 };
 
 use super::{CATCHING_UP_MAX, Core, Effect, IDLE_TICKS};
@@ -40,7 +41,8 @@ fn deleted(key: &str, stamp: u64) -> FeedBatch {
     let mut notice = batch(key, stamp);
     notice.batch.header.last_version = Version::new(stamp - 1);
     notice.batch.events.clear();
-    notice.notice = Some(Retention::Delete { recreate: true, forget_sequences: false });
+    let what = Retention::Delete { recreate: true, forget_sequences: false };
+    notice.notice = Some(Notice { what, hash: Hash::ZERO });
     notice
 }
 
