@@ -497,6 +497,7 @@ impl Node {
         let admin = Admin {
             meter: Arc::clone(&meter),
             node_id: settings.net.node_id.clone(),
+            boot: ground.boot,
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),
