@@ -78,8 +78,8 @@ pub enum HistoryError {
     },
     /// A deletion or trim does not fit to the events before it.
     #[error(
-        "{key}: a notice at stamp {stamp} says version {version} with hash {stated}, but it is \
-         version {at} with hash {found}"
+        "{key}: a notice at stamp {stamp} says version {version} with hash {stated}, but the \
+         events before it end at version {at}, or with another hash"
     )]
     Notice {
         /// Whose.
@@ -92,8 +92,6 @@ pub enum HistoryError {
         stated: Hash,
         /// What the events say.
         at: Version,
-        /// What the events say.
-        found: Hash,
     },
     /// Events are missing that nothing says to be gone.
     #[error("{key}: versions {first} to {last} are missing before stamp {stamp}")]
@@ -153,11 +151,21 @@ impl Histories {
         Ok(())
     }
 
+    /// Of what.
+    pub fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
     /// Where an aggregate stands: its version and hash, and the version from which on nothing is
     /// missing before that.
     pub fn standing(&self, key: &AggregateKey) -> Option<(Chain, Version)> {
         let followed = self.chains.get(&chain_start(key))?;
         Some((followed.chain, followed.since))
+    }
+
+    /// Whether of everything that did not come it was told that it is gone.
+    pub fn is_whole(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// What was checked, when everything has come.
@@ -227,7 +235,7 @@ impl Histories {
         let (at, found) = (followed.chain.version(), followed.chain.hash());
         if at > version || (at == version && found != stated) {
             let key = key.clone();
-            return Err(HistoryError::Notice { key, stamp, version, stated, at, found });
+            return Err(HistoryError::Notice { key, stamp, version, stated, at });
         }
         if at < version {
             self.miss(place, key, at.next(), version, stamp);
