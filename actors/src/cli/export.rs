@@ -4,8 +4,8 @@
 //! the feed, page by page ─▶ its chains computed ─▶ FILE.part ─▶ synced ─▶ FILE
 //! ```
 //! What goes into an export has been verified, so one that can be made is one that verifies. It
-//! ends at what was there when it began, or, where something was deleted meanwhile, at the notice
-//! of that. Of every aggregate 100 bytes are kept in memory, besides two pages.
+//! ends at what was there when it began; of an aggregate of which something was deleted meanwhile,
+//! at the notice of that. Of every aggregate 100 bytes are kept in memory, besides two pages.
 
 pub(super) mod file;
 
@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use celeriant_client::{Client, Selector, Watch};
-use celeriant_schema::audit::histories::{Checked, Histories};
+use celeriant_schema::FeedPage;
+use celeriant_schema::audit::histories::{Checked, Histories, HistoryError};
 use serde_json::json;
 
 use self::file::{Header, Mark, Writer};
@@ -96,22 +97,47 @@ async fn copy<W: io::Write>(
 ) -> Result<Checked, Failure> {
     let mismatch = |error| Failure::Mismatch(format!("the store's own answer: {error}"));
     let mut histories = Histories::new(selector.clone());
-    let (mut end, mut waits) = (None, 0);
+    let mut end = None;
     loop {
         let page = watch.clone().raw_page().await?;
         histories.take(&page).map_err(mismatch)?;
         if !page.batches.is_empty() {
             writer.page(&page)?;
         }
-        if page.upto >= *end.get_or_insert(page.head) {
-            if histories.is_whole() || waits == NOTICE_WAITS_MAX {
-                return histories.finish().map_err(mismatch);
-            }
-            waits += u32::from(page.upto >= page.head);
-            watch = watch.checkpoints(NOTICE_WAIT);
-        }
         watch = watch.after(page.upto);
+        if page.upto >= *end.get_or_insert(page.head) {
+            let rest = rest(watch, &mut histories, writer).await?;
+            rest.map_err(mismatch)?;
+            let mut checked = histories.finish().map_err(mismatch)?;
+            checked.upto = page.upto;
+            return Ok(checked);
+        }
     }
+}
+
+/// What pages left out was taken away behind where the export ends: of those aggregates, and only
+/// of those, it goes on until that is told.
+async fn rest<W: io::Write>(
+    watch: Watch,
+    histories: &mut Histories,
+    writer: &mut Writer<W>,
+) -> Result<Result<(), HistoryError>, Failure> {
+    let (mut watch, mut waits) = (watch.checkpoints(NOTICE_WAIT), 0);
+    while !histories.is_whole() && waits < NOTICE_WAITS_MAX {
+        let page = watch.clone().raw_page().await?;
+        waits += u32::from(page.upto >= page.head);
+        watch = watch.after(page.upto);
+        for batch in page.batches {
+            if histories.is_open(&batch.key) {
+                let page = FeedPage { batches: vec![batch], upto: page.upto, head: page.head };
+                if let Err(error) = histories.take(&page) {
+                    return Ok(Err(error));
+                }
+                writer.page(&page)?;
+            }
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// The name of a file is in its directory.

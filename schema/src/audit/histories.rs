@@ -168,6 +168,11 @@ impl Histories {
         self.open.is_empty()
     }
 
+    /// Whether that is still to be told of this aggregate.
+    pub fn is_open(&self, key: &AggregateKey) -> bool {
+        self.open.contains_key(&chain_start(key))
+    }
+
     /// What was checked, when everything has come.
     ///
     /// # Errors

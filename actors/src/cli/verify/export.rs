@@ -113,9 +113,11 @@ impl<R: Read> Verifier<'_, R> {
                 Block::End(mark) => break mark,
             }
         };
-        let ended = ends(&mark, &mut histories, self.against.as_ref());
+        let ended = ends(&mark, &histories, self.against.as_ref());
         ended.map_err(|what| self.wrong(&what))?;
-        let checked = histories.finish().map_err(|error| self.wrong(&error))?;
+        let mut checked = histories.finish().map_err(|error| self.wrong(&error))?;
+        // Pages may reach further, of what was deleted meanwhile.
+        checked.upto = mark.stamp.into();
         match Mark::of(&checked) == mark {
             true => Ok((selector, checked)),
             false => Err(self.wrong(&"the end mark tells of more or less than there is")),
@@ -151,10 +153,8 @@ fn hold(
 }
 
 /// What was proved to be in the store by then, and not taken away since, is in the export.
-fn ends(mark: &Mark, histories: &mut Histories, against: Option<&Against>) -> Result<(), String> {
-    // The end mark may be behind the last page: what is between has no events.
+fn ends(mark: &Mark, histories: &Histories, against: Option<&Against>) -> Result<(), String> {
     let upto = mark.stamp.into();
-    histories.take(&FeedPage { upto, ..FeedPage::default() }).map_err(|it| it.to_string())?;
     for held in against.iter().flat_map(|against| &against.proofs) {
         let Held { key, version, .. } = held;
         if !histories.selector().matches(key) {
