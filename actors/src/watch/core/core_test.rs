@@ -363,3 +363,12 @@ fn without_watchers_shards_are_told_to_be_silent_and_later_again_to_tell() {
     }
     assert_eq!(rig.answers(), [(1, vec![], 120)]);
 }
+
+#[test]
+fn a_poll_that_does_not_wait_hears_how_far_shards_are_and_not_how_far_they_have_told() {
+    let mut rig = Rig::live(2, 100);
+    rig.poll(1, "*", Some(100), 0);
+    assert_eq!(rig.answers(), []);
+    assert_eq!(rig.answer_asks(&[], 120), 2);
+    assert_eq!(rig.answers(), [(1, vec![], 120)]);
+}
