@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use celeriant_net::Rooms;
 use celeriant_schema::peer::{Features, Tip};
-use celeriant_schema::{Epoch, Refusal, Response, StoreId};
+use celeriant_schema::{BootId, Epoch, Refusal, Response, StoreId};
 use kameo::actor::Recipient;
 use kameo::error::SendError;
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,8 @@ pub enum Order {
     /// Say what the node is doing.
     Status,
     /// What was deleted or trimmed shall leave the disk now, and what is sealed be packed. Answered
-    /// with a number at once; it is done when every shard's `compacted` in the status is as high.
+    /// with a number and the process's `boot` at once; it is done when every shard's `compacted` in
+    /// the status is as high. With another `boot` there it is not known to anybody: order it anew.
     Compact,
     /// Say what went wrong around the node, as a scenario of the simulator.
     Record,
@@ -101,6 +102,8 @@ pub struct Entry {
 pub struct Admin {
     /// This node's name.
     pub node_id: String,
+    /// This process: numbers of its orders mean nothing to the next one.
+    pub boot: BootId,
     /// The node's.
     pub standing: Arc<Standing>,
     /// The node's, if it is one of a pair.
@@ -206,7 +209,12 @@ impl Admin {
             let mail = ShardMail(vec![Work::Step(Step::Compact { order })]);
             let _ = shard.tell(mail).try_send();
         }
-        json!({"compaction": order})
+        json!({"compaction": order, "boot": self.boot()})
+    }
+
+    /// As text: not every reader of JSON has numbers of 64 bits.
+    fn boot(&self) -> String {
+        format!("{:016x}", self.boot.value())
     }
 
     fn order(&self, cluster: &Cluster, command: Command, route: Route) {
@@ -233,11 +241,13 @@ impl Admin {
         });
         let mut status = json!({
             "node_id": self.node_id,
+            "boot": self.boot(),
             "role": "alone",
             "epoch": self.standing.epoch().value(),
             "over_quota": self.meter.refused(),
             "over_quota_connections": self.rooms.connections.refused(),
             "over_quota_watchers": self.rooms.watchers.refused(),
+            "compaction": self.standing.ordered_compaction(),
             "shards": shards.collect::<Vec<_>>(),
         });
         if let Some(cluster) = &self.cluster {

@@ -5,6 +5,7 @@
 //! output    table or JSON                  shapes    receipts and events as JSON
 //! append · write · query · inspect         one request each, through the client
 //! schema                                 what payloads must conform to
+//! export · verify                        histories in a file; their hashes computed anew
 //! cluster · cert                         the nodes of a pair, and their certificates
 //! key · token                            API keys, and what is made of them
 //! serve     dev, server, server check      bench     load and numbers
@@ -23,6 +24,7 @@ mod cert;
 mod cluster;
 mod compact;
 mod demo;
+mod export;
 mod failure;
 mod inspect;
 mod key;
@@ -75,6 +77,7 @@ fn run(args: Args, output: &Output) -> Result<(), Failure> {
             Ok(())
         }
         Command::Audit { action } => block_on(audit::run(action, &global, output)),
+        Command::Export(export) => block_on(export::run(export, &global, output)),
         Command::Inspect(inspect) => inspect::run(&inspect, output),
         Command::Dev(dev) => block_on(serve::dev(dev, output)),
         Command::Demo(demo) => block_on(demo::run(demo, output)),

@@ -504,6 +504,7 @@ impl Node {
             meter: Arc::clone(&meter),
             rooms: self.rooms.clone(),
             node_id: settings.net.node_id.clone(),
+            boot: ground.boot,
             standing: Arc::clone(standing),
             cluster: self.cluster.clone(),
             clock: Arc::clone(&ground.clock),

@@ -10,6 +10,7 @@ use celeriant_net::{Incoming, Reply, ReplySender, Service};
 use celeriant_schema::{
     BootId, Refusal, Request, Response, ShardId, TxnId, Write, limits::LIST_PAGE_MAX,
 };
+use celeriant_storage::directory::Listing;
 use kameo::actor::Recipient;
 use kameo::error::SendError;
 use tokio::time::Instant;
@@ -132,11 +133,13 @@ impl Router {
                 }
                 None => self.begin_write(route, deadline, write, out),
             },
-            Request::List(query) if shards > 1 => {
+            Request::List(query) => {
                 let gather = self.shared.counter.fetch_add(1, Ordering::Relaxed);
                 for shard in (0..shards).map(ShardId::new) {
                     let (coordinator, query) = (self.index, query.clone());
-                    out.work(shard, Work::Step(Step::List { gather, coordinator, query }));
+                    let listing = Listing::default();
+                    let step = Step::List { gather, coordinator, query, listing };
+                    out.work(shard, Work::Step(step));
                 }
                 let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
                 out.begins.push(Begin::List { gather, route, limit, shards: shards.into() });

@@ -8,6 +8,7 @@ use celeriant_schema::{
     AggregateReceipt, ClientId, FeedBatch, Hash, ListPage, ListQuery, Member, Refusal, Request,
     Selector, ShardId, Stamp, TxnId,
 };
+use celeriant_storage::directory::Listing;
 
 use crate::clock::Micros;
 use crate::verdict::Findings;
@@ -144,6 +145,8 @@ pub enum Step {
         coordinator: usize,
         /// What is asked.
         query: ListQuery,
+        /// What was found so far.
+        listing: Listing,
     },
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! chain      every event's hash covers the one before: Chain follows them while they are read
+//! histories  the chains of many aggregates, in the order of a feed
 //! mountains  a log's frame hashes as a Merkle mountain range: a head of 32 bytes stands for all of
 //!            them, and about log2(n) hashes prove that one of them is among them
 //! head       such a head of every shard, and the walk that makes it
@@ -12,6 +13,7 @@
 
 pub mod head;
 pub mod hex;
+pub mod histories;
 pub mod inclusion;
 pub mod mountains;
 

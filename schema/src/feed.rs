@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::codec::DecodeError;
 use crate::event::{EventHead, check_event_type};
+use crate::hash::Hash;
 use crate::ids::Stamp;
 use crate::key::{AggregateKey, KeyError, NamePart, check_name};
 use crate::limits::{FEED_SELECTORS_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
@@ -182,7 +183,16 @@ pub struct FeedBatch {
     /// The events; of a notice none: its versions say where the aggregate stood.
     pub batch: ReadBatch,
     /// What was taken away: then this is a notice.
-    pub notice: Option<Retention>,
+    pub notice: Option<Notice>,
+}
+
+/// What was taken away, and where the chain was cut: so what is appended behind it still verifies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Notice {
+    /// What.
+    pub what: Retention,
+    /// The aggregate's chain hash at the version where it stood.
+    pub hash: Hash,
 }
 
 /// One page of a feed.

@@ -58,7 +58,7 @@ mod samples;
 pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES};
 pub use codec::DecodeError;
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
-pub use feed::{FeedBatch, FeedPage, FeedQuery, Selector};
+pub use feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};
 pub use hash::Hash;
 pub use ids::{
     BootId, ClientId, ClusterId, Epoch, EventId, Lsn, Sequence, ShardId, Stamp, StoreId, TxnId,

@@ -6,7 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::event::{ContentType, EncodedEvents, Envelope, Event, SchemaVersion};
-use crate::feed::{FeedBatch, FeedPage, FeedQuery, Selector};
+use crate::feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};
 use crate::hash::Hash;
 use crate::ids::{BootId, ClientId, Epoch, EventId, Sequence, Stamp, Version, WriteId};
 use crate::key::AggregateKey;
@@ -233,8 +233,12 @@ fn batch() -> impl Strategy<Value = ReadBatch> {
 }
 
 fn feed_page() -> impl Strategy<Value = FeedPage> {
-    let batch = (key(), batch(), option::of(retention()))
-        .prop_map(|(key, batch, notice)| FeedBatch { key, batch, notice });
+    let notice = (retention(), hash()).prop_map(|(what, hash)| Notice { what, hash });
+    let batch = (key(), batch(), option::of(notice)).prop_map(|(key, batch, notice)| FeedBatch {
+        key,
+        batch,
+        notice,
+    });
     (vec(batch, 0..4), stamp(), stamp()).prop_map(|(batches, upto, head)| FeedPage {
         batches,
         upto,

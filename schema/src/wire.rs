@@ -31,6 +31,7 @@ use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::response::Response;
 
+pub use feed::{decode_feed_page, encode_feed_page};
 pub use request::encode_request;
 pub use response::{decode_outbound, encode_refused, encode_response};
 

@@ -159,7 +159,7 @@ pub fn check_final(evidence: &Evidence, violations: &Violations) {
                 (Request::List(query), Response::List(page)) => {
                     let place = when.is_behind.then_some(when.place);
                     let names = || lists::Names::new(evidence, place);
-                    lists.entry(place).or_insert_with(names).check(query, page, when)
+                    lists.entry(place).or_insert_with(names).check(evidence, query, page, when)
                 }
                 (Request::Feed(query), Response::Feed(page)) => {
                     let may_be_at =

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use celeriant_schema::limits::LIST_PAGE_MAX;
-use celeriant_schema::{AggregateKey, Epoch, Hash, ListPage, Lsn, Stamp, TxnId};
-use celeriant_storage::directory::{Directory, Fault, Pins};
+use celeriant_schema::{AggregateKey, Epoch, Hash, Lsn, Stamp, TxnId};
+use celeriant_storage::directory::{Directory, Fault, Listing, Pins};
 use celeriant_storage::disk::Disk;
 use celeriant_storage::recovery::{Recovered, recover};
 use celeriant_storage::{Damage, Error, Identity, Settings};
@@ -162,12 +162,12 @@ fn all<D: Disk>(
     let mut names: Vec<String> = Vec::new();
     loop {
         let after = names.last().map(String::as_str);
-        let mut next = ListPage::default();
-        ask(directory, disk, |directory, pins| {
+        let mut next = Listing::with_deleted();
+        let is_complete = ask(directory, disk, |directory, pins| {
             directory.list(parents, "", after, LIST_PAGE_MAX as usize, &mut next, pins)
         })?;
-        let more = next.more && !next.names.is_empty();
-        names.extend(next.names);
+        let more = (next.page.more || !is_complete) && !next.page.names.is_empty();
+        names.extend(next.page.names);
         if !more {
             return Ok(names);
         }

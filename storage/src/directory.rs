@@ -35,6 +35,7 @@ use crate::manifest::Checkpoint;
 use crate::run::{PagePlace, Run};
 use crate::{Identity, Settings};
 pub use applier::{Applier, PendingLeg};
+pub use listing::Listing;
 use memtable::Memtable;
 use pages::PageCache;
 use rows::Outcome;

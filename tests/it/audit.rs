@@ -63,3 +63,33 @@ fn what_was_is_proved_and_what_was_changed_is_found() {
     let changed = node.call(&["audit", "check", head_path]).error(1);
     assert_eq!(changed["error"], "Mismatch", "{changed}");
 }
+
+#[test]
+fn a_proof_that_is_printed_with_its_head_is_checked_as_it_was_printed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+    let (alone, both, its_head, old_head) =
+        (file("proof.json"), file("both.json"), file("its.json"), file("head.json"));
+    let node = Node::dev(&dir.path().join("data"), &["--shards", "1"]);
+    let append = || node.call(&["append", "acme/account/alice", "--type", "T", "--data", "1"]);
+    append().line();
+    fs::write(&old_head, node.call(&["audit", "head"]).line().to_string()).expect("a file");
+    append().line();
+    let hash = node.call(&["read", "acme/account/alice"]).lines()[1]["hash"].clone();
+    let printed = node.call(&["audit", "prove", "acme/account/alice", "2"]).line();
+    fs::write(&both, printed.to_string()).expect("a file");
+    fs::write(&its_head, printed["head"].to_string()).expect("a file");
+    fs::write(&alone, printed["proof"].to_string()).expect("a file");
+    assert_eq!(node.terminate(), Some(0));
+
+    for arguments in [&[&both][..], &[&both, &its_head], &[&alone, &its_head]] {
+        let files = arguments.iter().map(|it| it.as_str());
+        let checked = ["audit", "check-proof"].into_iter().chain(files).collect::<Vec<_>>();
+        let checked = call(&checked, "").line();
+        assert_eq!((&checked["version"], &checked["hash"]), (&json!(2), &hash), "{arguments:?}");
+    }
+    // The head that somebody kept counts, not the one that came with the proof.
+    let kept = call(&["audit", "check-proof", &both, &old_head], "").error(1);
+    assert_eq!(kept["error"], "Mismatch", "{kept}");
+    assert_eq!(call(&["audit", "check-proof", &alone], "").code, 2, "there is no head");
+}

@@ -236,6 +236,16 @@ fn names_are_listed_in_order_and_by_prefix() {
     assert_eq!(names(&["ls", "b/order"], "key"), ["b/order/10", "b/order/2"]);
     assert_eq!(names(&["ls", "b/order", "--prefix", "2"], "key"), ["b/order/2"]);
     assert_eq!(names(&["ls", "nobody"], "type"), [""; 0]);
+
+    // What is deleted is not listed; once it is begun anew, it is.
+    node.call(&["delete", "b/order/10"]).line();
+    node.call(&["delete", "b/item/1", "--never-recreate"]).line();
+    assert_eq!(names(&["ls", "b/order"], "key"), ["b/order/2"]);
+    assert_eq!(names(&["ls", "b/item"], "key"), [""; 0]);
+    assert_eq!(names(&["ls", "b"], "type"), ["item", "order"], "types stay");
+    node.call(&append("b/order/10", "none", "1")).line();
+    node.call(&["trim", "b/order/2", "--keep-from", "9"]).line();
+    assert_eq!(names(&["ls", "b/order"], "key"), ["b/order/10", "b/order/2"]);
 }
 
 #[test]

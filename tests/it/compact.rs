@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Node, call};
+use crate::support::program::{Called, program};
+use crate::support::{Node, call, wait};
 
 const SUBJECT: &str = "acme/person/subject";
 const OTHER: &str = "acme/person/other";
@@ -70,4 +72,29 @@ fn nothing_of_a_deleted_payload_is_left_and_everything_else_is() {
     assert_eq!(node.call(&["read", SUBJECT]).line()["version"], 3);
     assert_eq!(node.call(&["read", OTHER]).line()["data"]["address"], "known");
     assert_eq!(node.call(&["compact", "--wait"]).line()["done"], true, "there is little to do");
+}
+
+#[test]
+fn whoever_waits_for_a_compaction_is_told_of_it_by_a_node_that_was_started_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let node = Node::dev(&data, &["--shards", "1"]);
+    append(&node, SUBJECT, &json!({"address": SECRET}));
+    node.call(&["delete", SUBJECT]).line();
+
+    // To pack a segment takes longer than to see that it is ordered, and to kill.
+    let address = node.address().to_owned();
+    let mut command = Command::new(program());
+    command.args(["--format", "json", "--url", &node.url, "compact", "--wait"]);
+    let mut waits = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let status = || node.call(&["cluster", "status"]).line();
+    wait::until("the order", || (status()["compaction"] == 1).then_some(()));
+    node.kill();
+    let node = Node::start(&["dev", "--listen", &address], &data);
+
+    wait::until("an outcome", || waits.try_wait().expect("a child"));
+    let told = Called::from_output(&waits.wait_with_output().expect("it ends")).line();
+    assert_eq!((&told["done"], &told["address"]), (&json!(true), &json!(address)));
+    assert_eq!(files_with_secret(&data), Vec::<String>::new());
+    assert_eq!(node.terminate(), Some(0));
 }

@@ -12,6 +12,7 @@ mod command_line;
 mod compact;
 mod configuration;
 mod demo;
+mod export;
 mod fuzz;
 mod http;
 mod inspect;

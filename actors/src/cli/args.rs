@@ -129,8 +129,11 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print events as they happen
     Watch(Watch),
+    /// Take all events that a selector covers out into one file, verified on the way
+    Export(super::export::Export),
     /// Compute all hashes anew: of a cluster's histories, as each node that --url names delivers
-    /// them, or of a data directory's files. Names the first place that does not match
+    /// them, of a data directory's files, or of an export. Names the first place that does not
+    /// match
     Verify(Verify),
     /// Prove that history was not changed: export what the store is, hold it against that later
     Audit {

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! head > head.json     check head.json     prove KEY VERSION --head head.json > proof.json
-//!                                           check-proof proof.json head.json    without the store
+//!                                           check-proof proof.json [head.json]  without the store
 //! ```
 //! Heads and proofs are made here, by the client crate, of what nodes answer.
 
 use std::fs;
 use std::path::Path;
 
-use celeriant_client::audit::{AuditError, AuditHead, InclusionProof};
+use celeriant_client::audit::{AuditError, AuditHead, Included, InclusionProof};
 use celeriant_client::{Client, Url};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{AuditAction, Global};
 use super::failure::Failure;
@@ -33,7 +33,9 @@ pub(super) async fn run(
             let aggregates_max = celeriant_storage::verify::Options::default().aggregates_max;
             verify::files::run(&dir, aggregates_max, Some(&read_head(&head)?), output)
         }
-        AuditAction::Check { head, data: None } => check(&read_head(&head)?, global, output).await,
+        AuditAction::Check { head, data: None } => {
+            check_nodes(&read_head(&head)?, global, output).await
+        }
         AuditAction::Prove { key, version, head } => {
             let client = connect(global).await?;
             let (head, is_new) = match &head {
@@ -46,7 +48,7 @@ pub(super) async fn run(
                 false => output.json(&json!(proof)),
             }
         }
-        AuditAction::CheckProof { proof, head } => check_proof(&proof, &head, output),
+        AuditAction::CheckProof { proof, head } => check_proof(&proof, head.as_deref(), output),
     }
 }
 
@@ -56,13 +58,12 @@ pub(super) fn read_head(path: &Path) -> Result<AuditHead, Failure> {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let unreadable = |error: String| Failure::usage(format!("{}: {error}", path.display()));
-    let content = fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-    serde_json::from_slice(&content).map_err(|error| unreadable(error.to_string()))
+    let content = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    serde_json::from_slice(&content).map_err(|error| unreadable(path, &error))
 }
 
 /// Each node by itself: what one has changed, the other need not have.
-async fn check(head: &AuditHead, global: &Global, output: &Output) -> Result<(), Failure> {
+async fn check_nodes(head: &AuditHead, global: &Global, output: &Output) -> Result<(), Failure> {
     let url: Url = global.url.parse()?;
     for address in url.addresses() {
         let client = Client::connect_with(&url.of(address).to_string(), options(global)?).await?;
@@ -85,10 +86,50 @@ async fn check(head: &AuditHead, global: &Global, output: &Output) -> Result<(),
     }
 }
 
-fn check_proof(proof: &Path, head: &Path, output: &Output) -> Result<(), Failure> {
-    let (proof, head): (InclusionProof, AuditHead) = (read(proof)?, read(head)?);
-    let included =
-        proof.check(&head).map_err(|error| Failure::Mismatch(format!("no proof: {error}")))?;
+/// A proof as `audit prove` prints it: alone, or with the head that was made for it.
+pub(super) struct Printed {
+    pub(super) proof: InclusionProof,
+    head: Option<AuditHead>,
+}
+
+/// Reads what `audit prove` has printed.
+pub(super) fn read_proof(path: &Path) -> Result<Printed, Failure> {
+    let value: Value = read(path)?;
+    match value.get("proof") {
+        Some(proof) => {
+            let head = Some(of_value(&value["head"], path)?);
+            Ok(Printed { proof: of_value(proof, path)?, head })
+        }
+        None => Ok(Printed { proof: of_value(&value, path)?, head: None }),
+    }
+}
+
+fn of_value<T: DeserializeOwned>(value: &Value, path: &Path) -> Result<T, Failure> {
+    T::deserialize(value).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(format!("{}: {error}", path.display()))
+}
+
+/// Checks the proof that was read from `path`.
+pub(super) fn check(
+    proof: &InclusionProof,
+    head: &AuditHead,
+    path: &Path,
+) -> Result<Included, Failure> {
+    let failed = |error| Failure::Mismatch(format!("{}: no proof: {error}", path.display()));
+    proof.check(head).map_err(failed)
+}
+
+fn check_proof(path: &Path, head: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let Printed { proof, head: printed } = read_proof(path)?;
+    let none = || Failure::usage("which head? there is none with this proof");
+    let head = match head {
+        Some(head) => read_head(head)?,
+        None => printed.ok_or_else(none)?,
+    };
+    let included = check(&proof, &head, path)?;
     let InclusionProof { key, version, .. } = &proof;
     match output.is_json() {
         true => output.json(&json!({

@@ -22,34 +22,64 @@ pub(super) struct Compact {
 /// Between two questions how far it is.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// An order as the process that took it knows it.
+struct Ordered {
+    number: u64,
+    boot: Value,
+}
+
 /// Each node compacts for itself, so each is told; a node that is away is still to be.
 pub(super) async fn run(compact: Compact, global: &Global, output: &Output) -> Result<(), Failure> {
     let url: Url = global.url.parse()?;
     let mut ordered = Vec::new();
     let mut away = 0;
+    let mut is_away = |address: &str, failure: &Failure| {
+        away += 1;
+        output.json(&json!({"address": address, "pending": failure.to_string()}))
+    };
     for address in url.addresses() {
         let node = url.of(address).to_string();
-        match order(global, &node, &Order::Compact).await {
-            Ok(answer) => {
-                ordered.push((address, node, answer["compaction"].as_u64().unwrap_or_default()));
-            }
-            Err(failure) => {
-                away += 1;
-                output.json(&json!({"address": address, "pending": failure.to_string()}))?;
-            }
+        match order_one(global, &node).await {
+            Ok(answer) => ordered.push((address, node, answer)),
+            Err(failure) => is_away(address, &failure)?,
         }
     }
-    for (address, node, number) in ordered {
-        let mut status = ask(global, &node).await?;
-        while compact.wait && !is_done(&status, number) {
-            tokio::time::sleep(PAUSE).await;
-            status = ask(global, &node).await?;
+    for (address, node, order) in ordered {
+        match status_of(&compact, global, &node, order).await {
+            Ok((status, number)) => output.json(&report(address, &status, number))?,
+            Err(failure) => is_away(address, &failure)?,
         }
-        output.json(&report(address, &status, number))?;
     }
     match away {
         0 => Ok(()),
         _ => Err(Failure::Node("not every node was reached: see above".into())),
+    }
+}
+
+async fn order_one(global: &Global, node: &str) -> Result<Ordered, Failure> {
+    let answer = order(global, node, &Order::Compact).await?;
+    let number = answer["compaction"].as_u64().unwrap_or_default();
+    Ok(Ordered { number, boot: answer["boot"].clone() })
+}
+
+/// What a node says of an order, and the order's number: when it is done, if that is waited for.
+async fn status_of(
+    compact: &Compact,
+    global: &Global,
+    node: &str,
+    mut ordered: Ordered,
+) -> Result<(Value, u64), Failure> {
+    loop {
+        let status = ask(global, node).await?;
+        if status["boot"] != ordered.boot {
+            // The node was started anew: it remembers what it has erased, but no orders.
+            ordered = order_one(global, node).await?;
+            continue;
+        }
+        if !compact.wait || is_done(&status, ordered.number) {
+            return Ok((status, ordered.number));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -6,8 +6,10 @@
 //! ```
 //! Of what is deleted there is nothing to compute: then the nodes only have to say the same. Where
 //! an aggregate's beginning is gone, its first event is taken for granted, and that is told.
-//! Memory is one page, whatever the store has. The files of a node that does not run: [`files`].
+//! Memory is one page, whatever the store has. The files of a node that does not run: [`files`];
+//! what was taken out of a store: [`export`].
 
+pub(super) mod export;
 pub(super) mod files;
 
 use celeriant_client::{AggregateKey, Client, HeadInfo, Selector, Url, VerifyError, Version};
@@ -34,6 +36,11 @@ pub(super) async fn run(verify: Verify, global: &Global, output: &Output) -> Res
     if let Some(dir) = &verify.data {
         let head = verify.against.as_deref().map(audit::read_head).transpose()?;
         return files::run(dir, verify.aggregates_max, head.as_ref(), output);
+    }
+    if let Some(path) = &verify.export {
+        let against = verify.against.as_deref();
+        let against = against.map(|head| export::Against::read(head, &verify.proof)).transpose()?;
+        return export::run(path, against, output);
     }
     let leader = connect(global).await?;
     let url: Url = global.url.parse()?;

@@ -40,7 +40,7 @@ pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Resul
                     query::print_with_key(&mut lines, &key, &batch, event, output)?;
                 }
             }
-            Watched::Deleted { key, version, stamp, recreate } => {
+            Watched::Deleted { key, version, stamp, recreate, .. } => {
                 let line = json!({
                     "notice": "deleted", "key": key.as_str(), "version": version.value(),
                     "stamp": stamp.value(), "recreate": recreate,
@@ -48,7 +48,7 @@ pub(super) async fn run(watch: Watch, global: &Global, output: &Output) -> Resul
                 let text = format!("{key:<32}  deleted at version {version}");
                 print(&mut lines, output, &line, &text)?;
             }
-            Watched::Trimmed { key, first_available, stamp } => {
+            Watched::Trimmed { key, first_available, stamp, .. } => {
                 let line = json!({
                     "notice": "trimmed", "key": key.as_str(), "stamp": stamp.value(),
                     "first_available": first_available.value(),

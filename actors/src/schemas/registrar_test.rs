@@ -109,6 +109,7 @@ async fn catch_up(events: &[Event], wanted: u64) -> (Result<(), String>, Version
         standing: Arc::clone(&standing),
         admin: Admin {
             node_id: "test".into(),
+            boot: BootId::new(1),
             meter,
             rooms: Quotas::default().rooms(),
             standing,

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, ListPage, Member, Request};
+use celeriant_schema::{AggregateKey, Member, Request};
 use celeriant_storage::directory::{Directory, Fault, Missing, Pins};
 use celeriant_storage::error::Damage;
 use foldhash::fast::FixedState;
@@ -78,7 +78,6 @@ pub(super) struct Cold<R> {
 struct Parked<R> {
     work: Work<R>,
     pins: Pins,
-    listed: ListPage,
     missing: usize,
     /// What arrived since for its aggregates, in order.
     waiting: VecDeque<Work<R>>,
@@ -147,9 +146,9 @@ impl<R> Core<R> {
             self.directory.load(*page, &mut ops);
         }
         self.start(ops, effects);
-        let (pins, listed) = (std::mem::take(&mut self.pins), std::mem::take(&mut self.listed));
+        let pins = std::mem::take(&mut self.pins);
         let (missing, waiting) = (missing.len(), VecDeque::new());
-        self.cold.parked.insert(number, Parked { work, pins, listed, missing, waiting });
+        self.cold.parked.insert(number, Parked { work, pins, missing, waiting });
     }
 
     /// A page has been read: runs what waited for it and lacks nothing more.
@@ -183,9 +182,9 @@ impl<R> Core<R> {
         for member in members_of(&parked.work) {
             self.cold.holds.remove(&member.key);
         }
-        (self.pins, self.listed) = (parked.pins, parked.listed);
+        self.pins = parked.pins;
         self.take(now, parked.work, effects);
-        (self.pins, self.listed) = (Pins::default(), ListPage::default());
+        self.pins = Pins::default();
         // What runs first may hold the aggregate again: the rest then queues there, in order.
         for waiting in parked.waiting {
             self.take(now, waiting, effects);

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use celeriant_schema::record::{EncodedBatch, EpochStart};
 use celeriant_schema::request::Retention;
 use celeriant_schema::{
-    AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, ListPage, Lsn, Member, Receipt,
-    Response, Sequence, ShardId, Stamp, TxnId, Version,
+    AggregateKey, AggregateReceipt, ClientId, Epoch, Hash, Lsn, Member, Receipt, Response,
+    Sequence, ShardId, Stamp, TxnId, Version,
 };
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::compact::Compactor;
@@ -154,8 +154,6 @@ pub struct Core<R> {
     pub(super) cold: Cold<R>,
     /// Pages that the work at hand has waited for.
     pub(super) pins: Pins,
-    /// What the listing at hand had found when it had to wait.
-    pub(super) listed: ListPage,
     pub(super) committed: Lsn,
     /// Durable here.
     pub(super) tail: Tail,
@@ -278,7 +276,6 @@ impl<R> Core<R> {
             reads: Reads::default(),
             cold: Cold::default(),
             pins: Pins::default(),
-            listed: ListPage::default(),
             committed,
             tail: Tail::new(committed, parts.tail),
             elsewhere: parts.elsewhere,

@@ -1,8 +1,8 @@
 //! What arrives at a shard, and what takes care of it.
 
 use celeriant_schema::limits::LIST_PAGE_MAX;
-use celeriant_schema::{ListPage, ListQuery, Refusal, Request, Response};
-use celeriant_storage::directory::{Fault, Pins};
+use celeriant_schema::{Refusal, Request, Response};
+use celeriant_storage::directory::Pins;
 
 use super::core::{Core, Effect, Owed, Role};
 use crate::clock::Micros;
@@ -50,17 +50,7 @@ impl<R> Core<R> {
             Step::Nudge => self.nudged(),
             Step::Compact { order } => self.order_compaction(order, effects),
             Step::SchemasRead { org, outcome } => self.schemas_read(now, &org, &outcome, effects),
-            Step::List { gather, coordinator, query } => {
-                let page = match self.list(&query) {
-                    Ok(page) => page,
-                    Err(fault) => {
-                        let step = Step::List { gather, coordinator, query };
-                        return self.park(Work::Step(step), fault.into(), effects);
-                    }
-                };
-                let kind = AnswerKind::Listed { gather, page };
-                effects.push(Effect::Answer(coordinator, Answer { shard: self.shard, kind }));
-            }
+            list @ Step::List { .. } => self.list(list, effects),
         }
     }
 
@@ -87,18 +77,17 @@ impl<R> Core<R> {
                 None => self.write(now, task, effects),
             },
             Request::Read(_) | Request::Head(_) => self.read(now, task, effects),
-            Request::List(query) => match self.list(query) {
-                Ok(page) => effects.push(Effect::Reply(task.route, Response::List(page))),
-                Err(fault) => self.park(Work::Task(task), fault.into(), effects),
-            },
             Request::Ping => effects.push(Effect::Reply(task.route, Response::Pong)),
             Request::Admin(_) => self.audit(task, effects),
-            Request::Feed(_) => unreachable!("feeds are not a shard's"),
+            Request::List(_) | Request::Feed(_) => {
+                unreachable!("listings and feeds are not asked of one shard")
+            }
         }
     }
 
-    /// This shard's names for a listing.
-    fn list(&mut self, query: &ListQuery) -> Result<ListPage, Fault> {
+    /// Goes on with this shard's names for a listing.
+    fn list(&mut self, step: Step, effects: &mut Vec<Effect<R>>) {
+        let Step::List { gather, coordinator, query, mut listing } = step else { return };
         let parents: &[&str] = match (&query.org, &query.kind) {
             (None, _) => &[],
             (Some(org), None) => &[org],
@@ -106,17 +95,24 @@ impl<R> Core<R> {
         };
         let (prefix, after) = (query.prefix.as_str(), query.after.as_deref());
         let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
-        let mut page = std::mem::take(&mut self.listed);
-        let before = page.names.len();
-        match self.directory.list(parents, prefix, after, limit, &mut page, &self.pins) {
-            Ok(()) => Ok(page),
+        let before = listing.seen();
+        match self.directory.list(parents, prefix, after, limit, &mut listing, &self.pins) {
+            Ok(true) => {
+                let kind = AnswerKind::Listed { gather, page: listing.page };
+                effects.push(Effect::Answer(coordinator, Answer { shard: self.shard, kind }));
+            }
+            // Others first.
+            Ok(false) => {
+                let step = Step::List { gather, coordinator, query, listing };
+                effects.push(Effect::Tell(self.shard, step));
+            }
             Err(fault) => {
-                if page.names.len() > before {
+                if listing.seen() != before {
                     // What led to those names is behind it.
                     self.pins = Pins::default();
                 }
-                self.listed = page;
-                Err(fault)
+                let step = Step::List { gather, coordinator, query, listing };
+                self.park(Work::Step(step), fault.into(), effects);
             }
         }
     }

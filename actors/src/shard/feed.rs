@@ -19,7 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::event::EventBody;
 use celeriant_schema::record::{FrameBatch, decode_batches};
-use celeriant_schema::{AggregateKey, FeedBatch, Lsn, ReadBatch, Selector, Stamp, Version};
+use celeriant_schema::{AggregateKey, FeedBatch, Lsn, Notice, ReadBatch, Selector, Stamp, Version};
 use celeriant_storage::directory::Fault;
 use celeriant_storage::frame::FrameHeader;
 use celeriant_storage::log::{self, DurableFrame};
@@ -392,7 +392,8 @@ impl<R> Core<R> {
                 continue;
             }
             let batch = ReadBatch { header, events };
-            found.batches.push(FeedBatch { key: view.key, batch, notice: view.retention });
+            let notice = view.retention.map(|what| Notice { what, hash: view.hash });
+            found.batches.push(FeedBatch { key: view.key, batch, notice });
         }
         Ok(Some(found))
     }

@@ -178,6 +178,11 @@ impl<R> Core<R> {
             return self.catch_up(poll, effects);
         }
         let page = page_of(&poll, &self.ring);
+        if page.batches.is_empty() && poll.query.wait_ms == 0 && !self.is_released {
+            // At rest nobody tells how far he has come: an end that a page from the log has named
+            // may be beyond what was told, and who goes on to there would ask for ever.
+            return self.catch_up(poll, effects);
+        }
         if !page.batches.is_empty() || self.is_over(now, &poll) {
             return effects.push(poll.reply(page));
         }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use celeriant_schema::{FeedBatch, Stamp};
+use celeriant_schema::{FeedBatch, Notice, Stamp};
 
 /// Bytes of batches kept.
 const BYTES_MAX: usize = 8 << 20;
@@ -146,8 +146,8 @@ impl Ring {
     /// What a notice says is gone is told no more, however old the reader's cursor. Its entries
     /// stay, without events: a page passes them over.
     fn take_away(&mut self, notice: &FeedBatch) {
-        let Some(retention) = notice.notice else { return };
-        let first = retention.first_available(notice.batch.header.first_version);
+        let Some(Notice { what, .. }) = notice.notice else { return };
+        let first = what.first_available(notice.batch.header.first_version);
         let has_gone = |entry: &&mut Entry| {
             let FeedBatch { key, batch, .. } = entry.batch();
             *key == notice.key && batch.events.iter().any(|event| event.version < first)

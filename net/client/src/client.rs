@@ -20,7 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriant_schema::{AggregateKey, ApiKey, Refusal, Request, Response, Selector, Version};
+use celeriant_schema::{
+    AggregateKey, ApiKey, ClusterId, Refusal, Request, Response, Selector, Version,
+};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::{self, Backoff};
@@ -274,6 +276,11 @@ impl Client {
             _ => Resend::Read,
         };
         self.call(request, resend, timeout).await
+    }
+
+    /// Which store this is: of the first node that answered.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.inner.shared.cluster()
     }
 
     /// How this client behaves.

@@ -108,6 +108,11 @@ impl Shared {
         with(&mut self.known().nodes)
     }
 
+    /// Which store the nodes are of, once one has answered.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.known().cluster
+    }
+
     /// Why the latest attempt to reach a node failed.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.known().failure.clone().map(Error::from)

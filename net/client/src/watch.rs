@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use celeriant_schema::{
-    AggregateKey, BatchHeader, FeedBatch, FeedQuery, Request, Response, Retention, Retry, Selector,
-    Stamp, Version,
+    AggregateKey, BatchHeader, FeedBatch, FeedPage, FeedQuery, Hash, Notice, Request, Response,
+    Retention, Retry, Selector, Stamp, Version,
 };
 use futures_core::Stream;
 use tokio::time::sleep;
@@ -57,13 +57,19 @@ pub enum Watched {
         stamp: Stamp,
         /// Whether it may be recreated.
         recreate: bool,
+        /// Its chain hash there, which the first event behind a deletion goes on from.
+        hash: Hash,
     },
     /// An aggregate's first events were taken away.
     Trimmed {
         /// Which.
         key: AggregateKey,
+        /// Its version.
+        version: Version,
         /// Lowest version that stays.
         first_available: Version,
+        /// Its chain hash there: of `version`.
+        hash: Hash,
         /// Of the write that did it.
         stamp: Stamp,
     },
@@ -78,13 +84,15 @@ pub enum Watched {
 }
 
 impl Watched {
-    fn of_notice(key: AggregateKey, header: &BatchHeader, retention: Retention) -> Self {
+    fn of_notice(key: AggregateKey, header: &BatchHeader, Notice { what, hash }: Notice) -> Self {
         let (version, stamp) = (header.last_version, header.stamp);
-        match retention {
-            Retention::Delete { recreate, .. } => Self::Deleted { key, version, stamp, recreate },
+        match what {
+            Retention::Delete { recreate, .. } => {
+                Self::Deleted { key, version, stamp, recreate, hash }
+            }
             Retention::Trim { .. } => {
-                let first_available = retention.first_available(version.next());
-                Self::Trimmed { key, first_available, stamp }
+                let first_available = what.first_available(version.next());
+                Self::Trimmed { key, version, first_available, hash, stamp }
             }
         }
     }
@@ -211,44 +219,61 @@ impl Watch {
         Ok(page.told)
     }
 
-    async fn ask(self) -> Result<Told, Error> {
-        let wait = Duration::from_millis(self.query.wait_ms.into());
-        let timeout = self.client.timeout() + wait;
-        // Without payloads there is nothing to open.
-        let keys = self.client.options().keys.clone().filter(|_| !self.query.headers_only);
-        let request = Request::Feed(self.query);
-        match self.client.call_to(self.any, &request, Resend::Read, timeout).await? {
-            Response::Feed(page) => {
-                let caught_up = page.upto >= page.head;
-                let checkpoint = Watched::Checkpoint { stamp: page.upto, caught_up };
-                let mut told = Vec::with_capacity(page.batches.len() + 1);
-                for FeedBatch { key, batch, notice } in page.batches {
-                    if let Some(retention) = notice {
-                        told.push(Watched::of_notice(key, &batch.header, retention));
-                        continue;
-                    }
-                    let mut batch = Batch::from_read(batch)?;
-                    if let Some(keys) = &keys {
-                        sealing::open(&**keys, &key, &mut batch).await?;
-                    }
-                    told.push(Watched::Batch { key, batch });
-                }
-                told.push(checkpoint);
-                Ok(Told { told, upto: page.upto, head: page.head })
-            }
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Asks until there is an answer, or there will be none.
-    async fn ask_patiently(self) -> Result<Told, Error> {
+    /// One page as the store gives it, with all that hashes cover, and nothing opened: for whoever
+    /// keeps or checks it. Asks until there is an answer, or there will be none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn raw_page(self) -> Result<FeedPage, Error> {
         let mut pauses = self.client.backoff(PAUSES.0, PAUSES.1);
         loop {
-            match self.clone().ask().await {
+            match self.clone().ask_raw().await {
                 Err(error) if error.retry() != Retry::Never => sleep(pauses.wait()).await,
                 answer => return answer,
             }
         }
+    }
+
+    async fn ask_raw(self) -> Result<FeedPage, Error> {
+        let wait = Duration::from_millis(self.query.wait_ms.into());
+        let timeout = self.client.timeout() + wait;
+        let request = Request::Feed(self.query);
+        match self.client.call_to(self.any, &request, Resend::Read, timeout).await? {
+            Response::Feed(page) => Ok(page),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn ask(self) -> Result<Told, Error> {
+        let page = self.clone().ask_raw().await?;
+        self.tell(page).await
+    }
+
+    async fn tell(self, page: FeedPage) -> Result<Told, Error> {
+        // Without payloads there is nothing to open.
+        let keys = self.client.options().keys.clone().filter(|_| !self.query.headers_only);
+        let caught_up = page.upto >= page.head;
+        let checkpoint = Watched::Checkpoint { stamp: page.upto, caught_up };
+        let mut told = Vec::with_capacity(page.batches.len() + 1);
+        for FeedBatch { key, batch, notice } in page.batches {
+            if let Some(notice) = notice {
+                told.push(Watched::of_notice(key, &batch.header, notice));
+                continue;
+            }
+            let mut batch = Batch::from_read(batch)?;
+            if let Some(keys) = &keys {
+                sealing::open(&**keys, &key, &mut batch).await?;
+            }
+            told.push(Watched::Batch { key, batch });
+        }
+        told.push(checkpoint);
+        Ok(Told { told, upto: page.upto, head: page.head })
+    }
+
+    /// Asks until there is an answer, or there will be none.
+    async fn ask_patiently(self) -> Result<Told, Error> {
+        let page = self.clone().raw_page().await?;
+        self.tell(page).await
     }
 }
 

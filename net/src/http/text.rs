@@ -43,8 +43,8 @@ impl Told {
         let mut told = Vec::new();
         for batch in page.batches {
             let (key, header) = (batch.key, batch.batch.header);
-            if let Some(retention) = batch.notice {
-                told.push(Self { key, header, what: What::Notice(retention) });
+            if let Some(notice) = batch.notice {
+                told.push(Self { key, header, what: What::Notice(notice.what) });
                 continue;
             }
             let events = batch.batch.events.into_iter();

@@ -1,12 +1,12 @@
 //! Feeds in bytes.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::request::retention;
 use super::response::{BATCH_BYTES, EVENT_BYTES, batch, put_batch};
 use super::{Input, put_key, put_text};
-use crate::codec::DecodeError;
-use crate::feed::{FeedBatch, FeedPage, FeedQuery, Selector};
+use crate::codec::{DecodeError, Reader};
+use crate::feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};
 use crate::ids::Stamp;
 use crate::limits::{FEED_SELECTORS_MAX, FILTER_TYPES_MAX, KEY_BYTES_MAX};
 
@@ -53,6 +53,24 @@ pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
     Ok(FeedQuery { selector, types, after, wait_ms, headers_only })
 }
 
+/// A page's bytes without a frame around them, for whoever keeps it.
+pub fn encode_feed_page(page: &FeedPage) -> Bytes {
+    let mut out = BytesMut::new();
+    put_feed_page(&mut out, page);
+    out.freeze()
+}
+
+/// Reads what [`encode_feed_page`] wrote. Bodies and keys share memory with `bytes`.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn decode_feed_page(bytes: &Bytes) -> Result<FeedPage, DecodeError> {
+    let mut input = Input { frame: bytes, reader: Reader::new(bytes, "feed page") };
+    let page = feed_page(&mut input)?;
+    input.finish()?;
+    Ok(page)
+}
+
 pub(super) fn put_feed_page(out: &mut BytesMut, page: &FeedPage) {
     let events = page.batches.iter().flat_map(|batch| &batch.batch.events);
     let bytes: usize = events.map(|event| EVENT_BYTES + event.body.len()).sum();
@@ -65,8 +83,9 @@ pub(super) fn put_feed_page(out: &mut BytesMut, page: &FeedPage) {
         put_key(out, key);
         put_batch(out, batch);
         out.put_u8(if notice.is_some() { FLAG_NOTICE } else { 0 });
-        if let Some(retention) = notice {
-            out.put_slice(&retention.to_bytes());
+        if let Some(Notice { what, hash }) = notice {
+            out.put_slice(&what.to_bytes());
+            out.put_slice(&hash.0);
         }
     }
 }
@@ -79,7 +98,10 @@ pub(super) fn feed_page(input: &mut Input<'_>) -> Result<FeedPage, DecodeError> 
         let key = input.key()?;
         let batch = batch(input)?;
         let is_notice = input.flags(FLAG_NOTICE)? != 0;
-        let notice = is_notice.then(|| retention(input)).transpose()?;
+        let notice = match is_notice {
+            true => Some(Notice { what: retention(input)?, hash: input.hash()? }),
+            false => None,
+        };
         batches.push(FeedBatch { key, batch, notice });
     }
     Ok(FeedPage { batches, upto, head })

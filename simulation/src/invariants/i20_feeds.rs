@@ -12,7 +12,7 @@
 //! ```
 
 use celeriant_schema::event::EventBody;
-use celeriant_schema::{AggregateKey, FeedPage, FeedQuery, Hash, Retention, Stamp};
+use celeriant_schema::{AggregateKey, FeedPage, FeedQuery, Hash, Notice, Stamp};
 
 use crate::history::{History, Step};
 
@@ -23,7 +23,7 @@ pub const RULE: &str = "I20";
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Content {
     Event(Hash),
-    Notice(Retention),
+    Notice(Notice),
 }
 
 type Item<'h> = (Stamp, &'h AggregateKey, Content);
@@ -104,7 +104,8 @@ fn due<'h>(
     for (key, at, batch) in batches {
         let stamp = batch.header.stamp;
         if let Some(retention) = batch.retention {
-            due.push(((stamp, key, Content::Notice(retention)), None));
+            let notice = Notice { what: retention, hash: batch.hash };
+            due.push(((stamp, key, Content::Notice(notice)), None));
         }
         let events =
             batch.events.iter().zip(stamp.value()..).filter(|(event, stamp)| {

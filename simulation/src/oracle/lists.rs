@@ -1,10 +1,10 @@
 //! Listings: every name that existed before the asking, no name that did not exist before the
-//! answer.
+//! answer; of aggregates none that was deleted all the time between.
 
 use std::collections::BTreeMap;
 
 use celeriant_schema::key::SYSTEM_ORG;
-use celeriant_schema::{ListPage, ListQuery, limits::LIST_PAGE_MAX};
+use celeriant_schema::{AggregateKey, ListPage, ListQuery, Version, limits::LIST_PAGE_MAX};
 
 use super::{Evidence, When};
 use crate::ledger::{Order, Place};
@@ -38,10 +38,12 @@ impl Names {
 
     pub(super) fn check(
         &self,
+        evidence: &Evidence,
         query: &ListQuery,
         page: &ListPage,
-        When { sent, answered, .. }: When,
+        when: When,
     ) -> Result<(), String> {
+        let When { sent, answered, .. } = when;
         let limit = query.limit.clamp(1, LIST_PAGE_MAX) as usize;
         if page.names.len() > limit || !page.names.is_sorted() {
             return Err(format!("{} names for a limit of {limit}, or unsorted", page.names.len()));
@@ -53,11 +55,15 @@ impl Names {
             if lives.get(name.as_str()).is_none_or(|(born, _)| *born >= answered) {
                 return Err(format!("{name} is listed and was not there"));
             }
+            if !lived(evidence, query, name, when).0 {
+                return Err(format!("{name} is listed and was deleted"));
+            }
         }
         let end = page.names.last().filter(|_| page.more);
         let missing = lives.iter().find(|(name, (_, known))| {
             let covered = end.is_none_or(|end| **name <= end.as_str());
-            *known < sent && covered && !page.names.iter().any(|listed| listed == *name)
+            let is_listed = page.names.iter().any(|listed| listed == *name);
+            *known < sent && covered && !is_listed && lived(evidence, query, name, when).1
         });
         match missing {
             Some((name, _)) => Err(format!("{name} was there and is not listed")),
@@ -79,6 +85,19 @@ impl Names {
             }
         }
     }
+}
+
+/// Whether an aggregate can have been there, and whether it was all the time. Orgs and types are,
+/// once they are.
+fn lived(evidence: &Evidence, query: &ListQuery, name: &str, when: When) -> (bool, bool) {
+    let (Some(org), Some(kind)) = (&query.org, &query.kind) else { return (true, true) };
+    let Ok(key) = AggregateKey::new(org, kind, name) else { return (true, false) };
+    let lives = |step| {
+        let at = evidence.history.standing(&key, step);
+        at.version > Version::NONE && !at.deleted
+    };
+    let mut steps = evidence.steps(&key, when);
+    (steps.clone().any(lives), steps.all(lives))
 }
 
 fn merge(into: &mut (Order, Order), life: (Order, Order)) {

@@ -3,13 +3,19 @@
 //! A merge over memtable and runs that skips: the next org or type is found by seeking behind
 //! everything of the one before, so a page costs what it returns. `01`, which is in no name, ranks
 //! above the `00` behind a name and below every longer name that starts with it.
+//!
+//! A deleted aggregate is in no listing. Its head says so, which is the row that leads to its name:
+//! to pass it costs what naming it would, and only so many are passed at a time. Orgs and types
+//! stay in listings whatever became of what is in them.
 
 use celeriant_schema::ListPage;
 
-use super::lookup::{Source, View};
+use super::lookup::{Source, View, damage};
 use super::memtable::Memtable;
+use super::rows::{HEAD, HeadRow};
 use super::{Directory, Fault, Pins};
-use crate::run::Cursor;
+use crate::error::Flaw;
+use crate::run::{Cursor, PagePlace};
 
 /// Ranks behind everything of a name, before the next.
 const BEHIND: u8 = 1;
@@ -17,11 +23,44 @@ const BEHIND: u8 = 1;
 const NAMES: u8 = 2;
 /// So many rows are passed one by one before a run is sought in anew.
 const STEPS_MAX: usize = 16;
+/// So many deleted aggregates are passed before others have their turn: about a millisecond.
+const PASSED_MAX: usize = 1024;
+/// Parents of aggregates.
+const OF_AGGREGATES: usize = 2;
+
+/// What a listing has found, and where it is.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The names.
+    pub page: ListPage,
+    /// Names deleted aggregates, too.
+    with_deleted: bool,
+    /// The last name that was passed and is not on the page, if it is behind those that are.
+    passed: Option<String>,
+    seen: u64,
+}
+
+impl Listing {
+    /// Of everything that ever was, for whoever checks it.
+    pub fn with_deleted() -> Self {
+        Self { with_deleted: true, ..Self::default() }
+    }
+
+    /// The last name that needs not to be looked at again.
+    fn at(&self) -> Option<&str> {
+        self.passed.as_deref().or(self.page.names.last().map(String::as_str))
+    }
+
+    /// Names that were found or passed.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+}
 
 /// One source, and its first row at or behind the place where the listing is.
 enum Stream<'a> {
     Table { table: &'a Memtable, row: Option<&'a [u8]>, is_sought: bool },
-    Run { view: View<'a>, cursor: Cursor, is_on: bool, is_at_end: bool },
+    Run { number: u32, view: View<'a>, cursor: Cursor, is_on: bool, is_at_end: bool },
 }
 
 impl<'a> Stream<'a> {
@@ -29,7 +68,8 @@ impl<'a> Stream<'a> {
         match source {
             Source::Table(table) => Self::Table { table, row: None, is_sought: false },
             Source::Run(run, view) => {
-                Self::Run { view, cursor: run.cursor(from), is_on: false, is_at_end: false }
+                let (number, cursor) = (run.number(), run.cursor(from));
+                Self::Run { number, view, cursor, is_on: false, is_at_end: false }
             }
         }
     }
@@ -44,7 +84,7 @@ impl<'a> Stream<'a> {
                     *is_sought = true;
                 }
             }
-            Self::Run { view, cursor, is_on, is_at_end } => {
+            Self::Run { view, cursor, is_on, is_at_end, .. } => {
                 let mut steps = 0;
                 while !*is_at_end && (!*is_on || cursor.key() < from) {
                     if steps == STEPS_MAX {
@@ -59,6 +99,29 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// Whether the aggregate whose rows start with `prefix` was deleted, as far as this source
+    /// knows; `None`: it knows nothing of it.
+    fn is_deleted(&self, prefix: &[u8]) -> Result<Option<bool>, Fault> {
+        let Some(row) = self.row().filter(|row| row.starts_with(prefix)) else { return Ok(None) };
+        match self {
+            Self::Table { table, .. } => Ok(table.entry(row).map(|entry| entry.head().deleted)),
+            Self::Run { cursor, .. } if row[prefix.len()..] == [HEAD] => {
+                let head = HeadRow::decode(&cursor.value());
+                head.map(|head| Some(head.deleted)).map_err(|flaw| self.flawed(flaw))
+            }
+            // A head is the first of an aggregate's rows.
+            Self::Run { .. } => Err(self.flawed(Flaw::Chain("rows of an aggregate"))),
+        }
+    }
+
+    fn flawed(&self, flaw: Flaw) -> Fault {
+        let run = match self {
+            Self::Table { .. } => 0,
+            Self::Run { number, .. } => *number,
+        };
+        Fault::Damaged(damage(PagePlace { run, page: 0, count: 1 }, flaw))
+    }
+
     fn row(&self) -> Option<&[u8]> {
         match self {
             Self::Table { row, .. } => *row,
@@ -70,9 +133,9 @@ impl<'a> Stream<'a> {
 }
 
 impl Directory {
-    /// Fills `page` with names that start with `prefix`, after `after`, up to `limit` of them:
+    /// Fills `listing` with names that start with `prefix`, after `after`, up to `limit` of them:
     /// orgs, the types of an org or the ids of an org's type, which `parents` names. Goes on
-    /// behind what is in the page already.
+    /// behind what is in the listing already. `false`: there is more to pass, ask again.
     ///
     /// # Errors
     /// A page of the directory is missing or damaged; the names found before it are kept, so that
@@ -83,43 +146,64 @@ impl Directory {
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-        page: &mut ListPage,
+        listing: &mut Listing,
         pins: &Pins,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let mut parent = Vec::new();
         for part in parents {
             parent.extend_from_slice(part.as_bytes());
             parent.push(0);
         }
         let mut from = parent.clone();
-        match page.names.last().map(String::as_str).or(after) {
-            Some(after) if after >= prefix => {
-                from.extend_from_slice(after.as_bytes());
-                from.push(BEHIND);
-            }
+        match listing.at().or(after) {
+            Some(after) if after >= prefix => behind(after, &mut from),
             _ => from.extend_from_slice(prefix.as_bytes()),
         }
         // Outcomes and erasures lie before the first name.
         if from.is_empty() {
             from.push(NAMES);
         }
+        let may_pass = parents.len() == OF_AGGREGATES && !listing.with_deleted;
         let sources = self.sources(pins);
         let mut streams: Vec<_> = sources.map(|source| Stream::new(source, &from)).collect();
-        loop {
+        for _ in 0..limit + PASSED_MAX {
             streams.iter_mut().try_for_each(|stream| stream.seek(&from))?;
             let first = streams.iter().filter_map(Stream::row).min();
-            let Some(name) = first.and_then(|row| name_below(row, &parent, prefix)) else { break };
-            if page.names.len() == limit {
-                page.more = true;
-                break;
-            }
+            let name = first.and_then(|row| name_below(row, &parent, prefix)).map(str::to_owned);
+            let Some(name) = name else { return Ok(true) };
             from.truncate(parent.len());
-            from.extend_from_slice(name.as_bytes());
-            from.push(BEHIND);
-            page.names.push(name.to_owned());
+            behind(&name, &mut from);
+            let is_passed = may_pass && is_deleted(&streams, &parent, &name)?;
+            listing.seen += 1;
+            if is_passed {
+                listing.passed = Some(name);
+            } else if listing.page.names.len() == limit {
+                listing.page.more = true;
+                return Ok(true);
+            } else {
+                listing.page.names.push(name);
+                listing.passed = None;
+            }
         }
-        Ok(())
+        Ok(false)
     }
+}
+
+/// Above all rows of `name`, below those of the next one.
+fn behind(name: &str, from: &mut Vec<u8>) {
+    from.extend_from_slice(name.as_bytes());
+    from.push(BEHIND);
+}
+
+/// What the newest of those who know the aggregate says.
+fn is_deleted(streams: &[Stream<'_>], parent: &[u8], name: &str) -> Result<bool, Fault> {
+    let prefix = [parent, name.as_bytes(), &[0]].concat();
+    for stream in streams {
+        if let Some(is_deleted) = stream.is_deleted(&prefix)? {
+            return Ok(is_deleted);
+        }
+    }
+    Ok(false)
 }
 
 /// The name in `row` that follows `parent`, if it starts with `prefix`.

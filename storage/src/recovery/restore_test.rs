@@ -174,7 +174,7 @@ fn read_everything(disk: &mut MemoryDisk, mut recovered: Recovered) -> Result<()
         let key = celeriant_schema::AggregateKey::new("acme", "order", &format!("o-{number}"));
         let key = key.expect("a key");
         let mut pins = crate::directory::Pins::default();
-        let mut names = celeriant_schema::ListPage::default();
+        let mut names = crate::directory::Listing::default();
         loop {
             let first = celeriant_schema::Version::new(1);
             let last = celeriant_schema::Version::new(1 << 50);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::{
     AggregateKey, BatchHeader, BootId, ClientId, Epoch, Event, FeedBatch, FeedPage, FeedQuery,
-    Hash, ReadBatch, ReadEvent, Request, Retention, Selector, ShardId, Stamp, Version, WriteId,
+    Hash, Notice, ReadBatch, ReadEvent, Request, Retention, Selector, ShardId, Stamp, Version,
+    WriteId,
 };
 
 use super::{CATCHING_UP_MAX, Core, Effect, IDLE_TICKS};
@@ -40,7 +41,8 @@ fn deleted(key: &str, stamp: u64) -> FeedBatch {
     let mut notice = batch(key, stamp);
     notice.batch.header.last_version = Version::new(stamp - 1);
     notice.batch.events.clear();
-    notice.notice = Some(Retention::Delete { recreate: true, forget_sequences: false });
+    let what = Retention::Delete { recreate: true, forget_sequences: false };
+    notice.notice = Some(Notice { what, hash: Hash::ZERO });
     notice
 }
 
@@ -359,5 +361,14 @@ fn without_watchers_shards_are_told_to_be_silent_and_later_again_to_tell() {
     for shard in 0..2 {
         rig.hear(shard, FeedNews::Listening { upto: Stamp::new(120) });
     }
+    assert_eq!(rig.answers(), [(1, vec![], 120)]);
+}
+
+#[test]
+fn a_poll_that_does_not_wait_hears_how_far_shards_are_and_not_how_far_they_have_told() {
+    let mut rig = Rig::live(2, 100);
+    rig.poll(1, "*", Some(100), 0);
+    assert_eq!(rig.answers(), []);
+    assert_eq!(rig.answer_asks(&[], 120), 2);
     assert_eq!(rig.answers(), [(1, vec![], 120)]);
 }

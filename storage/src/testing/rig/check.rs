@@ -1,8 +1,7 @@
 //! Holds a log and its directory against the model.
 
-use celeriant_schema::ListPage;
-
 use super::*;
+use crate::directory::Listing;
 use crate::disk::Done;
 
 impl Rig {
@@ -49,9 +48,12 @@ impl Rig {
     fn listed(&self) -> Vec<String> {
         let (org, kind) = ("acme", "order");
         let all = |parents: &[&str]| {
-            let mut page = ListPage::default();
-            self.ask(|directory, pins| directory.list(parents, "", None, 999, &mut page, pins));
-            page.names
+            let mut all = Listing::with_deleted();
+            let list = |directory: &Directory, pins: &Pins, all: &mut Listing| {
+                directory.list(parents, "", None, 999, all, pins)
+            };
+            while !self.ask(|directory, pins| list(directory, pins, &mut all)) {}
+            all.page.names
         };
         assert!(all(&[]).iter().all(|name| name == org));
         assert!(all(&[org]).iter().all(|name| name == kind));
