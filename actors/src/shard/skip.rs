@@ -5,7 +5,7 @@
 //! many reads on: something for it is near, or finding that out would cost as much as reading.
 
 use celeriant_schema::{AggregateKey, ListPage, Selector};
-use celeriant_storage::directory::Fault;
+use celeriant_storage::directory::{Fault, Listing};
 
 use super::core::Core;
 use crate::work::FeedAsk;
@@ -91,9 +91,11 @@ impl<R> Core<R> {
         Ok(!ids.more && keys.len() <= FEW)
     }
 
+    /// Of what is deleted nothing is told but its notice.
     fn names(&self, parents: &[&str]) -> Result<ListPage, Fault> {
-        let mut page = ListPage::default();
-        self.directory.list(parents, "", None, FEW, &mut page, &self.pins)?;
-        Ok(page)
+        let mut listing = Listing::default();
+        let is_all = self.directory.list(parents, "", None, FEW, &mut listing, &self.pins)?;
+        let ListPage { names, more } = listing.page;
+        Ok(ListPage { names, more: more || !is_all })
     }
 }
