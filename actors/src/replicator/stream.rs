@@ -20,8 +20,8 @@ use super::reconcile::{Comparison, Next};
 
 /// Bytes that one read of the log brings, about.
 pub(super) const READ_BYTES: u32 = celeriant_schema::peer::FRAMES_BYTES_TARGET as u32;
-/// A follower that lacks so many records or fewer has caught up: what waits for it waits for about
-/// as long as for a few frames.
+/// A follower that was sent all but so many records, and holds what it was sent then, has caught
+/// up: what waits for it waits for about as long as for a few frames.
 const NEARLY_RECORDS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Stream {
     held: Position,
     /// It has acknowledged this much, whatever has become of it.
     owed: Lsn,
+    /// What was sent when for the first time that was nearly all.
+    nearly: Option<Lsn>,
     /// The end of what this node has sealed.
     sealed: Position,
     commit: Lsn,
@@ -77,6 +79,7 @@ impl Stream {
             in_flight_bytes: 0,
             held: Position::default(),
             owed: Lsn::ZERO,
+            nearly: None,
             sealed,
             commit: Lsn::ZERO,
             closed: Stamp::ZERO,
@@ -88,6 +91,7 @@ impl Stream {
     /// acknowledged it holds.
     pub(super) fn reset(&mut self) {
         self.stage = Stage::Unknown;
+        self.nearly = None;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.is_news = true;
@@ -135,16 +139,19 @@ impl Stream {
         self.held.lsn < self.owed
     }
 
-    /// The follower holds nearly all that is sealed, or it is on its way.
+    /// The follower holds nearly all that is sealed. What has been sealed since may be on its way:
+    /// a busy leader's follower is never quite there.
     pub(super) fn has_caught_up(&self) -> bool {
-        match &self.stage {
-            _ if self.is_short() => false,
+        let is_near = match &self.stage {
             Stage::Level => true,
-            Stage::Behind { next, .. } => {
-                self.sealed.lsn.value() - next.lsn.value() <= NEARLY_RECORDS
-            }
+            Stage::Behind { next, .. } => self.is_near(next.lsn),
             _ => false,
-        }
+        };
+        is_near && !self.is_short() && self.nearly.is_some_and(|sent| self.held.lsn >= sent)
+    }
+
+    fn is_near(&self, sent: Lsn) -> bool {
+        self.sealed.lsn.value() - sent.value() <= NEARLY_RECORDS
     }
 
     /// The follower durably holds the log up to here.
@@ -248,6 +255,10 @@ impl Stream {
 
     /// Where to read on, if it is behind and nothing is being read.
     pub(super) fn catch_up(&mut self) -> Option<Lsn> {
+        let Stage::Behind { next, .. } = self.stage else { return None };
+        if self.nearly.is_none() && self.is_near(next.lsn) {
+            self.nearly = Some(next.lsn);
+        }
         let Stage::Behind { next, reading } = &mut self.stage else { return None };
         if *next == self.sealed {
             self.stage = Stage::Level;

@@ -177,6 +177,8 @@ pub struct QuicLink {
     backoff: Backoff,
     dial: Dial,
     accept: Boxed<Option<Incoming>>,
+    /// It was looked whether somebody comes.
+    is_open: bool,
     greeting: Vec<Attempt>,
     /// The arbiter's: told that it is chosen, not confirmed yet; and those that come after it.
     choosing: Option<Attempt>,
@@ -235,6 +237,7 @@ impl QuicLink {
         let endpoint = transport::endpoint(&shared, socket, runtime)?;
         Ok(Self {
             accept: accept(endpoint.clone()),
+            is_open: false,
             endpoint,
             shared,
             target: Target::default(),
@@ -307,6 +310,9 @@ impl QuicLink {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) {
+        // Who came before that has waited since, and took it for the time that this network needs:
+        // QUIC would send to this node as slowly. Let him come again.
+        let is_late = !std::mem::replace(&mut self.is_open, true);
         while let Poll::Ready(incoming) = self.accept.as_mut().poll(cx) {
             let Some(incoming) = incoming else {
                 // Its socket is gone, and with it everything that could come: said once.
@@ -315,7 +321,7 @@ impl QuicLink {
                 return self.note_failure(Failure { with: String::new(), reason });
             };
             self.accept = accept(self.endpoint.clone());
-            if self.greeting.len() < GREETINGS_MAX {
+            if self.greeting.len() < GREETINGS_MAX && !is_late {
                 self.greeting.push(attempt::accept(Arc::clone(&self.shared), incoming));
             } else {
                 incoming.refuse();
