@@ -20,8 +20,8 @@ use super::reconcile::{Comparison, Next};
 
 /// Bytes that one read of the log brings, about.
 pub(super) const READ_BYTES: u32 = celeriant_schema::peer::FRAMES_BYTES_TARGET as u32;
-/// A follower that was sent all but so many records, and holds what it was sent then, has caught
-/// up: what waits for it waits for about as long as for a few frames.
+/// A follower that was sent all but so many records, and holds what was sealed then, has caught up:
+/// what waits for it waits for about as long as for a few frames.
 const NEARLY_RECORDS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Stream {
     held: Position,
     /// It has acknowledged this much, whatever has become of it.
     owed: Lsn,
-    /// What was sent when for the first time that was nearly all.
+    /// What was sealed when for the first time nearly all of it was sent.
     nearly: Option<Lsn>,
     /// The end of what this node has sealed.
     sealed: Position,
@@ -147,7 +147,7 @@ impl Stream {
             Stage::Behind { next, .. } => self.is_near(next.lsn),
             _ => false,
         };
-        is_near && !self.is_short() && self.nearly.is_some_and(|sent| self.held.lsn >= sent)
+        is_near && !self.is_short() && self.nearly.is_some_and(|sealed| self.held.lsn >= sealed)
     }
 
     fn is_near(&self, sent: Lsn) -> bool {
@@ -257,7 +257,7 @@ impl Stream {
     pub(super) fn catch_up(&mut self) -> Option<Lsn> {
         let Stage::Behind { next, .. } = self.stage else { return None };
         if self.nearly.is_none() && self.is_near(next.lsn) {
-            self.nearly = Some(next.lsn);
+            self.nearly = Some(self.sealed.lsn);
         }
         let Stage::Behind { next, reading } = &mut self.stage else { return None };
         if *next == self.sealed {
@@ -333,5 +333,41 @@ impl Stream {
         let news = std::mem::take(&mut self.is_news);
         let (shard, commit, closed) = (self.shard, self.commit, self.closed);
         news.then_some(Committed { shard, commit, closed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(lsn: u64) -> Position {
+        Position { lsn: Lsn::new(lsn), ..Position::default() }
+    }
+
+    fn frames(before: u64, end: u64) -> Frames {
+        Frames { before: at(before), end: at(end), bytes: vec![0; 4096].into() }
+    }
+
+    #[test]
+    fn a_follower_that_was_sent_everything_has_caught_up_when_it_holds_it() {
+        let (shard, epoch) = (ShardId::new(0), Epoch::new(3));
+        let mut effects = Vec::new();
+        let mut stream = Stream::new(shard, epoch, at(100));
+        let empty = Tip { shard, epoch, durable: at(0), floor: Lsn::ZERO };
+        stream.compare(&empty, 1, &mut effects);
+        stream.found(1, None, &mut effects);
+        stream.cut_done(1, &empty);
+        assert_eq!(stream.catch_up(), Some(Lsn::ZERO));
+        assert!(!stream.has_caught_up(), "it lacks little, and holds nothing of it");
+        stream.read(frames(0, 100), &mut effects);
+        stream.sealed(frames(100, 101), true, &mut effects);
+        stream.catch_up();
+        stream.read(frames(100, 101), &mut effects);
+        stream.catch_up();
+        assert!(!stream.has_caught_up(), "all is on its way");
+        assert!(stream.acknowledged(at(100)));
+        assert!(stream.has_caught_up(), "all but what was sealed since");
+        stream.reset();
+        assert!(!stream.has_caught_up(), "out of reach");
     }
 }

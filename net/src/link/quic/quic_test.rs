@@ -88,6 +88,22 @@ async fn one_side_that_dials_is_enough_whichever_it_is() {
 }
 
 #[tokio::test]
+async fn who_dials_before_the_other_is_ready_does_not_take_that_for_a_long_way() {
+    let authority = authority();
+    let patient = || Settings { attempt_timeout: Duration::from_secs(5), ..quick() };
+    let mut a = Node::new(&authority, 1, 11, patient());
+    let mut b = Node::new(&authority, 2, 12, patient());
+    let to_b = b.target();
+    a.link.aim(to_b);
+    // The first datagram lies at the other node, which looks at it when it is ready.
+    a.step(Duration::from_millis(300)).await;
+    assert!(a.failures.is_empty(), "{:?}", a.failures);
+    drive([&mut a, &mut b], |a, b| a.is_up() && b.is_up()).await;
+    let round_trip = a.link.path().expect("a session").round_trip;
+    assert!(round_trip < Duration::from_millis(100), "{round_trip:?}");
+}
+
+#[tokio::test]
 async fn nodes_that_drew_the_same_boot_id_come_together_all_the_same() {
     let authority = authority();
     let mut a = Node::new(&authority, 1, 11, quick());
