@@ -52,6 +52,9 @@ pub(super) struct Compaction {
     /// Number of the last order, and of the last that is carried out.
     ordered: u64,
     done: u64,
+    /// What the last order is about: erasures up to this stamp, and segments up to this one. What
+    /// is deleted later is not waited for, or an order might never be done.
+    order: (Stamp, u32),
     /// Bytes of files, and of events, that are gone.
     reclaimed: u64,
     erased: u64,
@@ -89,6 +92,7 @@ impl Compaction {
             pause: 0,
             ordered,
             done: 0,
+            order: (Stamp::new(u64::MAX), u32::MAX),
             reclaimed: 0,
             erased: 0,
         }
@@ -112,6 +116,7 @@ impl<R> Core<R> {
     pub(super) fn order_compaction(&mut self, number: u64, effects: &mut Vec<Effect<R>>) {
         let compaction = &mut self.compaction;
         compaction.ordered = compaction.ordered.max(number);
+        compaction.order = (self.log.last_stamp(), self.log.sealed_upto());
         compaction.pause = 0;
         compaction.steps_left = STEPS_PER_TICK_ORDERED;
         if matches!(compaction.stage, Stage::Resting) {
@@ -201,22 +206,22 @@ impl<R> Core<R> {
             Ok(found) => found,
             Err(fault) => return (self.wait_for_page(fault, Stage::Looking, effects), false),
         };
-        self.compaction.pins = Pins::default();
-        if !found.is_empty() {
-            let pass = Pass { upto: after, ..Pass::default() };
-            return (Stage::Collecting(found.into(), pass), true);
-        }
-        if !self.compaction.is_ordered() {
-            return (Stage::Resting, false);
-        }
-        match self.log.next_unpacked() {
-            Some(segment) => {
+        let compaction = &mut self.compaction;
+        compaction.pins = Pins::default();
+        let (stamp, segment) = compaction.order;
+        let is_erased = found.first().is_none_or(|erasure| erasure.stamp > stamp);
+        if compaction.is_ordered() && is_erased {
+            if let Some(segment) = self.log.next_unpacked().filter(|next| *next <= segment) {
                 let segments = BTreeMap::from([(segment, Vec::new())]);
-                (Stage::Packing(Pass { segments, places: 0, upto: after }), true)
+                return (Stage::Packing(Pass { segments, places: 0, upto: after }), true);
             }
-            None => {
-                self.compaction.done = self.compaction.ordered;
-                (Stage::Resting, false)
+            compaction.done = compaction.ordered;
+        }
+        match found.is_empty() {
+            true => (Stage::Resting, false),
+            false => {
+                let pass = Pass { upto: after, ..Pass::default() };
+                (Stage::Collecting(found.into(), pass), true)
             }
         }
     }
@@ -252,7 +257,8 @@ impl<R> Core<R> {
         self.compaction.pins = Pins::default();
         if newest.iter().any(|(_, _, at)| !self.log.is_sealed(at.segment)) {
             let is_pass = !pass.segments.is_empty() || pass.upto > self.directory.erased();
-            return match self.compaction.is_ordered() && !is_pass {
+            let is_awaited = self.compaction.is_ordered() && stamp <= self.compaction.order.0;
+            return match is_awaited && !is_pass {
                 // What is in the segment that takes frames can go when that takes no more.
                 true if self.log.roll(self.promised_bytes) => {
                     let is_sealed = newest.iter().all(|(_, _, at)| self.log.is_sealed(at.segment));

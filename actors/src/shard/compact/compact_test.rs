@@ -8,10 +8,14 @@ use super::PLACES_MAX;
 use crate::shard::core::rig::{Rig, events, key, member, write};
 use crate::work::{Step, Task, Work};
 
-fn take(rig: &mut Rig, id: &str, retention: Retention) {
+fn taking(id: &str, retention: Retention) -> Request {
     let (key, events) = (key(id), EncodedEvents::default());
     let (guard, retention) = (Guard::Any, Some(retention));
-    let answer = rig.ask(write(vec![Member { key, guard, sequence: None, events, retention }]));
+    write(vec![Member { key, guard, sequence: None, events, retention }])
+}
+
+fn take(rig: &mut Rig, id: &str, retention: Retention) {
+    let answer = rig.ask(taking(id, retention));
     assert!(matches!(answer, Response::Receipt(_)), "{answer:?}");
 }
 
@@ -32,6 +36,10 @@ fn read(rig: &mut Rig, id: &str) -> Vec<u64> {
 
 fn order(rig: &mut Rig, number: u64) {
     rig.send(vec![Work::Step(Step::Compact { order: number })]);
+    wait(rig, number);
+}
+
+fn wait(rig: &mut Rig, number: u64) {
     rig.flush();
     for _ in 0..100 {
         if told(rig)[0] >= number {
@@ -57,10 +65,13 @@ fn payloads(rig: &mut Rig) -> usize {
 
 const SECRET: &str = "zQ8xV-secret-4fJw9";
 
-fn secrets(rig: &mut Rig, id: &str, count: usize) {
+fn secret(id: &str, count: usize) -> Request {
     let (key, guard, events) = (key(id), Guard::Any, events(count, SECRET));
-    let member = Member { key, guard, sequence: None, events, retention: None };
-    assert!(matches!(rig.ask(write(vec![member])), Response::Receipt(_)));
+    write(vec![Member { key, guard, sequence: None, events, retention: None }])
+}
+
+fn secrets(rig: &mut Rig, id: &str, count: usize) {
+    assert!(matches!(rig.ask(secret(id, count)), Response::Receipt(_)));
 }
 
 const DELETE: Retention = Retention::Delete { recreate: true, forget_sequences: false };
@@ -82,6 +93,24 @@ fn what_was_deleted_leaves_the_disk_when_an_operator_orders_it() {
     let mut rig = rig.restarted();
     assert_eq!((read(&mut rig, "subject"), read(&mut rig, "kept")), (vec![4], vec![1, 2]));
     assert_eq!(rig.core.directory().erased().value(), upto, "it is noted");
+}
+
+#[test]
+fn an_order_does_not_wait_for_what_is_deleted_after_it() {
+    let mut rig = Rig::new();
+    secrets(&mut rig, "subject", 3);
+    take(&mut rig, "subject", DELETE);
+    // So that the log can go on in the next segment at once.
+    while !rig.core.log.has_segment(2) {
+        append(&mut rig, "busy", 20);
+    }
+    let later = [secret("later", 1), taking("later", DELETE)].map(task);
+    rig.send(vec![Work::Step(Step::Compact { order: 1 })]);
+    rig.send(later.into());
+    wait(&mut rig, 1);
+    assert_eq!(payloads(&mut rig), 1, "of the later one");
+    order(&mut rig, 2);
+    assert_eq!(payloads(&mut rig), 0);
 }
 
 #[test]
