@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use celeriant_schema::audit::hex::{array_from_hex, to_hex};
 use celeriant_schema::{ApiKeyHash, ApiKeyId, ClientId, Refusal, Selector};
 use serde::{Deserialize, Serialize};
 
@@ -227,8 +228,7 @@ impl Token {
 
     /// The whole token as text: for its holder, and for nobody's log.
     pub fn reveal(&self) -> String {
-        let code = self.code.iter().map(|byte| format!("{byte:02x}"));
-        format!("{}.{}", self.signed, code.collect::<String>())
+        format!("{}.{}", self.signed, to_hex(&self.code))
     }
 
     /// Whether somebody made it who has the key that has this hash. Takes the same time for any
@@ -261,7 +261,7 @@ impl FromStr for Token {
             key: key.parse().map_err(|_| TokenError)?,
             scope: Scope::from_content(&content).map_err(|_| TokenError)?,
             signed: signed.to_owned(),
-            code: celeriant_schema::audit::hex::array_from_hex(code).ok_or(TokenError)?,
+            code: array_from_hex(code).ok_or(TokenError)?,
         })
     }
 }

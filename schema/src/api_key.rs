@@ -11,7 +11,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::audit::hex::array_from_hex;
+use crate::audit::hex::{array_from_hex, to_hex};
 
 const PREFIX: &str = "celeriant_key_";
 /// Tells these hashes apart from whatever else is hashed.
@@ -61,8 +61,7 @@ impl ApiKey {
 
     /// The whole key as text: for its holder, and for nobody's log.
     pub fn reveal(&self) -> String {
-        let secret = self.secret.iter().map(|byte| format!("{byte:02x}"));
-        format!("{PREFIX}{}_{}", self.id, secret.collect::<String>())
+        format!("{PREFIX}{}_{}", self.id, to_hex(&self.secret))
     }
 
     fn digest(&self) -> blake3::Hash {

@@ -144,14 +144,10 @@ impl Stream {
     pub(super) fn has_caught_up(&self) -> bool {
         let is_near = match &self.stage {
             Stage::Level => true,
-            Stage::Behind { next, .. } => self.is_near(next.lsn),
+            Stage::Behind { next, .. } => is_nearly(next, &self.sealed),
             _ => false,
         };
         is_near && !self.is_short() && self.nearly.is_some_and(|sealed| self.held.lsn >= sealed)
-    }
-
-    fn is_near(&self, sent: Lsn) -> bool {
-        self.sealed.lsn.value() - sent.value() <= NEARLY_RECORDS
     }
 
     /// The follower durably holds the log up to here.
@@ -255,11 +251,10 @@ impl Stream {
 
     /// Where to read on, if it is behind and nothing is being read.
     pub(super) fn catch_up(&mut self) -> Option<Lsn> {
-        let Stage::Behind { next, .. } = self.stage else { return None };
-        if self.nearly.is_none() && self.is_near(next.lsn) {
+        let Stage::Behind { next, reading } = &mut self.stage else { return None };
+        if self.nearly.is_none() && is_nearly(next, &self.sealed) {
             self.nearly = Some(self.sealed.lsn);
         }
-        let Stage::Behind { next, reading } = &mut self.stage else { return None };
         if *next == self.sealed {
             self.stage = Stage::Level;
             return None;
@@ -334,6 +329,11 @@ impl Stream {
         let (shard, commit, closed) = (self.shard, self.commit, self.closed);
         news.then_some(Committed { shard, commit, closed })
     }
+}
+
+/// Whether who was sent everything up to `sent` lacks little of what is sealed.
+fn is_nearly(sent: &Position, sealed: &Position) -> bool {
+    sealed.lsn.value() - sent.lsn.value() <= NEARLY_RECORDS
 }
 
 #[cfg(test)]

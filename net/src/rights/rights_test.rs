@@ -53,6 +53,12 @@ fn keyed(key: &ApiKey, grants: &[&str]) -> (ApiKeyId, Arc<Holder>) {
     (key.id(), Arc::new(holder))
 }
 
+/// One that names a client id.
+fn bound(id: u64, client_id: Option<ClientId>) -> (ApiKeyId, Arc<Holder>) {
+    let (id, of) = keyed(&secret(id), &["acme:account:append"]);
+    (id, Arc::new(Holder { client_id, ..(*of).clone() }))
+}
+
 /// A keyring with these.
 fn keyring(holders: impl IntoIterator<Item = (ApiKeyId, Arc<Holder>)>) -> Arc<Keyring> {
     let keyring = Keyring::new(Box::new(|| NOW));
@@ -358,10 +364,6 @@ fn what_is_no_key_here_opens_nothing() {
 #[test]
 fn a_client_id_that_a_key_names_is_its_holder_s_and_binds_him() {
     let (mine, other, free) = (ClientId::new(1), ClientId::new(2), ClientId::new(3));
-    let bound = |id: u64, client_id| {
-        let (id, of) = keyed(&secret(id), &["acme:account:append"]);
-        (id, Arc::new(Holder { client_id, ..(*of).clone() }))
-    };
     let ring = keyring([bound(1, Some(mine)), bound(2, Some(other)), bound(3, None)]);
     let nobody = Rights::none().with_keys(Some(Arc::clone(&ring)), true);
     let by = |id| nobody.with_key(&secret(id)).expect("a key");

@@ -1,7 +1,5 @@
 //! Hashes and bytes as hexadecimal text, in JSON.
 
-use std::fmt::Write as _;
-
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -13,11 +11,7 @@ pub struct Hex(pub Vec<u8>);
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::with_capacity(2 * self.0.len());
-        for byte in &self.0 {
-            write!(text, "{byte:02x}").map_err(serde::ser::Error::custom)?;
-        }
-        serializer.serialize_str(&text)
+        serializer.serialize_str(&to_hex(&self.0))
     }
 }
 
@@ -41,6 +35,11 @@ impl<'de> Deserialize<'de> for Hash {
             .map(Self)
             .ok_or_else(|| D::Error::custom("must be 64 hexadecimal digits"))
     }
+}
+
+/// Two lower-case digits a byte.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// So many bytes, neither more nor fewer.

@@ -168,10 +168,6 @@ fn a_token_is_made_by_whoever_shows_a_key_and_of_less_than_that_allows() {
 #[test]
 fn a_token_that_names_a_client_is_for_writes_under_that_one_only() {
     let (mine, other, free) = (ClientId::new(1), ClientId::new(2), ClientId::new(3));
-    let bound = |id: u64, client_id| {
-        let (id, of) = keyed(&secret(id), &["acme:account:append"]);
-        (id, Arc::new(Holder { client_id, ..(*of).clone() }))
-    };
     let ring = keyring([bound(1, Some(mine)), bound(2, Some(other)), bound(3, None)]);
     let nobody = Rights::none().with_keys(Some(ring), true);
     let asked = |client: Option<ClientId>| NewToken {
