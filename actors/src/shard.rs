@@ -19,6 +19,7 @@ mod joints;
 mod leg;
 mod orders;
 pub(crate) mod read;
+mod reopen;
 mod schemas;
 mod search;
 mod skip;
@@ -31,14 +32,15 @@ pub use orders::Reopen;
 pub use schemas::Orgs;
 pub(crate) use write::{hash_if_sequenced, sequenced};
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context as Waking, Poll};
+use std::task::{Context as Waking, Poll, ready};
 
 use celeriant_schema::ShardId;
 use celeriant_storage::cache::FrameCache;
 use celeriant_storage::disk::{Disk, DiskError};
-use celeriant_storage::recovery::{Known, Recovered, recover_member};
+use celeriant_storage::recovery::Recovered;
 use celeriant_storage::{Error, Identity};
 use kameo::Actor;
 use kameo::actor::{ActorRef, Recipient, WeakActorRef};
@@ -47,6 +49,7 @@ use kameo::message::{Context, Message};
 use tokio::sync::oneshot;
 
 use self::core::{Core, Effect, Parts};
+use self::reopen::{Held, Opening};
 use crate::clock::{Clock, StampClock};
 use crate::coordinator::{AnswerMail, ShardMail};
 use crate::replicator::orders::{OrderMail, Report, ReportMail};
@@ -116,7 +119,8 @@ pub struct Args<D> {
 pub struct Shard<D: Disk> {
     core: Core<Route>,
     surroundings: Surroundings,
-    disk: D,
+    /// `None`: the log is being opened anew.
+    disk: Option<D>,
     disks: Disks<D>,
     /// Operations of the disk that were started and have not ended.
     in_flight: usize,
@@ -133,7 +137,11 @@ pub struct Shard<D: Disk> {
     /// What goes to each watch after this event, in order.
     news: Vec<Vec<FeedNews>>,
     reports: Vec<Report>,
+    /// The core has closed.
     reopen: Option<Reopen>,
+    opening: Option<Opening<D>>,
+    /// Came while the log was being opened.
+    held: VecDeque<Held>,
     failure: Option<Error>,
     drain: Option<Draining>,
 }
@@ -165,29 +173,33 @@ impl Surroundings {
 
 impl<D: Disk> Shard<D> {
     /// Completions first, so that acknowledgements never wait behind new work; then mail; and when
-    /// there is none, what has gathered goes to the disk. `Ok(None)`: the log is to be opened anew.
+    /// there is none, what has gathered goes to the disk.
     fn poll_signal(
         &mut self,
         cx: &mut Waking<'_>,
         mailbox: &mut MailboxReceiver<Self>,
-    ) -> Poll<Result<Option<Option<Signal<Self>>>, Error>> {
+    ) -> Poll<Result<Option<Signal<Self>>, Error>> {
         if let Some(error) = self.failure.take() {
             return Poll::Ready(Err(error));
         }
         loop {
-            if self.reopen.is_some() {
-                return Poll::Ready(Ok(None));
-            }
-            while let Poll::Ready(completion) = self.disk.poll_complete(cx) {
+            while self.reopen.is_none()
+                && let Some(disk) = &mut self.disk
+                && let Poll::Ready(completion) = disk.poll_complete(cx)
+            {
                 self.in_flight -= 1;
                 self.core.complete(self.clock.now(), completion, &mut self.effects)?;
                 self.deliver();
-                if self.reopen.is_some() {
-                    return Poll::Ready(Ok(None));
-                }
+            }
+            if let Some(reopen) = self.reopen.take() {
+                self.begin_opening(reopen);
             }
             if let Poll::Ready(signal) = mailbox.poll_recv(cx) {
-                return Poll::Ready(Ok(Some(signal)));
+                return Poll::Ready(Ok(signal));
+            }
+            if self.opening.is_some() {
+                ready!(self.poll_opened(cx))?;
+                continue;
             }
             self.core.pump(&mut self.effects);
             self.core.report(&mut self.effects);
@@ -207,8 +219,11 @@ impl<D: Disk> Shard<D> {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Disk(token, op) => {
+                    let Some(disk) = &mut self.disk else {
+                        unreachable!("a core that is closed starts nothing");
+                    };
                     self.in_flight += 1;
-                    self.disk.start(token, op);
+                    disk.start(token, op);
                 }
                 Effect::Reply(route, response) => self.outbox.push(route, response),
                 Effect::Read(route, response) => {
@@ -268,39 +283,6 @@ impl<D: Disk> Shard<D> {
         self.outbox.flush();
     }
 
-    /// Lets what is on its way to the disk come to its end, and puts a core in place that knows
-    /// only what is there then.
-    async fn open_anew(&mut self, reopen: Reopen) -> Result<(), Error> {
-        while self.in_flight > 0 {
-            let completion = poll_fn(|cx| self.disk.poll_complete(cx)).await;
-            self.in_flight -= 1;
-            // Nobody knows what a failed write has left: nothing may be read back after it.
-            completion.outcome.map_err(Error::Io)?;
-        }
-        let shown = self.core.shown();
-        let identity = self.surroundings.identity;
-        self.disk = (self.disks)(identity.shard).map_err(Error::Io)?;
-        let mut known =
-            Known { committed: self.core.committed(), cut_after: reopen.cut.map(|(_, _, to)| to) };
-        let mut refused = None;
-        let settings = self.surroundings.settings;
-        let mut recovered = recover_member(&mut self.disk, identity, &settings, known).await;
-        if let Err(Error::Uncut { why, .. }) = &recovered {
-            refused = Some(*why);
-            known.cut_after = None;
-            self.disk = (self.disks)(identity.shard).map_err(Error::Io)?;
-            recovered = recover_member(&mut self.disk, identity, &settings, known).await;
-        }
-        let (orders, carried) = (self.core.take_orders(), self.core.take_carried());
-        self.core = self.surroundings.core(recovered?, &mut self.effects);
-        self.core.keep_shown(shown);
-        self.core.follow(reopen, refused, &mut self.effects);
-        self.core.order(self.clock.now(), orders, &mut self.effects)?;
-        self.core.handle(self.clock.now(), carried, &mut self.effects)?;
-        self.deliver();
-        Ok(())
-    }
-
     /// Tells whoever waits for the shard to be drained. Nobody may be waiting any more: fine.
     fn notice_quiet(&mut self) {
         if !self.core.is_quiet() {
@@ -336,7 +318,7 @@ impl<D: Disk> Actor for Shard<D> {
         let mut shard = Self {
             core,
             surroundings: args.surroundings,
-            disk: args.disk,
+            disk: Some(args.disk),
             disks: args.disks,
             in_flight: 0,
             clock: args.clock,
@@ -351,6 +333,8 @@ impl<D: Disk> Actor for Shard<D> {
             news,
             reports: Vec::new(),
             reopen: None,
+            opening: None,
+            held: VecDeque::new(),
             failure: None,
             drain: None,
         };
@@ -363,16 +347,7 @@ impl<D: Disk> Actor for Shard<D> {
         _: WeakActorRef<Self>,
         mailbox: &mut MailboxReceiver<Self>,
     ) -> Result<Option<Signal<Self>>, Error> {
-        loop {
-            match poll_fn(|cx| self.poll_signal(cx, mailbox)).await? {
-                Some(signal) => return Ok(signal),
-                None => {
-                    if let Some(reopen) = self.reopen.take() {
-                        self.open_anew(reopen).await?;
-                    }
-                }
-            }
-        }
+        poll_fn(|cx| self.poll_signal(cx, mailbox)).await
     }
 }
 
@@ -380,6 +355,9 @@ impl<D: Disk> Message<ShardMail> for Shard<D> {
     type Reply = ();
 
     async fn handle(&mut self, mail: ShardMail, _: &mut Context<Self, ()>) {
+        if self.opening.is_some() {
+            return self.hold(mail.0);
+        }
         self.failure = self.core.handle(self.clock.now(), mail.0, &mut self.effects).err();
         self.deliver();
     }
@@ -389,6 +367,9 @@ impl<D: Disk> Message<OrderMail> for Shard<D> {
     type Reply = ();
 
     async fn handle(&mut self, mail: OrderMail, _: &mut Context<Self, ()>) {
+        if self.opening.is_some() {
+            return self.held.push_back(Held::Orders(mail.0));
+        }
         self.failure = self.core.order(self.clock.now(), mail.0, &mut self.effects).err();
         self.deliver();
     }
@@ -398,6 +379,9 @@ impl<D: Disk> Message<Tick> for Shard<D> {
     type Reply = ();
 
     async fn handle(&mut self, _: Tick, _: &mut Context<Self, ()>) {
+        if self.opening.is_some() {
+            return;
+        }
         self.failure = self.core.tick(self.clock.now(), &mut self.effects).err();
         self.deliver();
     }

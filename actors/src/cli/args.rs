@@ -1,6 +1,7 @@
 //! Words of the command line, as values.
 
 mod audit;
+mod bench;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use super::schema::SchemaAction;
 use super::token::TokenAction;
 
 pub(super) use audit::{AuditAction, Inspect, Verify};
+pub(super) use bench::{Bench, Work};
 
 /// An event store: append, retry, read; lose nothing.
 #[derive(Debug, Parser)]
@@ -461,58 +463,6 @@ pub(super) struct Watch {
     /// Also print how far it has got: where to go on (JSON only)
     #[arg(long)]
     pub(super) checkpoints: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Bench {
-    /// What the load is made of
-    #[arg(value_enum)]
-    pub(super) work: Work,
-    /// Connections to the store
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    pub(super) connections: usize,
-    /// Requests in flight on each connection
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(super) pipeline: usize,
-    /// Aggregates that the load is spread over [default: enough for every request in flight]
-    #[arg(long, value_name = "N")]
-    pub(super) aggregates: Option<usize>,
-    /// Payload of each event, in bytes
-    #[arg(long, default_value_t = 100, value_name = "BYTES")]
-    pub(super) payload: usize,
-    /// How long to measure: seconds, or a duration like 2s
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
-    pub(super) duration: Duration,
-    /// How long to run before measuring
-    #[arg(long, default_value = "1", value_parser = seconds, value_name = "SECONDS")]
-    pub(super) warmup: Duration,
-    /// Open loop: this many requests a second, each measured from when it was due
-    #[arg(long, value_name = "PER_SECOND")]
-    pub(super) rate: Option<f64>,
-    /// Threads that make the load
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(super) threads: usize,
-    /// The server's process on this machine: what it uses goes into the file of --out
-    #[arg(long, value_name = "PID")]
-    pub(super) server_pid: Option<u32>,
-    /// Events in each aggregate that is read
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub(super) events: usize,
-    /// Also write the result to this file
-    #[arg(long, value_name = "FILE")]
-    pub(super) out: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Work {
-    /// One event to one aggregate, guarded by its version
-    Write,
-    /// All events of one aggregate
-    Read,
-    /// One event to each of two aggregates, both guarded, all or none
-    Transfer,
-    /// One long aggregate a connection, page after page; counts events
-    Stream,
 }
 
 /// A time span, written with its unit: `2s`, `150ms`.

@@ -5,7 +5,8 @@
 //!   │                        │                template: a request encoded once, then only patched
 //!   ├── progress, a second   └── pace         open loop: when each request is due
 //!   ├── server, its CPU      └── stats        histogram of a thread's latencies
-//!   └── stream: long aggregates, read page by page
+//!   └── stream, catch_up: long aggregates and the feed, read page by page
+//!       watch: what is written, delivered to many
 //! ```
 //! Speaks the wire protocol directly: client and server share the machine, and whatever the client
 //! spends on decoding, the server cannot spend on serving. Answers are looked at by their kind; a
@@ -16,12 +17,15 @@
 //! and latency counts from when a request was due, so that a stall is charged to all that waited
 //! for it.
 
+mod catch_up;
 mod connection;
 mod pace;
 mod server;
 mod stats;
 mod stream;
 mod template;
+mod watch;
+mod wire;
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use celeriant_client::{Error, Pipe, Tls, Url};
 use celeriant_schema::limits::{BATCH_EVENTS_MAX, CONNECTION_REQUESTS_MAX, PAYLOAD_BYTES_MAX};
+use clap::ValueEnum;
 use serde_json::json;
 use tokio::sync::Barrier;
 use tokio::task::LocalSet;
@@ -80,8 +85,8 @@ impl Target {
 /// Runs the load and prints the result; fails when some of it failed.
 pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), Failure> {
     check(&bench)?;
-    if bench.work == Work::Stream {
-        return run_stream(&bench, global, output);
+    if let Some(measured) = run_pages(&bench, global) {
+        return report_pages(&bench, measured?, output);
     }
     let run = Arc::new(Run::new(bench, global)?);
     let watch = run.bench.server_pid.map(|pid| Watch::start(pid, Arc::clone(&run))).transpose()?;
@@ -107,17 +112,36 @@ pub(super) fn run(bench: Bench, global: &Global, output: &Output) -> Result<(), 
     report(&run, &stats, &server, output)
 }
 
-fn run_stream(bench: &Bench, global: &Global, output: &Output) -> Result<(), Failure> {
-    let (result, server) = stream::run(bench, &Target::new(global)?, &run_name())?;
+/// Result, and what the server used.
+type Measured = (serde_json::Value, serde_json::Value);
+
+/// Work that reads pages of many batches; `None`: it is of another kind.
+fn run_pages(bench: &Bench, global: &Global) -> Option<Result<Measured, Failure>> {
+    let target = Target::new(global);
+    match bench.work {
+        Work::Stream => Some(target.and_then(|at| stream::run(bench, &at, &run_name()))),
+        Work::Watch => Some(target.and_then(|at| watch::run(bench, at, &run_name()))),
+        Work::CatchUp => Some(target.and_then(|at| catch_up::run(bench, &at))),
+        Work::Write | Work::Read | Work::Transfer => None,
+    }
+}
+
+fn report_pages(bench: &Bench, measured: Measured, output: &Output) -> Result<(), Failure> {
+    let (result, server) = measured;
     let report = json!({
-        "work": "stream", "connections": bench.connections, "events": bench.events,
-        "payload": bench.payload, "client_cpu_seconds": stats::cpu_seconds(),
-        "server": server, "result": result,
+        "work": name_of(bench.work), "connections": bench.connections, "events": bench.events,
+        "payload": bench.payload, "rate": bench.rate, "topics": bench.topics,
+        "client_cpu_seconds": stats::cpu_seconds(), "server": server, "result": result,
     });
     if let Some(path) = &bench.out {
         std::fs::write(path, format!("{report:#}\n"))?;
     }
     print(&result, output)
+}
+
+/// As on the command line.
+fn name_of(work: Work) -> String {
+    work.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// In the keys of a run, so that it meets no aggregates of another.
@@ -136,11 +160,15 @@ fn check(bench: &Bench) -> Result<(), Failure> {
         ("--payload", bench.payload, 2, PAYLOAD_BYTES_MAX),
         ("--events", bench.events, 1, events_max),
         ("--aggregates", aggregates(bench), aggregates_min(bench), template::NUMBER_MAX),
+        ("--topics", bench.topics, 1, 10_000),
     ];
     let outside = bounds.iter().find(|(_, value, min, max)| value < min || value > max);
     if let Some((flag, value, min, max)) = outside {
         let why = format!("{flag} {value}: must be {min} to {max} with the other flags given");
         return Err(Failure::usage(why));
+    }
+    if bench.work == Work::Watch && bench.rate.is_some_and(|rate| rate > 1e6) {
+        return Err(Failure::usage("--rate: at most 1,000,000 writes a second are watched"));
     }
     if bench.duration.is_zero() {
         return Err(Failure::usage("--duration: must be longer than nothing"));
@@ -153,13 +181,21 @@ fn check(bench: &Bench) -> Result<(), Failure> {
 
 /// Enough for every request in flight.
 fn aggregates_min(bench: &Bench) -> usize {
-    let per_request = if bench.work == Work::Transfer { 2 } else { 1 };
+    let per_request = match bench.work {
+        Work::Transfer => 2,
+        // These do not write, or one connection does for all.
+        Work::Watch | Work::CatchUp => return 1,
+        Work::Write | Work::Read | Work::Stream => 1,
+    };
     bench.connections.saturating_mul(bench.pipeline).saturating_mul(per_request)
 }
 
 fn aggregates(bench: &Bench) -> usize {
     let needed = aggregates_min(bench);
-    let default = if bench.work == Work::Read { needed.max(1_000) } else { needed };
+    let default = match bench.work {
+        Work::Read | Work::Watch => needed.max(1_000),
+        _ => needed,
+    };
     bench.aggregates.unwrap_or(default)
 }
 
@@ -261,7 +297,7 @@ fn report(
     if let Some(path) = &run.bench.out {
         let bench = &run.bench;
         let report = json!({
-            "work": format!("{:?}", bench.work).to_lowercase(),
+            "work": name_of(bench.work),
             "connections": bench.connections, "pipeline": bench.pipeline,
             "aggregates": run.aggregates, "payload": bench.payload, "threads": bench.threads,
             "rate": bench.rate, "client_cpu_seconds": stats::cpu_seconds(),

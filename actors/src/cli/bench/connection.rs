@@ -4,22 +4,16 @@
 //! a conflict is an error of the store (or of this file).
 
 use std::collections::VecDeque;
-use std::future::{pending, poll_fn};
-use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use celeriant_client::{Error, Pipe};
-use celeriant_schema::limits::{PAGE_BYTES_TARGET, RESPONSE_BYTES_MAX};
-use celeriant_schema::wire::{
-    Hello, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, decode_outbound, encode_hello,
-};
+use bytes::Bytes;
+use celeriant_client::Error;
+use celeriant_schema::limits::PAGE_BYTES_TARGET;
+use celeriant_schema::wire::{Outbound, decode_outbound};
 use celeriant_schema::{Refusal, Response};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout_at};
 
 use super::super::args::Work;
@@ -28,13 +22,11 @@ use super::Run;
 use super::pace::Pace;
 use super::stats::Shared;
 use super::template::{self, Template};
+use super::wire::{Wire, protocol};
 
 /// Kinds of frames that answer, as in the wire's documentation.
 const RECEIPT: u8 = 0x90;
 const PAGE: u8 = 0x91;
-/// Bytes before a frame's body: length, kind, flags, reserved, id.
-const HEADER_BYTES: usize = 16;
-const READ_BYTES: usize = 64 << 10;
 /// Every so many answers one is decoded and checked.
 const SAMPLE: u64 = 64;
 /// How long answers may come after the end.
@@ -58,14 +50,7 @@ struct Flight {
 
 struct Connection {
     work: Work,
-    stream: Box<dyn Pipe>,
-    input: Vec<u8>,
-    /// The part of `input` that holds bytes not looked at yet.
-    unread: std::ops::Range<usize>,
-    output: Vec<u8>,
-    sent: usize,
-    /// What was written may still be in the stream.
-    flush: bool,
+    wire: Wire,
     template: Template,
     /// Number of the first aggregate.
     base: usize,
@@ -101,17 +86,12 @@ pub(super) async fn run(run: Arc<Run>, index: usize, stats: Shared) -> Result<()
 impl Connection {
     async fn prepare(run: &Run, index: usize) -> Result<Self, Failure> {
         let bench = &run.bench;
-        let stream = run.target.dial().await?;
+        let (wire, welcome) = Wire::connect(&run.target).await?;
         let share = run.share(index);
         let template = Template::of(bench.work, &run.name, bench.payload).map_err(Error::from)?;
         let mut connection = Self {
             work: bench.work,
-            stream,
-            input: vec![0; READ_BYTES],
-            unread: 0..0,
-            output: Vec::new(),
-            sent: 0,
-            flush: false,
+            wire,
             template,
             base: share.start,
             units: VecDeque::new(),
@@ -122,7 +102,6 @@ impl Connection {
             events: bench.events,
             decode_all: bench.events * (bench.payload + 100) > PAGE_BYTES_TARGET / 2,
         };
-        let welcome = connection.greet().await?;
         connection.units = units(&run.name, &share, bench.work, welcome.shards);
         if bench.work == Work::Read {
             connection.fill(run).await?;
@@ -134,25 +113,6 @@ impl Connection {
     fn set_slots(&mut self, slots: usize) {
         self.flights = (0..slots).map(|_| None).collect();
         self.free = (0..slots).rev().collect();
-    }
-
-    async fn greet(&mut self) -> Result<Welcome, Failure> {
-        let mut hello = BytesMut::new();
-        let client_name = "celeriant bench".to_owned();
-        let (min_protocol, max_protocol) = (PROTOCOL_MIN, PROTOCOL_MAX);
-        let said = Hello { min_protocol, max_protocol, client_name, api_key: None };
-        encode_hello(&said, &mut hello);
-        self.output.extend_from_slice(&hello);
-        loop {
-            self.exchange().await?;
-            let Some(frame) = self.next_frame()? else { continue };
-            let frame = Bytes::copy_from_slice(&self.input[frame]);
-            return match decode_outbound(frame).map_err(|error| protocol(&error.to_string()))? {
-                Outbound::Welcome(welcome) => Ok(welcome),
-                Outbound::Refused(refusal) => Err(Error::from(refusal).into()),
-                _ => Err(protocol("something else than a welcome")),
-            };
-        }
     }
 
     /// Appends the events that will be read.
@@ -167,7 +127,7 @@ impl Connection {
             while left > 0 && self.send(Instant::now()) {
                 left -= 1;
             }
-            self.exchange().await?;
+            self.wire.exchange().await?;
             self.take_answers(&mut answered)?;
             if let Some(name) = answered.errors.first() {
                 return Err(Failure::Load(format!("preparing what will be read: {name}")));
@@ -240,7 +200,7 @@ impl Connection {
         let moved = async {
             tokio::select! {
                 biased;
-                moved = self.exchange() => moved,
+                moved = self.wire.exchange() => moved,
                 due = due => due.map_err(Failure::from),
             }
         };
@@ -283,78 +243,17 @@ impl Connection {
     fn put(&mut self, slot: usize) {
         let Some(flight) = &self.flights[slot] else { return };
         let version = |at: usize| match self.work {
-            Work::Read | Work::Stream => flight.from,
-            Work::Write | Work::Transfer => self.versions[at],
+            Work::Read => flight.from,
+            _ => self.versions[at],
         };
         let value = |at: usize| (self.base + at, version(at));
         let values = [value(flight.unit.first), value(flight.unit.second.unwrap_or(0))];
-        self.template.put(slot as u64 + 1, &values, &mut self.output);
-    }
-
-    /// Moves bytes out and in, as many as go; waits until some come. May be cancelled at any point.
-    async fn exchange(&mut self) -> Result<(), Failure> {
-        match poll_fn(|cx| self.poll_exchange(cx)).await? {
-            0 => Err(protocol("the connection was closed")),
-            _ => Ok(()),
-        }
-    }
-
-    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut stream = Pin::new(&mut self.stream);
-        while self.sent < self.output.len() {
-            match stream.as_mut().poll_write(cx, &self.output[self.sent..])? {
-                Poll::Ready(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                Poll::Ready(bytes) => (self.sent, self.flush) = (self.sent + bytes, true),
-                Poll::Pending => break,
-            }
-        }
-        if self.sent == self.output.len() {
-            self.output.clear();
-            self.sent = 0;
-        }
-        if self.flush && stream.poll_flush(cx)?.is_ready() {
-            self.flush = false;
-        }
-        self.poll_read(cx)
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.unread.is_empty() {
-            self.unread = 0..0;
-        }
-        if self.input.len() - self.unread.end < READ_BYTES / 2 {
-            self.input.copy_within(self.unread.clone(), 0);
-            self.unread = 0..self.unread.len();
-            if self.input.len() - self.unread.end < READ_BYTES / 2 {
-                self.input.resize(self.input.len() * 2, 0);
-            }
-        }
-        let mut room = ReadBuf::new(&mut self.input[self.unread.end..]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
-        let bytes = room.filled().len();
-        self.unread.end += bytes;
-        Poll::Ready(Ok(bytes))
-    }
-
-    /// The next whole frame without its length, as a part of `input`.
-    fn next_frame(&mut self) -> Result<Option<std::ops::Range<usize>>, Failure> {
-        let unread = &self.input[self.unread.clone()];
-        let Some(length) = unread.first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*length) as usize;
-        if !(HEADER_BYTES - 4..=RESPONSE_BYTES_MAX + HEADER_BYTES).contains(&length) {
-            return Err(protocol("a frame of an impossible length"));
-        }
-        if unread.len() < 4 + length {
-            return Ok(None);
-        }
-        let frame = self.unread.start + 4..self.unread.start + 4 + length;
-        self.unread.start = frame.end;
-        Ok(Some(frame))
+        self.template.put(slot as u64 + 1, &values, &mut self.wire.output);
     }
 
     fn take_answers(&mut self, answered: &mut Answered) -> Result<(), Failure> {
-        while let Some(frame) = self.next_frame()? {
-            let bytes = &self.input[frame.clone()];
+        while let Some(frame) = self.wire.next_frame()? {
+            let bytes = self.wire.bytes(&frame);
             let (kind, id) = (bytes[0], bytes[4..12].first_chunk().copied().unwrap_or_default());
             let slot = u64::from_le_bytes(id).wrapping_sub(1) as usize;
             let Some(flight) = self.flights.get_mut(slot).and_then(Option::take) else {
@@ -455,12 +354,9 @@ fn units(run: &str, share: &std::ops::Range<usize>, work: Work, shards: u16) -> 
     pairs.map(|(first, second)| Unit { first: *first, second: Some(*second) }).collect()
 }
 
-fn protocol(reason: &str) -> Failure {
-    Error::Protocol { reason: reason.to_owned() }.into()
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use celeriant_schema::wire::encode_response;
     use celeriant_schema::{Page, Receipt, Stamp, Version};
 

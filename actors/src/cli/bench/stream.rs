@@ -7,12 +7,10 @@ use std::io::{self, BufReader, Read, Write};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use celeriant_client::{Error, Pipe};
 use celeriant_schema::limits::RESPONSE_BYTES_MAX;
-use celeriant_schema::wire::{
-    Hello, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, decode_outbound, encode_hello,
-};
+use celeriant_schema::wire::{Outbound, decode_outbound};
 use celeriant_schema::{Page, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +22,7 @@ use super::Target;
 use super::server::{Usage, park_until};
 use super::stats::{self, Stats};
 use super::template::Template;
+use super::wire::{hello, protocol, welcome};
 
 /// Events of each batch of the aggregates.
 const BATCH: usize = 100;
@@ -125,18 +124,9 @@ impl Reader {
     }
 
     fn greet(&mut self) -> Result<(), Failure> {
-        let mut hello = BytesMut::new();
-        let client_name = "celeriant bench".to_owned();
-        let (min_protocol, max_protocol) = (PROTOCOL_MIN, PROTOCOL_MAX);
-        let said = Hello { min_protocol, max_protocol, client_name, api_key: None };
-        encode_hello(&said, &mut hello);
-        self.stream.get_mut().write_all(&hello)?;
+        self.stream.get_mut().write_all(&hello())?;
         self.stream.get_mut().flush()?;
-        match self.next()? {
-            Outbound::Welcome(_) => Ok(()),
-            Outbound::Refused(refusal) => Err(Error::from(refusal).into()),
-            _ => Err(protocol("something else than a welcome")),
-        }
+        welcome(self.frame()?).map(drop)
     }
 
     fn read(mut self, warmup: Duration, duration: Duration) -> Result<Reading, Failure> {
@@ -191,6 +181,10 @@ impl Reader {
     }
 
     fn next(&mut self) -> Result<Outbound, Failure> {
+        decode_outbound(self.frame()?).map_err(|error| protocol(&error.to_string()))
+    }
+
+    fn frame(&mut self) -> Result<Bytes, Failure> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
@@ -199,10 +193,6 @@ impl Reader {
         }
         let mut frame = vec![0; length];
         self.stream.read_exact(&mut frame)?;
-        decode_outbound(Bytes::from(frame)).map_err(|error| protocol(&error.to_string()))
+        Ok(Bytes::from(frame))
     }
-}
-
-fn protocol(reason: &str) -> Failure {
-    Error::Protocol { reason: reason.to_owned() }.into()
 }

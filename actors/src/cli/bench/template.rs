@@ -32,11 +32,24 @@ pub(super) struct Template {
     places: Vec<(usize, usize)>,
 }
 
+/// Of all aggregates.
+pub(super) const ORG: &str = "bench";
+const KIND: &str = "account";
+
 /// Key of an aggregate of a run.
 pub(super) fn key(run: &str, number: usize) -> AggregateKey {
+    key_of(KIND, run, number)
+}
+
+fn key_of(kind: &str, run: &str, number: usize) -> AggregateKey {
     let id = format!("{run}-{number:0DIGITS$}");
     // Eight hexadecimal digits, a hyphen and digits: always a valid name.
-    AggregateKey::new("bench", "account", &id).unwrap_or_else(|error| panic!("{id}: {error}"))
+    AggregateKey::new(ORG, kind, &id).unwrap_or_else(|error| panic!("{kind}/{id}: {error}"))
+}
+
+/// Number of an aggregate of any run.
+pub(super) fn number(key: &AggregateKey) -> Option<usize> {
+    key.id().rsplit_once('-')?.1.parse().ok()
 }
 
 impl Template {
@@ -45,7 +58,9 @@ impl Template {
         match work {
             Work::Write => Self::appending(run, 1, 1, payload),
             Work::Transfer => Self::appending(run, 2, 1, payload),
-            Work::Read | Work::Stream => Self::find(&Request::Read(read_query(run)), 1),
+            Work::Read | Work::Stream | Work::Watch | Work::CatchUp => {
+                Self::find(&Request::Read(read_query(run)), 1)
+            }
         }
     }
 
@@ -56,9 +71,27 @@ impl Template {
         events: usize,
         payload: usize,
     ) -> Result<Self, Refusal> {
+        Self::appending_to(|number| key(run, number), members, events, payload)
+    }
+
+    /// The same, to aggregates of this type.
+    pub(super) fn appending_to_type(
+        kind: &str,
+        run: &str,
+        payload: usize,
+    ) -> Result<Self, Refusal> {
+        Self::appending_to(|number| key_of(kind, run, number), 1, 1, payload)
+    }
+
+    fn appending_to(
+        key: impl Fn(usize) -> AggregateKey,
+        members: usize,
+        events: usize,
+        payload: usize,
+    ) -> Result<Self, Refusal> {
         let events = EncodedEvents::encode(&vec![event(payload); events])?;
         let member = |at: usize| Member {
-            key: key(run, NUMBERS[at]),
+            key: key(NUMBERS[at]),
             guard: Guard::Exact(Version::new(VERSIONS[at])),
             sequence: None,
             events: events.clone(),
