@@ -132,6 +132,22 @@ async fn a_connection_that_goes_silent_is_left_in_bounded_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_went_silent_is_not_dialled_because_another_still_names_it() {
+    let nodes = Fake::pair();
+    let client = both(&nodes).await;
+    let [a, b] = &nodes;
+    unsequenced(&client).await.expect("lands");
+    a.hang(true);
+    let silence = Options::default().silence_timeout;
+    let (begin, write) = (Instant::now(), tokio::spawn(sequenced(&client, 1).send()));
+    tokio::time::sleep(silence + Duration::from_millis(100)).await;
+    b.role(Role::Leads);
+    write.await.expect("no panic").expect("lands at the other node");
+    let took = begin.elapsed();
+    assert!(took < silence + Duration::from_millis(500), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_lives_and_gets_nothing_done_is_left_for_the_other() {
     let nodes = Fake::pair();
     let client = both(&nodes).await;

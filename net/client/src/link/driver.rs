@@ -61,7 +61,13 @@ pub(super) async fn run(
         match session.run(first).await {
             End::NoHandles => return,
             End::Lost(error) => {
-                shared.down(node, Duration::ZERO, failure(format!("lost: {error}"), None));
+                // A machine that is gone answers no dial either: others are asked first, whoever
+                // they say leads.
+                let took = match error.kind() {
+                    io::ErrorKind::TimedOut => shared.silence_timeout,
+                    _ => Duration::ZERO,
+                };
+                shared.down(node, took, failure(format!("lost: {error}"), None));
                 drop(session);
                 tell_all(&mut queue);
             }
