@@ -39,7 +39,7 @@ pub struct Compacted([AtomicU64; 4]);
 
 impl Compacted {
     /// The last order that is carried out; the stamp up to which nothing is left on this disk of
-    /// what was deleted or trimmed; bytes of files, and of events, that are gone.
+    /// what was deleted, trimmed or aborted; bytes of files, and of events, that are gone.
     pub fn get(&self) -> [u64; 4] {
         std::array::from_fn(|at| self.0[at].load(Ordering::Acquire))
     }

@@ -25,7 +25,7 @@ use crate::request::{Guard, Retention};
 mod erase;
 pub mod view;
 
-pub use erase::erase;
+pub use erase::{erase, erase_leg};
 pub use view::{
     BatchView, FrameBatch, Record, WriteRecord, batch_at, decode_batches, decode_records,
 };

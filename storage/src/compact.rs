@@ -130,7 +130,7 @@ impl Compactor {
         let Some(source) = log.source(segment).cloned() else {
             unreachable!("sealed segments are there")
         };
-        erases.sort_by_key(|erase| erase.location.frame_offset);
+        erases.sort_by_key(|erase| erase.location().frame_offset);
         let name = packed_name(segment, source.generation + 1);
         self.work = Some(Work {
             identity: self.identity,
@@ -325,8 +325,8 @@ impl Work {
 
 /// Where the frame of an erasure starts, and its length, in bytes.
 fn place_of(erase: &Erase) -> (u64, u32) {
-    let start = u64::from(erase.location.frame_offset) * SECTOR_BYTES as u64;
-    (start, erase.location.frame_bytes)
+    let location = erase.location();
+    (u64::from(location.frame_offset) * SECTOR_BYTES as u64, location.frame_bytes)
 }
 
 /// Copies what of `frame`, at `frame_at`, lies in `piece`, at `piece_at`, over it.

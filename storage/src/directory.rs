@@ -137,6 +137,35 @@ pub struct Erasure {
     pub upto: Version,
 }
 
+/// The leg of a write that was aborted: its events never counted, and are to leave the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AbortedLeg {
+    /// Of its `Resolve`.
+    pub stamp: Stamp,
+    /// Which write.
+    pub txn: TxnId,
+    /// Where its first batch is.
+    pub location: BatchLocation,
+}
+
+/// What is to leave the disk.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Due {
+    /// What was deleted or trimmed.
+    Erasure(Erasure),
+    /// What was aborted.
+    Leg(AbortedLeg),
+}
+
+impl Due {
+    /// Since when.
+    pub fn stamp(&self) -> Stamp {
+        match self {
+            Self::Erasure(Erasure { stamp, .. }) | Self::Leg(AbortedLeg { stamp, .. }) => *stamp,
+        }
+    }
+}
+
 /// A batch that is committed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct AppliedBatch {
@@ -269,6 +298,20 @@ impl Directory {
             self.applied_legs.insert(leg_lsn);
         }
         self.memtable.note_outcome(txn, Outcome { leg_lsn, commit });
+    }
+
+    /// The `Resolve` at `stamp`, which is committed, aborts the leg of `txn` with these batches.
+    pub fn note_aborted(
+        &mut self,
+        stamp: Stamp,
+        txn: TxnId,
+        batches: &[(AggregateKey, AppliedBatch)],
+    ) {
+        let has_events = batches.iter().any(|(_, batch)| batch.retention.is_none());
+        if let Some((_, first)) = batches.first().filter(|_| has_events) {
+            self.newest = self.newest.max(stamp);
+            self.memtable.note_aborted(AbortedLeg { stamp, txn, location: first.location });
+        }
     }
 
     /// What its memtables may take, in bytes.

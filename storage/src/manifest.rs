@@ -19,6 +19,7 @@ use crate::{FORMAT, Identity};
 pub const MANIFEST_NAME: &str = "manifest";
 const MAGIC: u64 = u64::from_le_bytes(*b"CLRMAN\r\n");
 const APPLIED: u32 = 1;
+const KNOWS_ABORTED: u64 = 1;
 
 /// A place in the log, behind a frame, and what the next frame must continue.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -89,8 +90,11 @@ pub struct Manifest {
     pub next_run: u32,
     /// From where the log is replayed.
     pub checkpoint: Checkpoint,
-    /// What was deleted and trimmed up to this stamp has left this disk.
+    /// What was deleted, trimmed and aborted up to this stamp has left this disk.
     pub erased: Stamp,
+    /// The runs name every leg before the checkpoint that was aborted. Builds before this one left
+    /// them out.
+    pub knows_aborted: bool,
     /// Numbers and sizes, in pages, of the runs, newest first.
     pub runs: Vec<(u32, u32)>,
 }
@@ -115,7 +119,8 @@ impl Manifest {
         out.extend_from_slice(&at.last_stamp.value().to_le_bytes());
         out.extend_from_slice(&at.max_epoch.value().to_le_bytes());
         out.extend_from_slice(&self.erased.value().to_le_bytes());
-        out.resize(out.len() + 8, 0);
+        let knows_aborted = if self.knows_aborted { KNOWS_ABORTED } else { 0 };
+        out.extend_from_slice(&knows_aborted.to_le_bytes());
         for leg in &self.checkpoint.legs {
             out.extend_from_slice(&leg.txn.epoch.value().to_le_bytes());
             out.extend_from_slice(&leg.txn.boot.value().to_le_bytes());
@@ -171,7 +176,7 @@ impl Manifest {
             max_epoch: Epoch::new(reader.u64()?),
         };
         let erased = Stamp::new(reader.u64()?);
-        reader.take(8)?;
+        let knows_aborted = reader.u64()? & KNOWS_ABORTED != 0;
         let legs = (0..leg_count).map(|_| decode_leg(&mut reader)).collect::<Result<_, _>>()?;
         let mut runs = Vec::new();
         for _ in 0..run_count {
@@ -181,7 +186,8 @@ impl Manifest {
         if reader.left() != 4 || !are_older {
             return Err(Flaw::Lengths);
         }
-        Ok(Self { next_run, checkpoint: Checkpoint { position, legs }, erased, runs })
+        let checkpoint = Checkpoint { position, legs };
+        Ok(Self { next_run, checkpoint, erased, knows_aborted, runs })
     }
 }
 
@@ -224,7 +230,8 @@ mod tests {
         };
         let checkpoint =
             Checkpoint { position, legs: vec![leg, OpenLeg { is_applied: false, ..leg }] };
-        Manifest { next_run: 9, checkpoint, erased: Stamp::new(77), runs: vec![(8, 100), (3, 7)] }
+        let (erased, runs) = (Stamp::new(77), vec![(8, 100), (3, 7)]);
+        Manifest { next_run: 9, checkpoint, erased, knows_aborted: true, runs }
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::error::Flaw;
 pub(crate) use builder::Builder;
 pub(crate) use cursor::Cursor;
 use filter::{Filter, hash};
-pub(crate) use footer::Footer;
+pub(crate) use footer::{Footer, Holds};
 pub(crate) use merge::Merge;
 use page::{Found, Kind, Rows};
 pub(crate) use stretch::Stretch;
@@ -228,7 +228,12 @@ impl Run {
 
     /// Whether some of its aggregates were deleted or trimmed, as its maker said.
     pub(crate) fn has_cuts(&self) -> bool {
-        self.footer.has_cuts
+        self.footer.holds.cuts
+    }
+
+    /// Whether it says of some legs that they were aborted, as its maker said.
+    pub(crate) fn has_aborted(&self) -> bool {
+        self.footer.holds.aborted
     }
 
     /// The value of a row that was pushed as filtered; others may not be found. One page if there

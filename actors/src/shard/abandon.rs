@@ -17,7 +17,11 @@ impl<R> Core<R> {
                 Then::Write { route, .. } | Then::Reply { route, .. } => {
                     effects.push(Effect::Reply(route, unknown()));
                 }
-                Then::Leg { .. } | Then::Mark | Then::Ready(_) | Then::Answer { .. } => {}
+                Then::Leg { .. }
+                | Then::Mark
+                | Then::Aborted
+                | Then::Ready(_)
+                | Then::Answer { .. } => {}
             }
         }
         self.owed.clear();

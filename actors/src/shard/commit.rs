@@ -64,7 +64,7 @@ impl<R> Core<R> {
     fn commit_frame(&mut self, frame: DurableFrame, effects: &mut Vec<Effect<R>>) {
         self.stamps.note_durable(frame.last_stamp);
         while self.pending.front().is_some_and(|pending| pending.lsn <= frame.last_lsn) {
-            let Some(Pending { lsn, then, .. }) = self.pending.pop_front() else { return };
+            let Some(Pending { lsn, stamp, then }) = self.pending.pop_front() else { return };
             self.committed = self.committed.max(lsn);
             match then {
                 Then::Write { route, applied } => {
@@ -73,6 +73,7 @@ impl<R> Core<R> {
                 }
                 Then::Leg { txn } => self.leg_committed(txn, &frame, effects),
                 Then::Mark => {}
+                Then::Aborted => self.leg_aborted(stamp.unwrap_or_default()),
                 Then::Ready(epoch) => effects.push(Effect::Report(Report::Leading { epoch })),
                 Then::Reply { route, response } => effects.push(unappended(route, response)),
                 Then::Answer { coordinator, answer } => {

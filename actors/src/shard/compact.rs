@@ -1,7 +1,8 @@
-//! Making the bytes of what was deleted or trimmed leave this node's disk, segment by segment.
+//! Making the bytes of what was deleted, trimmed or aborted leave this node's disk, segment by
+//! segment.
 //!
 //! ```text
-//!   erasures behind what is noted ─► where are their batches? ─► a pass: segments, and what goes
+//!   what is due behind what is noted ─► where is it? ─► a pass: segments, and what goes
 //!     ─► pack one after the other ─► note durably: erased up to this stamp ─► look again
 //! ```
 //! Every node does it for itself, whatever its role; lsns, versions and hashes stay. Passes are
@@ -10,22 +11,27 @@
 //! compact: then the log goes on in a new one. Such an order packs everything else that is sealed,
 //! too.
 //!
+//! Notes go in the order of stamps. So whatever is due waits for what may yet become due below it:
+//! legs that are not decided, whose deletes have the stamps of then.
+//!
 //! Deliberately absent: the bucket. Its rounds hold what they hold until they are collected (R14).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use celeriant_schema::{Stamp, Version};
+use celeriant_schema::{Lsn, Stamp, Version};
 use celeriant_storage::compact::{Compactor, Outcome};
-use celeriant_storage::directory::{Erasure, Fault, Missing, Pins};
+use celeriant_storage::directory::{Due, Erasure, Fault, Missing, Pins};
 use celeriant_storage::disk::Completion;
 use celeriant_storage::frame::Erase;
+use celeriant_storage::log::Log;
+use celeriant_storage::recovery::PendingLeg;
 use celeriant_storage::{Error, Identity};
 
-use super::core::{Core, Effect};
+use super::core::{Core, Effect, Role};
 
-/// Deletes and trims that are looked up at a time.
-const ERASURES_MAX: usize = 256;
+/// Deletes, trims and aborted legs that are looked up at a time.
+const DUE_MAX: usize = 256;
 /// Batches that are looked up at a time.
 const BATCHES_MAX: usize = 512;
 /// Batches in one pass, about 128 bytes each; some more when they are found together.
@@ -43,6 +49,8 @@ const PAUSE_TICKS: u32 = 30;
 pub(super) struct Compaction {
     compactor: Compactor,
     stage: Stage,
+    /// Legs that are aborted; their `Resolve`s are not committed. In the order of those.
+    aborting: VecDeque<PendingLeg>,
     /// Where the next pass goes on in an erasure that is larger than one.
     resume: Option<(Stamp, Version)>,
     pins: Pins,
@@ -52,12 +60,31 @@ pub(super) struct Compaction {
     /// Number of the last order, and of the last that is carried out.
     ordered: u64,
     done: u64,
-    /// What the last order is about: erasures up to this stamp, and segments up to this one. What
-    /// is deleted later is not waited for, or an order might never be done.
-    order: (Stamp, u32),
+    order: Order,
     /// Bytes of files, and of events, that are gone.
     reclaimed: u64,
     erased: u64,
+}
+
+/// What the last order is about: the log as it was then. What is deleted later is not waited for,
+/// or an order might never be done.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    lsn: Lsn,
+    stamp: Stamp,
+    /// The last one that was sealed.
+    segment: u32,
+    /// All of that log is committed and decided, and what it deletes and aborts is due up to
+    /// `stamp`.
+    is_known: bool,
+}
+
+impl Order {
+    fn of(log: &Log) -> Self {
+        let lsn = Lsn::new(log.next_lsn().value() - 1);
+        let (stamp, segment) = (log.last_stamp(), log.sealed_upto());
+        Self { lsn, stamp, segment, is_known: false }
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +92,7 @@ enum Stage {
     /// Nothing is known to be done until the next tick.
     Resting,
     Looking,
-    Collecting(VecDeque<Erasure>, Pass),
+    Collecting(VecDeque<Due>, Pass),
     Packing(Pass),
     Noting(Stamp),
 }
@@ -79,12 +106,22 @@ struct Pass {
     upto: Stamp,
 }
 
+/// Where what is due lies, or the next of it.
+struct Found {
+    /// The last segment that holds any of it.
+    newest: Option<u32>,
+    erases: Vec<Erase>,
+    /// The version from which on there is more.
+    rest: Option<Version>,
+}
+
 impl Compaction {
     /// After `ordered` orders, which may not have been carried out before the log was opened anew.
-    pub(super) fn new(identity: Identity, ordered: u64) -> Self {
+    pub(super) fn new(identity: Identity, ordered: u64, log: &Log) -> Self {
         Self {
             compactor: Compactor::new(identity),
             stage: Stage::Resting,
+            aborting: VecDeque::new(),
             resume: None,
             pins: Pins::default(),
             awaited: None,
@@ -92,7 +129,7 @@ impl Compaction {
             pause: 0,
             ordered,
             done: 0,
-            order: (Stamp::new(u64::MAX), u32::MAX),
+            order: Order::of(log),
             reclaimed: 0,
             erased: 0,
         }
@@ -100,6 +137,11 @@ impl Compaction {
 
     fn is_ordered(&self) -> bool {
         self.ordered > self.done
+    }
+
+    /// The `Resolve` of this leg will say abort, behind those that were told before.
+    pub(super) fn abort(&mut self, leg: PendingLeg) {
+        self.aborting.push_back(leg);
     }
 
     /// A page of the directory has been read.
@@ -116,7 +158,7 @@ impl<R> Core<R> {
     pub(super) fn order_compaction(&mut self, number: u64, effects: &mut Vec<Effect<R>>) {
         let compaction = &mut self.compaction;
         compaction.ordered = compaction.ordered.max(number);
-        compaction.order = (self.log.last_stamp(), self.log.sealed_upto());
+        compaction.order = Order::of(&self.log);
         compaction.pause = 0;
         compaction.steps_left = STEPS_PER_TICK_ORDERED;
         if matches!(compaction.stage, Stage::Resting) {
@@ -184,7 +226,7 @@ impl<R> Core<R> {
             let (next, goes_on) = match stage {
                 Stage::Resting => (Stage::Resting, false),
                 Stage::Looking => self.look(effects),
-                Stage::Collecting(erasures, pass) => self.collect(erasures, pass, effects),
+                Stage::Collecting(due, pass) => self.collect(due, pass, effects),
                 Stage::Packing(pass) => self.pack(pass, effects),
                 Stage::Noting(upto) => match self.directory.erased() >= upto {
                     true => (Stage::Looking, true),
@@ -199,17 +241,41 @@ impl<R> Core<R> {
         self.tell_compaction();
     }
 
+    /// The `Resolve` at `stamp`, which aborts the first of `aborting`, is committed.
+    pub(super) fn leg_aborted(&mut self, stamp: Stamp) {
+        let Some(leg) = self.compaction.aborting.pop_front() else {
+            unreachable!("every abort is told before it is appended");
+        };
+        self.directory.note_aborted(stamp, leg.txn, &leg.batches);
+    }
+
+    /// Everything below this stamp that is ever due is in the directory.
+    fn due_below(&self) -> Stamp {
+        let undecided = match &self.role {
+            Role::Leading(_) => self.first_undecided(),
+            Role::Following(follower) => follower.first_undecided(),
+        };
+        undecided.unwrap_or(Stamp::new(u64::MAX))
+    }
+
     /// What is to be done next?
     fn look(&mut self, effects: &mut Vec<Effect<R>>) -> (Stage, bool) {
         let (after, pins) = (self.directory.erased(), &self.compaction.pins);
-        let found = match self.directory.erasures(after, ERASURES_MAX, pins) {
+        let mut found = match self.directory.due(after, DUE_MAX, pins) {
             Ok(found) => found,
             Err(fault) => return (self.wait_for_page(fault, Stage::Looking, effects), false),
         };
+        let below = self.due_below();
         let compaction = &mut self.compaction;
         compaction.pins = Pins::default();
-        let (stamp, segment) = compaction.order;
-        let is_erased = found.first().is_none_or(|erasure| erasure.stamp > stamp);
+        let order = &mut compaction.order;
+        if !order.is_known && self.committed >= order.lsn && order.stamp < below {
+            // Decisions have stamps of their own, behind those of their legs.
+            (order.is_known, order.stamp) = (true, self.log.last_stamp());
+        }
+        let Order { stamp, segment, is_known, .. } = *order;
+        let is_erased = is_known && found.first().is_none_or(|due| due.stamp() > stamp);
+        found.retain(|due| due.stamp() < below);
         if compaction.is_ordered() && is_erased {
             if let Some(segment) = self.log.next_unpacked().filter(|next| *next <= segment) {
                 let segments = BTreeMap::from([(segment, Vec::new())]);
@@ -218,6 +284,8 @@ impl<R> Core<R> {
             compaction.done = compaction.ordered;
         }
         match found.is_empty() {
+            // It waits for what is not committed, or not decided.
+            true if compaction.is_ordered() => (Stage::Looking, false),
             true => (Stage::Resting, false),
             false => {
                 let pass = Pass { upto: after, ..Pass::default() };
@@ -226,63 +294,72 @@ impl<R> Core<R> {
         }
     }
 
-    /// Finds out where the batches of the next erasure are.
+    /// Finds out where the next of what is due lies.
     fn collect(
         &mut self,
-        mut erasures: VecDeque<Erasure>,
+        mut due: VecDeque<Due>,
         mut pass: Pass,
         effects: &mut Vec<Effect<R>>,
     ) -> (Stage, bool) {
-        let next = erasures.front().filter(|_| pass.places < PLACES_MAX);
-        let Some(Erasure { stamp, key, upto }) = next.cloned() else {
+        let Some(next) = due.front().filter(|_| pass.places < PLACES_MAX) else {
             return (Stage::Packing(pass), true);
+        };
+        let stamp = next.stamp();
+        let Found { newest, erases, rest } = match self.find(next) {
+            Ok(found) => found,
+            Err(fault) => {
+                let stage = Stage::Collecting(due, pass);
+                return (self.wait_for_page(fault, stage, effects), false);
+            }
+        };
+        self.compaction.pins = Pins::default();
+        if let Some(newest) = newest.filter(|newest| !self.log.is_sealed(*newest)) {
+            let is_pass = !pass.segments.is_empty() || pass.upto > self.directory.erased();
+            let is_awaited = self.compaction.is_ordered() && stamp <= self.compaction.order.stamp;
+            return match is_awaited && !is_pass {
+                // What is in the segment that takes frames can go when that takes no more.
+                true if self.log.roll(self.promised_bytes) => {
+                    (Stage::Collecting(due, pass), self.log.is_sealed(newest))
+                }
+                true => (Stage::Collecting(due, pass), false),
+                false if is_pass => (Stage::Packing(pass), true),
+                false => (Stage::Resting, false),
+            };
+        }
+        pass.places += erases.len();
+        for erase in erases {
+            pass.segments.entry(erase.location().segment).or_default().push(erase);
+        }
+        self.compaction.resume = rest.map(|from| (stamp, from));
+        if rest.is_none() {
+            pass.upto = stamp;
+            due.pop_front();
+        }
+        (Stage::Collecting(due, pass), true)
+    }
+
+    fn find(&self, due: &Due) -> Result<Found, Fault> {
+        let (stamp, key, upto) = match due {
+            Due::Leg(leg) => {
+                let (newest, erases) = (Some(leg.location.segment), vec![Erase::Leg(*leg)]);
+                return Ok(Found { newest, erases, rest: None });
+            }
+            Due::Erasure(Erasure { stamp, key, upto }) => (*stamp, key, *upto),
         };
         let from = match self.compaction.resume {
             Some((of, from)) if of == stamp => from,
             _ => Version::new(1),
         };
         let pins = &self.compaction.pins;
-        let newest = self.directory.locate(&key, Version::new(1), upto, true, 1, pins);
-        let found = newest.and_then(|newest| {
-            let found = self.directory.locate(&key, from, upto, false, BATCHES_MAX, pins)?;
-            Ok((newest, found))
-        });
-        let (newest, found) = match found {
-            Ok(found) => found,
-            Err(fault) => {
-                let stage = Stage::Collecting(erasures, pass);
-                return (self.wait_for_page(fault, stage, effects), false);
-            }
-        };
-        self.compaction.pins = Pins::default();
-        if newest.iter().any(|(_, _, at)| !self.log.is_sealed(at.segment)) {
-            let is_pass = !pass.segments.is_empty() || pass.upto > self.directory.erased();
-            let is_awaited = self.compaction.is_ordered() && stamp <= self.compaction.order.0;
-            return match is_awaited && !is_pass {
-                // What is in the segment that takes frames can go when that takes no more.
-                true if self.log.roll(self.promised_bytes) => {
-                    let is_sealed = newest.iter().all(|(_, _, at)| self.log.is_sealed(at.segment));
-                    (Stage::Collecting(erasures, pass), is_sealed)
-                }
-                true => (Stage::Collecting(erasures, pass), false),
-                false if is_pass => (Stage::Packing(pass), true),
-                false => (Stage::Resting, false),
-            };
-        }
+        let newest = self.directory.locate(key, Version::new(1), upto, true, 1, pins)?;
+        let found = self.directory.locate(key, from, upto, false, BATCHES_MAX, pins)?;
         let last = found.last().map_or(upto, |(_, last, _)| *last);
-        pass.places += found.len();
-        for (_, _, location) in found {
-            let erase = Erase { key: key.clone(), location, upto };
-            pass.segments.entry(location.segment).or_default().push(erase);
-        }
-        if last >= upto {
-            pass.upto = stamp;
-            self.compaction.resume = None;
-            erasures.pop_front();
-        } else {
-            self.compaction.resume = Some((stamp, last.next()));
-        }
-        (Stage::Collecting(erasures, pass), true)
+        let erase = |(_, _, location)| Erase::Batch { key: key.clone(), location, upto };
+        Ok(Found {
+            newest: newest.first().map(|(_, _, at)| at.segment),
+            erases: found.into_iter().map(erase).collect(),
+            rest: (last < upto).then(|| last.next()),
+        })
     }
 
     /// Packs the next segment of a pass, step by step; notes that there is none left.

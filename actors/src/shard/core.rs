@@ -190,6 +190,8 @@ pub(super) enum Then<R> {
     Leg { txn: TxnId },
     /// A record that changes nothing visible.
     Mark,
+    /// A leg is aborted for good.
+    Aborted,
     /// What was appended when this epoch began to be led is committed.
     Ready(Epoch),
     /// An answer that rests on records up to `lsn` (R3).
@@ -255,6 +257,8 @@ impl<R> Core<R> {
         let accepted = AcceptedStates::new(parts.directory.memtable_bytes_max());
         let follower = Follower::new(parts.pending, committed);
         parts.stamps.avoid(parts.log.last_stamp());
+        let ordered = parts.standing.ordered_compaction();
+        let compaction = Compaction::new(parts.identity, ordered, &parts.log);
         let mut core = Self {
             shard: parts.identity.shard,
             identity: parts.identity,
@@ -283,7 +287,7 @@ impl<R> Core<R> {
             searches: HashMap::with_hasher(FixedState::default()),
             feed: Feed::default(),
             audits: Audits::default(),
-            compaction: Compaction::new(parts.identity, parts.standing.ordered_compaction()),
+            compaction,
             failure: None,
             joints: parts.joints,
             standing: parts.standing,

@@ -81,8 +81,13 @@ impl Follower {
 
     /// Every event with a stamp up to here that the shard will ever have is visible.
     pub(super) fn closed_stamp(&self) -> Stamp {
-        let open = self.pending().find(|leg| !leg.is_shown);
-        open.map_or(self.shown, |leg| self.shown.min(Stamp::new(leg.stamp.value() - 1)))
+        let below = |stamp: Stamp| Stamp::new(stamp.value() - 1);
+        self.first_undecided().map_or(self.shown, |open| self.shown.min(below(open)))
+    }
+
+    /// Lowest stamp of a leg that is committed here but not decided.
+    pub(super) fn first_undecided(&self) -> Option<Stamp> {
+        self.pending().find(|leg| !leg.is_shown).map(|leg| leg.stamp)
     }
 }
 

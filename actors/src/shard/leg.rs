@@ -302,12 +302,16 @@ impl<R> Core<R> {
         }
         self.directory.note_outcome(leg.txn, leg.lsn, commit);
         self.owed.push_back(Owed::Resolve { txn: leg.txn, commit, leg_lsn: leg.lsn });
+        if !commit {
+            self.compaction.abort(leg);
+        }
     }
 
     pub(super) fn append_resolve(&mut self, now: Micros, txn: TxnId, commit: bool, leg_lsn: Lsn) {
         let stamp = self.stamps.take(now, 1);
         let lsn = self.log.append_resolve(&Resolve { txn, commit, leg_lsn, stamp }).lsn;
-        self.pending.push_back(Pending { lsn, stamp: Some(stamp), then: Then::Mark });
+        let then = if commit { Then::Mark } else { Then::Aborted };
+        self.pending.push_back(Pending { lsn, stamp: Some(stamp), then });
     }
 
     /// Makes a decided leg visible; does nothing the second time.

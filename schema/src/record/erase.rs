@@ -5,11 +5,11 @@
 
 use bytes::Bytes;
 
-use super::view::{placed_batch, record_range};
-use super::{ERASED, EVENT_HEADER, FLAG_COMPACTED, INLINE};
+use super::view::{BatchView, WriteHeader, holds_batches, placed_batch, record_range};
+use super::{ERASED, EVENT_HEADER, FLAG_COMPACTED, HASHED_FROM, INLINE, KIND_LEG};
 use crate::codec::DecodeError;
 use crate::event::EventHead;
-use crate::ids::Version;
+use crate::ids::{TxnId, Version};
 use crate::key::AggregateKey;
 
 /// Erases the events up to `upto` of the batch of `key` at a place of a frame's `meta`data. Returns
@@ -31,6 +31,46 @@ pub fn erase(
     if batch.key != *key {
         return Err(DecodeError::new("the batch at this place is of another aggregate"));
     }
+    erase_batch(record, blobs, &batch, upto)
+}
+
+/// Erases all events of the leg of `txn`, which was aborted, at an offset of a frame's `meta`data.
+/// Returns how many bytes that were there are gone; 0 when they have been before.
+///
+/// # Errors
+/// When there is no leg of `txn` at that place. Both areas are then to be thrown away: part of it
+/// may be erased.
+pub fn erase_leg(
+    meta: &mut [u8],
+    blobs: &mut [u8],
+    record_offset: u32,
+    txn: TxnId,
+) -> Result<u64, DecodeError> {
+    let range = record_range(meta, record_offset as usize)?;
+    let record = &mut meta[range];
+    let bytes = Bytes::copy_from_slice(record);
+    if !holds_batches(&bytes) || bytes[HASHED_FROM] != KIND_LEG {
+        return Err(DecodeError::new("no leg at this place"));
+    }
+    let leg = WriteHeader::read(&bytes)?;
+    if leg.write_id != txn {
+        return Err(DecodeError::new("the leg at this place is of another write"));
+    }
+    let (mut erased, mut start) = (0, leg.end);
+    for _ in 0..leg.batches {
+        let (batch, end) = BatchView::read(&bytes, start, leg.stamp)?;
+        erased += erase_batch(record, blobs, &batch, batch.last_version)?;
+        start = end;
+    }
+    Ok(erased)
+}
+
+fn erase_batch(
+    record: &mut [u8],
+    blobs: &mut [u8],
+    batch: &BatchView,
+    upto: Version,
+) -> Result<u64, DecodeError> {
     let mut erased = 0;
     let versions = batch.first_version.value()..=upto.value();
     for (place, _) in batch.places().zip(versions) {

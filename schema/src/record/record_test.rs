@@ -244,6 +244,34 @@ proptest! {
     }
 
     #[test]
+    fn of_an_aborted_leg_every_event_goes_and_nothing_else(case in case()) {
+        let (encoded, txn) = (case.encode(), case.write_id);
+        let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
+        let erased = erase_leg(&mut meta, &mut blobs, 0, txn);
+        if case.participants.is_empty() {
+            prop_assert!(erased.is_err(), "a write is never aborted");
+            return Ok(());
+        }
+        let bodies = case.batches.iter().flat_map(|(_, _, _, _, _, events, _)| events.iter());
+        prop_assert_eq!(erased, Ok(bodies.map(|body| body.whole().len() as u64).sum::<u64>()));
+        prop_assert_eq!(erase_leg(&mut meta, &mut blobs, 0, txn), Ok(0), "again");
+        let apart = blobs.split_off(case.blob_base as usize);
+        prop_assert!(apart.iter().all(|byte| *byte == 0));
+        prop_assert!(blobs.iter().all(|byte| *byte == 0xee), "of somebody else");
+        blobs.extend(apart);
+        let left = Encoded { meta: meta.into(), blobs: blobs.into(), ..case.encode() };
+        let (record, hash) = only_record(&left);
+        prop_assert_eq!(hash, encoded.hash);
+        let leg = write_of(record);
+        prop_assert_eq!(leg.batches.len(), case.batches.len());
+        for (view, told) in leg.batches.iter().zip(&encoded.batches) {
+            prop_assert_eq!((view.hash, view.last_version), (told.hash, told.last_version));
+            let mut events = view.events(&left.blobs).map(|event| event.expect("valid"));
+            prop_assert!(events.all(|event| event.is_erased()));
+        }
+    }
+
+    #[test]
     fn decisions_and_epochs_survive_their_records(
         txn in samples::write_id(),
         commit: bool,
@@ -466,6 +494,16 @@ fn only_the_batch_that_is_meant_is_erased() {
     let other = AggregateKey::new("acme", "order", "nobody").expect("valid");
     let refused = erase(&mut meta, &mut blobs, place, &other, Version::new(99));
     assert!(refused.is_err(), "{refused:?}");
+    assert_eq!((meta, blobs), (encoded.meta.to_vec(), encoded.blobs.to_vec()));
+}
+
+#[test]
+fn only_the_leg_that_is_meant_is_erased() {
+    let case = Case { participants: vec![ShardId::new(1)], ..sample_case() };
+    let encoded = case.encode();
+    let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
+    let other = WriteId { counter: 12, ..case.write_id };
+    assert!(erase_leg(&mut meta, &mut blobs, 0, other).is_err());
     assert_eq!((meta, blobs), (encoded.meta.to_vec(), encoded.blobs.to_vec()));
 }
 

@@ -100,7 +100,7 @@ impl StoredEvent {
         self.whole.clone().unwrap_or_else(|| [&self.head[..], &self.payload[..]].concat().into())
     }
 
-    /// Its bytes are gone: it was deleted or trimmed away, and the log compacted since.
+    /// Its bytes are gone: it was deleted, trimmed away or aborted, and the log compacted since.
     pub fn is_erased(&self) -> bool {
         self.head.is_empty()
     }
@@ -230,7 +230,7 @@ pub fn decode_batches(meta: &Bytes, count: u32) -> Result<Vec<FrameBatch>, Decod
 }
 
 /// A write or a leg, compacted or not.
-fn holds_batches(record: &[u8]) -> bool {
+pub(super) fn holds_batches(record: &[u8]) -> bool {
     record[4] & !FLAG_COMPACTED == 0 && matches!(record[HASHED_FROM], KIND_WRITE | KIND_LEG)
 }
 
@@ -328,18 +328,18 @@ fn decode_write(bytes: &Bytes, blobs: &Bytes) -> Result<(WriteRecord, Hash), Dec
 
 pub(super) struct WriteHeader {
     client_id: ClientId,
-    write_id: WriteId,
+    pub(super) write_id: WriteId,
     write_hash: Hash,
     server_time: i64,
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
     participants: Vec<ShardId>,
-    batches: u16,
+    pub(super) batches: u16,
     /// Where the first batch starts.
-    end: usize,
+    pub(super) end: usize,
 }
 
 impl WriteHeader {
-    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() < WRITE_HEADER {
             return Err(CUT);
         }
@@ -387,7 +387,11 @@ impl WriteHeader {
 
 impl BatchView {
     /// Reads the batch at `start` of a record; returns it and where the next one starts.
-    fn read(record: &Bytes, start: usize, stamp: Stamp) -> Result<(Self, usize), DecodeError> {
+    pub(super) fn read(
+        record: &Bytes,
+        start: usize,
+        stamp: Stamp,
+    ) -> Result<(Self, usize), DecodeError> {
         let bytes = record.get(start..).ok_or(CUT)?;
         let len = u32_at(bytes, 0)? as usize;
         if len < BATCH_HEADER || !len.is_multiple_of(8) || len > bytes.len() {

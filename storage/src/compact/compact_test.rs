@@ -254,6 +254,103 @@ fn a_follower_takes_erased_frames_and_ends_with_the_same_log() {
     again.settle();
 }
 
+/// How often a payload is in any file, as it lies there, and in the log, unpacked.
+fn found(rig: &mut Rig, payload: &[u8]) -> (usize, usize) {
+    let count = |content: &[u8]| content.windows(payload.len()).filter(|it| *it == payload).count();
+    let unpacked = frames(rig).iter().map(|frame| count(frame)).sum();
+    (rig.disk.files.values().map(|content| count(content)).sum(), unpacked)
+}
+
+/// Nothing to find for `verify` in what lies on the rig's disk.
+fn verify_all(rig: &mut Rig) {
+    rig.note_watermark();
+    rig.settle();
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content) in &rig.disk.files {
+        std::fs::write(dir.path().join(name), content).expect("a file");
+    }
+    let report = crate::verify::verify(dir.path(), &Default::default()).expect("readable");
+    assert_eq!(report.findings, []);
+}
+
+fn roll(rig: &mut Rig) {
+    rig.settle();
+    while !rig.log.roll(0) {
+        rig.settle();
+    }
+}
+
+#[test]
+fn the_payloads_of_an_aborted_leg_leave_the_disk_and_those_of_an_undecided_one_stay() {
+    let mut rig = Rig::new(small_settings());
+    assert!(rig.append(&[1], &[90], false));
+    assert!(rig.append(&[1, 2], &[3000], true));
+    assert!(rig.append(&[3], &[3000], true));
+    rig.settle();
+    let legs = rig.undecided_payloads();
+    let [aborted, undecided] = &legs[..] else { panic!("{} legs", legs.len()) };
+    assert_eq!((aborted.len(), undecided.len()), (2, 1));
+    assert!(rig.resolve(0, false));
+    roll(&mut rig);
+    for payload in aborted.iter().chain(undecided) {
+        assert_eq!(found(&mut rig, payload), (1, 1), "an abort alone hides");
+    }
+    pack_all(&mut rig);
+    for payload in aborted {
+        assert_eq!(found(&mut rig, payload), (0, 0));
+    }
+    assert_eq!(found(&mut rig, &undecided[0]).1, 1);
+    let erased = rig.erasures.bytes_erased;
+    assert!(erased > 6000, "{erased}");
+    rig.check();
+    verify_all(&mut rig);
+    // The chain of an aggregate goes on where it was, and what is undecided can still commit.
+    assert!(rig.append(&[1], &[80], false));
+    assert!(rig.resolve(0, true));
+    roll(&mut rig);
+    pack_all(&mut rig);
+    rig.check();
+    verify_all(&mut rig);
+    assert_eq!(found(&mut rig, &undecided[0]).1, 1);
+    assert_eq!(rig.erasures.bytes_erased, erased, "once is enough");
+    rig.snapshot().open().expect("a clean stop").check();
+}
+
+#[test]
+fn an_abort_is_known_after_a_restart_from_a_checkpoint_or_from_the_log_alone() {
+    let mut rig = Rig::new(small_settings());
+    assert!(rig.append(&[1, 2], &[900], true));
+    rig.settle();
+    let payload = rig.undecided_payloads()[0][0].clone();
+    assert!(rig.resolve(0, false));
+    rig.settle();
+    assert_eq!(rig.directory.run_count(), 0);
+    let in_memory = rig.snapshot();
+    while rig.directory.run_count() < 2 {
+        rig.append(&[3], &[900], false);
+        rig.settle();
+    }
+    let in_runs = rig.snapshot();
+    let mut without = in_runs.clone();
+    without.files.remove(crate::manifest::MANIFEST_NAME);
+    let mut older = in_runs.clone();
+    let manifest = older.files.get_mut(crate::manifest::MANIFEST_NAME).expect("there");
+    let known = crate::manifest::Manifest::decode(manifest, &identity()).expect("intact");
+    let left_out = crate::manifest::Manifest { knows_aborted: false, ..known };
+    *manifest = left_out.encode(&identity()).to_vec();
+    for (snapshot, rebuilt) in
+        [(in_memory, false), (in_runs, false), (without, true), (older, true)]
+    {
+        let mut rig = snapshot.open().expect("a clean stop");
+        assert_eq!((rig.report.rebuilt, rig.aborted().len()), (rebuilt, 1));
+        roll(&mut rig);
+        assert_eq!(found(&mut rig, &payload), (1, 1));
+        pack_all(&mut rig);
+        assert_eq!(found(&mut rig, &payload), (0, 0));
+        verify_all(&mut rig);
+    }
+}
+
 /// Every frame, as a peer that catches up gets it.
 fn frames(rig: &mut Rig) -> Vec<Bytes> {
     let mut found = Vec::new();

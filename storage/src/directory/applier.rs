@@ -191,6 +191,8 @@ impl Applier {
         }
         if resolve.commit {
             leg.batches.iter().try_for_each(|(key, batch)| apply(directory, key, batch))?;
+        } else {
+            directory.note_aborted(resolve.stamp, leg.txn, &leg.batches);
         }
         directory.note_outcome(leg.txn, leg.lsn, resolve.commit);
         Ok(())

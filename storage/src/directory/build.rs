@@ -12,7 +12,7 @@ use crate::Identity;
 use crate::buffer::AlignedBuffer;
 use crate::disk::{Done, FileId, Op};
 use crate::error::{Damage, Flaw};
-use crate::run::{Builder, Fault, Merge, PagePlace, Pages, Run, Stretch, run_name};
+use crate::run::{Builder, Fault, Holds, Merge, PagePlace, Pages, Run, Stretch, run_name};
 
 /// Rows that a merge joins before it looks how much they are.
 const ROWS_STEP: usize = 256;
@@ -28,7 +28,7 @@ pub(super) struct Build {
     builder: Option<Builder>,
     offset: u64,
     aggregates: u64,
-    has_cuts: bool,
+    holds: Holds,
     work: Work,
     stage: Stage,
     /// The page from which on an input is being read.
@@ -100,7 +100,7 @@ impl Build {
             builder: Some(Builder::new(identity, number)),
             offset: 0,
             aggregates: 0,
-            has_cuts: false,
+            holds: Holds::default(),
             work,
             stage: Stage::Filling,
             reading: None,
@@ -156,8 +156,8 @@ impl Build {
             },
         }
         let Some(builder) = &mut self.builder else { unreachable!("rows are left to build") };
-        let (aggregates, has_cuts) = (&mut self.aggregates, &mut self.has_cuts);
-        let mut sink = Sink { builder, aggregates, has_cuts };
+        let (aggregates, holds) = (&mut self.aggregates, &mut self.holds);
+        let mut sink = Sink { builder, aggregates, holds };
         let is_last = match &mut self.work {
             Work::Flush { position, value } => {
                 let Some(table) = table else { panic!("a flush without its table") };
@@ -181,7 +181,7 @@ impl Build {
 
     fn end(&mut self, file: FileId) -> AlignedBuffer {
         let Some(builder) = self.builder.take() else { unreachable!("ended twice") };
-        let (buffer, run) = builder.finish(file, self.aggregates, self.has_cuts);
+        let (buffer, run) = builder.finish(file, self.aggregates, self.holds);
         self.work = Work::Done(run);
         self.stage = Stage::Last;
         buffer
@@ -192,13 +192,14 @@ impl Build {
 struct Sink<'a> {
     builder: &'a mut Builder,
     aggregates: &'a mut u64,
-    has_cuts: &'a mut bool,
+    holds: &'a mut Holds,
 }
 
 impl Sink<'_> {
     fn push(&mut self, key: &[u8], value: &[u8], kind: RowKind) {
         *self.aggregates += u64::from(kind == RowKind::Head);
-        *self.has_cuts |= kind == RowKind::Cut;
+        self.holds.cuts |= kind == RowKind::Cut;
+        self.holds.aborted |= kind == RowKind::Aborted;
         self.builder.push(key, value, kind.is_filtered());
     }
 }

@@ -30,6 +30,8 @@ struct World {
     model: BTreeMap<AggregateKey, Known>,
     outcomes: BTreeMap<TxnId, bool>,
     erasures: Vec<Erasure>,
+    /// Erasures among them, in the order of stamps.
+    due: Vec<Due>,
     applied: u64,
 }
 
@@ -50,6 +52,7 @@ impl World {
             model: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             erasures: Vec::new(),
+            due: Vec::new(),
             applied: 0,
         }
     }
@@ -112,7 +115,9 @@ impl World {
         };
         known.first_available = known.first_available.max(upto + 1);
         let upto = Version::new(upto);
-        self.erasures.push(Erasure { stamp: batch.stamp, key: key.clone(), upto });
+        let erasure = Erasure { stamp: batch.stamp, key: key.clone(), upto };
+        self.erasures.push(erasure.clone());
+        self.due.push(Due::Erasure(erasure));
     }
 
     fn take_away(&mut self, key: &AggregateKey, dice: &mut Dice) {
@@ -137,6 +142,25 @@ impl World {
         let expected: Vec<_> = behind.take(max).cloned().collect();
         let found = self.ask(|directory, pins| directory.erasures(after, max, pins));
         assert_eq!(found, expected);
+        let behind = self.due.iter().filter(|due| due.stamp() > after);
+        let expected: Vec<_> = behind.take(max).cloned().collect();
+        let found = self.ask(|directory, pins| directory.due(after, max, pins));
+        assert_eq!(found, expected);
+    }
+
+    /// A leg at the end of what is applied; its first batch is that of `key`.
+    fn decide(&mut self, key: &AggregateKey, commit: bool) {
+        self.applied += 1;
+        let at = self.applied;
+        let txn = TxnId { epoch: Epoch::new(1), counter: at, ..TxnId::default() };
+        self.directory.note_outcome(txn, Lsn::new(at), commit);
+        self.outcomes.insert(txn, commit);
+        let first = self.model.get(key).and_then(|known| known.batches.last());
+        if let Some(first) = first.filter(|_| !commit) {
+            let (stamp, location) = (Stamp::new(at * 100), first.location);
+            self.directory.note_aborted(stamp, txn, &[(key.clone(), *first)]);
+            self.due.push(Due::Leg(AbortedLeg { stamp, txn, location }));
+        }
     }
 
     fn maintain(&mut self) {
@@ -346,11 +370,8 @@ impl World {
                 self.maintain();
             }
             6 if !self.directory.is_full() => {
-                self.applied += 1;
-                let txn = TxnId { epoch: Epoch::new(1), counter: self.applied, ..TxnId::default() };
-                let commit = dice.roll(2) == 0;
-                self.directory.note_outcome(txn, Lsn::new(self.applied), commit);
-                self.outcomes.insert(txn, commit);
+                let key = Self::random_key(dice);
+                self.decide(&key, dice.roll(2) == 0);
             }
             7 if dice.roll(4) == 0 => {
                 let key = Self::random_key(dice);

@@ -20,7 +20,7 @@ use crate::run::{Cursor, PagePlace};
 /// Ranks behind everything of a name, before the next.
 const BEHIND: u8 = 1;
 /// Ranks before every name.
-const NAMES: u8 = 2;
+const NAMES: u8 = 3;
 /// So many rows are passed one by one before a run is sought in anew.
 const STEPS_MAX: usize = 16;
 /// So many deleted aggregates are passed before others have their turn: about a millisecond.
@@ -159,7 +159,7 @@ impl Directory {
             Some(after) if after >= prefix => behind(after, &mut from),
             _ => from.extend_from_slice(prefix.as_bytes()),
         }
-        // Outcomes and erasures lie before the first name.
+        // Outcomes, erasures and aborted legs lie before the first name.
         if from.is_empty() {
             from.push(NAMES);
         }

@@ -10,10 +10,11 @@ use celeriant_schema::{AggregateKey, ClientId, Stamp, TxnId, Version};
 use super::memtable::Memtable;
 use super::pages::PageCache;
 use super::rows::{
-    Chunk, CutRow, HeadRow, Located, Outcome, RowKey, decode_client, decode_erasure,
+    Chunk, CutRow, HeadRow, Located, Outcome, RowKey, decode_aborted, decode_client, decode_erasure,
 };
 use super::{
-    ClientSequences, Directory, Erasure, Fault, Head, Missing, Pins, Remembered, Standing,
+    AbortedLeg, ClientSequences, Directory, Due, Erasure, Fault, Head, Missing, Pins, Remembered,
+    Standing,
 };
 use crate::error::{Damage, Flaw};
 use crate::run::{self, PagePlace, Pages, Run};
@@ -98,14 +99,50 @@ impl<'a> Source<'a> {
             }
             Self::Run(run, view) => (run, view),
         };
-        let mut cursor = run.cursor(&RowKey::erasure(Stamp::new(after.value() + 1)));
-        let end = RowKey::erasure(Stamp::new(u64::MAX));
+        self.rows_behind(run, view, RowKey::erasure, after, max, |row, value| {
+            decode_erasure(row, value).map(|erasure| out.push(erasure))
+        })
+    }
+
+    fn has_aborted(&self) -> bool {
+        match self {
+            Self::Table(table) => table.has_aborted(),
+            Self::Run(run, _) => run.has_aborted(),
+        }
+    }
+
+    /// Adds at most `max` of the legs that were aborted behind `after`.
+    fn aborted(&self, after: Stamp, max: usize, out: &mut Vec<AbortedLeg>) -> Result<(), Fault> {
+        match self {
+            Self::Table(table) => {
+                out.extend(table.aborted(after).take(max));
+                Ok(())
+            }
+            Self::Run(run, view) => {
+                self.rows_behind(run, view, RowKey::aborted, after, max, |row, value| {
+                    decode_aborted(row, value).map(|leg| out.push(leg))
+                })
+            }
+        }
+    }
+
+    /// Hands out at most `max` rows of `run` whose keys, of `key`, have a stamp behind `after`.
+    fn rows_behind(
+        &self,
+        run: &Run,
+        view: &View<'_>,
+        key: fn(Stamp) -> RowKey,
+        after: Stamp,
+        max: usize,
+        mut out: impl FnMut(&[u8], &Bytes) -> Result<(), Flaw>,
+    ) -> Result<(), Fault> {
+        let mut cursor = run.cursor(&key(Stamp::new(after.value() + 1)));
+        let end = key(Stamp::new(u64::MAX));
         for _ in 0..max {
             if !cursor.advance(view)? || *cursor.key() > *end {
                 break;
             }
-            let erasure = decode_erasure(cursor.key(), &cursor.value());
-            out.push(erasure.map_err(|flaw| self.flawed(flaw))?);
+            out(cursor.key(), &cursor.value()).map_err(|flaw| self.flawed(flaw))?;
         }
         Ok(())
     }
@@ -198,6 +235,24 @@ impl Directory {
         }
         found.sort_unstable_by_key(|erasure| erasure.stamp);
         found.dedup_by_key(|erasure| erasure.stamp);
+        found.truncate(max);
+        Ok(found)
+    }
+
+    /// What is to leave the disk since `after`, in the order of stamps, at most `max` of it.
+    ///
+    /// # Errors
+    /// A page is missing or damaged.
+    pub fn due(&self, after: Stamp, max: usize, pins: &Pins) -> Result<Vec<Due>, Fault> {
+        let mut legs = Vec::new();
+        for source in self.sources(pins).filter(Source::has_aborted) {
+            source.aborted(after, max, &mut legs)?;
+        }
+        let erasures = self.erasures(after, max, pins)?;
+        let mut found: Vec<Due> = erasures.into_iter().map(Due::Erasure).collect();
+        found.extend(legs.into_iter().map(Due::Leg));
+        found.sort_unstable_by_key(Due::stamp);
+        found.dedup_by_key(|due| due.stamp());
         found.truncate(max);
         Ok(found)
     }

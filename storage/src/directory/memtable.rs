@@ -12,21 +12,23 @@ use celeriant_schema::request::Retention;
 use celeriant_schema::{AggregateKey, ClientId, Stamp, TxnId, Version};
 
 use super::rows::{
-    Chunk, CutRow, HeadRow, Outcome, PLACES_MAX, Place, RowKey, RowKind, encode_client,
-    encode_erasure,
+    Chunk, CutRow, HeadRow, Outcome, PLACES_MAX, Place, RowKey, RowKind, encode_aborted,
+    encode_client, encode_erasure,
 };
-use super::{AppliedBatch, ClientSequences, Erasure, Remembered};
+use super::{AbortedLeg, AppliedBatch, ClientSequences, Erasure, Remembered};
 
 /// What an entry costs beside its contents: its slot in the tree, and allocations' own needs.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
 const OUTCOME_BYTES: usize = size_of::<(TxnId, Outcome)>() + 16;
 const ERASURE_BYTES: usize = size_of::<(Stamp, Erasure)>() + 64;
+const ABORTED_BYTES: usize = size_of::<(Stamp, AbortedLeg)>() + 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     entries: BTreeMap<Box<[u8]>, Entry>,
     outcomes: BTreeMap<TxnId, Outcome>,
     erasures: BTreeMap<Stamp, Erasure>,
+    aborted: BTreeMap<Stamp, AbortedLeg>,
     bytes: usize,
 }
 
@@ -45,6 +47,7 @@ pub(super) struct Entry {
 pub(super) enum Position {
     Outcomes(Option<TxnId>),
     Erasures(Option<Stamp>),
+    Aborted(Option<Stamp>),
     Entry { after: Bound<Box<[u8]>>, row: usize },
     End,
 }
@@ -61,7 +64,8 @@ impl Memtable {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.outcomes.is_empty() && self.erasures.is_empty()
+        let nothing_goes = self.erasures.is_empty() && self.aborted.is_empty();
+        self.entries.is_empty() && self.outcomes.is_empty() && nothing_goes
     }
 
     pub(super) fn entry(&self, prefix: &[u8]) -> Option<&Entry> {
@@ -82,6 +86,23 @@ impl Memtable {
         if self.outcomes.insert(txn, outcome).is_none() {
             self.bytes += OUTCOME_BYTES;
         }
+    }
+
+    pub(super) fn note_aborted(&mut self, leg: AbortedLeg) {
+        if self.aborted.insert(leg.stamp, leg).is_none() {
+            self.bytes += ABORTED_BYTES;
+        }
+    }
+
+    /// Whether some legs were aborted.
+    pub(super) fn has_aborted(&self) -> bool {
+        !self.aborted.is_empty()
+    }
+
+    /// Those that were aborted behind `after`, in the order of stamps.
+    pub(super) fn aborted(&self, after: Stamp) -> impl Iterator<Item = &AbortedLeg> {
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        self.aborted.range(behind).map(|(_, leg)| leg)
     }
 
     /// Whether some of its aggregates were deleted or trimmed.
@@ -152,6 +173,15 @@ impl Memtable {
                 encode_erasure(erasure, value);
                 out(&RowKey::erasure(erasure.stamp), value, RowKind::Erasure);
                 *position = Position::Erasures(Some(erasure.stamp));
+                return true;
+            }
+            *position = Position::Aborted(None);
+        }
+        if let Position::Aborted(after) = position {
+            if let Some(leg) = self.aborted(after.unwrap_or_default()).next() {
+                encode_aborted(leg, value);
+                out(&RowKey::aborted(leg.stamp), value, RowKind::Aborted);
+                *position = Position::Aborted(Some(leg.stamp));
                 return true;
             }
             *position = Position::Entry { after: Bound::Unbounded, row: 0 };

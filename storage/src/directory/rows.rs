@@ -3,6 +3,7 @@
 //! ```text
 //!   00 │ txn                                  outcome of a leg          before everything
 //!   01 │ stamp                                what was deleted or trimmed then
+//!   02 │ stamp                                the leg that was aborted then
 //!   org 00 type 00 id 00 │ 1                  head
 //!                        │ 2 client           its last sequences
 //!                        │ 3 first version    places of up to 64 batches
@@ -18,9 +19,11 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 use celeriant_schema::limits::{KEY_BYTES_MAX, SEQUENCES_REMEMBERED};
-use celeriant_schema::{AggregateKey, ClientId, Hash, Lsn, Sequence, Stamp, TxnId, Version};
+use celeriant_schema::{
+    AggregateKey, BootId, ClientId, Epoch, Hash, Lsn, Sequence, Stamp, TxnId, Version,
+};
 
-use super::{BatchLocation, ClientSequences, Erasure, Remembered};
+use super::{AbortedLeg, BatchLocation, ClientSequences, Erasure, Remembered};
 use crate::codec::Reader;
 use crate::error::Flaw;
 use crate::inspect::RunRows;
@@ -34,6 +37,8 @@ pub(crate) const CUT: u8 = 4;
 const OUTCOME: u8 = 0;
 /// First byte of an erasure's row.
 const ERASURE: u8 = 1;
+/// First byte of an aborted leg's row.
+const ABORTED: u8 = 2;
 /// Batches in one row of places.
 pub(super) const PLACES_MAX: usize = 64;
 const PLACE_BYTES: usize = 28;
@@ -82,8 +87,17 @@ impl RowKey {
 
     /// What was erased at `stamp`.
     pub(super) fn erasure(stamp: Stamp) -> Self {
+        Self::at(ERASURE, stamp)
+    }
+
+    /// The leg that was aborted at `stamp`.
+    pub(super) fn aborted(stamp: Stamp) -> Self {
+        Self::at(ABORTED, stamp)
+    }
+
+    fn at(first: u8, stamp: Stamp) -> Self {
         let mut row = Self { bytes: [0; ROW_KEY_BYTES_MAX], len: 0 };
-        row.push(&[ERASURE]);
+        row.push(&[first]);
         row.push(&stamp.value().to_be_bytes());
         row
     }
@@ -135,6 +149,7 @@ impl Deref for RowKey {
 pub(super) enum RowKind {
     Outcome,
     Erasure,
+    Aborted,
     Head,
     Client,
     Places,
@@ -150,6 +165,9 @@ impl RowKind {
         if row.first() == Some(&ERASURE) {
             return if row.len() == 9 { Ok((0, Self::Erasure)) } else { Err(Flaw::Lengths) };
         }
+        if row.first() == Some(&ABORTED) {
+            return if row.len() == 9 { Ok((0, Self::Aborted)) } else { Err(Flaw::Lengths) };
+        }
         let mut zeroes = row.iter().enumerate().filter(|(_, byte)| **byte == 0);
         let Some((end, _)) = zeroes.nth(2) else { return Err(Flaw::Lengths) };
         let prefix = end + 1;
@@ -164,7 +182,7 @@ impl RowKind {
 
     /// Whether lookups ask for such rows by their whole key.
     pub(super) fn is_filtered(self) -> bool {
-        !matches!(self, Self::Places | Self::Erasure)
+        !matches!(self, Self::Places | Self::Erasure | Self::Aborted)
     }
 }
 
@@ -272,12 +290,52 @@ pub(super) fn encode_erasure(erasure: &Erasure, out: &mut Vec<u8>) {
 }
 
 pub(super) fn decode_erasure(row: &[u8], value: &Bytes) -> Result<Erasure, Flaw> {
-    let stamp = row.strip_prefix(&[ERASURE]).and_then(|stamp| stamp.try_into().ok());
-    let stamp = Stamp::new(u64::from_be_bytes(stamp.ok_or(Flaw::Lengths)?));
+    let stamp = stamp_of(row, ERASURE)?;
     let upto = Version::new(Reader::new(value).u64()?);
     let key = AggregateKey::from_bytes(value.slice(8..));
     let key = key.map_err(|error| Flaw::Decode(error.to_string()))?;
     Ok(Erasure { stamp, key, upto })
+}
+
+/// The stamp in the key of a row that begins with `first`.
+fn stamp_of(row: &[u8], first: u8) -> Result<Stamp, Flaw> {
+    let stamp = row.strip_prefix(&[first]).and_then(|stamp| stamp.try_into().ok());
+    Ok(Stamp::new(u64::from_be_bytes(stamp.ok_or(Flaw::Lengths)?)))
+}
+
+pub(super) fn encode_aborted(leg: &AbortedLeg, out: &mut Vec<u8>) {
+    for number in [leg.txn.epoch.value(), leg.txn.boot.value(), leg.txn.counter] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    encode_location(&leg.location, out);
+}
+
+pub(super) fn decode_aborted(row: &[u8], value: &Bytes) -> Result<AbortedLeg, Flaw> {
+    let stamp = stamp_of(row, ABORTED)?;
+    let mut reader = Reader::new(value);
+    let (epoch, boot) = (Epoch::new(reader.u64()?), BootId::new(reader.u64()?));
+    let txn = TxnId { epoch, boot, counter: reader.u64()? };
+    let location = decode_location(&mut reader)?;
+    let leg = AbortedLeg { stamp, txn, location };
+    (reader.left() == 0).then_some(leg).ok_or(Flaw::Lengths)
+}
+
+fn encode_location(location: &BatchLocation, out: &mut Vec<u8>) {
+    out.extend_from_slice(&location.segment.to_le_bytes());
+    out.extend_from_slice(&location.frame_offset.to_le_bytes());
+    out.extend_from_slice(&location.frame_bytes.to_le_bytes());
+    out.extend_from_slice(&location.record_offset.to_le_bytes());
+    out.extend_from_slice(&location.batch_offset.to_le_bytes());
+}
+
+fn decode_location(reader: &mut Reader<'_>) -> Result<BatchLocation, Flaw> {
+    Ok(BatchLocation {
+        segment: reader.u32()?,
+        frame_offset: reader.u32()?,
+        frame_bytes: reader.u32()?,
+        record_offset: reader.u32()?,
+        batch_offset: reader.u32()?,
+    })
 }
 
 /// Where one batch is.
@@ -324,11 +382,7 @@ impl Chunk {
         out.extend_from_slice(&last_version.value().to_le_bytes());
         for Place { first_version, location } in places {
             out.extend_from_slice(&first_version.value().to_le_bytes());
-            out.extend_from_slice(&location.segment.to_le_bytes());
-            out.extend_from_slice(&location.frame_offset.to_le_bytes());
-            out.extend_from_slice(&location.frame_bytes.to_le_bytes());
-            out.extend_from_slice(&location.record_offset.to_le_bytes());
-            out.extend_from_slice(&location.batch_offset.to_le_bytes());
+            encode_location(location, out);
         }
     }
 
@@ -338,13 +392,7 @@ impl Chunk {
         let mut places = Vec::with_capacity(reader.left() / PLACE_BYTES);
         while reader.left() > 0 {
             let first_version = Version::new(reader.u64()?);
-            let location = BatchLocation {
-                segment: reader.u32()?,
-                frame_offset: reader.u32()?,
-                frame_bytes: reader.u32()?,
-                record_offset: reader.u32()?,
-                batch_offset: reader.u32()?,
-            };
+            let location = decode_location(&mut reader)?;
             places.push(Place { first_version, location });
         }
         let in_order = places.is_sorted_by(|a, b| a.first_version < b.first_version);
@@ -422,6 +470,10 @@ pub(crate) fn count_row(key: &[u8], value: &[u8], counts: &mut RunRows) -> Resul
             decode_erasure(key, &Bytes::copy_from_slice(value))?;
             counts.erasures += 1;
         }
+        RowKind::Aborted => {
+            decode_aborted(key, &Bytes::copy_from_slice(value))?;
+            counts.aborted += 1;
+        }
         RowKind::Cut => {
             CutRow::decode(value)?;
             counts.cuts += 1;
@@ -485,7 +537,7 @@ pub(super) fn combine(key: &[u8], values: &[Bytes]) -> Result<Bytes, Flaw> {
             cut.encode(&mut out);
         }
         // The same is noted twice when a decision is applied before its record is durable.
-        RowKind::Outcome | RowKind::Erasure => return Ok(newest.clone()),
+        RowKind::Outcome | RowKind::Erasure | RowKind::Aborted => return Ok(newest.clone()),
         RowKind::Places => return Err(Flaw::Chain("places of an aggregate")),
     }
     Ok(out.into())

@@ -78,6 +78,24 @@ fn rows_have_the_bytes_that_the_format_says() {
     encode_erasure(&erasure, &mut value);
     assert_eq!(value, b"\x04\0\0\0\0\0\0\0acme/order/7");
     assert_eq!(decode_erasure(&row, &value.into()), Ok(erasure));
+    let location = BatchLocation {
+        segment: 1,
+        frame_offset: 2,
+        frame_bytes: 4096,
+        record_offset: 3,
+        batch_offset: 4,
+    };
+    let leg = AbortedLeg { stamp: Stamp::new(258), txn, location };
+    let row = RowKey::aborted(leg.stamp);
+    assert_eq!(&*row, b"\x02\0\0\0\0\0\0\x01\x02");
+    let mut value = Vec::new();
+    encode_aborted(&leg, &mut value);
+    let mut expected: Vec<u8> = [1u64, 2, 3].iter().flat_map(|it| it.to_le_bytes()).collect();
+    expected.extend([1u32, 2, 4096, 3, 4].iter().flat_map(|it| it.to_le_bytes()));
+    assert_eq!(value, expected);
+    assert_eq!(decode_aborted(&row, &value.clone().into()), Ok(leg));
+    value.push(0);
+    assert_eq!(decode_aborted(&row, &value.into()), Err(Flaw::Lengths));
 }
 
 #[test]
@@ -88,6 +106,7 @@ fn keys_and_kinds_are_told_apart_and_nonsense_is_refused() {
     assert_eq!(RowKind::of(&key().places(Version::new(1))), Ok((prefix, RowKind::Places)));
     assert_eq!(RowKind::of(&key().cut()), Ok((prefix, RowKind::Cut)));
     assert_eq!(RowKind::of(&RowKey::erasure(Stamp::new(1))), Ok((0, RowKind::Erasure)));
+    assert_eq!(RowKind::of(&RowKey::aborted(Stamp::new(1))), Ok((0, RowKind::Aborted)));
     assert_eq!(RowKind::of(&RowKey::outcome(TxnId::default())), Ok((0, RowKind::Outcome)));
     for nonsense in [
         &b""[..],
@@ -98,6 +117,7 @@ fn keys_and_kinds_are_told_apart_and_nonsense_is_refused() {
         b"a\0b\0c\0\x05",
         b"\0",
         b"\x01",
+        b"\x02",
     ] {
         assert!(RowKind::of(nonsense).is_err(), "{nonsense:?}");
     }

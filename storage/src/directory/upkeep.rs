@@ -123,7 +123,8 @@ impl Directory {
         self.upkeep.lacks_space.is_some()
     }
 
-    /// What was deleted and trimmed up to here has durably left this disk, as far as that is noted.
+    /// What was deleted, trimmed and aborted up to here has durably left this disk, as far as that
+    /// is noted.
     pub fn erased(&self) -> Stamp {
         self.erased
     }
@@ -419,8 +420,8 @@ impl Directory {
             _ => self.checkpoint.clone(),
         };
         let runs = self.runs_next().iter().map(|run| (run.number(), run.pages())).collect();
-        let manifest =
-            Manifest { next_run: self.next_run, checkpoint, erased: self.upkeep.erased, runs };
+        let (next_run, erased) = (self.next_run, self.upkeep.erased);
+        let manifest = Manifest { next_run, checkpoint, erased, knows_aborted: true, runs };
         let content = manifest.encode(&self.identity);
         self.upkeep.publishing = Some(Publishing { manifest, is_flushed });
         let name = MANIFEST_NAME.to_owned();

@@ -1,23 +1,37 @@
 //! Making events disappear from a frame that stays what it is for everybody else.
 
-use celeriant_schema::record::erase as erase_from_record;
+use celeriant_schema::record::{erase as erase_batch, erase_leg};
 use celeriant_schema::{AggregateKey, Version};
 
 use super::{FRAME_HEADER_BYTES, verify};
 use crate::Identity;
 use crate::codec::crc32c;
-use crate::directory::BatchLocation;
+use crate::directory::{AbortedLeg, BatchLocation};
 use crate::error::Flaw;
 
-/// Events that shall leave the disk: those of one batch up to a version.
+/// Events that shall leave the disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Erase {
-    /// Whose they are.
-    pub key: AggregateKey,
-    /// Where the batch is.
-    pub location: BatchLocation,
-    /// The last of them. Later events of the batch stay.
-    pub upto: Version,
+pub enum Erase {
+    /// Those of one batch up to a version.
+    Batch {
+        /// Whose they are.
+        key: AggregateKey,
+        /// Where the batch is.
+        location: BatchLocation,
+        /// The last of them. Later events of the batch stay.
+        upto: Version,
+    },
+    /// All of a leg whose write was aborted.
+    Leg(AbortedLeg),
+}
+
+impl Erase {
+    /// Where they are, or the first of them.
+    pub fn location(&self) -> &BatchLocation {
+        match self {
+            Self::Batch { location, .. } | Self::Leg(AbortedLeg { location, .. }) => location,
+        }
+    }
 }
 
 /// Erases from a whole frame, which keeps its length, its hash and every place in it. Returns how
@@ -30,10 +44,15 @@ pub(crate) fn erase(frame: &mut [u8], identity: &Identity, erases: &[Erase]) -> 
     let content = &mut frame[FRAME_HEADER_BYTES..header.content_bytes()];
     let (meta, blobs) = content.split_at_mut(header.meta_len as usize);
     let mut erased = 0;
-    for Erase { key, location, upto } in erases {
-        let place = (location.record_offset, location.batch_offset);
-        erased += erase_from_record(meta, blobs, place, key, *upto)
-            .map_err(|error| Flaw::Decode(error.to_string()))?;
+    for erase in erases {
+        let done = match erase {
+            Erase::Batch { key, location, upto } => {
+                let place = (location.record_offset, location.batch_offset);
+                erase_batch(meta, blobs, place, key, *upto)
+            }
+            Erase::Leg(leg) => erase_leg(meta, blobs, leg.location.record_offset, leg.txn),
+        };
+        erased += done.map_err(|error| Flaw::Decode(error.to_string()))?;
     }
     header.body_checksum = crc32c(&frame[FRAME_HEADER_BYTES..]);
     header.encode(&mut frame[..FRAME_HEADER_BYTES]);

@@ -50,6 +50,8 @@ pub struct RunRows {
     pub cuts: u64,
     /// Deletes and trims, one by one.
     pub erasures: u64,
+    /// Legs that were aborted.
+    pub aborted: u64,
 }
 
 /// Files of runs by number.
@@ -123,8 +125,8 @@ fn count(run: &Run, pages: &Reading<'_>) -> Result<RunRows, Damage> {
         before.extend_from_slice(cursor.key());
         count_row(cursor.key(), &cursor.value(), &mut rows).map_err(whole)?;
     }
-    let cuts = rows.cuts + rows.erasures;
-    let counted = rows.heads + rows.clients + rows.places + rows.outcomes + cuts;
+    let gone = rows.cuts + rows.erasures + rows.aborted;
+    let counted = rows.heads + rows.clients + rows.places + rows.outcomes + gone;
     let is_whole = counted == run.rows() && rows.heads == run.aggregates();
     is_whole.then_some(rows).ok_or(whole(Flaw::Lengths))
 }

@@ -110,6 +110,9 @@ impl<D: Disk> Recovery<'_, D> {
         &mut self,
         manifest: &Manifest,
     ) -> Result<Result<(), (String, Flaw)>, Error> {
+        if !manifest.knows_aborted {
+            return Ok(Err((MANIFEST_NAME.into(), Flaw::Magic("manifest with aborted legs"))));
+        }
         let Checkpoint { position, legs } = &manifest.checkpoint;
         if let Err(flaw) = self.check_position(position).await? {
             return Ok(Err((MANIFEST_NAME.into(), flaw)));

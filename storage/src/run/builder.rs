@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::block::Block;
 use super::filter::{Filling, hash};
-use super::footer::Footer;
+use super::footer::{Footer, Holds};
 use super::page::{Kind, common_prefix};
 use super::{PAGE_BYTES, ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Run};
 use crate::Identity;
@@ -98,13 +98,12 @@ impl Builder {
         std::mem::replace(&mut self.out, AlignedBuffer::with_capacity(OUT_BYTES))
     }
 
-    /// Ends the run: the last pages, and the run as it is once those are in `file`. `has_cuts`:
-    /// some of its aggregates were deleted or trimmed.
+    /// Ends the run: the last pages, and the run as it is once those are in `file`.
     pub(crate) fn finish(
         mut self,
         file: FileId,
         aggregates: u64,
-        has_cuts: bool,
+        holds: Holds,
     ) -> (AlignedBuffer, Run) {
         self.close_leaf();
         self.close_node();
@@ -121,7 +120,7 @@ impl Builder {
             rows: self.rows,
             filtered: self.filtered,
             aggregates,
-            has_cuts,
+            holds,
         };
         footer.seal(&mut self.out, self.identity);
         (self.out, Run { footer, file, top })

@@ -9,7 +9,18 @@ use crate::{FORMAT, Identity};
 
 /// Some of its aggregates were cut.
 const FLAG_CUTS: u16 = 1;
+/// Some legs were aborted.
+const FLAG_ABORTED: u16 = 2;
 const MAGIC: u64 = u64::from_le_bytes(*b"CLRRUN\r\n");
+
+/// Rows that few runs have: whoever looks for them passes over those that have none.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Holds {
+    /// Some of its aggregates were deleted or trimmed.
+    pub(crate) cuts: bool,
+    /// Some legs were aborted.
+    pub(crate) aborted: bool,
+}
 
 /// What a run says of itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,7 +32,7 @@ pub(crate) struct Footer {
     pub(super) rows: u64,
     pub(super) filtered: u64,
     pub(super) aggregates: u64,
-    pub(super) has_cuts: bool,
+    pub(super) holds: Holds,
 }
 
 impl Footer {
@@ -52,10 +63,10 @@ impl Footer {
         let flags = reader.u16()?;
         let (rows, filtered, aggregates) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let top_first = reader.u32()?;
-        let has_cuts = flags & FLAG_CUTS != 0;
-        let footer = Self { run, pages, top_first, rows, filtered, aggregates, has_cuts };
+        let holds = Holds { cuts: flags & FLAG_CUTS != 0, aborted: flags & FLAG_ABORTED != 0 };
+        let footer = Self { run, pages, top_first, rows, filtered, aggregates, holds };
         let consistent = reader.u32()? == pages
-            && flags & !FLAG_CUTS == 0
+            && flags & !(FLAG_CUTS | FLAG_ABORTED) == 0
             && top_first < pages
             && footer.top_pages() <= u32::MAX / PAGE_BYTES as u32;
         if consistent { Ok(footer) } else { Err(Flaw::Lengths) }
@@ -79,7 +90,9 @@ impl Footer {
         let to = out.extend_zeroed(PAGE_BYTES);
         put(to, 36, &MAGIC.to_le_bytes());
         put(to, 44, &FORMAT.to_le_bytes());
-        put(to, 46, &(if self.has_cuts { FLAG_CUTS } else { 0 }).to_le_bytes());
+        let cuts = if self.holds.cuts { FLAG_CUTS } else { 0 };
+        let aborted = if self.holds.aborted { FLAG_ABORTED } else { 0 };
+        put(to, 46, &(cuts | aborted).to_le_bytes());
         put(to, 48, &self.rows.to_le_bytes());
         put(to, 56, &self.filtered.to_le_bytes());
         put(to, 64, &self.aggregates.to_le_bytes());

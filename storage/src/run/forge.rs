@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::page::{Header, Kind};
-use super::{Builder, Fault, Footer, Merge, PAGE_BYTES, PagePlace, Pages, Run, verify};
+use super::{Builder, Fault, Footer, Holds, Merge, PAGE_BYTES, PagePlace, Pages, Run, verify};
 use crate::Identity;
 use crate::buffer::AlignedBuffer;
 use crate::disk::FileId;
@@ -63,7 +63,7 @@ fn merge(run: &Run, pages: &Forged, builds: bool) -> u64 {
         }
     };
     let _: Result<bool, Fault> = merge.step(pages, ROWS_MAX, &mut row);
-    let _ = builder.finish(FileId(0), 0, false);
+    let _ = builder.finish(FileId(0), 0, Holds::default());
     rows
 }
 
@@ -91,7 +91,7 @@ fn forge(data: &[u8]) -> Option<(Bytes, Run)> {
         rows: 1,
         filtered: 1,
         aggregates: 1,
-        has_cuts: true,
+        holds: Holds { cuts: true, aborted: true },
     };
     footer.seal(&mut content, identity);
     let content = content.into_bytes();

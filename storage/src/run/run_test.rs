@@ -96,7 +96,7 @@ fn build(number: u32, rows: &Model) -> (Bytes, Run) {
             file.extend_from_slice(&builder.take());
         }
     }
-    let (rest, made) = builder.finish(FileId(3), 5, false);
+    let (rest, made) = builder.finish(FileId(3), 5, Holds::default());
     file.extend_from_slice(&rest);
     let run = open(number, &file).expect("intact");
     assert_eq!((run.rows(), run.aggregates(), run.file()), (rows.len() as u64, 5, FileId(3)));

@@ -55,7 +55,7 @@ pub(crate) fn key(number: u64) -> AggregateKey {
 enum Action {
     Write(Vec<(AggregateKey, AppliedBatch)>),
     Leg(TxnId, Vec<(AggregateKey, AppliedBatch)>),
-    Resolve { leg_lsn: Lsn, commit: bool },
+    Resolve { leg_lsn: Lsn, commit: bool, stamp: Stamp },
     Start,
 }
 
@@ -217,7 +217,7 @@ impl Rig {
                         self.accepted.entry(key.clone()).or_default().held_by = Some(lsn);
                     }
                 }
-                Action::Resolve { leg_lsn, commit } => {
+                Action::Resolve { leg_lsn, commit, .. } => {
                     undecided.retain(|(lsn, _)| *lsn != leg_lsn);
                     let Action::Leg(_, batches) = &self.actions[leg_lsn.value() as usize - 1]
                     else {
@@ -377,7 +377,7 @@ impl Rig {
         for (key, _) in &batches {
             self.accepted.entry(key.clone()).or_default().held_by = None;
         }
-        self.actions.push(Action::Resolve { leg_lsn, commit });
+        self.actions.push(Action::Resolve { leg_lsn, commit, stamp });
         true
     }
 
@@ -481,7 +481,7 @@ impl Rig {
                 Action::Write(batches) => {
                     batches.iter().for_each(|(key, batch)| self.directory.apply(key, batch));
                 }
-                Action::Resolve { leg_lsn, commit } => {
+                Action::Resolve { leg_lsn, commit, stamp } => {
                     let Action::Leg(txn, batches) = &self.actions[leg_lsn.value() as usize - 1]
                     else {
                         panic!("no leg at {leg_lsn}")
@@ -490,6 +490,9 @@ impl Rig {
                         let applied = batches.iter().filter(|_| *commit);
                         applied.for_each(|(key, batch)| self.directory.apply(key, batch));
                         self.directory.note_outcome(*txn, *leg_lsn, *commit);
+                    }
+                    if !commit {
+                        self.directory.note_aborted(*stamp, *txn, batches);
                     }
                 }
                 _ => {}

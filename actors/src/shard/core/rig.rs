@@ -168,7 +168,12 @@ impl Rig {
 
     /// The same disk after a crash that lost nothing.
     pub(crate) fn restarted(self) -> Self {
-        Self::open(self.disk, DirectoryBudget::default(), Elsewhere::Alone).lead(2)
+        self.restarted_in(2)
+    }
+
+    /// The same, in an epoch of which the disk has heard nothing.
+    pub(crate) fn restarted_in(self, epoch: u64) -> Self {
+        Self::open(self.disk, DirectoryBudget::default(), Elsewhere::Alone).lead(epoch)
     }
 
     fn open(disk: MemoryDisk, budget: DirectoryBudget, elsewhere: Elsewhere) -> Self {
@@ -337,6 +342,13 @@ impl Rig {
             Ok(Done::Read(read)) => Some(fetch.take(read).expect("as it was written")),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Names of files that hold these bytes as they are.
+    pub(crate) fn files_with(&self, bytes: &[u8]) -> Vec<String> {
+        let holds = |content: &[u8]| content.windows(bytes.len()).any(|it| it == bytes);
+        let files = self.disk.files.iter().filter(|(_, content)| holds(content));
+        files.map(|(name, _)| name.clone()).collect()
     }
 
     /// Takes the replies so far.

@@ -1,8 +1,11 @@
 //! Holds a log and its directory against the model.
 
+use celeriant_schema::record::{Record, decode_records};
+
 use super::*;
 use crate::directory::Listing;
 use crate::disk::Done;
+use crate::frame::FrameHeader;
 
 impl Rig {
     /// Holds the directory, and every batch that it points to, against the model. Only when
@@ -29,6 +32,68 @@ impl Rig {
             }
             self.check_batches(&key, &head);
         }
+        self.check_legs();
+    }
+
+    /// What was aborted is known, and gone where that was packed; what is undecided is there.
+    fn check_legs(&mut self) {
+        let aborted = self.aborted();
+        let mut expected = Vec::new();
+        for action in &self.actions {
+            let Action::Resolve { leg_lsn, commit: false, stamp } = action else { continue };
+            let Action::Leg(txn, _) = &self.actions[leg_lsn.value() as usize - 1] else {
+                panic!("no leg at {leg_lsn}")
+            };
+            expected.push((*stamp, *txn));
+        }
+        assert!(aborted.iter().map(|leg| (leg.stamp, leg.txn)).eq(expected), "aborted legs");
+        for leg in aborted {
+            let left = self.events_of_leg(leg.txn, &leg.location).len();
+            assert!(left == 0 || !self.erasures.is_gone(leg.txn), "{leg:?} has {left} events");
+        }
+        for (lsn, _) in self.undecided.clone() {
+            let Action::Leg(txn, batches) = &self.actions[lsn.value() as usize - 1] else {
+                panic!("no leg at {lsn}")
+            };
+            let (txn, batches) = (*txn, batches.clone());
+            let (_, first) = &batches[0];
+            // Of one that was shown before a crash the place is not known.
+            if first.location.segment > 0 {
+                let count =
+                    |it: &AppliedBatch| it.last_version.value() + 1 - it.first_version.value();
+                let events: u64 = batches.iter().map(|(_, batch)| count(batch)).sum();
+                assert_eq!(self.events_of_leg(txn, &first.location).len() as u64, events, "{txn}");
+            }
+        }
+    }
+
+    /// What the legs that nobody decided say, in the order of the log.
+    pub(crate) fn undecided_payloads(&mut self) -> Vec<Vec<bytes::Bytes>> {
+        let place = |(lsn, _): &(Lsn, TxnId)| match &self.actions[lsn.value() as usize - 1] {
+            Action::Leg(txn, batches) => (*txn, batches[0].1.location),
+            other => panic!("{other:?} is no leg"),
+        };
+        let places: Vec<_> = self.undecided.iter().map(place).collect();
+        let payload = |body: bytes::Bytes| Event::decode(&body).expect("canonical").payload;
+        let of_leg = |events: Vec<bytes::Bytes>| events.into_iter().map(payload).collect();
+        places.iter().map(|(txn, at)| of_leg(self.events_of_leg(*txn, at))).collect()
+    }
+
+    /// Events of the leg of `txn` that are not erased.
+    fn events_of_leg(&mut self, txn: TxnId, location: &BatchLocation) -> Vec<bytes::Bytes> {
+        let frame = self.read_frame(location);
+        let header = FrameHeader::decode(&frame).expect("a frame");
+        let (meta, blobs) = (header.meta(&frame), header.blobs(&frame));
+        let mut records = decode_records(&meta, &blobs, header.count).map(|it| it.expect("intact"));
+        let leg = records.find_map(|(offset, record, _)| match record {
+            Record::Leg(leg) if offset == location.record_offset => Some(leg),
+            _ => None,
+        });
+        let leg = leg.expect("a leg is there");
+        assert_eq!(leg.write_id, txn);
+        let events = leg.batches.iter().flat_map(|batch| batch.events(&blobs));
+        let events = events.map(|event| event.expect("intact"));
+        events.filter(|event| !event.is_erased()).map(|event| event.body()).collect()
     }
 
     /// Asks the directory; pages that it lacks are read at once.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::compact::Outcome;
+use crate::directory::{AbortedLeg, Due};
 use crate::frame::Erase;
 
 /// Erasures that were asked for, and those that were done.
@@ -11,6 +12,8 @@ pub(crate) struct Erasures {
     wanted: BTreeMap<AggregateKey, Version>,
     /// Events up to there are gone from this segment.
     done: BTreeMap<(u32, AggregateKey), Version>,
+    /// Legs that were aborted, and are gone.
+    legs: BTreeSet<TxnId>,
     /// What the segment in hand is packed without.
     in_hand: Vec<Erase>,
     /// Segments that were packed, with how many bytes of events were erased in all.
@@ -28,6 +31,11 @@ impl Erasures {
         (done, self.wanted.get(key).copied().unwrap_or_default())
     }
 
+    /// Whether a leg that was aborted is surely gone.
+    pub(super) fn is_gone(&self, txn: TxnId) -> bool {
+        self.legs.contains(&txn)
+    }
+
     pub(super) fn compacted(&mut self, outcome: Option<Outcome>) {
         match outcome {
             None => {}
@@ -35,8 +43,13 @@ impl Erasures {
                 self.packed.push(segment);
                 self.bytes_erased += bytes_erased;
                 self.bytes_saved += bytes_before as i64 - bytes_after as i64;
-                for Erase { key, upto, .. } in std::mem::take(&mut self.in_hand) {
-                    self.done.insert((segment, key), upto);
+                for erase in std::mem::take(&mut self.in_hand) {
+                    match erase {
+                        Erase::Batch { key, upto, .. } => {
+                            self.done.insert((segment, key), upto);
+                        }
+                        Erase::Leg(leg) => drop(self.legs.insert(leg.txn)),
+                    }
                 }
             }
             Some(Outcome::NoRoom { .. }) => self.postponed += 1,
@@ -73,14 +86,26 @@ impl Rig {
                 let Some((_, last, _)) = found.last() else { panic!("nothing from {next} on") };
                 next = last.next();
                 let here = found.iter().filter(|(_, _, at)| at.segment == segment);
-                let erase = |location| Erase { key: key.clone(), location, upto: *upto };
+                let erase = |location| Erase::Batch { key: key.clone(), location, upto: *upto };
                 erases.extend(here.map(|(_, _, location)| erase(*location)));
             }
         }
+        let legs = self.aborted().into_iter().filter(|leg| leg.location.segment == segment);
+        erases.extend(legs.map(Erase::Leg));
         self.erasures.in_hand = erases.clone();
         self.compactor.pack(&self.log, segment, erases);
         self.advance_compactor();
         true
+    }
+
+    /// Every leg that was aborted, as the directory knows it.
+    pub(crate) fn aborted(&self) -> Vec<AbortedLeg> {
+        let due = self.ask(|directory, pins| directory.due(Stamp::ZERO, usize::MAX, pins));
+        let leg = |due| match due {
+            Due::Leg(leg) => leg,
+            Due::Erasure(erasure) => panic!("nobody deleted {erasure:?}"),
+        };
+        due.into_iter().map(leg).collect()
     }
 
     pub(crate) fn advance_compactor(&mut self) {

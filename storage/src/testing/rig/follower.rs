@@ -204,7 +204,7 @@ impl Follower {
     /// one whose decision the leader may lose: it could decide otherwise then.
     fn show(&mut self, leader: &Rig) {
         let decides = |action: &Action, lsn: Lsn| match action {
-            Action::Resolve { leg_lsn, commit } => *commit && *leg_lsn == lsn,
+            Action::Resolve { leg_lsn, commit, .. } => *commit && *leg_lsn == lsn,
             _ => false,
         };
         let durable = &leader.actions[..leader.log.durable().value() as usize];
@@ -226,7 +226,7 @@ impl Follower {
             let batches = match action {
                 Action::Write(batches) => batches,
                 Action::Leg(_, batches) if shown.contains(&Lsn::new(at as u64 + 1)) => batches,
-                Action::Resolve { leg_lsn, commit: true } => {
+                Action::Resolve { leg_lsn, commit: true, .. } => {
                     match &leader.actions[leg_lsn.value() as usize - 1] {
                         Action::Leg(_, batches) => batches,
                         other => panic!("{other:?} is no leg"),
