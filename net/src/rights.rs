@@ -51,7 +51,7 @@ use std::sync::Arc;
 
 use celeriant_schema::{
     AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, ListQuery, Refusal, Request, Selector,
-    Write,
+    TokenKey, Write,
 };
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
@@ -210,14 +210,15 @@ impl Rights {
     /// What `token` says, within what its key allows, and nothing else.
     ///
     /// # Errors
-    /// As of a key, and `Unauthenticated` when the token is over.
+    /// As of a key, and `Unauthenticated` when the token is over, or its key makes none.
     pub(crate) fn with_token(&self, token: &Token) -> Result<Self, Refusal> {
         let keyring = self.keyring_in_private("a token is taken over TLS or on this machine")?;
         let holder = keyring.holder(token.key())?;
-        if !token.is_of(&holder.hash) {
+        // A signature is what takes longest to look at.
+        token.scope().check(keyring.now())?;
+        if !token.is_of(token_key_of(&holder)?) {
             return Err(unauthenticated("there is no such token"));
         }
-        token.scope().check(keyring.now())?;
         Ok(Self {
             own: holder.client_id.into_iter().collect(),
             key: Some((token.key(), Arc::clone(&holder))),
@@ -229,21 +230,26 @@ impl Rights {
         })
     }
 
-    /// A token of the key that was shown, which must allow all that the token shall.
+    /// A token of `key`, which was shown and must allow all that the token shall.
     ///
     /// # Errors
     /// `Unauthenticated` without a key, `PermissionDenied` with what the key does not allow, and
     /// what makes no sense.
-    pub(crate) fn make_token(&self, new: &NewToken) -> Result<Token, Refusal> {
+    pub(crate) fn make_token(
+        &self,
+        key: Option<&ApiKey>,
+        new: &NewToken,
+    ) -> Result<Token, Refusal> {
         if self.scope.is_some() {
             return Err(unauthenticated("a token makes no tokens: show its API key"));
         }
-        let (Some((id, holder)), Some(keyring)) = (&self.key, &self.keyring) else {
+        let (Some(key), Some(keyring)) = (key, &self.keyring) else {
             let reason = "tokens are of API keys: show one. A certificate, and who comes in the \
                           clear, make none";
             return Err(unauthenticated(reason));
         };
-        keyring.check(*id)?;
+        let holder = keyring.find(key)?;
+        token_key_of(&holder)?;
         let scope = Scope::new(new, keyring.now())?.until(holder.expires_at);
         let of_key = Self {
             of: Of::Holder(holder.grants.iter().cloned().collect()),
@@ -259,7 +265,7 @@ impl Rights {
         {
             may.on_all_of(operation, selector)?;
         }
-        Token::new(*id, &holder.hash, scope)
+        Token::new(key, scope)
     }
 
     fn keyring_in_private(&self, otherwise: &str) -> Result<&Keyring, Refusal> {
@@ -341,6 +347,12 @@ fn org_of(selector: &Selector) -> Option<&str> {
         Selector::Org(org) | Selector::Type { org, .. } => Some(org),
         Selector::Aggregate(key) => Some(key.org()),
     }
+}
+
+/// What knows tokens of a key.
+fn token_key_of(holder: &Holder) -> Result<&TokenKey, Refusal> {
+    let reason = "the API key is from before tokens were signed, and makes none: create another";
+    holder.token_key.as_ref().ok_or_else(|| unauthenticated(reason))
 }
 
 fn unauthenticated(reason: &str) -> Refusal {

@@ -55,7 +55,7 @@ pub mod wire;
 #[cfg(test)]
 mod samples;
 
-pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES};
+pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES, TokenKey};
 pub use codec::DecodeError;
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
 pub use feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};

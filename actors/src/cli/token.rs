@@ -45,7 +45,7 @@ pub(super) fn run(action: TokenAction, global: &Global, output: &Output) -> Resu
         seconds: lasts.map(|lasts| lasts.0.as_secs()),
     };
     let scope = Scope::new(&new, unix_micros());
-    let token = scope.and_then(|scope| Token::new(key.id(), &key.hash(), scope));
+    let token = scope.and_then(|scope| Token::new(&key, scope));
     let token = token.map_err(|refusal| Failure::usage(refusal.to_string()))?;
     match output.is_json() {
         true => output.json(&json!({

@@ -36,6 +36,7 @@ pub(super) struct Call {
     pub(super) headers: HeaderMap,
     /// Of whoever is on the other end.
     pub(super) rights: Rights,
+    api_key: Option<ApiKey>,
     path: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Body,
@@ -71,8 +72,8 @@ impl Call {
             }
         }
         let rights = head.extensions.remove().unwrap_or_else(Rights::none);
-        let mut call = Self { headers: head.headers, rights, path, query, body };
-        call.rights = call.shown()?;
+        let mut call = Self { headers: head.headers, rights, api_key: None, path, query, body };
+        call.rights = call.say_who()?;
         if !route.operation.is_of_the_node()
             && let Some(Seats(seats)) = head.extensions.get()
         {
@@ -83,7 +84,7 @@ impl Call {
     }
 
     /// What whoever shows a key or a token may do. What he shows is in no refusal.
-    fn shown(&self) -> Result<Rights, Refusal> {
+    fn say_who(&mut self) -> Result<Rights, Refusal> {
         let refused = |reason: &str| Refusal::Unauthenticated { reason: reason.to_owned() };
         let said = match (self.header(&AUTHORIZATION)?, self.parameter(TOKEN)) {
             (None, None) => return Ok(self.rights.clone()),
@@ -102,10 +103,19 @@ impl Call {
         let (scheme, text) = said.split_once(' ').unwrap_or((said, ""));
         let text = if scheme.eq_ignore_ascii_case("bearer") { text.trim_start() } else { "" };
         match (text.parse::<ApiKey>(), text.parse::<Token>()) {
-            (Ok(key), _) => self.rights.with_key(&key),
+            (Ok(key), _) => {
+                let rights = self.rights.with_key(&key);
+                self.api_key = Some(key);
+                rights
+            }
             (_, Ok(token)) => self.rights.with_token(&token),
             _ => Err(refused("authorization must be Bearer and an API key, or a token")),
         }
+    }
+
+    /// The API key that was shown.
+    pub(super) fn shown(&self) -> Option<&ApiKey> {
+        self.api_key.as_ref()
     }
 
     /// A part of the path.

@@ -45,6 +45,7 @@ fn keyed(key: &ApiKey, grants: &[&str]) -> (ApiKeyId, Arc<Holder>) {
     let holder = Holder {
         name: "test".into(),
         hash: key.hash(),
+        token_key: Some(crate::token::token_key(key)),
         grants: grants.iter().map(|text| text.parse().expect("a grant")).collect(),
         client_id: None,
         created_at: 0,
