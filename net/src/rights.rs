@@ -4,7 +4,7 @@
 //! ```text
 //! TLS handshake ─▶ certificate ─┐                                in the clear ─▶ Rights::all()
 //! hello, header ─▶ API key ─────┼▶ Rights, one per connection
-//! header, `?token=` ─▶ token ───┘   (or, over HTTP, one per request)
+//! the same, `?token=` ─▶ token ─┘   (or, over HTTP, one per request)
 //!                                   │ check
 //! connection (binary), asker (HTTP) ┴─▶ Service
 //! ```
@@ -50,8 +50,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use celeriant_schema::{
-    AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, ListQuery, Refusal, Request, Selector,
-    TokenKey, Write,
+    AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, Credential, ListQuery, Refusal, Request,
+    Selector, TokenKey, Write,
 };
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
@@ -187,12 +187,24 @@ impl Rights {
         }
     }
 
-    /// The same and those of the holder of `key`.
+    /// Of one who shows `credential` besides, whatever way it came in.
     ///
     /// # Errors
-    /// `Unauthenticated` when it is no key, or was shown where others see it; `Overloaded` when the
-    /// node does not know yet.
-    pub(crate) fn with_key(&self, key: &ApiKey) -> Result<Self, Refusal> {
+    /// `Unauthenticated` when it is not good, or was shown where others see it; `Overloaded` when
+    /// the node does not know yet.
+    pub(crate) fn with(&self, credential: &Credential) -> Result<Self, Refusal> {
+        match credential {
+            Credential::Key(key) => self.with_key(key),
+            Credential::Token(text) => {
+                let token = text.reveal().parse::<Token>();
+                let wrong = |error| unauthenticated(&format!("what was shown {error}"));
+                self.with_token(&token.map_err(wrong)?)
+            }
+        }
+    }
+
+    /// The same and those of the holder of `key`.
+    fn with_key(&self, key: &ApiKey) -> Result<Self, Refusal> {
         let revoke = "an API key is taken over TLS or on this machine; revoke this one";
         let holder = self.keyring_in_private(revoke)?.find(key)?;
         let of = match &self.of {
@@ -208,10 +220,7 @@ impl Rights {
     }
 
     /// What `token` says, within what its key allows, and nothing else.
-    ///
-    /// # Errors
-    /// As of a key, and `Unauthenticated` when the token is over, or its key makes none.
-    pub(crate) fn with_token(&self, token: &Token) -> Result<Self, Refusal> {
+    fn with_token(&self, token: &Token) -> Result<Self, Refusal> {
         let keyring = self.keyring_in_private("a token is taken over TLS or on this machine")?;
         let holder = keyring.holder(token.key())?;
         // A signature is what takes longest to look at.
@@ -230,23 +239,26 @@ impl Rights {
         })
     }
 
-    /// A token of `key`, which was shown and must allow all that the token shall.
+    /// A token of the key that was shown, which must allow all that the token shall.
     ///
     /// # Errors
     /// `Unauthenticated` without a key, `PermissionDenied` with what the key does not allow, and
     /// what makes no sense.
     pub(crate) fn make_token(
         &self,
-        key: Option<&ApiKey>,
+        shown: Option<&Credential>,
         new: &NewToken,
     ) -> Result<Token, Refusal> {
-        if self.scope.is_some() {
-            return Err(unauthenticated("a token makes no tokens: show its API key"));
-        }
-        let (Some(key), Some(keyring)) = (key, &self.keyring) else {
-            let reason = "tokens are of API keys: show one. A certificate, and who comes in the \
-                          clear, make none";
-            return Err(unauthenticated(reason));
+        let (key, keyring) = match (shown, &self.keyring) {
+            (Some(Credential::Key(key)), Some(keyring)) => (key, keyring),
+            (Some(Credential::Token(_)), _) => {
+                return Err(unauthenticated("a token makes no tokens: show its API key"));
+            }
+            _ => {
+                let reason = "tokens are of API keys: show one. A certificate, and who comes in \
+                              the clear, make none";
+                return Err(unauthenticated(reason));
+            }
         };
         let holder = keyring.find(key)?;
         token_key_of(&holder)?;
@@ -323,6 +335,22 @@ impl Rights {
             Request::List(query) => may.list(query),
             Request::Feed(query) => may.on_all_of(Operation::Watch, &query.selector),
             Request::Admin(order) => may.order(order),
+        }
+    }
+
+    /// Nobody waits for news beyond the time until which he may see them: whoever asks again then
+    /// is told why he may not.
+    pub(crate) fn shorten_wait(&self, request: &mut Request) {
+        let (Request::Feed(query), Some((_, holder)), Some(keyring)) =
+            (request, &self.key, &self.keyring)
+        else {
+            return;
+        };
+        let lent_until = self.scope.as_ref().map(|scope| scope.expires_at());
+        if let Some(end) = holder.expires_at.into_iter().chain(lent_until).min() {
+            // Rounded up: behind the end, not before it.
+            let left_ms = end.saturating_sub(keyring.now()).max(0) / 1_000 + 1;
+            query.wait_ms = query.wait_ms.min(u32::try_from(left_ms).unwrap_or(u32::MAX));
         }
     }
 

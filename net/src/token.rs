@@ -22,13 +22,14 @@ use std::str::FromStr;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use celeriant_schema::audit::hex::{array_from_hex, to_hex};
+use celeriant_schema::credential::TOKEN_PREFIX as PREFIX;
+use celeriant_schema::limits::TOKEN_BYTES_MAX;
 use celeriant_schema::{ApiKey, ApiKeyId, ClientId, Refusal, Selector, TokenKey};
 use serde::{Deserialize, Serialize};
 
 use crate::json::{base64, from_base64};
 use crate::tls::Operation;
 
-const PREFIX: &str = "celeriant_token_";
 /// What a token may carry.
 pub const RIGHTS: [Operation; 3] = [Operation::Read, Operation::Append, Operation::Watch];
 /// How long one lasts if nothing is said, in seconds.
@@ -39,8 +40,6 @@ pub const LASTS_S_MAX: u64 = 24 * 3_600;
 pub const SKEW_S_MAX: u64 = 60;
 /// Selectors of one token.
 pub const SELECTORS_MAX: usize = 32;
-/// Longest token as text, in bytes: it must fit into a request's head.
-pub const BYTES_MAX: usize = 8 << 10;
 const MICROS: i64 = 1_000_000;
 const SIGNATURE_BYTES: usize = 64;
 
@@ -205,7 +204,7 @@ impl Token {
     /// Of `key`.
     ///
     /// # Errors
-    /// `TooLarge` when it would be longer than [`BYTES_MAX`].
+    /// `TooLarge` when it would be longer than [`TOKEN_BYTES_MAX`].
     pub fn new(key: &ApiKey, scope: Scope) -> Result<Self, Refusal> {
         let content = serde_json::to_string(&scope.content())
             .unwrap_or_else(|error| unreachable!("plain texts: {error}"));
@@ -214,8 +213,8 @@ impl Token {
         let mut signature = [0; SIGNATURE_BYTES];
         signature.copy_from_slice(pair(key).sign(signed.as_bytes()).as_ref());
         let token = Self { key: key.id(), scope, signed, signature };
-        if token.reveal().len() > BYTES_MAX {
-            return Err(Refusal::TooLarge { what: "token".into(), limit: BYTES_MAX as u64 });
+        if token.reveal().len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::TooLarge { what: "token".into(), limit: TOKEN_BYTES_MAX as u64 });
         }
         Ok(token)
     }
@@ -265,7 +264,7 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        if text.len() > BYTES_MAX {
+        if text.len() > TOKEN_BYTES_MAX {
             return Err(TokenError);
         }
         let (signed, signature) = text.rsplit_once('.').ok_or(TokenError)?;

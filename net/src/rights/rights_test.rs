@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // Certificates are valid now.
 
 mod tokens;
+mod ways;
 
 use std::time::{Duration, SystemTime};
 

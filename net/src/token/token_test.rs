@@ -84,7 +84,7 @@ fn no_byte_of_a_token_can_be_changed() {
     for bad in ["", "celeriant_token_", &text[1..], &twice, once, &code, &key(1).reveal()] {
         assert_eq!(bad.parse::<Token>().map(drop), Err(TokenError), "{bad}");
     }
-    assert!("x".repeat(BYTES_MAX + 1).parse::<Token>().is_err());
+    assert!("x".repeat(TOKEN_BYTES_MAX + 1).parse::<Token>().is_err());
 }
 
 #[test]
