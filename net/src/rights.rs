@@ -167,14 +167,15 @@ impl Rights {
         let is_node = matches!(self.of, Of::Everybody) && self.name.is_some();
         let mut seats = Vec::new();
         if let Some(rooms) = self.rooms.as_ref().filter(|_| !is_node) {
-            rooms.watchers.sit(selector.parts().iter().filter_map(org_of), &mut seats)?;
+            rooms.watchers.sit(selector.parts().iter().filter_map(Selector::of_org), &mut seats)?;
         }
         Ok(seats)
     }
 
     /// Those that it is of.
     fn orgs(&self) -> BTreeSet<&str> {
-        let lent = self.scope.as_ref().map(|scope| scope.selectors.iter().map(org_of).collect());
+        let lent =
+            self.scope.as_ref().map(|scope| scope.selectors.iter().map(Selector::of_org).collect());
         let granted = match &self.of {
             Of::Holder(grants) => grants.iter().map(|grant| Some(grant.org())).collect(),
             Of::Nobody | Of::Everybody => BTreeSet::new(),
@@ -365,15 +366,6 @@ impl Rights {
         }
         let action = Operation::Append.name().to_owned();
         Err(Refusal::PermissionDenied { action, resource: format!("client {client}") })
-    }
-}
-
-/// The org of a plain selector; `None`: all.
-fn org_of(selector: &Selector) -> Option<&str> {
-    match selector {
-        Selector::All | Selector::Several(_) => None,
-        Selector::Org(org) | Selector::Type { org, .. } => Some(org),
-        Selector::Aggregate(key) => Some(key.org()),
     }
 }
 
