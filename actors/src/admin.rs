@@ -245,6 +245,7 @@ impl Admin {
             "role": "alone",
             "epoch": self.standing.epoch().value(),
             "over_quota": self.meter.refused(),
+            "over_quota_reads": self.meter.refused_reads(),
             "over_quota_connections": self.rooms.connections.refused(),
             "over_quota_watchers": self.rooms.watchers.refused(),
             "compaction": self.standing.ordered_compaction(),

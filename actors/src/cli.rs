@@ -120,7 +120,7 @@ fn options(global: &Global) -> Result<Options, Failure> {
         timeout,
         connect_timeout: defaults.connect_timeout.min(timeout),
         tls: global.tls()?,
-        api_key: global.api_key()?,
+        api_key: global.credential()?,
         name: concat!("celeriant ", env!("CARGO_PKG_VERSION")).to_owned(),
         ..defaults
     })

@@ -1,44 +1,53 @@
-//! What one org may take of a node, so that others have their turn: token buckets for its writers,
-//! seats for its connections and watchers.
+//! What one org may take of a node, so that others have their turn: token buckets for its writers
+//! and readers, seats for its connections and watchers.
 //!
 //! ```text
-//! quotas = "acme:writes=100,bytes=1MiB,connections=50,watchers=20 *:writes=1000"
+//! quotas = "acme:writes=100,bytes=1MiB,reads=500,read_bytes=8MiB,connections=50,watchers=20
+//!           *:writes=1000"
 //! ```
-//! Writes and bytes per second, connections and watchers at a time, of each org; `*` is for each
-//! org that is not named. Whose connection it is says `celeriant_net::rights`; seats are counted by
-//! `celeriant_net::rooms`. A bucket holds what a second brings. It may be overdrawn by one write,
-//! which is paid for afterwards: a write larger than a second's worth is slow, not impossible. A
-//! write over several orgs takes of all or of none.
+//! Writes and reads and the bytes of both per second, connections and watchers at a time, of each
+//! org; `*` is for each org that is not named. Whose connection it is says `celeriant_net::rights`;
+//! seats are counted by `celeriant_net::rooms`. A bucket (`bucket`) holds what a second brings. It
+//! may be overdrawn by one write, which is paid for afterwards: a write larger than a second's
+//! worth is slow, not impossible. A write over several orgs takes of all or of none.
+//!
+//! A read is a page of events, of names or of a feed, or a head; it is an org's whose names or
+//! events it asks for, whoever asks; of all orgs, it is nobody's. How many bytes it takes shows
+//! when it is answered, and is paid then ([`Bill`]): what is asked for meanwhile may overdraw, too.
+//!
 //! Settings of each node, counted on each node. Pure but for a lock: time is an argument.
-//! Deliberately absent: limits on readers, which are bounded by node.
+//! Deliberately absent: who asks, and evidence (`audit`), which is bounded by node.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod bucket;
+
+#[cfg(test)]
+mod quotas_test;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use celeriant_net::rooms::{Most, Rooms};
 use celeriant_schema::key::{NamePart, check_name};
-use celeriant_schema::{Refusal, Write};
+use celeriant_schema::{ReadBatch, Refusal, Request, Response, Selector, Write};
 
+use self::bucket::{Buckets, RATE_MAX, Rates};
 use crate::clock::Micros;
 
 /// Stands for every org that is not named.
 const ANY: &str = "*";
-/// Orgs whose buckets are remembered; with more, those that are full are forgotten.
-const ORGS_MAX: usize = 1 << 14;
-/// Highest rate, so that a bucket can be counted in millionths.
-const RATE_MAX: u64 = 1 << 40;
-const MILLION: i64 = 1_000_000;
 
-/// What one org may take: of the first two what each second brings.
+/// What one org may take: of the first four what each second brings.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Quota {
     /// Writes; `None`: as many as there are.
     pub writes: Option<u64>,
-    /// Bytes of events.
+    /// Bytes of events that are written.
     pub bytes: Option<u64>,
+    /// Reads.
+    pub reads: Option<u64>,
+    /// Bytes of events and names that are read.
+    pub read_bytes: Option<u64>,
     /// Connections, at a time.
     pub connections: Option<u64>,
     /// Watches and feeds that wait, at a time.
@@ -52,8 +61,8 @@ pub struct Quotas(BTreeMap<String, Quota>);
 /// The text is no quotas.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "must be ORG:writes=N,bytes=SIZE,connections=N,watchers=N with spaces between, and * for all \
-     others: {0:?} is not"
+    "must be ORG:writes=N,bytes=SIZE,reads=N,read_bytes=SIZE,connections=N,watchers=N with spaces \
+     between, and * for all others: {0:?} is not"
 )]
 pub struct QuotasError(String);
 
@@ -73,6 +82,8 @@ impl FromStr for Quotas {
                 let (of, rate) = match limit.split_once('=').ok_or_else(wrong)? {
                     ("writes", rate) => (&mut quota.writes, rate.parse().ok()),
                     ("bytes", rate) => (&mut quota.bytes, crate::settings::size(rate)),
+                    ("reads", rate) => (&mut quota.reads, rate.parse().ok()),
+                    ("read_bytes", rate) => (&mut quota.read_bytes, crate::settings::size(rate)),
                     ("connections", most) => (&mut quota.connections, most.parse().ok()),
                     ("watchers", most) => (&mut quota.watchers, most.parse().ok()),
                     _ => return Err(wrong()),
@@ -85,6 +96,16 @@ impl FromStr for Quotas {
             }
         }
         Ok(Self(quotas))
+    }
+}
+
+impl Quota {
+    fn writers(&self) -> Rates {
+        [self.writes, self.bytes]
+    }
+
+    fn readers(&self) -> Rates {
+        [self.reads, self.read_bytes]
     }
 }
 
@@ -104,212 +125,138 @@ impl Quotas {
 }
 
 /// Counts what was taken. One a node.
+#[derive(Debug)]
 pub struct Meter {
     quotas: Quotas,
-    buckets: Mutex<BTreeMap<String, [Bucket; 2]>>,
-    refused: AtomicU64,
+    writers: Buckets,
+    readers: Buckets,
+    limits_writers: bool,
+    limits_readers: bool,
 }
 
-/// How much is left, in millionths, and when that was.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    rate: i64,
-    level: i64,
+/// The bytes that a reader is yet to pay for.
+#[derive(Debug)]
+pub struct Bill {
+    meter: Arc<Meter>,
+    orgs: Vec<Box<str>>,
     at: Micros,
 }
 
 impl Meter {
     /// Nothing was taken yet.
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, buckets: Mutex::default(), refused: AtomicU64::new(0) }
-    }
-
-    /// Whether there is any quota of writers: else nobody need ask.
-    pub fn is_on(&self) -> bool {
-        self.quotas.0.values().any(|quota| quota.writes.is_some() || quota.bytes.is_some())
+        let limits = |rates: fn(&Quota) -> Rates| {
+            quotas.0.values().any(|quota| rates(quota).iter().any(Option::is_some))
+        };
+        let (limits_writers, limits_readers) = (limits(Quota::writers), limits(Quota::readers));
+        let (writers, readers) = (Buckets::default(), Buckets::default());
+        Self { quotas, writers, readers, limits_writers, limits_readers }
     }
 
     /// Writes that came too soon, since the start.
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.writers.refused()
     }
 
-    /// Takes what `write` costs.
+    /// Reads that came too soon, since the start.
+    pub fn refused_reads(&self) -> u64 {
+        self.readers.refused()
+    }
+
+    /// Takes what `request` costs. What is left to pay when it is answered, if anything, comes
+    /// back. `now` is asked only where there are quotas for such a request.
     ///
     /// # Errors
     /// `Overloaded`, with when there is something again; then nothing was taken.
-    pub fn admit(&self, now: Micros, write: &Write) -> Result<(), Refusal> {
-        let mut costs: BTreeMap<&str, i64> = BTreeMap::new();
+    pub fn admit(
+        self: &Arc<Self>,
+        now: impl FnOnce() -> Micros,
+        request: &Request,
+    ) -> Result<Option<Box<Bill>>, Refusal> {
+        match request {
+            Request::Write(write) if self.limits_writers => {
+                self.admit_write(now(), write).map(|()| None)
+            }
+            Request::Read(_) | Request::Head(_) | Request::List(_) | Request::Feed(_)
+                if self.limits_readers =>
+            {
+                self.admit_read(now(), request)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn admit_write(&self, now: Micros, write: &Write) -> Result<(), Refusal> {
+        let mut costs: BTreeMap<&str, u64> = BTreeMap::new();
         // What the store writes down about itself is nobody's.
         for member in write.members.iter().filter(|member| !member.key.is_system()) {
-            *costs.entry(member.key.org()).or_default() += member.events.as_bytes().len() as i64;
+            *costs.entry(member.key.org()).or_default() += member.events.as_bytes().len() as u64;
         }
-        let mut buckets = self.buckets();
-        for org in costs.keys() {
-            let Some(of_org) = self.of(&mut buckets, org, now) else { continue };
-            let wait_ms = of_org.iter_mut().map(|bucket| bucket.wait_ms(now)).max();
-            if let Some(retry_after_ms) = wait_ms.filter(|wait| *wait > 0) {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                let what = format!("quota of {org}");
-                return Err(Refusal::Overloaded { what, retry_after_ms });
-            }
-        }
-        for (org, bytes) in costs {
-            let Some([writes, of_bytes]) = self.of(&mut buckets, org, now) else { continue };
-            writes.level -= MILLION;
-            of_bytes.level -= bytes.saturating_mul(MILLION);
-        }
-        Ok(())
+        let costs = costs.into_iter().filter_map(|(org, bytes)| {
+            self.quotas.of(org).map(|quota| (org, quota.writers(), bytes))
+        });
+        self.writers.take(now, "writes", &costs.collect::<Vec<_>>())
     }
 
-    /// The buckets of an org that has a quota.
-    fn of<'a>(
-        &self,
-        buckets: &'a mut BTreeMap<String, [Bucket; 2]>,
-        org: &str,
+    fn admit_read(
+        self: &Arc<Self>,
         now: Micros,
-    ) -> Option<&'a mut [Bucket; 2]> {
-        let quota = self.quotas.of(org)?;
-        if !buckets.contains_key(org) {
-            if buckets.len() >= ORGS_MAX {
-                buckets.retain(|_, of_org| of_org.iter_mut().any(|bucket| !bucket.is_full(now)));
-            }
-            let of_org = [quota.writes, quota.bytes].map(|rate| Bucket::full(rate, now));
-            buckets.insert(org.to_owned(), of_org);
-        }
-        buckets.get_mut(org)
-    }
-
-    fn buckets(&self) -> MutexGuard<'_, BTreeMap<String, [Bucket; 2]>> {
-        // Poisoned: each bucket is a number, which is whole.
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Meter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meter").field("quotas", &self.quotas).finish_non_exhaustive()
-    }
-}
-
-impl Bucket {
-    /// `None`: bottomless.
-    fn full(rate: Option<u64>, now: Micros) -> Self {
-        let rate = rate.map_or(i64::MAX / MILLION, |rate| rate.min(RATE_MAX) as i64);
-        Self { rate, level: rate * MILLION, at: now }
-    }
-
-    fn refill(&mut self, now: Micros) {
-        let elapsed = i64::try_from(now.saturating_sub(self.at)).unwrap_or(i64::MAX);
-        let brought = elapsed.saturating_mul(self.rate);
-        self.level = self.level.saturating_add(brought).min(self.rate * MILLION);
-        self.at = now.max(self.at);
-    }
-
-    fn is_full(&mut self, now: Micros) -> bool {
-        self.refill(now);
-        self.level == self.rate * MILLION
-    }
-
-    /// How long until something can be taken; 0: now.
-    fn wait_ms(&mut self, now: Micros) -> u32 {
-        self.refill(now);
-        if self.level > 0 {
-            return 0;
-        }
-        // A rate per second brings that many millionths in a microsecond.
-        let micros = -self.level / self.rate + 1;
-        u32::try_from(micros / 1_000 + 1).unwrap_or(u32::MAX)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use celeriant_schema::{ClientId, Guard, Member};
-
-    use super::*;
-    use crate::shard::core::rig::events;
-
-    fn write(orgs: &[&str]) -> Write {
-        let member = |org: &&str| Member {
-            key: format!("{org}/account/a").parse().expect("a key"),
-            guard: Guard::Any,
-            sequence: None,
-            events: events(1, "payload"),
-            retention: None,
+        request: &Request,
+    ) -> Result<Option<Box<Bill>>, Refusal> {
+        let with_quota = |org| {
+            let rates = self.quotas.of(org)?.readers();
+            rates.iter().any(Option::is_some).then_some((org, rates, 0))
         };
-        Write { client_id: ClientId::NONE, members: orgs.iter().map(member).collect() }
+        let costs: Vec<_> = orgs_of(request).into_iter().filter_map(with_quota).collect();
+        if costs.is_empty() {
+            return Ok(None);
+        }
+        self.readers.take(now, "reads", &costs)?;
+        let by_bytes = costs.iter().filter(|(_, [_, bytes], _)| bytes.is_some());
+        let orgs: Vec<Box<str>> = by_bytes.map(|(org, ..)| (*org).into()).collect();
+        let is_due = !orgs.is_empty();
+        Ok(is_due.then(|| Box::new(Bill { meter: Arc::clone(self), orgs, at: now })))
     }
+}
 
-    fn meter(text: &str) -> Meter {
-        Meter::new(text.parse().expect("quotas"))
-    }
-
-    fn wait(result: Result<(), Refusal>) -> u32 {
-        match result {
-            Ok(()) => 0,
-            Err(Refusal::Overloaded { retry_after_ms, what }) => {
-                assert!(what.starts_with("quota of "), "{what}");
-                retry_after_ms
+impl Bill {
+    /// Takes the bytes of `response` of those whose they are.
+    pub fn pay(&self, response: &Response) {
+        let all = |bytes| self.orgs.iter().for_each(|org| self.take(org, bytes));
+        match response {
+            Response::Page(page) => all(page.batches.iter().map(bytes_of).sum()),
+            Response::List(page) => all(page.names.iter().map(|name| name.len() as u64).sum()),
+            Response::Feed(page) => {
+                for org in &self.orgs {
+                    let of_org = page.batches.iter().filter(|batch| batch.key.org() == &**org);
+                    self.take(org, of_org.map(|batch| bytes_of(&batch.batch)).sum());
+                }
             }
-            Err(refusal) => panic!("{refusal}"),
+            _ => {}
         }
     }
 
-    const SECOND: Micros = 1_000_000;
-
-    #[test]
-    fn an_org_has_what_a_second_brings_and_others_are_not_concerned() {
-        let meter = meter("acme:writes=2 *:writes=1");
-        let takes = |now, orgs: &[&str]| wait(meter.admit(now, &write(orgs)));
-        assert_eq!([takes(0, &["acme"]), takes(0, &["acme"])], [0, 0]);
-        let early = takes(0, &["acme"]);
-        assert!((1..=2).contains(&early), "an empty bucket is open again at once: {early}");
-        assert_eq!([takes(0, &["rival"]), takes(0, &["third"])], [0, 0], "each its own");
-        assert_eq!(meter.refused(), 1);
-        assert_eq!([takes(SECOND, &["acme"]), takes(SECOND, &["acme"])], [0, 0]);
-        assert!(takes(SECOND, &["acme"]) > 0, "no more than a second's worth is saved");
-        // All or none: the free one is not charged.
-        assert!(takes(SECOND, &["acme", "fresh"]) > 0);
-        assert_eq!(takes(SECOND, &["fresh"]), 0);
+    fn take(&self, org: &str, bytes: u64) {
+        let Some(quota) = self.meter.quotas.of(org).filter(|_| bytes > 0) else { return };
+        self.meter.readers.take_bytes(self.at, org, quota.readers(), bytes);
     }
+}
 
-    #[test]
-    fn a_write_that_is_larger_than_a_second_s_worth_is_paid_for_afterwards() {
-        let bytes = write(&["acme"]).members[0].events.as_bytes().len() as u64;
-        let meter = meter("acme:bytes=1");
-        assert_eq!(wait(meter.admit(0, &write(&["acme"]))), 0);
-        let left = u64::from(wait(meter.admit(SECOND, &write(&["acme"]))));
-        assert!(
-            ((bytes - 3) * 1_000..bytes * 1_000).contains(&left),
-            "{left} ms for {bytes} bytes"
-        );
-        assert_eq!(wait(meter.admit(bytes * SECOND, &write(&["acme"]))), 0);
-        // A clock never goes back, and would do no harm.
-        assert!(wait(meter.admit(0, &write(&["acme"]))) > 0);
-    }
-
-    #[test]
-    fn without_quotas_and_for_the_store_itself_there_is_no_limit() {
-        for (text, org) in [("", "acme"), ("rival:writes=1", "acme")] {
-            let meter = meter(text);
-            assert!((0..100).all(|_| meter.admit(0, &write(&[org])).is_ok()), "{text}");
+/// Whose names or events `request` asks for, each once. What the store keeps about itself is
+/// nobody's.
+fn orgs_of(request: &Request) -> BTreeSet<&str> {
+    let orgs = match request {
+        Request::Read(query) => BTreeSet::from([query.key.org()]),
+        Request::Head(query) => BTreeSet::from([query.key.org()]),
+        Request::List(query) => query.org.as_deref().into_iter().collect(),
+        Request::Feed(query) => {
+            query.selector.parts().iter().filter_map(Selector::of_org).collect()
         }
-    }
+        Request::Ping | Request::Write(_) | Request::Admin(_) => BTreeSet::new(),
+    };
+    orgs.into_iter().filter(|org| !org.starts_with('$')).collect()
+}
 
-    #[test]
-    fn what_is_no_quota_is_refused() {
-        let both: Quotas = "acme:writes=100,bytes=1MiB".parse().expect("quotas");
-        let writers = Quota { writes: Some(100), bytes: Some(1 << 20), ..Quota::default() };
-        assert_eq!(both.0["acme"], writers);
-        let seats: Quotas = "*:connections=7,watchers=2".parse().expect("quotas");
-        let both = Quota { connections: Some(7), watchers: Some(2), ..Quota::default() };
-        assert_eq!(seats.0[ANY], both);
-        assert!(!Meter::new(seats).is_on(), "writers need not ask");
-        for bad in ["acme", "acme:writes", "acme:reads=1", "acme:writes=0", "a/b:writes=1"] {
-            assert_eq!(bad.parse::<Quotas>(), Err(QuotasError(bad.to_owned())));
-        }
-        assert!("acme:writes=1 acme:writes=2".parse::<Quotas>().is_err(), "twice");
-        assert!("acme:bytes=99999GiB".parse::<Quotas>().is_err(), "too much");
-    }
+fn bytes_of(batch: &ReadBatch) -> u64 {
+    batch.events.iter().map(|event| event.body.len() as u64).sum()
 }

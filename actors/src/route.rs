@@ -5,6 +5,7 @@ use celeriant_schema::{Refusal, Response};
 use serde_json::Value;
 
 use crate::admission::Permit;
+use crate::quotas::Bill;
 
 /// Where a request's answer goes. Holds the request's share of the admission budget until then.
 #[derive(Debug)]
@@ -15,12 +16,17 @@ pub struct Route {
     pub id: u64,
     /// Given back when the answer leaves.
     pub permit: Permit,
+    /// Paid when it is known how large the answer is. `None`: nobody counts.
+    pub bill: Option<Box<Bill>>,
 }
 
 impl Route {
     /// Answers now, by itself.
     pub fn answer(self, response: Response) {
-        let Self { replies, id, permit } = self;
+        let Self { replies, id, permit, bill } = self;
+        if let Some(bill) = bill {
+            bill.pay(&response);
+        }
         replies.send(vec![Reply { id, response }]);
         drop(permit);
     }
@@ -46,6 +52,9 @@ pub struct Outbox {
 impl Outbox {
     /// Adds an answer.
     pub fn push(&mut self, route: Route, response: Response) {
+        if let Some(bill) = &route.bill {
+            bill.pay(&response);
+        }
         self.replies.push(Reply { id: route.id, response });
         match self.runs.last_mut() {
             Some((to, count)) if to.connection() == route.replies.connection() => *count += 1,
@@ -78,7 +87,7 @@ mod tests {
         for (id, to) in [(1, &first), (2, &first), (3, &gone), (4, &gone), (5, &last), (6, &first)]
         {
             let permit = admission.admit(0).expect("room");
-            outbox.push(Route { replies: to.clone(), id, permit }, Response::Pong);
+            outbox.push(Route { replies: to.clone(), id, permit, bill: None }, Response::Pong);
         }
         outbox.flush();
         let ids = |replies: Option<Vec<Reply>>| -> Vec<u64> {

@@ -37,7 +37,7 @@ const OVERLOAD_RETRY_MS: u32 = 50;
 pub struct Shared {
     /// The node's budget for unanswered requests.
     pub admission: Admission,
-    /// What the writers of orgs take.
+    /// What the writers and readers of orgs take.
     pub meter: Arc<Meter>,
     /// All shards of the node, by number.
     pub shards: Arc<[Recipient<ShardMail>]>,
@@ -94,20 +94,20 @@ impl Router {
         to: &ReplySender,
         out: &mut Outgoing,
     ) {
-        if self.shared.meter.is_on()
-            && let Request::Write(write) = &incoming.request
-            && let Err(refusal) = self.shared.meter.admit(self.clock.now(), write)
-        {
-            let response = Response::Refused(refusal);
-            return out.refused.push(Reply { id: incoming.id, response });
-        }
+        let bill = match self.shared.meter.admit(|| self.clock.now(), &incoming.request) {
+            Ok(bill) => bill,
+            Err(refusal) => {
+                let response = Response::Refused(refusal);
+                return out.refused.push(Reply { id: incoming.id, response });
+            }
+        };
         let Some(permit) = self.shared.admission.admit(incoming.bytes as usize) else {
             let what = "unanswered requests of the node".into();
             let refusal = Refusal::Overloaded { what, retry_after_ms: OVERLOAD_RETRY_MS };
             let response = Response::Refused(refusal);
             return out.refused.push(Reply { id: incoming.id, response });
         };
-        let route = Route { replies: to.clone(), id: incoming.id, permit };
+        let route = Route { replies: to.clone(), id: incoming.id, permit, bill };
         let shards = self.shared.shards.len() as u16;
         match incoming.request {
             Request::Ping => {

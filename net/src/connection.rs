@@ -29,6 +29,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use celeriant_schema::limits::HELLO_BYTES_MAX;
 use celeriant_schema::wire::{self, Inbound, Malformed};
 use celeriant_schema::{Refusal, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -42,8 +43,6 @@ use in_flight::InFlight;
 
 /// Answers are encoded while less than this waits to be written.
 const OUTPUT_BYTES_SOFT: usize = 256 << 10;
-/// Largest hello, in bytes: before it, nobody gets more than this.
-const HELLO_BYTES_MAX: usize = 4 << 10;
 /// Moves between two looks at the clock and the stop signal.
 const MOVES: usize = 16;
 /// A refused client's bytes are read and dropped this long, so that it gets to see the refusal.
@@ -325,8 +324,8 @@ where
         let bytes = frame.len() as u32 + wire::FRAME_LENGTH_BYTES as u32;
         match (wire::decode_inbound(frame), &self.phase) {
             (Ok(Inbound::Hello(hello)), Phase::Hello) => self.welcome(&hello),
-            (Ok(Inbound::Request { id, deadline_ms, request }), Phase::Open) => {
-                let seats = match self.check(&request) {
+            (Ok(Inbound::Request { id, deadline_ms, mut request }), Phase::Open) => {
+                let seats = match self.check(&mut request) {
                     Ok(seats) => seats,
                     Err(refusal) => {
                         return wire::encode_refused(id, &refusal, &mut self.output);
@@ -353,8 +352,9 @@ where
     }
 
     /// Whether `request` may be done now; what room it takes until it is.
-    fn check(&self, request: &Request) -> Result<Vec<Seat>, Refusal> {
+    fn check(&self, request: &mut Request) -> Result<Vec<Seat>, Refusal> {
         self.rights.check(request)?;
+        self.rights.shorten_wait(request);
         match request {
             Request::Feed(query) if query.wait_ms > 0 => self.rights.sit_to_watch(&query.selector),
             _ => Ok(Vec::new()),
@@ -367,8 +367,8 @@ where
         if protocol < hello.min_protocol.max(min) {
             return self.drain(Ended::Refused(Refusal::UnsupportedProtocol { min, max }));
         }
-        if let Some(key) = &hello.api_key {
-            match self.rights.with_key(key) {
+        if let Some(shown) = &hello.api_key {
+            match self.rights.with(shown) {
                 Ok(rights) => self.rights = rights,
                 Err(refusal) => return self.drain(Ended::Refused(refusal)),
             }

@@ -236,5 +236,32 @@ fn unexpected(response: &Response) -> Refusal {
     Refusal::Internal { id: 0 }
 }
 
+/// The way of requests over HTTP, for tests of rights: whoever shows `authorization` on a
+/// connection with `rights` asks them of `service`.
+#[cfg(test)]
+pub(crate) async fn ask_as<V: Service>(
+    service: V,
+    rights: &crate::Rights,
+    authorization: &str,
+    requests: &[Request],
+) -> Result<Vec<Result<Response, Refusal>>, Refusal> {
+    let shown = call::credential(Some(authorization), None)?;
+    let rights = shown.map_or_else(|| Ok(rights.clone()), |shown| rights.with(&shown))?;
+    let (asker, answers) = Asker::new(service, 1, None);
+    let asker = asker.on_behalf_of(rights);
+    let asking = async {
+        let mut outcomes = Vec::new();
+        for request in requests {
+            outcomes.push(asker.ask(request.clone(), SMALL, Duration::from_secs(10)).await);
+        }
+        outcomes
+    };
+    tokio::select! {
+        biased;
+        () = answers.bring() => unreachable!("it goes on"),
+        outcomes = asking => Ok(outcomes),
+    }
+}
+
 #[cfg(test)]
 mod http_test;

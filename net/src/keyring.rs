@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use celeriant_schema::{ApiKey, ApiKeyHash, ApiKeyId, ClientId, Refusal};
+use celeriant_schema::{ApiKey, ApiKeyHash, ApiKeyId, ClientId, Refusal, TokenKey};
 
 use crate::tls::Grant;
 
@@ -26,6 +26,8 @@ pub struct Holder {
     pub name: String,
     /// To know it again.
     pub hash: ApiKeyHash,
+    /// To know its tokens. `None`: it was made before they were signed, and has none.
+    pub token_key: Option<TokenKey>,
     /// What it allows.
     pub grants: Vec<Grant>,
     /// Its holder writes under this client id and no other, and nobody else does.

@@ -4,7 +4,7 @@
 //! ```text
 //! TLS handshake ─▶ certificate ─┐                                in the clear ─▶ Rights::all()
 //! hello, header ─▶ API key ─────┼▶ Rights, one per connection
-//! header, `?token=` ─▶ token ───┘   (or, over HTTP, one per request)
+//! the same, `?token=` ─▶ token ─┘   (or, over HTTP, one per request)
 //!                                   │ check
 //! connection (binary), asker (HTTP) ┴─▶ Service
 //! ```
@@ -50,8 +50,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use celeriant_schema::{
-    AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, ListQuery, Refusal, Request, Selector,
-    Write,
+    AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, Credential, ListQuery, Refusal, Request,
+    Selector, TokenKey, Write,
 };
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
@@ -167,14 +167,15 @@ impl Rights {
         let is_node = matches!(self.of, Of::Everybody) && self.name.is_some();
         let mut seats = Vec::new();
         if let Some(rooms) = self.rooms.as_ref().filter(|_| !is_node) {
-            rooms.watchers.sit(selector.parts().iter().filter_map(org_of), &mut seats)?;
+            rooms.watchers.sit(selector.parts().iter().filter_map(Selector::of_org), &mut seats)?;
         }
         Ok(seats)
     }
 
     /// Those that it is of.
     fn orgs(&self) -> BTreeSet<&str> {
-        let lent = self.scope.as_ref().map(|scope| scope.selectors.iter().map(org_of).collect());
+        let lent =
+            self.scope.as_ref().map(|scope| scope.selectors.iter().map(Selector::of_org).collect());
         let granted = match &self.of {
             Of::Holder(grants) => grants.iter().map(|grant| Some(grant.org())).collect(),
             Of::Nobody | Of::Everybody => BTreeSet::new(),
@@ -187,12 +188,24 @@ impl Rights {
         }
     }
 
-    /// The same and those of the holder of `key`.
+    /// Of one who shows `credential` besides, whatever way it came in.
     ///
     /// # Errors
-    /// `Unauthenticated` when it is no key, or was shown where others see it; `Overloaded` when the
-    /// node does not know yet.
-    pub(crate) fn with_key(&self, key: &ApiKey) -> Result<Self, Refusal> {
+    /// `Unauthenticated` when it is not good, or was shown where others see it; `Overloaded` when
+    /// the node does not know yet.
+    pub(crate) fn with(&self, credential: &Credential) -> Result<Self, Refusal> {
+        match credential {
+            Credential::Key(key) => self.with_key(key),
+            Credential::Token(text) => {
+                let token = text.reveal().parse::<Token>();
+                let wrong = |error| unauthenticated(&format!("what was shown {error}"));
+                self.with_token(&token.map_err(wrong)?)
+            }
+        }
+    }
+
+    /// The same and those of the holder of `key`.
+    fn with_key(&self, key: &ApiKey) -> Result<Self, Refusal> {
         let revoke = "an API key is taken over TLS or on this machine; revoke this one";
         let holder = self.keyring_in_private(revoke)?.find(key)?;
         let of = match &self.of {
@@ -208,16 +221,14 @@ impl Rights {
     }
 
     /// What `token` says, within what its key allows, and nothing else.
-    ///
-    /// # Errors
-    /// As of a key, and `Unauthenticated` when the token is over.
-    pub(crate) fn with_token(&self, token: &Token) -> Result<Self, Refusal> {
+    fn with_token(&self, token: &Token) -> Result<Self, Refusal> {
         let keyring = self.keyring_in_private("a token is taken over TLS or on this machine")?;
         let holder = keyring.holder(token.key())?;
-        if !token.is_of(&holder.hash) {
+        // A signature is what takes longest to look at.
+        token.scope().check(keyring.now())?;
+        if !token.is_of(token_key_of(&holder)?) {
             return Err(unauthenticated("there is no such token"));
         }
-        token.scope().check(keyring.now())?;
         Ok(Self {
             own: holder.client_id.into_iter().collect(),
             key: Some((token.key(), Arc::clone(&holder))),
@@ -234,16 +245,24 @@ impl Rights {
     /// # Errors
     /// `Unauthenticated` without a key, `PermissionDenied` with what the key does not allow, and
     /// what makes no sense.
-    pub(crate) fn make_token(&self, new: &NewToken) -> Result<Token, Refusal> {
-        if self.scope.is_some() {
-            return Err(unauthenticated("a token makes no tokens: show its API key"));
-        }
-        let (Some((id, holder)), Some(keyring)) = (&self.key, &self.keyring) else {
-            let reason = "tokens are of API keys: show one. A certificate, and who comes in the \
-                          clear, make none";
-            return Err(unauthenticated(reason));
+    pub(crate) fn make_token(
+        &self,
+        shown: Option<&Credential>,
+        new: &NewToken,
+    ) -> Result<Token, Refusal> {
+        let (key, keyring) = match (shown, &self.keyring) {
+            (Some(Credential::Key(key)), Some(keyring)) => (key, keyring),
+            (Some(Credential::Token(_)), _) => {
+                return Err(unauthenticated("a token makes no tokens: show its API key"));
+            }
+            _ => {
+                let reason = "tokens are of API keys: show one. A certificate, and who comes in \
+                              the clear, make none";
+                return Err(unauthenticated(reason));
+            }
         };
-        keyring.check(*id)?;
+        let holder = keyring.find(key)?;
+        token_key_of(&holder)?;
         let scope = Scope::new(new, keyring.now())?.until(holder.expires_at);
         let of_key = Self {
             of: Of::Holder(holder.grants.iter().cloned().collect()),
@@ -259,7 +278,7 @@ impl Rights {
         {
             may.on_all_of(operation, selector)?;
         }
-        Token::new(*id, &holder.hash, scope)
+        Token::new(key, scope)
     }
 
     fn keyring_in_private(&self, otherwise: &str) -> Result<&Keyring, Refusal> {
@@ -320,6 +339,22 @@ impl Rights {
         }
     }
 
+    /// Nobody waits for news beyond the time until which he may see them: whoever asks again then
+    /// is told why he may not.
+    pub(crate) fn shorten_wait(&self, request: &mut Request) {
+        let (Request::Feed(query), Some((_, holder)), Some(keyring)) =
+            (request, &self.key, &self.keyring)
+        else {
+            return;
+        };
+        let lent_until = self.scope.as_ref().map(|scope| scope.expires_at());
+        if let Some(end) = holder.expires_at.into_iter().chain(lent_until).min() {
+            // Rounded up: behind the end, not before it.
+            let left_ms = end.saturating_sub(keyring.now()).max(0) / 1_000 + 1;
+            query.wait_ms = query.wait_ms.min(u32::try_from(left_ms).unwrap_or(u32::MAX));
+        }
+    }
+
     fn check_client(&self, client: ClientId) -> Result<(), Refusal> {
         let is_free = match self.own.is_empty() {
             true => !self.keyring.as_ref().is_some_and(|keyring| keyring.binds(client)),
@@ -334,13 +369,10 @@ impl Rights {
     }
 }
 
-/// The org of a plain selector; `None`: all.
-fn org_of(selector: &Selector) -> Option<&str> {
-    match selector {
-        Selector::All | Selector::Several(_) => None,
-        Selector::Org(org) | Selector::Type { org, .. } => Some(org),
-        Selector::Aggregate(key) => Some(key.org()),
-    }
+/// What knows tokens of a key.
+fn token_key_of(holder: &Holder) -> Result<&TokenKey, Refusal> {
+    let reason = "the API key is from before tokens were signed, and makes none: create another";
+    holder.token_key.as_ref().ok_or_else(|| unauthenticated(reason))
 }
 
 fn unauthenticated(reason: &str) -> Refusal {

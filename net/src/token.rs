@@ -1,12 +1,13 @@
 //! Tokens: what a backend that has an API key gives to a browser, so that no key leaves it.
 //!
 //! ```text
-//! celeriant_token_<16 hex digits: whose key>.<base64url: what it says, JSON>.<64 hex digits: code>
+//! celeriant_token_<16 hex digits: whose key>.<base64url: what it says, JSON>.<128 hex digits>
 //! ```
-//! The code (MAC) covers everything before it. It is made with a key that is derived from the API
-//! key's *hash*, which both nodes have: so any node can tell, without asking, and a token ends with
-//! its key. Whoever has the API key can make tokens without a node. What the key does not allow
-//! when a token is used, the token does not allow either.
+//! The digits are an Ed25519 signature of everything before their dot. The pair that makes it is
+//! derived from the API key's *secret*; the store keeps its public key, which both nodes have: so
+//! any node can tell, without asking, and a token ends with its key. Whoever has the API key can
+//! make tokens without a node; whoever reads all that the store keeps of it cannot. What the key
+//! does not allow when a token is used, the token does not allow either.
 //!
 //! Time is that of whoever makes it and of whoever checks it: their clocks may differ by
 //! [`SKEW_S_MAX`], if the maker's is ahead; if it is behind, tokens end as much earlier.
@@ -19,14 +20,16 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use celeriant_schema::audit::hex::{array_from_hex, to_hex};
-use celeriant_schema::{ApiKeyHash, ApiKeyId, ClientId, Refusal, Selector};
+use celeriant_schema::credential::TOKEN_PREFIX as PREFIX;
+use celeriant_schema::limits::TOKEN_BYTES_MAX;
+use celeriant_schema::{ApiKey, ApiKeyId, ClientId, Refusal, Selector, TokenKey};
 use serde::{Deserialize, Serialize};
 
 use crate::json::{base64, from_base64};
 use crate::tls::Operation;
 
-const PREFIX: &str = "celeriant_token_";
 /// What a token may carry.
 pub const RIGHTS: [Operation; 3] = [Operation::Read, Operation::Append, Operation::Watch];
 /// How long one lasts if nothing is said, in seconds.
@@ -37,9 +40,8 @@ pub const LASTS_S_MAX: u64 = 24 * 3_600;
 pub const SKEW_S_MAX: u64 = 60;
 /// Selectors of one token.
 pub const SELECTORS_MAX: usize = 32;
-/// Longest token as text, in bytes: it must fit into a request's head.
-pub const BYTES_MAX: usize = 8 << 10;
 const MICROS: i64 = 1_000_000;
+const SIGNATURE_BYTES: usize = 64;
 
 /// What whoever makes a token says.
 #[derive(Clone, Debug, Deserialize)]
@@ -79,18 +81,18 @@ struct Content {
     expires_at: i64,
 }
 
-/// A token, with its code: only whoever uses it should have it.
+/// A token, with its signature: only whoever uses it should have it.
 #[derive(Clone)]
 pub struct Token {
     key: ApiKeyId,
     scope: Scope,
     signed: String,
-    code: [u8; 32],
+    signature: [u8; SIGNATURE_BYTES],
 }
 
 /// The text is no token. It is not repeated: it may be most of one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("is not a token: those look like {PREFIX}<16 hex digits>.<base64url>.<64 hex digits>")]
+#[error("is not a token: those look like {PREFIX}<16 hex digits>.<base64url>.<128 hex digits>")]
 pub struct TokenError;
 
 impl Scope {
@@ -199,19 +201,20 @@ impl Scope {
 }
 
 impl Token {
-    /// Of the key that is called `key` and has this hash.
+    /// Of `key`.
     ///
     /// # Errors
-    /// `TooLarge` when it would be longer than [`BYTES_MAX`].
-    pub fn new(key: ApiKeyId, hash: &ApiKeyHash, scope: Scope) -> Result<Self, Refusal> {
+    /// `TooLarge` when it would be longer than [`TOKEN_BYTES_MAX`].
+    pub fn new(key: &ApiKey, scope: Scope) -> Result<Self, Refusal> {
         let content = serde_json::to_string(&scope.content())
             .unwrap_or_else(|error| unreachable!("plain texts: {error}"));
         let content = base64(content.as_bytes()).replace('+', "-").replace('/', "_");
-        let signed = format!("{PREFIX}{key}.{}", content.trim_end_matches('='));
-        let code = hash.code(signed.as_bytes());
-        let token = Self { key, scope, signed, code };
-        if token.reveal().len() > BYTES_MAX {
-            return Err(Refusal::TooLarge { what: "token".into(), limit: BYTES_MAX as u64 });
+        let signed = format!("{PREFIX}{}.{}", key.id(), content.trim_end_matches('='));
+        let mut signature = [0; SIGNATURE_BYTES];
+        signature.copy_from_slice(pair(key).sign(signed.as_bytes()).as_ref());
+        let token = Self { key: key.id(), scope, signed, signature };
+        if token.reveal().len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::TooLarge { what: "token".into(), limit: TOKEN_BYTES_MAX as u64 });
         }
         Ok(token)
     }
@@ -228,14 +231,27 @@ impl Token {
 
     /// The whole token as text: for its holder, and for nobody's log.
     pub fn reveal(&self) -> String {
-        format!("{}.{}", self.signed, to_hex(&self.code))
+        format!("{}.{}", self.signed, to_hex(&self.signature))
     }
 
-    /// Whether somebody made it who has the key that has this hash. Takes the same time for any
-    /// other code.
-    pub(crate) fn is_of(&self, hash: &ApiKeyHash) -> bool {
-        hash.is_code(self.code, self.signed.as_bytes())
+    /// Whether somebody made it who has the key whose tokens `key` knows. Costs about as much as
+    /// it takes to answer a small request, whatever the token: look at what costs less first.
+    pub(crate) fn is_of(&self, key: &TokenKey) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, key.as_bytes());
+        key.verify(self.signed.as_bytes(), &self.signature).is_ok()
     }
+}
+
+/// What the store keeps to know tokens of `key`.
+pub fn token_key(key: &ApiKey) -> TokenKey {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(pair(key).public_key().as_ref());
+    TokenKey::new(bytes)
+}
+
+fn pair(key: &ApiKey) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&key.token_seed())
+        .unwrap_or_else(|error| unreachable!("any 32 bytes are a seed: {error}"))
 }
 
 impl fmt::Debug for Token {
@@ -248,10 +264,10 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        if text.len() > BYTES_MAX {
+        if text.len() > TOKEN_BYTES_MAX {
             return Err(TokenError);
         }
-        let (signed, code) = text.rsplit_once('.').ok_or(TokenError)?;
+        let (signed, signature) = text.rsplit_once('.').ok_or(TokenError)?;
         let said = signed.strip_prefix(PREFIX).and_then(|said| said.split_once('.'));
         let (key, content) = said.ok_or(TokenError)?;
         let content = content.replace('-', "+").replace('_', "/");
@@ -261,7 +277,7 @@ impl FromStr for Token {
             key: key.parse().map_err(|_| TokenError)?,
             scope: Scope::from_content(&content).map_err(|_| TokenError)?,
             signed: signed.to_owned(),
-            code: array_from_hex(code).ok_or(TokenError)?,
+            signature: array_from_hex(signature).ok_or(TokenError)?,
         })
     }
 }

@@ -16,12 +16,10 @@ use crate::audit::hex::{array_from_hex, to_hex};
 const PREFIX: &str = "celeriant_key_";
 /// Tells these hashes apart from whatever else is hashed.
 const CONTEXT: &str = "celeriant 2026 hash of an api key";
-/// Tells keys of codes apart from whatever else is derived from a hash.
-const CODE_CONTEXT: &str = "celeriant 2026 code of a token of an api key";
+/// Tells these seeds apart from whatever else is derived from a secret, its hash above all.
+const SEED_CONTEXT: &str = "celeriant 2026 ed25519 seed of the tokens of an api key";
 /// Size of a key's secret part, in bytes.
 pub const SECRET_BYTES: usize = 32;
-/// Longest key as text, in bytes.
-pub(crate) const TEXT_BYTES: usize = PREFIX.len() + 16 + 1 + 2 * SECRET_BYTES;
 
 /// Names a key; no secret.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -37,6 +35,11 @@ pub struct ApiKey {
 /// What the store keeps of a key: enough to know it again, not enough to show it.
 #[derive(Clone, Copy, Debug)]
 pub struct ApiKeyHash([u8; 32]);
+
+/// What the store keeps to know a key's tokens: the public key of the pair that signs them. Signs
+/// nothing itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TokenKey([u8; 32]);
 
 /// The text is no key, or no key's id. It is not repeated: it may be half a secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -59,13 +62,23 @@ impl ApiKey {
         ApiKeyHash(*self.digest().as_bytes())
     }
 
+    /// What the Ed25519 key pair that signs its tokens is made of: as secret as the key. Whoever
+    /// has the hash only cannot tell it.
+    pub fn token_seed(&self) -> [u8; 32] {
+        *self.derive(SEED_CONTEXT).as_bytes()
+    }
+
     /// The whole key as text: for its holder, and for nobody's log.
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}_{}", self.id, to_hex(&self.secret))
     }
 
     fn digest(&self) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+        self.derive(CONTEXT)
+    }
+
+    fn derive(&self, context: &str) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&self.id.0.to_le_bytes()).update(&self.secret);
         hasher.finalize()
     }
@@ -122,20 +135,6 @@ impl ApiKeyHash {
     pub fn is_of(&self, key: &ApiKey) -> bool {
         blake3::Hash::from_bytes(self.0) == key.digest()
     }
-
-    /// A code (MAC) for `content` that only those can make who have the key, or this hash of it.
-    pub fn code(&self, content: &[u8]) -> [u8; 32] {
-        *self.keyed(content).as_bytes()
-    }
-
-    /// Whether `code` is that of `content`. Takes the same time for any other code.
-    pub fn is_code(&self, code: [u8; 32], content: &[u8]) -> bool {
-        blake3::Hash::from_bytes(code) == self.keyed(content)
-    }
-
-    fn keyed(&self, content: &[u8]) -> blake3::Hash {
-        blake3::keyed_hash(&blake3::derive_key(CODE_CONTEXT, &self.0), content)
-    }
 }
 
 impl fmt::Display for ApiKeyHash {
@@ -145,6 +144,32 @@ impl fmt::Display for ApiKeyHash {
 }
 
 impl FromStr for ApiKeyHash {
+    type Err = ApiKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ApiKeyError> {
+        array_from_hex(text).map(Self).ok_or(ApiKeyError)
+    }
+}
+
+impl TokenKey {
+    /// Of these bytes, which are those of an Ed25519 public key.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&to_hex(&self.0))
+    }
+}
+
+impl FromStr for TokenKey {
     type Err = ApiKeyError;
 
     fn from_str(text: &str) -> Result<Self, ApiKeyError> {
@@ -163,7 +188,7 @@ mod tests {
     #[test]
     fn a_key_is_read_as_it_is_written_in_one_spelling_only() {
         let text = key().reveal();
-        assert_eq!(text.len(), TEXT_BYTES);
+        assert_eq!(text.len(), PREFIX.len() + 16 + 1 + 2 * SECRET_BYTES);
         assert_eq!(text.parse(), Ok(key()));
         let shorter = &text[..text.len() - 1];
         for bad in ["", "celeriant_key_", shorter, &format!("{text}0"), &text.to_uppercase()] {
@@ -187,15 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_of_one_content_and_one_key() {
-        let (hash, other) = (key().hash(), ApiKey::new(ApiKeyId::new(1), [1; SECRET_BYTES]).hash());
-        let code = hash.code(b"content");
-        assert!(hash.is_code(code, b"content"));
-        assert!(!hash.is_code(code, b"Content") && !other.is_code(code, b"content"));
-        let mut last = code;
-        last[31] ^= 1;
-        assert!(!hash.is_code(last, b"content"));
-        assert_ne!(code, hash.0, "and tells nothing of the hash");
+    fn a_seed_is_of_one_key_and_not_told_by_its_hash() {
+        let seed = key().token_seed();
+        let other = ApiKey::new(ApiKeyId::new(1), [0x5a; SECRET_BYTES]).token_seed();
+        assert!(seed != other && seed != key().hash().0 && seed != [0x5a; SECRET_BYTES]);
+        assert_ne!(seed, blake3::derive_key(SEED_CONTEXT, &key().hash().0));
+        let public = TokenKey::new(seed);
+        assert_eq!(public.to_string().parse(), Ok(public));
+        assert!("5a".parse::<TokenKey>().is_err());
     }
 
     #[test]

@@ -76,6 +76,15 @@ impl Selector {
         }
     }
 
+    /// The org of a plain selector; `None`: it is of all, or not plain.
+    pub fn of_org(&self) -> Option<&str> {
+        match self {
+            Self::All | Self::Several(_) => None,
+            Self::Org(org) | Self::Type { org, .. } => Some(org),
+            Self::Aggregate(key) => Some(key.org()),
+        }
+    }
+
     /// The plain selectors that it is made of.
     pub fn parts(&self) -> &[Self] {
         match self {

@@ -15,6 +15,7 @@
 //! record   what one entry of a shard's log is, in bytes
 //! wire     what travels between client and server, in bytes
 //! api_key  what a client shows instead of a certificate
+//! credential  an API key, or a token of one, as text
 //! system   what the store writes down about itself: schemas and policies
 //! payload  schemas compiled, checked, compared (feature `payloads`)
 //! registry which schemas and policies there are, and whether a write conforms (`payloads`)
@@ -31,6 +32,7 @@
 mod api_key;
 pub mod audit;
 mod codec;
+pub mod credential;
 #[cfg(feature = "encryption")]
 pub mod encryption;
 pub mod event;
@@ -55,8 +57,9 @@ pub mod wire;
 #[cfg(test)]
 mod samples;
 
-pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES};
+pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES, TokenKey};
 pub use codec::DecodeError;
+pub use credential::{Credential, CredentialError, TokenText};
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
 pub use feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};
 pub use hash::Hash;

@@ -65,6 +65,10 @@ pub const FEED_WAIT_MS_MAX: u32 = 60_000;
 pub const CONNECTION_REQUESTS_MAX: usize = 4096;
 /// Bytes of requests of one connection that may be unanswered at a time.
 pub const CONNECTION_BYTES_MAX: usize = 32 << 20;
+/// Longest token of an API key as text, in bytes: it must fit into a request's head over HTTP.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Largest hello, in bytes: before it, nobody gets more than this. A token and some names.
+pub const HELLO_BYTES_MAX: usize = 9 << 10;
 /// Versions, sequences and stamps stay below this, so that every JSON reader keeps them exact.
 pub const NUMBER_MAX: u64 = 1 << 53;
 
@@ -90,5 +94,7 @@ const _: () = {
     assert!(REQUEST_BYTES_MAX <= CONNECTION_BYTES_MAX);
     assert!(REQUEST_BYTES_MAX < RESPONSE_BYTES_MAX);
     assert!(INLINE_PAYLOAD_BYTES_MAX < PAGE_BYTES_TARGET);
+    // What is beside it: a header, the client's name, some numbers, and what a later one adds.
+    assert!(TOKEN_BYTES_MAX + 512 <= HELLO_BYTES_MAX);
     assert!(FRAME_BYTES_MAX.is_multiple_of(SECTOR_BYTES));
 };

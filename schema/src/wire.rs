@@ -22,11 +22,12 @@ mod response;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::api_key::{ApiKey, TEXT_BYTES as API_KEY_BYTES};
 use crate::codec::{DecodeError, Reader};
+use crate::credential::{Credential, CredentialError};
 use crate::event::slice_of;
 use crate::ids::ClusterId;
 use crate::key::AggregateKey;
+use crate::limits::TOKEN_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::response::Response;
@@ -81,8 +82,9 @@ pub struct Hello {
     pub max_protocol: u16,
     /// Program and version, for the server's log; at most [`CLIENT_NAME_BYTES_MAX`] bytes.
     pub client_name: String,
-    /// Whose rights the client claims, besides those of its certificate.
-    pub api_key: Option<ApiKey>,
+    /// Whose rights the client claims: those of an API key besides those of its certificate, or of
+    /// a token of one, and then no others.
+    pub api_key: Option<Credential>,
 }
 
 /// How a server answers a hello.
@@ -197,10 +199,7 @@ pub fn decode_inbound(frame: Bytes) -> Result<Inbound, Malformed> {
     let header = Header::read(&frame).map_err(|error| Malformed::Frame(error.into()))?;
     let mut input = Input::new(&frame, "request");
     match (header.kind, header.id) {
-        (kind::HELLO, _) => {
-            let hello = decode_hello(&mut input).map_err(|e| Malformed::Frame(e.into()))?;
-            Ok(Inbound::Hello(hello))
-        }
+        (kind::HELLO, _) => decode_hello(&mut input).map(Inbound::Hello).map_err(Malformed::Frame),
         (kind::GOODBYE, 0) => Ok(Inbound::Goodbye),
         (kind::PING, 0) => Ok(Inbound::Ping),
         (_, 0) => {
@@ -222,8 +221,8 @@ pub fn encode_hello(hello: &Hello, out: &mut BytesMut) {
         out.put_u16_le(hello.min_protocol);
         out.put_u16_le(hello.max_protocol);
         put_text(out, &hello.client_name, CLIENT_NAME_BYTES_MAX);
-        if let Some(key) = &hello.api_key {
-            put_text(out, &key.reveal(), API_KEY_BYTES);
+        if let Some(shown) = &hello.api_key {
+            put_text(out, &shown.reveal(), TOKEN_BYTES_MAX);
         }
     });
 }
@@ -255,24 +254,26 @@ pub fn encode_pong(out: &mut BytesMut) {
     put_frame(out, kind::PONG, 0, |_| {});
 }
 
-fn decode_hello(input: &mut Input<'_>) -> Result<Hello, DecodeError> {
+fn decode_hello(input: &mut Input<'_>) -> Result<Hello, Refusal> {
     if input.array()? != MAGIC {
-        return Err(DecodeError::invalid("hello", "does not start with this protocol's magic"));
+        return Err(Refusal::invalid("hello", "does not start with this protocol's magic"));
     }
     let (min_protocol, max_protocol) = (input.u16()?, input.u16()?);
     let client_name = input.text("client_name", CLIENT_NAME_BYTES_MAX)?;
     let api_key = match input.left() {
         0 => None,
-        _ => api_key(&input.text("api_key", API_KEY_BYTES)?)?,
+        _ => credential(&input.text("api_key", u16::MAX.into())?)?,
     };
     // Whatever a later version adds lies behind: it must still be able to say hello.
     Ok(Hello { min_protocol, max_protocol, client_name, api_key })
 }
 
-/// Empty: none.
-fn api_key(text: &str) -> Result<Option<ApiKey>, DecodeError> {
-    let key = (!text.is_empty()).then(|| text.parse()).transpose();
-    key.map_err(|_| DecodeError::invalid("api_key", "is not one"))
+/// Empty: none. Whatever else is not good enough is refused alike.
+fn credential(text: &str) -> Result<Option<Credential>, Refusal> {
+    let shown = (!text.is_empty()).then(|| text.parse()).transpose();
+    shown.map_err(|error: CredentialError| Refusal::Unauthenticated {
+        reason: format!("what was shown {error}"),
+    })
 }
 
 fn decode_welcome(input: &mut Input<'_>) -> Result<Welcome, DecodeError> {

@@ -1,10 +1,11 @@
-//! Seats of orgs on real nodes: connections and watchers, over HTTP and the binary protocol.
+//! Quotas of orgs on real nodes, over HTTP and the binary protocol: seats for connections and
+//! watchers, turns for readers.
 
 use celeriant_client::{Client, Options};
 use serde_json::{Value, json};
 
 use crate::support::site::Site;
-use crate::support::{Http, Node, wait};
+use crate::support::{Http, Node, call, wait};
 
 /// A node in the clear with these quotas.
 fn node(quotas: &str) -> (tempfile::TempDir, Node, Http) {
@@ -80,6 +81,35 @@ fn an_org_has_so_many_connections_whoever_shows_its_tokens() {
     assert_eq!(gauge(&http, "celeriant_over_quota_connections "), 1);
     drop(stream);
     wait::until("the seat to be free", || (list(&acme, "acme").status == 200).then_some(()));
+}
+
+#[test]
+fn what_is_read_of_an_org_is_paid_for_before_more_of_it_is() {
+    let (_dir, node, http) = node("acme:read_bytes=1KiB rival:reads=1");
+    let path = |org: &str| format!("/v1/aggregates/{org}/list/food/events");
+    let event = json!({"events": [{"type": "T", "data": "x".repeat(20 << 10)}]});
+    for org in ["acme", "rival", "free"] {
+        http.post(&path(org), &[], &event).expect(201);
+    }
+    http.get(&path("acme")).expect(200);
+    let refused = http.get(&path("acme"));
+    overloaded(&refused.problem(503), "quota of acme: reads");
+    let seconds: u64 =
+        refused.header("retry-after").expect("it says when").parse().expect("seconds");
+    assert!((10..=20).contains(&seconds), "about 19 of what it took: {seconds}");
+    let url = format!("celeriant://{}", node.address());
+    let shown = call(&["--url", &url, "--timeout", "1s", "head", "acme/list/food"], "").error(1);
+    overloaded(&shown, "quota of acme: reads");
+    for _ in 0..10 {
+        http.get(&path("free")).expect(200);
+        http.post(&path("acme"), &[], &event).expect(201);
+        http.get("/v1/orgs").expect(200);
+    }
+    // One a second, however fast they come.
+    wait::until("one too many", || (http.get(&path("rival")).status == 503).then_some(()));
+    wait::until("its turn", || (http.get(&path("rival")).status == 200).then_some(()));
+    assert!(gauge(&http, "celeriant_over_quota_reads ") >= 3);
+    assert_eq!(gauge(&http, "celeriant_over_quota_writes "), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -40,7 +40,7 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
             told += &format!("{client:?} {:?}", client.list_types("acme").collect().await);
         }
     }
-    let code = shown_tokens(&site, &node, &key, &mut told);
+    let signature = shown_tokens(&site, &node, &key, &mut told);
     for order in [["key", "list"], ["cluster", "status"]] {
         told += &call(&[&["--url", &ops], &order[..]].concat(), "").stdout;
     }
@@ -53,7 +53,7 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     assert!(log.contains("no such API key"), "it logs what it refuses: {log}");
     // A part of it would be too much, too.
     for (part, text) in [("the log", &log), ("an answer", &told)] {
-        for secret in [&secret, &code] {
+        for secret in [&secret, &signature] {
             let found = text.lines().find(|line| line.contains(&secret[..16]));
             assert_eq!(found, None, "{part} tells a secret");
         }
@@ -63,7 +63,8 @@ async fn no_secret_is_told_in_logs_errors_metrics_or_debug_output() {
     assert!(!log.contains(line) && !told.contains(line), "a private key");
 }
 
-/// Shows a token of `key`, right and wrong, in every way. Returns its code: the rest may be known.
+/// Shows a token of `key`, right and wrong, in every way. Returns its signature: the rest may be
+/// known.
 fn shown_tokens(site: &Site, node: &Node, key: &str, told: &mut String) -> String {
     let mint = ["--api-key", key, "token", "mint", "--selector", "acme/a", "--right", "read,watch"];
     let made = call(&mint, "").line();
@@ -86,6 +87,14 @@ fn shown_tokens(site: &Site, node: &Node, key: &str, told: &mut String) -> Strin
         let url = format!("{http}/v1/feed?selector=acme/a&token={token}");
         *told += &curl_with(&site.files("app"), &url, &[]).to_string();
         *told += &format!("{:?}", token.parse::<celeriant_net::Token>());
+        let url = site.url(node, "certs", None);
+        for place in ["acme/a", "acme/b"] {
+            let ls = ["--url", &url, "--timeout", "2s", "--api-key", token, "ls", place];
+            let called = call(&ls, "");
+            *told += &(called.stdout + &called.stderr);
+        }
+        let options = Options { api_key: token.parse().ok(), ..Options::default() };
+        *told += &format!("{options:?}");
     }
-    token.rsplit('.').next().expect("a code").to_owned()
+    token.rsplit('.').next().expect("a signature").to_owned()
 }

@@ -1,5 +1,7 @@
 //! Browser tokens, and API keys over HTTP, against real nodes.
 
+mod wire;
+
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, curl_with};
@@ -283,10 +285,18 @@ fn a_token_opens_either_node_over_a_fail_over_and_ends_with_its_key_on_both() {
         assert!(append(&pair, at, "food")["stamp"].is_number(), "node {at}");
         assert_eq!(append(&pair, at, "other")["error"], "PermissionDenied", "node {at}");
     }
+    // The command line and the client find the one that leads, with the same token.
+    let by_wire = |pair: &Pair, id: &str| {
+        let event = ["append", &format!("acme/list/{id}"), "--type", "T", "--data", "1"];
+        call(&[&["--url", &pair.url(), "--api-key", &token], &event[..]].concat(), "")
+    };
+    assert_eq!(by_wire(&pair, "food").code, 0);
     pair.kill(leader);
     wait::until("the other to lead", || (pair.leader() == Some(1 - leader)).then_some(()));
     assert!(append(&pair, 1 - leader, "food")["stamp"].is_number());
     assert_eq!(append(&pair, 1 - leader, "other")["error"], "PermissionDenied");
+    assert_eq!(by_wire(&pair, "food").code, 0);
+    assert_eq!(by_wire(&pair, "other").error(1)["error"], "PermissionDenied");
     pair.start(leader);
     wait::until("both to be in sync again", || pair.whole());
     call(&["--url", &pair.url(), "key", "revoke", &text(&made, "id")], "").line();

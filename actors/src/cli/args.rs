@@ -12,7 +12,7 @@ use std::time::Duration;
 use celeriant_actors::settings::KEYS;
 use celeriant_client::{AggregateKey, ClientId, EventId, Expect, Selector, Tls};
 use celeriant_net::json::{Begin, parse_begin};
-use celeriant_schema::{ApiKey, Refusal};
+use celeriant_schema::{Credential, Refusal};
 use clap::{ArgMatches, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::cert::CertAction;
@@ -67,7 +67,7 @@ pub(super) struct Global {
         value_name = "FILE"
     )]
     key: Option<PathBuf>,
-    /// Show nodes this API key, over TLS or on this machine
+    /// Show nodes this API key, or a token of one, over TLS or on this machine
     #[arg(
         long,
         global = true,
@@ -79,9 +79,9 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// The API key, if a flag or variable holds one.
-    pub(super) fn api_key(&self) -> Result<Option<ApiKey>, Failure> {
-        self.api_key.as_ref().map_or(Ok(None), Secret::api_key)
+    /// The API key, or token of one, if a flag or variable holds it.
+    pub(super) fn credential(&self) -> Result<Option<Credential>, Failure> {
+        self.api_key.as_ref().map_or(Ok(None), Secret::credential)
     }
 
     /// Certificates of clients, if flags or variables name some.

@@ -8,7 +8,7 @@ use celeriant_actors::admin::Order;
 use celeriant_actors::keys::order::KeyOrder;
 use celeriant_client::ClientId;
 use celeriant_net::tls::Grant;
-use celeriant_schema::{ApiKey, ApiKeyError};
+use celeriant_schema::{Credential, CredentialError};
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -48,11 +48,11 @@ pub(super) enum KeyAction {
 pub(super) struct Secret(String);
 
 impl Secret {
-    /// The API key that it is; `None`: it is empty.
-    pub(super) fn api_key(&self) -> Result<Option<ApiKey>, Failure> {
-        let key = Some(self.0.trim()).filter(|key| !key.is_empty());
-        let wrong = |error: ApiKeyError| Failure::usage(format!("--api-key: {error}"));
-        key.map(|key| key.parse().map_err(wrong)).transpose()
+    /// The API key, or token of one, that it is; `None`: it is empty.
+    pub(super) fn credential(&self) -> Result<Option<Credential>, Failure> {
+        let shown = Some(self.0.trim()).filter(|shown| !shown.is_empty());
+        let wrong = |error: CredentialError| Failure::usage(format!("--api-key {error}"));
+        shown.map(|shown| shown.parse().map_err(wrong)).transpose()
     }
 }
 

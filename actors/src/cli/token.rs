@@ -3,6 +3,7 @@
 use celeriant_client::{ClientId, Selector, Url};
 use celeriant_net::json::time;
 use celeriant_net::token::{NewToken, Scope, Token};
+use celeriant_schema::Credential;
 use celeriant_schema::event::unix_micros;
 use clap::Subcommand;
 use serde_json::json;
@@ -33,11 +34,15 @@ pub(super) enum TokenAction {
 
 pub(super) fn run(action: TokenAction, global: &Global, output: &Output) -> Result<(), Failure> {
     let TokenAction::Mint { selector, right, client_id, lasts } = action;
-    let key = match global.url.parse::<Url>()?.api_key()? {
-        Some(key) => Some(key),
-        None => global.api_key()?,
+    let shown = match global.url.parse::<Url>()?.api_key()? {
+        Some(shown) => Some(shown),
+        None => global.credential()?,
     };
-    let key = key.ok_or_else(|| Failure::usage("a token is made of an API key: --api-key"))?;
+    let Some(Credential::Key(key)) = shown else {
+        return Err(Failure::usage(
+            "a token is made of an API key, and of nothing else: --api-key",
+        ));
+    };
     let new = NewToken {
         selectors: selector.iter().map(ToString::to_string).collect(),
         rights: right,
@@ -45,7 +50,7 @@ pub(super) fn run(action: TokenAction, global: &Global, output: &Output) -> Resu
         seconds: lasts.map(|lasts| lasts.0.as_secs()),
     };
     let scope = Scope::new(&new, unix_micros());
-    let token = scope.and_then(|scope| Token::new(key.id(), &key.hash(), scope));
+    let token = scope.and_then(|scope| Token::new(&key, scope));
     let token = token.map_err(|refusal| Failure::usage(refusal.to_string()))?;
     match output.is_json() {
         true => output.json(&json!({

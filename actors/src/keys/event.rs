@@ -34,6 +34,9 @@ struct Created {
     id: String,
     name: String,
     hash: String,
+    /// Not of keys that were made before tokens were signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_key: Option<String>,
     grants: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_id: Option<String>,
@@ -57,6 +60,7 @@ impl KeyEvent {
                     id: id.to_string(),
                     name: holder.name.clone(),
                     hash: holder.hash.to_string(),
+                    token_key: holder.token_key.map(|key| key.to_string()),
                     grants: holder.grants.iter().map(ToString::to_string).collect(),
                     client_id: holder.client_id.map(|client| client.to_string()),
                     expires_at: holder.expires_at,
@@ -84,6 +88,7 @@ impl KeyEvent {
                 let holder = Holder {
                     name: created.name,
                     hash: parse(&created.hash)?,
+                    token_key: created.token_key.as_deref().map(parse).transpose()?,
                     grants: grants?,
                     client_id: created.client_id.as_deref().map(parse).transpose()?,
                     created_at: 0,
@@ -106,4 +111,43 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
 
 fn text(error: impl Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use celeriant_net::token::token_key;
+    use celeriant_schema::{ApiKey, SECRET_BYTES};
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_written_and_one_from_before_tokens_were_signed_too() {
+        let key = ApiKey::new(ApiKeyId::new(7), [1; SECRET_BYTES]);
+        let holder = Holder {
+            name: "billing".into(),
+            hash: key.hash(),
+            token_key: Some(token_key(&key)),
+            grants: vec!["acme:*:read".parse().expect("a grant")],
+            client_id: None,
+            created_at: 0,
+            expires_at: Some(5),
+        };
+        let read = |holder: &Holder| {
+            let created = KeyEvent::Created { id: key.id(), holder: Box::new(holder.clone()) };
+            let event = created.to_event(0);
+            let text = String::from_utf8(event.payload.to_vec()).expect("JSON");
+            let mut bytes = Vec::new();
+            event.encode_into(&mut bytes).expect("small");
+            let read = KeyEvent::from_event(&EventBody::new(&bytes).expect("an event"));
+            let Ok(KeyEvent::Created { id, holder }) = read else { panic!("{read:?}") };
+            assert_eq!(id, key.id());
+            (text, *holder)
+        };
+        let (text, same) = read(&holder);
+        assert!(text.contains(&token_key(&key).to_string()), "{text}");
+        assert_eq!(format!("{same:?}"), format!("{holder:?}"));
+        let (text, old) = read(&Holder { token_key: None, ..holder.clone() });
+        assert!(!text.contains("token_key"), "{text}");
+        assert!(old.token_key.is_none() && old.hash.is_of(&key));
+    }
 }

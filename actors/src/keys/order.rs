@@ -5,6 +5,7 @@ use std::sync::Arc;
 use celeriant_net::json::time;
 use celeriant_net::keyring::Holder;
 use celeriant_net::tls::Grant;
+use celeriant_net::token::token_key;
 use celeriant_schema::{ApiKey, ApiKeyId, ClientId, Refusal, SECRET_BYTES};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -116,8 +117,9 @@ impl Keys {
         (self.random)(&mut id);
         (self.random)(&mut secret);
         let key = ApiKey::new(ApiKeyId::new(u64::from_le_bytes(id)), secret);
-        let holder =
-            Holder { name, hash: key.hash(), grants, client_id, created_at: now, expires_at };
+        let (hash, token_key) = (key.hash(), Some(token_key(&key)));
+        let created_at = now;
+        let holder = Holder { name, hash, token_key, grants, client_id, created_at, expires_at };
         Ok((key, holder))
     }
 

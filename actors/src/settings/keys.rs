@@ -49,8 +49,8 @@ pub const KEYS: &[Key] = &[
     key(
         "quotas",
         "quotas",
-        "What an org may take: ORG:writes=N,bytes=SIZE (per second),connections=N,watchers=N; \
-         * for others",
+        "What an org may take: ORG:writes=N,bytes=SIZE,reads=N,read_bytes=SIZE (per second),\
+         connections=N,watchers=N; * for others",
     ),
     key(
         "insecure_plaintext",

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use celeriant_schema::{
-    AggregateKey, ApiKey, ClusterId, Refusal, Request, Response, Selector, Version,
+    AggregateKey, ClusterId, Credential, CredentialError, Refusal, Request, Response, Selector,
+    Version,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -71,9 +72,10 @@ pub struct Options {
     /// Certificates to connect with. What the URL says of TLS comes first: its own certificates, or
     /// `tls=off`. Without either, connections are in the clear.
     pub tls: Option<Tls>,
-    /// Whose rights to use, besides those of a certificate. What the URL says comes first. Sent
-    /// over TLS, or to this machine, and nowhere else.
-    pub api_key: Option<ApiKey>,
+    /// Whose rights to use: those of an API key besides those of a certificate, or those of a token
+    /// of one, and then no others. What the URL says comes first. Sent over TLS, or to this
+    /// machine, and nowhere else.
+    pub api_key: Option<Credential>,
     /// Told to the node, for its logs.
     pub name: String,
     /// Keys for payloads that are encrypted; see [`Event::encrypt_for`].
@@ -112,16 +114,17 @@ struct Inner {
 }
 
 impl Client {
-    /// Connects to `celeriant://host:port[,host:port]`, with the API key in `CELERIANT_API_KEY`, if
-    /// there is one, and otherwise with default [`Options`]. Name all nodes of the store: any of
-    /// them that is up tells which one leads.
+    /// Connects to `celeriant://host:port[,host:port]`, with the API key, or the token of one, in
+    /// `CELERIANT_API_KEY`, if there is one, and otherwise with default [`Options`]. Name all nodes
+    /// of the store: any of them that is up tells which one leads.
     ///
     /// # Errors
-    /// `Error::Url` (also when the variable holds no key), or `Error::Connect` when no node
+    /// `Error::Url` (also when the variable holds neither), or `Error::Connect` when no node
     /// answers.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         let key = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
-        let wrong = |error| Error::Url { reason: format!("{API_KEY_VARIABLE} {error}") };
+        let wrong =
+            |error: CredentialError| Error::Url { reason: format!("{API_KEY_VARIABLE} {error}") };
         let api_key = key.map(|key| key.trim().parse().map_err(wrong)).transpose()?;
         Self::connect_with(url, Options { api_key, ..Options::default() }).await
     }

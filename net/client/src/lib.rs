@@ -85,8 +85,8 @@ pub use celeriant_schema::event::Envelope;
 pub use celeriant_schema::key::KeyError;
 pub use celeriant_schema::{
     AggregateKey, AggregateReceipt, AlreadyApplied, ApiKey, ApiKeyError, ApiKeyId, ClientId,
-    Conflict, ContentType, EventId, Guard, Hash, HeadInfo, ListPage, Receipt, Refusal, Retry,
-    SchemaVersion, Selector, Sequence, Stamp, Version, WriteId,
+    Conflict, ContentType, Credential, CredentialError, EventId, Guard, Hash, HeadInfo, ListPage,
+    Receipt, Refusal, Retry, SchemaVersion, Selector, Sequence, Stamp, Version, WriteId,
 };
 pub use client::{Client, Options};
 pub use error::Error;

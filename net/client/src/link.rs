@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use celeriant_schema::limits::REQUEST_BYTES_MAX;
-use celeriant_schema::{ApiKey, ClusterId, Refusal, Request, Response, wire};
+use celeriant_schema::{ClusterId, Credential, Refusal, Request, Response, wire};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -52,7 +52,7 @@ pub(crate) enum Attempt {
 pub(crate) struct Shared {
     dial: Arc<dyn Dial>,
     name: String,
-    api_key: Option<ApiKey>,
+    api_key: Option<Credential>,
     connect_timeout: Duration,
     silence_timeout: Duration,
     known: Mutex<Known>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use celeriant_schema::{ApiKey, ApiKeyError};
+use celeriant_schema::{Credential, CredentialError};
 
 use crate::{Error, Tls};
 
@@ -22,11 +22,11 @@ const ADDRESS_BYTES_MAX: usize = 261;
 /// celeriant://a:7440,b:7440                                             as the options say
 /// celeriant://a,b?ca=ca.crt&cert=client.crt&key=client.key              over TLS
 /// celeriant://a,b?tls=on                                                over TLS, or not at all
-/// celeriant://a,b?ca=ca.crt&api_key=FILE                                with the API key in FILE
+/// celeriant://a,b?ca=ca.crt&api_key=FILE                                with the key in FILE
 /// celeriant://127.0.0.1:7440?tls=off                                    in the clear
 /// ```
-/// A key itself is no part of a URL, which is printed and logged. In names of files, `%` and two
-/// digits stand for a byte; `%`, `&` and `#` must be written so.
+/// An API key, or a token of one, is no part of a URL, which is printed and logged. In names of
+/// files, `%` and two digits stand for a byte; `%`, `&` and `#` must be written so.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Url {
     addresses: Vec<String>,
@@ -72,15 +72,15 @@ impl Url {
         Tls::from_files(authority, identity).map(Some)
     }
 
-    /// The API key in the file that this URL names, if it names one.
+    /// The API key, or token of one, in the file that this URL names, if it names one.
     ///
     /// # Errors
     /// `Error::Url` when the file cannot be read or holds something else.
-    pub fn api_key(&self) -> Result<Option<ApiKey>, Error> {
+    pub fn api_key(&self) -> Result<Option<Credential>, Error> {
         let Some(path) = &self.api_key else { return Ok(None) };
         let wrong = |why: String| bad(format!("api_key={}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-        text.trim().parse().map(Some).map_err(|error: ApiKeyError| wrong(error.to_string()))
+        text.trim().parse().map(Some).map_err(|error: CredentialError| wrong(error.to_string()))
     }
 
     /// A file's name as it is written in a URL.

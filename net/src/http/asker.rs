@@ -74,12 +74,13 @@ impl<V: Service> Asker<V> {
     /// `Overloaded` when too much is open, `DeadlineExceeded` when there is no answer in time.
     pub(super) async fn ask(
         &self,
-        request: Request,
+        mut request: Request,
         bytes: usize,
         patience: Duration,
     ) -> Result<Response, Refusal> {
         request.check()?;
         self.rights.check(&request)?;
+        self.rights.shorten_wait(&mut request);
         let deadline = Instant::now() + patience;
         // Payloads are shared, not copied.
         let by = self.rights.orders(&request);

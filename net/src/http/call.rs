@@ -9,7 +9,7 @@ use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::{Bytes, BytesMut};
-use celeriant_schema::{AggregateKey, ApiKey, Refusal};
+use celeriant_schema::{AggregateKey, Credential, CredentialError, Refusal};
 use futures_util::StreamExt;
 use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,7 +21,6 @@ use super::{Budget, Settings};
 use crate::json::parse_number;
 use crate::rights::Rights;
 use crate::rooms::Seat;
-use crate::token::Token;
 
 /// The parameter for whoever cannot send headers.
 const TOKEN: &str = "token";
@@ -36,6 +35,7 @@ pub(super) struct Call {
     pub(super) headers: HeaderMap,
     /// Of whoever is on the other end.
     pub(super) rights: Rights,
+    shown: Option<Credential>,
     path: Vec<(String, String)>,
     query: Vec<(String, String)>,
     body: Body,
@@ -71,8 +71,11 @@ impl Call {
             }
         }
         let rights = head.extensions.remove().unwrap_or_else(Rights::none);
-        let mut call = Self { headers: head.headers, rights, path, query, body };
-        call.rights = call.shown()?;
+        let mut call = Self { headers: head.headers, rights, shown: None, path, query, body };
+        call.shown = credential(call.header(&AUTHORIZATION)?, call.parameter(TOKEN))?;
+        if let Some(shown) = &call.shown {
+            call.rights = call.rights.with(shown)?;
+        }
         if !route.operation.is_of_the_node()
             && let Some(Seats(seats)) = head.extensions.get()
         {
@@ -82,30 +85,9 @@ impl Call {
         Ok(call)
     }
 
-    /// What whoever shows a key or a token may do. What he shows is in no refusal.
-    fn shown(&self) -> Result<Rights, Refusal> {
-        let refused = |reason: &str| Refusal::Unauthenticated { reason: reason.to_owned() };
-        let said = match (self.header(&AUTHORIZATION)?, self.parameter(TOKEN)) {
-            (None, None) => return Ok(self.rights.clone()),
-            (Some(said), None) => said,
-            (Some(_), Some(_)) => {
-                return Err(Refusal::invalid(TOKEN, "not together with authorization"));
-            }
-            // Addresses are written down on the way: nothing that lasts may be in one.
-            (None, Some(token)) => {
-                let token: Result<Token, _> = token.parse();
-                let reason = "the parameter token takes tokens only; revoke an API key that was \
-                              in an address";
-                return self.rights.with_token(&token.map_err(|_| refused(reason))?);
-            }
-        };
-        let (scheme, text) = said.split_once(' ').unwrap_or((said, ""));
-        let text = if scheme.eq_ignore_ascii_case("bearer") { text.trim_start() } else { "" };
-        match (text.parse::<ApiKey>(), text.parse::<Token>()) {
-            (Ok(key), _) => self.rights.with_key(&key),
-            (_, Ok(token)) => self.rights.with_token(&token),
-            _ => Err(refused("authorization must be Bearer and an API key, or a token")),
-        }
+    /// The API key or token that was shown.
+    pub(super) fn shown(&self) -> Option<&Credential> {
+        self.shown.as_ref()
     }
 
     /// A part of the path.
@@ -197,6 +179,36 @@ impl Call {
                 Err(Problem::with_status(StatusCode::REQUEST_TIMEOUT, refusal))
             }
         }
+    }
+}
+
+/// What is shown in the header or, by whoever cannot send that, as a parameter. Refusals do not
+/// repeat it.
+pub(super) fn credential(
+    authorization: Option<&str>,
+    token: Option<&str>,
+) -> Result<Option<Credential>, Refusal> {
+    let refused = |reason: String| Refusal::Unauthenticated { reason };
+    let said = match (authorization, token) {
+        (None, None) => return Ok(None),
+        (Some(said), None) => said,
+        (Some(_), Some(_)) => {
+            return Err(Refusal::invalid(TOKEN, "not together with authorization"));
+        }
+        // Addresses are written down on the way: nothing that lasts may be in one.
+        (None, Some(token)) => {
+            let reason = "the parameter token takes tokens only; revoke an API key that was in an \
+                          address";
+            let token = token.parse().map(Credential::Token);
+            return token.map(Some).map_err(|_| refused(reason.to_owned()));
+        }
+    };
+    match said.split_once(' ') {
+        Some((scheme, text)) if scheme.eq_ignore_ascii_case("bearer") => {
+            let wrong = |error: CredentialError| refused(format!("what was shown {error}"));
+            text.trim_start().parse().map(Some).map_err(wrong)
+        }
+        _ => Err(refused("authorization must be Bearer and an API key, or a token".to_owned())),
     }
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn make_token<V: Service>(
     mut call: Call,
 ) -> Result<Response, Problem> {
     let new: NewToken = gateway.take(&mut call).await?;
-    let token = call.rights.make_token(&new)?;
+    let token = call.rights.make_token(call.shown(), &new)?;
     let expires = time(token.scope().expires_at());
     Ok(told_once(&json!({
         "token": token.reveal(),

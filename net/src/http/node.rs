@@ -56,11 +56,16 @@ pub(super) async fn metrics<V: Service>(gateway: &Gateway<V>) -> Result<Response
 }
 
 /// What was refused because of quotas, since the start: in the status, as a gauge, in words.
-const OVER_QUOTA: [(&str, &str, &str); 3] = [
+const OVER_QUOTA: [(&str, &str, &str); 4] = [
     (
         "over_quota",
         "celeriant_over_quota_writes",
         "Writes since the start that came before their org's turn",
+    ),
+    (
+        "over_quota_reads",
+        "celeriant_over_quota_reads",
+        "Reads since the start that came before their org's turn",
     ),
     (
         "over_quota_connections",
@@ -123,13 +128,14 @@ mod tests {
     fn a_status_is_a_few_gauges() {
         let text = exposition(
             &json!({"role": "leader", "epoch": 7, "in_sync": ["a-b", "bucket"], "over_quota": 3,
-            "over_quota_connections": 4, "over_quota_watchers": 5,
+            "over_quota_reads": 6, "over_quota_connections": 4, "over_quota_watchers": 5,
             "shards": [{"shard": 0, "commit": 5, "lag": 0}, {"shard": 1, "commit": 9, "lag": 2}]}),
         );
         for line in [
             "celeriant_is_leader 1",
             "celeriant_config_epoch 7",
             "celeriant_over_quota_writes 3",
+            "celeriant_over_quota_reads 6",
             "celeriant_over_quota_connections 4",
             "celeriant_over_quota_watchers 5",
             "celeriant_replication_lag_records{shard=\"1\"} 2",

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // Certificates are valid now.
 
 mod tokens;
+mod ways;
 
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +46,7 @@ fn keyed(key: &ApiKey, grants: &[&str]) -> (ApiKeyId, Arc<Holder>) {
     let holder = Holder {
         name: "test".into(),
         hash: key.hash(),
+        token_key: Some(crate::token::token_key(key)),
         grants: grants.iter().map(|text| text.parse().expect("a grant")).collect(),
         client_id: None,
         created_at: 0,

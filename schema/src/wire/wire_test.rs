@@ -4,12 +4,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api_key::{ApiKeyId, SECRET_BYTES};
+use crate::api_key::{ApiKey, ApiKeyId, SECRET_BYTES};
+use crate::credential::TOKEN_PREFIX;
 use crate::event::EncodedEvents;
 use crate::fuzzing;
 use crate::hash::Hash;
 use crate::ids::{ClientId, Sequence, Stamp, Version};
-use crate::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, WRITE_MEMBERS_MAX};
+use crate::limits::{HELLO_BYTES_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, WRITE_MEMBERS_MAX};
 use crate::request::{Guard, ListQuery, Member, Write};
 use crate::response::{AggregateReceipt, Receipt};
 use crate::samples::{self, damage, hex, plain_event, sample_key, sample_write};
@@ -150,8 +151,11 @@ fn a_stream_split_at_every_byte_gives_the_same_frames() {
 fn hello_welcome_and_pong_survive_the_wire() {
     let hello = framed(|out| encode_hello(&sample_hello(), out));
     assert_eq!(decode_inbound(hello), Ok(Inbound::Hello(sample_hello())));
-    let hello = framed(|out| encode_hello(&hello_with_key(), out));
-    assert_eq!(decode_inbound(hello), Ok(Inbound::Hello(hello_with_key())));
+    for hello in [hello_with_key(), hello_with_token()] {
+        let frame = framed(|out| encode_hello(&hello, out));
+        assert!(frame.len() <= HELLO_BYTES_MAX);
+        assert_eq!(decode_inbound(frame), Ok(Inbound::Hello(hello)));
+    }
     let welcome = framed(|out| encode_welcome(&sample_welcome(), out));
     assert_eq!(decode_outbound(welcome), Ok(Outbound::Welcome(sample_welcome())));
     assert_eq!(decode_outbound(framed(encode_pong)), Ok(Outbound::Pong));
@@ -159,7 +163,7 @@ fn hello_welcome_and_pong_survive_the_wire() {
 
 #[test]
 fn a_later_hello_may_say_more() {
-    for hello in [sample_hello(), hello_with_key()] {
+    for hello in [sample_hello(), hello_with_key(), hello_with_token()] {
         let mut frame = framed(|out| encode_hello(&hello, out)).to_vec();
         if hello.api_key.is_none() {
             // No key, said.
@@ -171,12 +175,16 @@ fn a_later_hello_may_say_more() {
 }
 
 #[test]
-fn what_is_no_key_ends_the_connection_and_is_not_repeated() {
-    let mut frame = framed(|out| encode_hello(&sample_hello(), out)).to_vec();
-    frame.extend_from_slice(&[6, 0]);
-    frame.extend_from_slice(b"secret");
-    let Err(Malformed::Frame(refusal)) = decode_inbound(frame.into()) else { panic!("a key?") };
-    assert!(!refusal.to_string().contains("secret"), "{refusal}");
+fn what_is_neither_key_nor_token_ends_the_connection_and_is_not_repeated() {
+    let long = format!("{TOKEN_PREFIX}secret{}", "x".repeat(TOKEN_BYTES_MAX));
+    for shown in ["secret", "celeriant_token_secret!", &long] {
+        let mut frame = framed(|out| encode_hello(&sample_hello(), out)).to_vec();
+        frame.extend_from_slice(&(shown.len() as u16).to_le_bytes());
+        frame.extend_from_slice(shown.as_bytes());
+        let Err(Malformed::Frame(refusal)) = decode_inbound(frame.into()) else { panic!("a key?") };
+        assert_eq!(refusal.code(), 1004, "as over HTTP");
+        assert!(!refusal.to_string().contains("secret"), "{refusal}");
+    }
 }
 
 #[test]
@@ -368,6 +376,10 @@ fn the_bytes_on_the_wire_never_change() {
     let with_key = hex(&out.split());
     assert_eq!(with_key[8..76], GOLDEN_HELLO[8..]);
     assert!(with_key[76..].starts_with("5f0063656c657269616e745f6b65795f"), "{with_key}");
+    encode_hello(&hello_with_token(), &mut out);
+    let with_token = hex(&out.split());
+    assert_eq!(with_token[8..76], GOLDEN_HELLO[8..]);
+    assert!(with_token[76..].starts_with("002063656c657269616e745f746f6b656e5f"));
     encode_welcome(&sample_welcome(), &mut out);
     assert_eq!(hex(&out.split()), GOLDEN_WELCOME);
     encode_response(9, &sample_receipt(), &mut out);
@@ -409,7 +421,12 @@ fn sample_hello() -> Hello {
 
 fn hello_with_key() -> Hello {
     let key = ApiKey::new(ApiKeyId::new(7), [0x5a; SECRET_BYTES]);
-    Hello { api_key: Some(key), ..sample_hello() }
+    Hello { api_key: Some(key.into()), ..sample_hello() }
+}
+
+fn hello_with_token() -> Hello {
+    let token = format!("{TOKEN_PREFIX}{}", "x".repeat(TOKEN_BYTES_MAX - TOKEN_PREFIX.len()));
+    Hello { api_key: Some(token.parse().expect("a token, from afar")), ..sample_hello() }
 }
 
 fn sample_welcome() -> Welcome {

@@ -97,7 +97,9 @@ impl From<io::Error> for Unwelcome {
 async fn connect(shared: &Shared, address: &str) -> Result<Socket, Unwelcome> {
     let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     if shared.api_key.is_some() && !shared.dial.is_private(address) {
-        return Err(broken("an API key goes over TLS, or to this machine, and not there").into());
+        return Err(
+            broken("API keys and tokens go over TLS, or to this machine, and not there").into()
+        );
     }
     let mut stream = shared.dial.dial(address).await?;
     let mut output = BytesMut::new();

@@ -8,7 +8,7 @@ fn token_holder(grants: &[&str], selectors: &[&str], rights: &[&str]) -> Rights 
     let nobody = Rights::none().with_keys(Some(keyring([keyed(&key, grants)])), true);
     let scope = Scope::new(&new_token(selectors, rights), NOW).expect("a scope");
     // By itself, as a backend may: whatever the key allows.
-    let token = Token::new(key.id(), &key.hash(), scope).expect("short");
+    let token = Token::new(&key, scope).expect("short");
     nobody.with_token(&token).expect("a token")
 }
 
@@ -89,7 +89,9 @@ fn a_token_never_allows_more_than_its_key_and_ends_with_it() {
     let ring = keyring([keyed(&key, &["acme:*:all"])]);
     let shown = Rights::all().with_keys(Some(Arc::clone(&ring)), true);
     let by_key = shown.with_key(&key).expect("a key");
-    let token = by_key.make_token(&new_token(&["acme/account"], &["read"])).expect("less");
+    let token = by_key
+        .make_token(Some(&key.clone().into()), &new_token(&["acme/account"], &["read"]))
+        .expect("less");
     // Who may do everything may do less with a token: a proxy shows what its browsers show.
     let both = shown.with_token(&token).expect("a token");
     assert_eq!(both.check(&own), Ok(()));
@@ -118,7 +120,11 @@ fn a_token_ends_on_a_connection_that_is_up() {
     ring.publish([keyed(&key, &["*:*:all"])].into());
     let nobody = Rights::none().with_keys(Some(Arc::new(ring)), true);
     let asked = NewToken { seconds: Some(1), ..new_token(&["acme"], &["watch"]) };
-    let token = nobody.with_key(&key).expect("a key").make_token(&asked).expect("a token");
+    let token = nobody
+        .with_key(&key)
+        .expect("a key")
+        .make_token(Some(&key.clone().into()), &asked)
+        .expect("a token");
     let rights = nobody.with_token(&token).expect("a token");
     assert_eq!(rights.check(&feed("acme")), Ok(()));
     now.store(NOW + 1_000_000, std::sync::atomic::Ordering::Relaxed);
@@ -135,8 +141,9 @@ fn a_token_is_made_by_whoever_shows_a_key_and_of_less_than_that_allows() {
     let ring = keyring([(id, Arc::new(of))]);
     let certificate = holder(&["rival:*:all"]).with_keys(Some(Arc::clone(&ring)), true);
     let shown = certificate.with_key(&key).expect("a key");
-    let make =
-        |selectors: &[&str], rights: &[&str]| shown.make_token(&new_token(selectors, rights));
+    let make = |selectors: &[&str], rights: &[&str]| {
+        shown.make_token(Some(&key.clone().into()), &new_token(selectors, rights))
+    };
     let token = make(&["acme/account", "acme/account/a"], &["read", "append", "watch"]);
     assert_eq!(token.expect("less").scope().expires_at(), NOW + 5, "no longer than its key");
     assert!(make(&["acme"], &["watch"]).is_ok());
@@ -158,11 +165,39 @@ fn a_token_is_made_by_whoever_shows_a_key_and_of_less_than_that_allows() {
     let lent = certificate.with_token(&token).expect("a token");
     let asked = new_token(&["acme/account"], &["read"]);
     for without in [&lent, &certificate, &Rights::all(), &Rights::none()] {
-        let refused = without.make_token(&asked);
+        let refused = without.make_token(None, &asked);
         assert!(matches!(refused, Err(Refusal::Unauthenticated { .. })), "{refused:?}");
     }
+    let text = token.reveal().parse().expect("a token, from afar");
+    let refused = lent.make_token(Some(&Credential::Token(text)), &asked).expect_err("a token");
+    assert!(refused.to_string().contains("a token makes no tokens"), "{refused}");
+    let forged = ApiKey::new(id, [9; celeriant_schema::SECRET_BYTES]);
+    let refused = shown.make_token(Some(&forged.into()), &asked);
+    assert!(matches!(refused, Err(Refusal::Unauthenticated { .. })), "{refused:?}");
     ring.publish(std::collections::BTreeMap::new());
-    assert!(matches!(shown.make_token(&asked), Err(Refusal::Unauthenticated { .. })));
+    assert!(matches!(
+        shown.make_token(Some(&key.clone().into()), &asked),
+        Err(Refusal::Unauthenticated { .. })
+    ));
+}
+
+#[test]
+fn a_key_from_before_tokens_were_signed_makes_none_and_says_so() {
+    let key = secret(1);
+    let (id, of) = keyed(&key, &["*:*:all"]);
+    let old = Holder { token_key: None, ..(*of).clone() };
+    let nobody = Rights::none().with_keys(Some(keyring([(id, Arc::new(old))])), true);
+    let asked = new_token(&["acme"], &["read"]);
+    let by_key = nobody.with_key(&key).expect("it opens what it did");
+    assert_eq!(by_key.check(&read("acme/account/a")), Ok(()));
+    let by_itself = Token::new(&key, Scope::new(&asked, NOW).expect("a scope")).expect("short");
+    for refused in [
+        by_key.make_token(Some(&key.clone().into()), &asked).map(drop),
+        nobody.with_token(&by_itself).map(drop),
+    ] {
+        let refused = refused.expect_err("it makes none").to_string();
+        assert!(refused.contains("create another"), "{refused}");
+    }
 }
 
 #[test]
@@ -177,7 +212,7 @@ fn a_token_that_names_a_client_is_for_writes_under_that_one_only() {
     // Made without a node, which is not asked whether the key allows it.
     let lent = |id, client| {
         let scope = Scope::new(&asked(client), NOW).expect("a scope");
-        let token = Token::new(secret(id).id(), &secret(id).hash(), scope).expect("short");
+        let token = Token::new(&secret(id), scope).expect("short");
         nobody.with_token(&token).expect("a token")
     };
     let may = |rights: &Rights| {
@@ -194,7 +229,7 @@ fn a_token_that_names_a_client_is_for_writes_under_that_one_only() {
     for (id, client) in [(3, other), (1, free), (1, other)] {
         assert_eq!(may(&lent(id, Some(client))), [false; 4], "{id} {client}");
         let key = nobody.with_key(&secret(id)).expect("a key");
-        let refused = key.make_token(&asked(Some(client)));
+        let refused = key.make_token(Some(&secret(id).into()), &asked(Some(client)));
         assert!(matches!(refused, Err(Refusal::PermissionDenied { .. })), "{refused:?}");
     }
 }
