@@ -8,7 +8,8 @@
 //! bounded, and so is what is done in a second: writers of this thread come first. What lies in a
 //! segment that still takes frames waits until that is full, or until an operator orders to
 //! compact: then the log goes on in a new one. Such an order packs everything else that is sealed,
-//! too.
+//! too. It is about all that the log has when it comes, and so it waits until that is committed and
+//! decided.
 //!
 //! Deliberately absent: the bucket. Its rounds hold what they hold until they are collected (R14).
 
@@ -52,8 +53,9 @@ pub(super) struct Compaction {
     /// Number of the last order, and of the last that is carried out.
     ordered: u64,
     done: u64,
-    /// What the last order is about: erasures up to this stamp, and segments up to this one. What
-    /// is deleted later is not waited for, or an order might never be done.
+    /// What the last order is about: all that the log had, committed or not, up to this stamp, and
+    /// segments up to this one. What is deleted later is not waited for, or an order might never be
+    /// done.
     order: (Stamp, u32),
     /// Bytes of files, and of events, that are gone.
     reclaimed: u64,
@@ -80,8 +82,9 @@ struct Pass {
 }
 
 impl Compaction {
-    /// After `ordered` orders, which may not have been carried out before the log was opened anew.
-    pub(super) fn new(identity: Identity, ordered: u64) -> Self {
+    /// After `ordered` orders, which may not have been carried out before the log, which ends at
+    /// stamp `end`, was opened anew.
+    pub(super) fn new(identity: Identity, ordered: u64, end: Stamp) -> Self {
         Self {
             compactor: Compactor::new(identity),
             stage: Stage::Resting,
@@ -92,7 +95,7 @@ impl Compaction {
             pause: 0,
             ordered,
             done: 0,
-            order: (Stamp::new(u64::MAX), u32::MAX),
+            order: (end, u32::MAX),
             reclaimed: 0,
             erased: 0,
         }
@@ -202,14 +205,19 @@ impl<R> Core<R> {
     /// What is to be done next?
     fn look(&mut self, effects: &mut Vec<Effect<R>>) -> (Stage, bool) {
         let (after, pins) = (self.directory.erased(), &self.compaction.pins);
-        let found = match self.directory.erasures(after, ERASURES_MAX, pins) {
+        let mut found = match self.directory.erasures(after, ERASURES_MAX, pins) {
             Ok(found) => found,
             Err(fault) => return (self.wait_for_page(fault, Stage::Looking, effects), false),
         };
+        // Up to here nothing is missing in it: not a part of a write over several shards that is
+        // decided later, nor what this node has and does not know to be committed.
+        let closed = self.closed_stamp();
+        found.retain(|erasure| erasure.stamp <= closed);
         let compaction = &mut self.compaction;
         compaction.pins = Pins::default();
         let (stamp, segment) = compaction.order;
-        let is_erased = found.first().is_none_or(|erasure| erasure.stamp > stamp);
+        let is_erased =
+            closed >= stamp && found.first().is_none_or(|erasure| erasure.stamp > stamp);
         if compaction.is_ordered() && is_erased {
             if let Some(segment) = self.log.next_unpacked().filter(|next| *next <= segment) {
                 let segments = BTreeMap::from([(segment, Vec::new())]);

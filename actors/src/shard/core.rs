@@ -254,7 +254,8 @@ impl<R> Core<R> {
         let committed = parts.log.committed();
         let accepted = AcceptedStates::new(parts.directory.memtable_bytes_max());
         let follower = Follower::new(parts.pending, committed);
-        parts.stamps.avoid(parts.log.last_stamp());
+        let end = parts.log.last_stamp();
+        parts.stamps.avoid(end);
         let mut core = Self {
             shard: parts.identity.shard,
             identity: parts.identity,
@@ -283,7 +284,7 @@ impl<R> Core<R> {
             searches: HashMap::with_hasher(FixedState::default()),
             feed: Feed::default(),
             audits: Audits::default(),
-            compaction: Compaction::new(parts.identity, parts.standing.ordered_compaction()),
+            compaction: Compaction::new(parts.identity, parts.standing.ordered_compaction(), end),
             failure: None,
             joints: parts.joints,
             standing: parts.standing,

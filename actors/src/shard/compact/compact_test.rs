@@ -1,12 +1,15 @@
 //! What a shard's disk holds after a delete, and what it does about it.
 
+use std::sync::Arc;
+
 use celeriant_schema::{
-    EncodedEvents, Guard, Member, ReadQuery, Request, Response, Retention, Version,
+    BootId, EncodedEvents, Epoch, Guard, Member, ReadQuery, Request, Response, Retention, ShardId,
+    TxnId, Version, Write,
 };
 
 use super::PLACES_MAX;
 use crate::shard::core::rig::{Rig, events, key, member, write};
-use crate::work::{Step, Task, Work};
+use crate::work::{Decision, Mode, Part, Step, Task, Work};
 
 fn taking(id: &str, retention: Retention) -> Request {
     let (key, events) = (key(id), EncodedEvents::default());
@@ -158,6 +161,55 @@ fn an_aggregate_that_is_larger_than_a_pass_goes_in_several() {
     order(&mut rig, 1);
     assert_eq!(payloads(&mut rig), 0);
     assert!(told(&rig)[3] > 2 * PLACES_MAX as u64, "{:?}", told(&rig));
+}
+
+const TXN: TxnId = TxnId { epoch: Epoch::new(1), boot: BootId::new(1), counter: 99 };
+
+#[test]
+fn a_part_of_a_write_over_several_shards_that_is_decided_late_is_erased_too() {
+    let mut rig = Rig::new();
+    secrets(&mut rig, "late", 3);
+    secrets(&mut rig, "soon", 1);
+    let Request::Write(Write { members, .. }) = taking("late", DELETE) else { unreachable!() };
+    let (client_id, write_hash) = Default::default();
+    let part = Arc::new(Part { client_id, write_hash, members });
+    let participants = [ShardId::new(0), ShardId::new(1)].into();
+    let decision = Decision::default();
+    let mode = Mode::Try;
+    rig.send(vec![
+        Work::Step(Step::Reserve { txn: TXN, coordinator: 0, mode, part }),
+        Work::Step(Step::Append { txn: TXN, participants, decision: decision.clone() }),
+    ]);
+    rig.flush();
+    take(&mut rig, "soon", DELETE);
+    rig.send(vec![Work::Step(Step::Compact { order: 1 })]);
+    for _ in 0..5 {
+        rig.flush();
+        rig.tick();
+    }
+    assert_eq!(told(&rig)[..2], [0, 0], "something at a lower stamp may still be taken away");
+    decision.decide();
+    rig.send(vec![Work::Step(Step::Settle { txn: TXN })]);
+    wait(&mut rig, 1);
+    assert_eq!(payloads(&mut rig), 0);
+}
+
+#[test]
+fn a_segment_stays_sealed_while_a_frame_behind_it_waits_for_its_commit() {
+    let mut rig = Rig::paired();
+    rig.hold_elsewhere(1 << 40);
+    secrets(&mut rig, "subject", 1);
+    while !rig.core.log.has_segment(3) {
+        append(&mut rig, "busy", 20);
+    }
+    secrets(&mut rig, "subject", 1);
+    take(&mut rig, "subject", DELETE);
+    rig.hold_elsewhere(0);
+    rig.send(vec![Work::Step(Step::Compact { order: 1 })]);
+    rig.request(7, write(vec![member("busy", Guard::Any, 1)]));
+    wait(&mut rig, 1);
+    assert!(rig.core.committed() < rig.core.log.durable());
+    assert_eq!(payloads(&mut rig), 0);
 }
 
 fn task(request: Request) -> Work<u32> {
