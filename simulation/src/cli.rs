@@ -152,8 +152,9 @@ fn crash(records: u64, recovery_every: u64) -> ExitCode {
     let thoroughness = Thoroughness { records, every: 1, recovery_every };
     let tally = crash_everywhere(thoroughness, &violations);
     say(format_args!(
-        "power lost at {} operations, {} images recovered, {} recoveries cut",
-        tally.operations, tally.images, tally.recoveries_cut
+        "power lost at {} operations, {} images recovered, {} with a segment half packed, \
+         {} recoveries cut",
+        tally.operations, tally.images, tally.half_packed, tally.recoveries_cut
     ));
     violations.list().iter().for_each(|violation| complain(format_args!("  {violation}")));
     if violations.none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

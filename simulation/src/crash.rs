@@ -4,21 +4,24 @@
 //! ```text
 //!   workload ──► operation n starts ──► power goes ──► each operation in flight:
 //!                 dropped | kept | all torn | one dropped | one torn | one kept
-//!            ──► recovery, to the end             → nothing that was reported durable is missing
+//!            ──► recovery, to the end             → nothing that was reported durable is missing,
+//!                                                   nothing that was reported erased is there
 //!            ──► recovery, cut at its operation m → the same log after the next recovery
 //! ```
 //! One shard, straight on its log, without a node: what was reported durable is what the log
-//! reported.
+//! reported. Segments are packed meanwhile, without some of their events.
+
+mod compaction;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use celeriant_schema::hash::chain_start;
 use celeriant_schema::record::{BatchDraft, EncodedBatch, EpochStart, Resolve, WriteDraft};
 use celeriant_schema::{
     AggregateKey, BootId, ClientId, ClusterId, ContentType, EncodedEvents, Epoch, Event, Guard,
     Hash, Lsn, Sequence, ShardId, Stamp, TxnId, Version,
 };
+use celeriant_storage::compact::Compactor;
 use celeriant_storage::directory::{AppliedBatch, BatchLocation, Directory};
 use celeriant_storage::disk::{Disk, Op, Token};
 use celeriant_storage::log::DurableFrame;
@@ -27,9 +30,11 @@ use celeriant_storage::{DirectoryBudget, Error, Identity, Settings};
 
 use crate::disk::{Fate, Files, Flight, Media};
 use crate::invariants::{Violations, i17_recovery_is_idempotent as i17};
+use crate::mark;
 use crate::reopen::{LogState, reopen, reopen_until, run_to_end};
 use crate::rng::Rng;
 use crate::walk::walk;
+use compaction::{Erasing, Missing};
 
 /// How far the harness goes.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +56,29 @@ pub struct Tally {
     pub images: u64,
     /// Recoveries cut by a crash of their own, and recovered again.
     pub recoveries_cut: u64,
+    /// Images in which a segment was there twice.
+    pub half_packed: u64,
+    /// Events that were reported erased, in all images.
+    pub erased: u64,
 }
 
 /// What a process of the workload was told before power went.
 #[derive(Clone, Debug, Default)]
 struct Told {
     durable: Lsn,
-    events: Vec<(AggregateKey, Version, Hash)>,
+    batches: Vec<ToldBatch>,
+    missing: Missing,
+}
+
+/// A batch that was reported durable.
+#[derive(Clone, Debug)]
+struct ToldBatch {
+    key: AggregateKey,
+    /// Which record of the workload it is: its events' payloads say so.
+    number: u64,
+    first_version: Version,
+    last_version: Version,
+    hash: Hash,
 }
 
 /// Whose log it is.
@@ -99,11 +120,11 @@ pub fn crash_everywhere(thoroughness: Thoroughness, violations: &Violations) -> 
 }
 
 /// The image of a whole workload, everything durable and the process gone.
-pub fn finished(records: u64) -> (Files, Vec<(AggregateKey, Version, Hash)>) {
+pub fn finished(records: u64) -> Files {
     let media = Media::alone(5, Files::default());
-    let told = work(&media, records, &Violations::default());
+    work(&media, records, &Violations::default());
     media.crash(&mut |_| Fate::Keep);
-    (media.image(), told.events)
+    media.image()
 }
 
 fn try_every_end(
@@ -116,6 +137,8 @@ fn try_every_end(
     for end in ends(media.in_flight().len()) {
         let (files, what) = end.of(media);
         tally.images += 1;
+        tally.half_packed += u64::from(files.being_packed() > 0);
+        tally.erased += told.missing.erased();
         let when = format!("operation {}, {what}", tally.operations);
         let Some(state) = check_image(&files, told, &when, violations) else { return };
         let cut = thoroughness.recovery_every;
@@ -143,16 +166,19 @@ fn check_image(
         let durable = recovered.log.durable();
         format!("{when}: {} was reported durable, {durable} is there", told.durable)
     });
-    let there: BTreeMap<(AggregateKey, Version), Hash> = walk(&left, &identity())
+    let frames = walk(&left, &identity());
+    let there: BTreeMap<(AggregateKey, Version), Hash> = frames
         .iter()
         .flat_map(|frame| frame.events().map(|(k, v, h)| ((k.clone(), v), h)).collect::<Vec<_>>())
         .collect();
-    for (key, version, hash) in &told.events {
+    for ToldBatch { key, last_version: version, hash, .. } in &told.batches {
         let found = there.get(&(key.clone(), *version));
         violations.check("crash", found == Some(hash), || {
             format!("{when}: {key} version {version} was reported durable, there is {found:?}")
         });
     }
+    told.missing.check_frames(&frames, &told.batches, when, violations);
+    told.missing.check_files(files, when, violations);
     i17::expect(&left, identity(), &settings(), &state, when, violations);
     Some(state)
 }
@@ -245,6 +271,8 @@ struct Process<D> {
     pending: BTreeMap<Lsn, Applied>,
     /// In the log, not decided; applied when they are.
     legs: Vec<Leg>,
+    compactor: Compactor,
+    erasing: Erasing,
 }
 
 struct Leg {
@@ -259,14 +287,26 @@ struct Applied {
     record_offset: u32,
     batch: EncodedBatch,
     key: AggregateKey,
+    number: u64,
     draft: AppliedBatch,
 }
 
 impl<D: Disk> Process<D> {
     fn new(recovered: Recovered, disk: D) -> Self {
         let (heads, pending) = (BTreeMap::new(), BTreeMap::new());
-        let told = Told { durable: recovered.log.durable(), events: Vec::new() };
-        Self { recovered, disk, ops: Vec::new(), stamp: 0, told, heads, pending, legs: Vec::new() }
+        let told = Told { durable: recovered.log.durable(), ..Told::default() };
+        Self {
+            recovered,
+            disk,
+            ops: Vec::new(),
+            stamp: 0,
+            told,
+            heads,
+            pending,
+            legs: Vec::new(),
+            compactor: Compactor::new(identity()),
+            erasing: Erasing::default(),
+        }
     }
 
     fn run(mut self, records: u64, violations: &Violations) -> Told {
@@ -278,6 +318,7 @@ impl<D: Disk> Process<D> {
         self.recovered.log.append_epoch_start(&start);
         for number in 0..records {
             self.append(number, &mut rng);
+            self.perhaps_pack(&mut rng);
             self.recovered.log.pump(&mut self.ops);
             self.start();
             // Now and then everything comes home, else several frames stay in flight.
@@ -313,7 +354,7 @@ impl<D: Disk> Process<D> {
         }
         let (version, hash) =
             self.heads.get(&key).copied().unwrap_or((Version::NONE, chain_start(&key)));
-        let (events, leg) = (events(rng), rng.chance(200));
+        let (events, leg) = (events(number, rng), rng.chance(200));
         let counter = if leg { key_number(&key) } else { 1_000 + number };
         let write_id =
             TxnId { epoch: Epoch::new(1 + u64::from(leg) * number), boot: BootId::new(1), counter };
@@ -371,7 +412,8 @@ impl<D: Disk> Process<D> {
             self.legs.push(Leg { txn: write_id, lsn, key, batch: None });
         }
         let record_offset = appended.record_offset;
-        self.pending.insert(appended.lsn, Applied { record_offset, batch, key, draft: applied });
+        let applied = Applied { record_offset, batch, key, number, draft: applied };
+        self.pending.insert(appended.lsn, applied);
     }
 
     /// Decides every leg that is durable: commit.
@@ -404,6 +446,10 @@ impl<D: Disk> Process<D> {
             let Recovered { log, directory, .. } = &mut self.recovered;
             if Directory::owns(completion.token) {
                 directory.complete(completion, &mut self.ops)?;
+            } else if Compactor::owns(completion.token) {
+                if let Some(outcome) = self.compactor.complete(completion, log)? {
+                    self.erasing.done(outcome, &mut self.told.missing);
+                }
             } else {
                 for frame in log.complete(completion, &mut self.ops)?.frames {
                     self.durable(&frame);
@@ -412,6 +458,7 @@ impl<D: Disk> Process<D> {
             let Recovered { log, directory, .. } = &mut self.recovered;
             directory.maintain(log, &mut self.ops);
             log.pump(&mut self.ops);
+            self.compactor.advance(&mut self.ops);
             self.start();
         }
         Ok(())
@@ -422,7 +469,7 @@ impl<D: Disk> Process<D> {
         self.told.durable = frame.last_lsn;
         let rest = self.pending.split_off(&frame.last_lsn.next());
         for (lsn, applied) in std::mem::replace(&mut self.pending, rest) {
-            let Applied { record_offset, batch, key, mut draft } = applied;
+            let Applied { record_offset, batch, key, number, mut draft } = applied;
             draft.location = BatchLocation {
                 segment: frame.segment,
                 frame_offset: frame.frame_offset,
@@ -434,7 +481,10 @@ impl<D: Disk> Process<D> {
                 Some(leg) => leg.batch = Some(draft),
                 None => self.recovered.directory.apply(&key, &draft),
             }
-            self.told.events.push((key, batch.last_version, batch.hash));
+            let EncodedBatch { first_version, last_version, hash, .. } = batch;
+            let told = ToldBatch { key, number, first_version, last_version, hash };
+            self.erasing.note(&told, draft.location);
+            self.told.batches.push(told);
         }
     }
 }
@@ -443,15 +493,13 @@ fn key_number(key: &AggregateKey) -> u64 {
     key.id().bytes().map(u64::from).sum()
 }
 
-fn events(rng: &mut Rng) -> EncodedEvents {
+fn events(number: u64, rng: &mut Rng) -> EncodedEvents {
     let large = rng.chance(100);
-    let events: Vec<Event> = (0..rng.between(1, 3))
-        .map(|_| {
-            Event::plain(
-                "T",
-                ContentType::Bytes,
-                Bytes::from(vec![7; rng.below(if large { 4_000 } else { 200 }) as usize]),
-            )
+    let events: Vec<Event> = (0..rng.between(1, 3) as usize)
+        .map(|index| {
+            let len = rng.below(if large { 4_000 } else { 200 }) as usize;
+            let payload = mark::payload((number as usize, 0, index), len);
+            Event::plain("T", ContentType::Bytes, payload)
         })
         .collect();
     match EncodedEvents::encode(&events) {

@@ -4,6 +4,7 @@
 //! Only frames are hit of which the log itself knows that they were durable: what is vouched for by
 //! nothing that is left cannot be missed by anybody, on a disk that lies.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use celeriant_schema::Lsn;
@@ -13,7 +14,8 @@ use celeriant_storage::watermark::{WATERMARK_NAME, Watermark};
 
 use crate::disk::{Files, Media};
 use crate::fault::{Fault, Kind};
-use crate::walk::{Walked, walk};
+use crate::packed;
+use crate::walk::{Walked, segments, walk};
 
 /// A place in a file that does not hold what was written there.
 #[derive(Clone)]
@@ -60,23 +62,51 @@ impl Scar {
 
     /// Puts right what was not written again since.
     pub fn mend(&self, media: &Media) {
-        if self.is_in(&media.image()) {
-            media.overwrite(&self.name, self.offset, &self.was);
+        if let Some((name, content)) = self.right(&media.image()) {
+            media.rewrite(&name, content);
         }
     }
 
     /// The content of a directory as it should be.
     pub fn mended(&self, files: &mut Files) {
-        if self.is_in(files) {
-            files.overwrite(&self.name, self.offset, &self.was);
+        if let Some((name, content)) = self.right(files) {
+            files.put(&name, content);
         }
     }
 
     /// Nothing was written there since.
     pub fn is_in(&self, files: &Files) -> bool {
-        let content = files.content(&self.name).unwrap_or_default();
-        let from = (self.offset as usize).min(content.len());
-        content[from..].starts_with(&self.is)
+        let is_there = |(_, content): (String, Cow<'_, [u8]>)| {
+            let from = (self.offset as usize).min(content.len());
+            content[from..].starts_with(&self.is)
+        };
+        self.holder(files).is_some_and(is_there)
+    }
+
+    /// The file that holds the place, as it should be; `None` where something else was written.
+    fn right(&self, files: &Files) -> Option<(String, Vec<u8>)> {
+        let (name, content) = self.holder(files).filter(|_| self.is_in(files))?;
+        let mut content = content.into_owned();
+        let from = self.offset as usize;
+        content[from..from + self.was.len()].copy_from_slice(&self.was);
+        match name == self.name {
+            true => Some((name, content)),
+            false => {
+                let content = packed::repack(files.content(&name)?, &content);
+                Some((name, content))
+            }
+        }
+    }
+
+    /// The file that holds the place, and what it holds: its segment may have been packed since,
+    /// with all that is wrong in it.
+    fn holder<'f>(&self, files: &'f Files) -> Option<(String, Cow<'f, [u8]>)> {
+        if let Some(content) = files.content(&self.name) {
+            return Some((self.name.clone(), Cow::Borrowed(content)));
+        }
+        let (number, _) = packed::segment_of(&self.name).filter(|(_, packed)| *packed == 0)?;
+        let segment = segments(files).find(|segment| segment.number == number)?;
+        Some((segment.name.to_owned(), segment.content))
     }
 
     /// Whether both are about some byte.
@@ -95,7 +125,8 @@ pub enum Witness {
     Watermark,
 }
 
-/// The frames of a shard's log that were certainly durable, and are known to have been.
+/// The frames of a shard's log that were certainly durable, and are known to have been; none of a
+/// packed segment.
 pub fn known(files: &Files, identity: &Identity, witness: Witness) -> Vec<Walked> {
     let mut frames = walk(files, identity);
     let vouched = frames.iter().map(|frame| frame.header.durable_upto).max();
@@ -106,6 +137,7 @@ pub fn known(files: &Files, identity: &Identity, witness: Witness) -> Vec<Walked
     };
     let count = frames.iter().take_while(|frame| frame.header.last_lsn() <= upto).count();
     frames.truncate(count);
+    frames.retain(Walked::is_plain);
     frames
 }
 

@@ -128,6 +128,8 @@ struct State {
     ailments: Ailments,
     observer: Option<Observer>,
     in_flight_max: usize,
+    /// Segments whose file gave way to a packed one.
+    packed: u64,
 }
 
 /// When an operation ends; at one time, the one that started first.
@@ -166,6 +168,7 @@ impl Media {
             ailments: Ailments::default(),
             observer: None,
             in_flight_max: 0,
+            packed: 0,
         };
         let shared = Arc::new_cyclic(|this| Shared {
             state: Mutex::new(state),
@@ -257,6 +260,11 @@ impl Media {
         self.shared.lock().in_flight_max
     }
 
+    /// Segments that were packed in all the time.
+    pub fn packed(&self) -> u64 {
+        self.shared.lock().packed
+    }
+
     /// Changes what is wrong with the device.
     pub fn ail(&self, change: impl FnOnce(&mut Ailments)) {
         change(&mut self.shared.lock().ailments);
@@ -275,6 +283,11 @@ impl Media {
     /// Changes bytes without a word. `false` where there are none.
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) -> bool {
         self.shared.lock().durable.overwrite(name, offset, bytes)
+    }
+
+    /// Puts other content into a file without a word.
+    pub fn rewrite(&self, name: &str, content: Vec<u8>) {
+        self.shared.lock().durable.put(name, content);
     }
 
     /// Another disk, with other content, in the place of this one.

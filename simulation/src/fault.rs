@@ -9,13 +9,18 @@ use crate::rng::Rng;
 use crate::timeline::Micros;
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident,)* --- $($(#[$pair_doc:meta])* $pair:ident,)*) => {
+    (
+        $($(#[$doc:meta])* $name:ident,)*
+        --- $($(#[$pair_doc:meta])* $pair:ident,)*
+        --- $($(#[$own_doc:meta])* $own:ident,)*
+    ) => {
         /// A kind of fault.
         #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
         #[serde(rename_all = "kebab-case")]
         pub enum Kind {
             $($(#[$doc])* $name,)*
             $($(#[$pair_doc])* $pair,)*
+            $($(#[$own_doc])* $own,)*
         }
 
         impl Kind {
@@ -179,6 +184,11 @@ kinds! {
     ConfigDeleted,
     /// An older version of the register is restored; after a while the newest is put back.
     ConfigRestored,
+    ---
+    /// An operator orders to compact: a node, or both of a pair if `amount` is even.
+    Compact,
+    /// A bit of a packed segment flips; it is repaired after a while.
+    RotPacked,
 }
 
 impl Kind {
@@ -289,13 +299,14 @@ impl Fault {
             | Kind::RotManifest
             | Kind::RotWatermark
             | Kind::RotSegmentHeader
+            | Kind::RotPacked
             | Kind::LoseWrite
             | Kind::MisdirectWrite => (rng.number() >> 16, rng.between(500_000, 3_000_000)),
             Kind::ClockAhead | Kind::ClockBack => (rng.between(1, 100_000_000_000), 0),
             Kind::ClockFast => (rng.between(10, 3_000), rng.between(100_000, 3_000_000)),
             Kind::ClockSlow => (rng.between(10, 900), rng.between(100_000, 3_000_000)),
             Kind::ClockFrozen => (0, rng.between(10_000, 2_000_000)),
-            Kind::CutOne => (rng.number() >> 16, 0),
+            Kind::CutOne | Kind::Compact => (rng.number() >> 16, 0),
             Kind::SlowAnswers => (rng.between(1_000, 400_000), rng.between(50_000, 1_000_000)),
             Kind::SlowRequests => (rng.between(1_000, 100_000), rng.between(50_000, 1_000_000)),
             Kind::Burst | Kind::OutOfMemory => (rng.between(3, 40), 0),

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! images ──► frames that continue each other ──► writes, and legs that were decided to commit
+//!                 with what compaction erased from them put back
 //!   batch batch tombstone batch …        one aggregate, in the order of its versions and stamps
 //!  0     1     2         3     4         steps: each is where the aggregate once stood
 //! ```
@@ -13,6 +14,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use celeriant_schema::event::EventBody;
+use celeriant_schema::record::view::StoredEvent;
 use celeriant_schema::record::{BatchView, Record, WriteRecord};
 use celeriant_schema::{
     AggregateKey, AggregateReceipt, BatchHeader, ClientId, EventId, Guard, Hash, Member, ReadBatch,
@@ -21,8 +23,9 @@ use celeriant_schema::{
 use celeriant_storage::Identity;
 
 use crate::disk::Files;
-use crate::invariants::Violations;
+use crate::invariants::{Violations, erasure};
 use crate::ledger::{OperationId, untag};
+use crate::originals::Originals;
 use crate::walk::{Walked, log};
 
 /// How many batches of an aggregate count.
@@ -158,11 +161,33 @@ pub struct History {
 pub type Landing<'a> = Vec<(&'a AggregateKey, &'a Batch)>;
 
 impl History {
-    /// What the logs of all shards of a node say, at rest.
-    pub fn of_logs<'f>(images: impl Iterator<Item = (Identity, &'f Files)>) -> Self {
-        let frames: Vec<Walked> =
-            images.flat_map(|(identity, files)| log(files, &identity)).collect();
-        let decisions = Decisions::of(&frames);
+    /// What the logs of all shards of a node say, at rest, as they were written: what is missing in
+    /// them since must be what was taken away.
+    pub fn of_logs<'f>(
+        images: impl Iterator<Item = (Identity, &'f Files)>,
+        originals: &Originals,
+        violations: &Violations,
+    ) -> Self {
+        let (mut frames, mut erased) = (Vec::new(), Vec::new());
+        for (identity, files) in images {
+            for frame in log(files, &identity) {
+                let own = |(key, version, event): (&AggregateKey, _, StoredEvent)| {
+                    event.is_erased().then(|| (key.detached(), version, event.hash))
+                };
+                if frame.is_compacted {
+                    erased.extend(frame.stored().filter_map(own));
+                }
+                frames.push(originals.whole(identity.shard, frame, violations));
+            }
+        }
+        let history = Self::of_frames(&frames);
+        erasure::check_erased(&erased, &history, violations);
+        history
+    }
+
+    /// What all logs of a node say, frame by frame.
+    pub fn of_frames(frames: &[Walked]) -> Self {
+        let decisions = Decisions::of(frames);
         let mut history = Self::default();
         for (frame, record) in
             frames.iter().flat_map(|frame| frame.writes().map(move |it| (frame, it)))
@@ -258,6 +283,15 @@ impl History {
         let batches = self.batches(key);
         let at = batches.partition_point(|batch| batch.header.last_version < version);
         batches.get(at).filter(|batch| batch.header.last_version == version)
+    }
+
+    /// An event, also one that was taken away.
+    pub fn event(&self, key: &AggregateKey, version: Version) -> Option<&ReadEvent> {
+        let batches = self.batches(key);
+        let at = batches.partition_point(|batch| batch.header.last_version < version);
+        // Behind it there may be what only takes away, at the same version.
+        let batch = batches.get(at)?;
+        batch.events.iter().find(|event| event.version == version)
     }
 
     /// What a part of a receipt, of a write with that largest stamp, speaks of: the step behind it,

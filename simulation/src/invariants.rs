@@ -1,4 +1,5 @@
-//! The invariants of replication.md §7, one file each.
+//! The invariants of replication.md §7, one file each; and what compaction promises (semantics.md
+//! §9).
 //!
 //! ```text
 //!                            a node on its own        one of a pair, besides
@@ -6,9 +7,11 @@
 //! at every answer            i06 i07 i08              i04
 //! at every crash             i12 i17
 //! at rest                    i08 i09 i10 i20, oracle  i11 i13 i18
+//! when a compaction is done  erasure
 //! at every step              i22                      i01 i03 i05 i14 i15 i16 i19 i21
 //! ```
 
+pub mod erasure;
 pub mod i01_one_leader;
 pub mod i02_log_matching;
 pub mod i03_promises;

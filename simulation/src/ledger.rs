@@ -11,6 +11,8 @@ use celeriant_schema::{
     AggregateReceipt, EventId, Hash, Receipt, Refusal, Request, Response, Stamp, Version, Write,
 };
 
+use crate::invariants::erasure::{Taken, taken_by};
+
 /// Place of a happening among all that clients saw.
 pub type Order = u64;
 
@@ -166,6 +168,22 @@ impl Ledger {
         let inner = self.lock();
         let sendings = inner.operations.iter().map(|operation| operation.attempts.len() as u64);
         (inner.operations.len() as u64, sendings.sum())
+    }
+
+    /// What clients know to be taken away.
+    pub fn taken(&self) -> Taken {
+        let mut taken = Taken::new();
+        for operation in &self.lock().operations {
+            let members = operation.write().into_iter().flat_map(|write| &write.members);
+            for (member, retention) in members.filter_map(|it| Some((it, it.retention?))) {
+                let receipts = operation.receipts().flat_map(|(_, receipt)| &receipt.writes);
+                for part in receipts.filter(|part| part.key == member.key) {
+                    let upto = taken.entry(member.key.clone()).or_default();
+                    *upto = taken_by(retention, part.last_version).max(*upto);
+                }
+            }
+        }
+        taken
     }
 
     /// The request of an operation.

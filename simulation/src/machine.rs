@@ -17,6 +17,7 @@ use crate::fault::Reached;
 use crate::gate::{Gate, Gated};
 use crate::history::History;
 use crate::invariants::{Violations, i22_caps};
+use crate::originals::Originals;
 use crate::power_cut::Crash;
 use crate::rng::Rng;
 use crate::sabotage::Submit;
@@ -162,10 +163,10 @@ impl Machine {
     }
 
     /// What its disks say.
-    pub fn history(&self) -> History {
+    pub fn history(&self, originals: &Originals, violations: &Violations) -> History {
         let images: Vec<_> = self.medias.iter().map(|media| media.image()).collect();
         let identities = (0..images.len()).map(|shard| self.identity(shard));
-        History::of_logs(identities.zip(&images))
+        History::of_logs(identities.zip(&images), originals, violations)
     }
 
     /// Whose log shard `shard` is.
@@ -214,8 +215,7 @@ pub fn log_settings(shape: &Shape) -> celeriant_storage::Settings {
             cache_bytes: shape.page_cache_bytes,
         },
         checkpoint_bytes: shape.checkpoint_bytes,
-        // The walkers of logs read segments as they were written.
-        compaction_bytes: 0,
+        compaction_bytes: shape.compaction_bytes,
     }
 }
 

@@ -33,6 +33,7 @@ use crate::invariants::{
     i19_short_logs_never_claim, i22_caps,
 };
 use crate::ledger::{Place, receipt_of};
+use crate::originals::Originals;
 use crate::timeline::{Micros, Timeline};
 use crate::walk::Walked;
 use crate::wire::Eyes;
@@ -64,6 +65,7 @@ struct State {
     /// A node that has lost them under its own name, until it has them again.
     behind: Option<usize>,
     receipts: Receipts,
+    originals: Originals,
 }
 
 /// When new writes were acknowledged.
@@ -95,6 +97,11 @@ impl Overseer {
         let (timeline, violations, reached) =
             (timeline.clone(), violations.clone(), reached.clone());
         Self { state: Arc::default(), cluster, frame_bytes_max, timeline, violations, reached }
+    }
+
+    /// Every frame as it was written.
+    pub fn originals(&self) -> Originals {
+        self.lock().originals.clone()
     }
 
     /// A process begins.
@@ -131,13 +138,14 @@ impl Overseer {
         }
         let frames = Walked::parse_all(name, offset, bytes, identity);
         let state = &mut *self.lock();
-        let State { logs, legs, disks, acknowledged, exposed, .. } = state;
+        let State { logs, legs, disks, acknowledged, exposed, originals, .. } = state;
         for frame in &frames {
             legs.note(identity.shard, frame);
             i22_caps::check_frame(frame, self.frame_bytes_max, &self.violations);
             logs.note(identity.shard, frame, &self.violations);
         }
         let gone = disks[node].written(identity.shard, (name, offset, bytes.len()), &frames);
+        frames.into_iter().for_each(|frame| originals.note(identity.shard, frame));
         self.reached.add("events cut from a disk", gone.len() as u64);
         i12_no_cut::check_gone(node, &gone, acknowledged, exposed, &self.violations);
         if state.behind == Some(node) && state.has_again(node) {
@@ -149,8 +157,8 @@ impl Overseer {
 
     /// The process of a node is gone: this is what it leaves.
     pub fn left<'a>(&self, node: usize, images: impl Iterator<Item = (Identity, &'a Files)>) {
-        let left = Held::of(images);
-        let State { disks, acknowledged, promises, .. } = &mut *self.lock();
+        let State { disks, acknowledged, promises, originals, .. } = &mut *self.lock();
+        let left = Held::of(images, originals);
         promises[node].ends();
         for (key, version, hash) in acknowledged.entries() {
             let was = disks[node].entries().has(key, version, hash);
@@ -182,7 +190,8 @@ impl Overseer {
     ) {
         let state = &mut *self.lock();
         state.promises[node].goes_back_to(promised);
-        let was = std::mem::replace(&mut state.disks[node], Held::of(images));
+        let is = Held::of(images, &state.originals);
+        let was = std::mem::replace(&mut state.disks[node], is);
         let gone = was.entries().iter().map(|(key, version, hash)| (key.clone(), version, hash));
         let is = state.disks[node].entries();
         state.lost.extend(gone.filter(|(key, version, hash)| !is.has(key, *version, *hash)));

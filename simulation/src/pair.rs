@@ -13,6 +13,7 @@
 //! last, it is read back from both nodes, after a restart of each and a hand-over.
 
 pub mod betrayal;
+mod compaction;
 mod disks;
 mod inject;
 mod network;
@@ -176,6 +177,7 @@ impl World {
             certified: safe.store(),
             copied: None,
             scars: Vec::new(),
+            damaged: Arc::default(),
             address: self.grounds.network.address_of(index),
             safe,
             wire,
@@ -206,6 +208,7 @@ impl World {
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));
         self.come_to_rest(clients).await;
+        self.compact_at_rest().await;
         let history = self.prove_what_is_there().await;
         self.judge(history)
     }

@@ -76,6 +76,9 @@ pub struct Scenario {
     pub pair: Option<PairShape>,
     /// The clients.
     pub workload: Workload,
+    /// A last order to compact is given at rest, and must be carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compacts_at_rest: bool,
     /// What goes wrong, in order of time.
     #[serde(default)]
     pub faults: Vec<Fault>,
@@ -112,6 +115,9 @@ pub struct Shape {
     /// Bytes of log that a start replays.
     #[serde(default = "Shape::default_checkpoint_bytes")]
     pub checkpoint_bytes: u64,
+    /// Gone through per second for what was deleted, in bytes of a shard; 0: only when ordered.
+    #[serde(default)]
+    pub compaction_bytes: u64,
     /// Bytes of unanswered requests.
     pub admission_bytes: usize,
 }
@@ -225,7 +231,7 @@ impl Timing {
 impl Scenario {
     /// The run of a pair that `seed` stands for.
     pub fn of_pair_seed(seed: u64, profile: Profile) -> Self {
-        let mut scenario = Self::of_seed(seed, Profile::Calm);
+        let mut scenario = Self::of_seed_without_compaction(seed, Profile::Calm);
         let mut choices = Rng::new(seed).fork("pair scenario");
         let rejoin = *choices.pick(&[200, 1_000, 5_000]);
         scenario.pair = Some(PairShape {
@@ -238,11 +244,50 @@ impl Scenario {
             let duration = scenario.duration_ms * 1000;
             scenario.faults = pair_faults(&mut choices, duration, &scenario.shape);
         }
+        scenario.compacts(&mut Rng::new(seed).fork("compaction"));
         scenario
     }
 
     /// The run that `seed` stands for.
     pub fn of_seed(seed: u64, profile: Profile) -> Self {
+        let mut scenario = Self::of_seed_without_compaction(seed, profile);
+        scenario.compacts(&mut Rng::new(seed).fork("compaction"));
+        scenario
+    }
+
+    /// How it compacts, by chance: by itself, by orders, at rest; and what befalls it then.
+    fn compacts(&mut self, rng: &mut Rng) {
+        self.shape.compaction_bytes = *rng.pick(&[0, 256 << 10, 1 << 20, 8 << 20]);
+        self.compacts_at_rest = rng.chance(500);
+        let mean = *rng.pick(&[1_500_000, 4_000_000, 20_000_000]);
+        let (is_cut, is_rotten) = (rng.chance(300), rng.chance(100));
+        let harms = self.profile == Profile::Swarm;
+        let mut at = 0;
+        loop {
+            at += rng.between(1, 2 * mean);
+            if at >= self.duration_ms * 1000 {
+                break;
+            }
+            let shard = rng.below(u64::from(self.shape.shards)) as u16;
+            let mut add = |kind, at, rng: &mut Rng| {
+                self.faults.push(match self.pair.is_some() {
+                    true => Fault::of_pair(kind, at, shard, rng),
+                    false => Fault::of(kind, at, shard, rng),
+                });
+            };
+            add(Kind::Compact, at, rng);
+            if harms && is_cut {
+                add(Kind::CrashAtOperation, at + rng.below(30_000), rng);
+            }
+            if harms && is_rotten && self.pair.is_none() {
+                add(Kind::RotPacked, at + rng.below(mean), rng);
+            }
+        }
+        self.faults.sort_by_key(|fault| fault.at);
+    }
+
+    /// Nothing is ever erased from a disk.
+    fn of_seed_without_compaction(seed: u64, profile: Profile) -> Self {
         let rng = Rng::new(seed);
         let mut choices = rng.fork("scenario");
         let duration_ms = choices.between(8_000, 25_000);
@@ -267,6 +312,7 @@ impl Scenario {
             shape,
             pair: None,
             workload,
+            compacts_at_rest: false,
             faults,
         }
     }
@@ -289,6 +335,7 @@ impl Shape {
             memtable_bytes: *rng.pick(&[8 << 10, 32 << 10, 1 << 20]),
             page_cache_bytes: *rng.pick(&[16 << 10, 64 << 10, 1 << 20]),
             checkpoint_bytes: *rng.pick(&[16 << 10, 64 << 10, 1 << 20]),
+            compaction_bytes: 0,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::invariants::{
     Violations, i07_exposed_is_final, i12_no_cut, i17_recovery_is_idempotent, i22_caps,
 };
 use crate::ledger::{Place, receipt_of};
+use crate::originals::Originals;
 use crate::walk::{Walked, walk};
 use crate::wire::Eyes;
 
@@ -33,12 +34,18 @@ struct State {
     durable: Durable,
     exposed: Exposed,
     acknowledged: Acknowledged,
+    originals: Originals,
 }
 
 impl Watcher {
     /// Reports to `violations`; no frame may have more than `frame_bytes_max`.
     pub fn new(violations: Violations, frame_bytes_max: usize) -> Self {
         Self { state: Arc::default(), violations, frame_bytes_max }
+    }
+
+    /// Every frame as it was written.
+    pub fn originals(&self) -> Originals {
+        self.lock().originals.clone()
     }
 
     /// A write has become durable.
@@ -51,6 +58,7 @@ impl Watcher {
         let mut state = self.lock();
         state.logs.note(identity.shard, &frame, &self.violations);
         state.durable.note(&frame);
+        state.originals.note(identity.shard, frame);
     }
 
     /// The node serves again; `images` are its shards'. What is there is durable, whoever was told;
@@ -69,6 +77,7 @@ impl Watcher {
                     state.logs.in_log(identity.shard, &frame, &self.violations);
                 }
                 left.note(&frame);
+                state.originals.note(identity.shard, frame);
             }
         }
         if intact {

@@ -12,6 +12,7 @@ use celeriant_schema::{
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{OperationId, tag};
+use crate::mark;
 use crate::rng::Rng;
 use crate::timeline::Micros;
 
@@ -170,7 +171,8 @@ impl Workload {
                     true => event_with_schema(rng),
                     false => {
                         let event_type = format!("T{}", rng.below(3));
-                        let payload = vec![id as u8; rng.below(bytes_max / count) as usize];
+                        let len = rng.below(bytes_max / count) as usize;
+                        let payload = mark::payload((id, member, index), len);
                         Event::plain(event_type, ContentType::Bytes, payload)
                     }
                 };

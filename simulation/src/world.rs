@@ -17,6 +17,7 @@ mod supervise;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use celeriant_actors::node::Node;
 use tokio::task::JoinHandle;
@@ -128,11 +129,16 @@ struct World {
     faults_injected: u64,
     /// Disk errors that nobody has answered for yet: a node may stop for each.
     seen_ailments: u64,
+    /// What clients and operators do at once, besides.
     bursts: Vec<JoinHandle<()>>,
+    /// Something is on a disk that nobody wrote there.
+    damaged: Arc<AtomicBool>,
 }
 
 /// How long clients may take to come to their end once nothing is wrong any more, in µs.
 const QUIET_MAX: Micros = 120_000_000;
+/// How long an order to compact may take then, in µs.
+const COMPACTION_MAX: Micros = 60_000_000;
 /// Client index of the one that reads everything back.
 const READER: usize = 9_999;
 
@@ -176,6 +182,7 @@ impl World {
             faults_injected: 0,
             seen_ailments: 0,
             bursts: Vec::new(),
+            damaged: Arc::default(),
         }
     }
 
@@ -187,6 +194,7 @@ impl World {
         self.heal_all();
         self.trace.note(&[0], format_args!("{} quiet", self.timeline.now()));
         self.come_to_rest(clients).await;
+        self.compact_at_rest().await;
         let shown = self.read_back().await;
         self.restart_cleanly().await;
         let again = self.read_back().await;
@@ -230,10 +238,26 @@ impl World {
         });
     }
 
+    /// Nothing of what was taken away stays on the disks of a node that is told so.
+    async fn compact_at_rest(&mut self) {
+        if !self.scenario.compacts_at_rest {
+            return;
+        }
+        let deadline = self.timeline.now() + COMPACTION_MAX;
+        let compaction = spawn(self.compact(deadline));
+        let done = tokio::select! {
+            biased;
+            done = compaction => done.unwrap_or(false),
+            () = self.supervise(deadline) => false,
+        };
+        self.violations
+            .check("liveness", done, || "an order to compact is never carried out".into());
+    }
+
     fn judge(self, shown: &Shown, again: &Shown) -> Outcome {
         self.violations
             .check("I7", shown == again, || "a clean stop and start changed what is there".into());
-        let history = self.machine.history();
+        let history = self.machine.history(&self.watcher.originals(), &self.violations);
         history.check_shown(again, &self.violations);
         self.watcher.check_final(&history);
         let events = history.events();
@@ -246,6 +270,7 @@ impl World {
                 self.reached.add("disk refused for lack of space", ailments.refused);
                 self.reached.add("disk failed", ailments.reached);
             });
+            self.reached.add("packed segments", media.packed());
         }
         Outcome {
             violations: self.violations.list(),

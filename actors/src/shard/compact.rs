@@ -9,7 +9,8 @@
 //! bounded, and so is what is done in a second: writers of this thread come first. What lies in a
 //! segment that still takes frames waits until that is full, or until an operator orders to
 //! compact: then the log goes on in a new one. Such an order packs everything else that is sealed,
-//! too.
+//! too. It is about all that the log has when it comes, and so it waits until that is committed and
+//! decided.
 //!
 //! Notes go in the order of stamps. So whatever is due waits for what may yet become due below it:
 //! legs that are not decided, whose deletes have the stamps of then.

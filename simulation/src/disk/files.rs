@@ -6,6 +6,7 @@ use std::sync::Arc;
 use celeriant_storage::disk::FileId;
 
 use super::Fate;
+use crate::packed::segment_of;
 
 /// What a device writes whole or not at all, in bytes.
 pub const SECTOR: usize = 512;
@@ -175,6 +176,28 @@ impl Files {
 
     pub(super) fn close_all(&mut self) {
         self.open.clear();
+    }
+
+    /// Whether `name` holds a segment, and another file the same one, packed later.
+    pub fn is_packed_anew(&self, name: &str) -> bool {
+        let Some((segment, generation)) = segment_of(name) else { return false };
+        let others = self.files.keys().filter_map(|name| segment_of(name));
+        let mut later = others.filter(|other| other.0 == segment && other.1 > generation);
+        later.next().is_some()
+    }
+
+    /// Of the files that hold the same segment as `name`, the one that counts; `name` where that is
+    /// none.
+    pub fn oldest_of<'f>(&'f self, name: &'f str) -> &'f str {
+        let Some((segment, _)) = segment_of(name) else { return name };
+        let all = self.files.keys().filter_map(|name| Some((segment_of(name)?, name)));
+        let oldest = all.filter(|((number, _), _)| *number == segment).min();
+        oldest.map_or(name, |(_, name)| name)
+    }
+
+    /// Segments that are there twice: one is being packed.
+    pub fn being_packed(&self) -> usize {
+        self.files.keys().filter(|name| self.is_packed_anew(name)).count()
     }
 
     /// Whether names and bytes are the same.

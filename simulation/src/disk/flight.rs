@@ -284,6 +284,9 @@ impl State {
                 Err(error(&op, io::ErrorKind::NotFound))
             }
             Op::Put { .. } | Op::Remove { .. } | Op::Sync { .. } => {
+                if let Op::Remove { name } = &op {
+                    self.packed += u64::from(self.durable.is_packed_anew(name));
+                }
                 apply(&mut self.durable, &op, &Fate::Keep);
                 Ok(Done::Ok)
             }

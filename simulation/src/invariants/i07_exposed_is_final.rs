@@ -77,10 +77,7 @@ impl Exposed {
 /// Everything that was seen is there in the end.
 pub fn check_final(exposed: &Exposed, history: &crate::history::History, violations: &Violations) {
     for (key, version, hash) in exposed.entries() {
-        let batches = history.batches(key);
-        let at = batches.partition_point(|batch| batch.header.last_version < version);
-        let event =
-            batches.get(at).and_then(|batch| batch.events.iter().find(|e| e.version == version));
+        let event = history.event(key, version);
         violations.check(RULE, event.is_some_and(|event| event.hash == hash), || {
             format!("{key} version {version} was seen and is gone")
         });

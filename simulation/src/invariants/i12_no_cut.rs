@@ -12,6 +12,8 @@ use super::i06_acknowledged_is_durable::Durable;
 use super::i07_exposed_is_final::Exposed;
 use super::i08_one_entry_per_position::Acknowledged;
 use crate::disk::Files;
+use crate::originals::Originals;
+use crate::packed;
 use crate::walk::{Walked, walk};
 
 const RULE: &str = "I12";
@@ -42,8 +44,8 @@ pub struct Held {
     behind: BTreeMap<Spot, Walked>,
 }
 
-/// Shard, segment file, offset in it.
-type Spot = (ShardId, String, u64);
+/// Shard, segment, offset in it.
+type Spot = (ShardId, u32, u64);
 
 #[derive(Debug)]
 struct Frame {
@@ -61,9 +63,9 @@ impl Held {
 
     /// Whether a frame with that hash is there, which all of the log up to it follows from.
     pub fn ends_somewhere_at(&self, shard: ShardId, hash: Hash) -> bool {
-        let behind = (ShardId::new(shard.value() + 1), String::new(), 0);
+        let behind = (ShardId::new(shard.value() + 1), 0, 0);
         // Most often it is the last one.
-        let frames = self.frames.range((shard, String::new(), 0)..behind).rev();
+        let frames = self.frames.range((shard, 0, 0)..behind).rev();
         frames.into_iter().any(|(_, frame)| frame.hash == hash)
     }
 
@@ -75,22 +77,23 @@ impl Held {
         frames: &[Walked],
     ) -> Vec<(AggregateKey, Version, Hash)> {
         let end = offset + len as u64;
-        let spot = |offset: u64| (shard, name.to_owned(), offset);
+        let segment = packed::segment_of(name).map_or(0, |(number, _)| number);
+        let spot = |offset: u64| (shard, segment, offset);
         let mut overwritten = Vec::new();
         for (at, frame) in self.frames.range(spot(0)..spot(end)) {
             let again = frames.iter().any(|new| new.header.hash == frame.hash);
             if frame.end > offset && !again {
-                overwritten.push(at.clone());
+                overwritten.push(*at);
             }
         }
         // What follows in the log is gone with it.
-        if let Some(first) = overwritten.first().cloned() {
-            let behind = (ShardId::new(shard.value() + 1), String::new(), 0);
-            overwritten = self.frames.range(first..behind).map(|(at, _)| at.clone()).collect();
+        if let Some(first) = overwritten.first().copied() {
+            let behind = (ShardId::new(shard.value() + 1), 0, 0);
+            overwritten = self.frames.range(first..behind).map(|(at, _)| *at).collect();
         }
         self.behind.retain(|at, frame| {
             let ends = frame.offset + frame.header.frame_bytes() as u64;
-            (at.0, at.1.as_str()) != (shard, name) || at.2 >= end || ends <= offset
+            (at.0, at.1) != (shard, segment) || at.2 >= end || ends <= offset
         });
         let gone = overwritten.iter().filter_map(|at| self.frames.remove(at));
         let (events, taken): (Vec<_>, Vec<_>) =
@@ -107,7 +110,7 @@ impl Held {
 
     /// A frame is there; with it, perhaps, what follows it.
     fn arrived(&mut self, shard: ShardId, frame: &Walked) {
-        let spot = (shard, frame.name.clone(), frame.offset);
+        let spot = (shard, frame.segment(), frame.offset);
         self.behind.insert(spot, frame.clone());
         loop {
             let continues = |(at, frame): &(&Spot, &Walked)| {
@@ -115,7 +118,7 @@ impl Held {
                 at.0 == shard
                     && (first_lsn.value() == 1 || self.ends_somewhere_at(shard, prev_hash))
             };
-            let Some(next) = self.behind.iter().find(continues).map(|(at, _)| at.clone()) else {
+            let Some(next) = self.behind.iter().find(continues).map(|(at, _)| *at) else {
                 return;
             };
             if let Some(frame) = self.behind.remove(&next) {
@@ -125,10 +128,16 @@ impl Held {
     }
 
     /// Everything that an image holds, and nothing else.
-    pub fn of<'a>(images: impl Iterator<Item = (Identity, &'a Files)>) -> Self {
+    pub fn of<'a>(
+        images: impl Iterator<Item = (Identity, &'a Files)>,
+        originals: &Originals,
+    ) -> Self {
         let mut held = Self::default();
         for (identity, files) in images {
-            walk(files, &identity).iter().for_each(|frame| held.note(identity.shard, frame));
+            for frame in walk(files, &identity) {
+                held.note(identity.shard, &frame);
+                originals.note(identity.shard, frame);
+            }
         }
         held
     }
@@ -139,7 +148,7 @@ impl Held {
         let events = frame.events().map(own).filter(|entry| !taken.contains(entry)).collect();
         let end = frame.offset + frame.header.frame_bytes() as u64;
         let place = Frame { end, hash: frame.header.hash, events, taken };
-        self.frames.insert((shard, frame.name.clone(), frame.offset), place);
+        self.frames.insert((shard, frame.segment(), frame.offset), place);
         self.entries.note(frame);
     }
 }

@@ -8,7 +8,7 @@ use super::Violations;
 use crate::disk::{Fate, Files, Flight};
 use crate::reopen::{LogState, reopen, reopen_until};
 use crate::rng::Rng;
-use crate::walk::{Walked, walk};
+use crate::walk::{Segment, Walked, segments, walk};
 
 const RULE: &str = "I17";
 
@@ -39,7 +39,7 @@ pub fn check(
 pub fn check_tail(files: &Files, identity: &Identity, violations: &Violations) {
     let frames = walk(files, identity);
     let newest = frames.last().map(|frame| frame.header.epoch).unwrap_or_default();
-    for (name, content) in files.iter().filter(|(name, _)| name.ends_with(".seg")) {
+    for Segment { name, content, .. } in segments(files) {
         let of_file = frames.iter().rev().find(|frame| frame.name == name);
         let end = of_file
             .map_or(FIRST_FRAME_OFFSET, |frame| frame.offset + frame.header.frame_bytes() as u64);

@@ -22,11 +22,16 @@ use super::{
 };
 use crate::crash::{finished, identity, settings};
 use crate::disk::Files;
+use crate::originals::Originals;
 use crate::reopen::reopen;
 use crate::walk::{Walked, walk};
 
 fn image() -> Files {
-    finished(40).0
+    finished(40)
+}
+
+fn held() -> Held {
+    Held::of([(identity(), &image())].into_iter(), &Originals::default())
 }
 
 fn frames() -> Vec<Walked> {
@@ -180,8 +185,7 @@ fn a_leader_without_an_acknowledged_entry_is_seen() {
 fn a_conflict_with_what_is_not_in_two_places_is_seen() {
     let frames = frames();
     let (key, version, _) = frames[0].events().next().expect("it has events");
-    let (held, slots, lost) =
-        (Held::of([(identity(), &image())].into_iter()), Slots::default(), BTreeSet::new());
+    let (held, slots, lost) = (held(), Slots::default(), BTreeSet::new());
     let (none, violations) = (Held::default(), Violations::default());
     let places = Places { disks: [(ONE, &held), (OTHER, &held)], slots: &slots, lost: &lost };
     places.check_conflict((key, version), &config(), &violations);

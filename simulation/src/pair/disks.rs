@@ -10,6 +10,7 @@
 //! One place at a time: what two places hold is lost when both are.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use celeriant_actors::election::register::Set;
 use celeriant_actors::election::vocabulary::Command;
@@ -77,6 +78,7 @@ impl World {
         let lost = site.safe.wipe(keeps_name);
         site.machine.medias.iter().for_each(|media| media.replace(Files::default()));
         site.scars.clear();
+        site.damaged.store(false, Ordering::Relaxed);
         site.copied = None;
         // A directory is formatted for the certificate that it is to be used with.
         site.certified = site.safe.store();
@@ -165,6 +167,7 @@ impl World {
             return false;
         }
         scars.iter().for_each(|scar| scar.inflict(&media));
+        self.sites[node].damaged.store(true, Ordering::Relaxed);
         self.sites[node].scars = scars.into_iter().map(|scar| (shard, scar)).collect();
         self.excuses.rot = true;
         self.heal_at(self.timeline.now() + fault.lasts, Heal::Scrap(node));

@@ -100,6 +100,7 @@ impl World {
             }
             Kind::Pause => self.pause(node, fault),
             Kind::HandOver => self.order_hand_over(),
+            Kind::Compact => self.order_compaction(node, fault),
             Kind::Wipe => self.wipe(node, fault),
             Kind::Clone => self.clone_leader(node, fault),
             Kind::Restore => self.take_snapshot(node, fault),

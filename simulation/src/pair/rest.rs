@@ -103,7 +103,9 @@ impl World {
         for node in 0..self.sites.len() {
             self.stop(node).await;
         }
-        let [history, copy] = [0, 1].map(|node| self.sites[node].machine.history());
+        let originals = self.overseer.originals();
+        let [history, copy] =
+            [0, 1].map(|node| self.sites[node].machine.history(&originals, &self.violations));
         self.overseer.check_twice([&history, &copy]);
         history.check_shown(&shown, &self.violations);
         history
@@ -235,6 +237,7 @@ impl World {
                     self.reached.add("disk refused for lack of space", ailments.refused);
                     self.reached.add("disk failed", ailments.reached);
                 });
+                self.reached.add("packed segments", media.packed());
             }
         }
         let operations = self.sites.iter().map(|site| site.machine.power.operations()).sum();

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use celeriant_actors::bucket_log::{self, BucketLogs};
@@ -46,6 +47,8 @@ pub(super) struct Site {
     pub(super) copied: Option<Copied>,
     /// Where its log is not what was written, by shard.
     pub(super) scars: Vec<(usize, Scar)>,
+    /// There is something like that.
+    pub(super) damaged: Arc<AtomicBool>,
     /// Where its peer finds it.
     pub(super) address: String,
     pub(super) wire: Wire,

@@ -151,6 +151,8 @@ impl World {
         let words = [1, node as u64, in_flight as u64];
         self.trace.note(&words, format_args!("{now} node {node} is gone, {in_flight} in flight"));
         let mut images: Vec<_> = site.machine.medias.iter().map(|media| media.image()).collect();
+        let being_packed = images.iter().map(crate::disk::Files::being_packed).sum::<usize>();
+        self.reached.add("crash while a segment was packed", being_packed as u64);
         // What a device lost without a word counts as there until the device is given up.
         site.scars.iter().for_each(|(shard, scar)| scar.mended(&mut images[*shard]));
         let identities = (0..images.len()).map(|shard| site.machine.identity(shard));

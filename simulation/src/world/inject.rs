@@ -1,5 +1,8 @@
 //! Makes things go wrong, and right again.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use celeriant_storage::manifest::MANIFEST_NAME;
 use celeriant_storage::segment::FIRST_FRAME_OFFSET;
 use celeriant_storage::watermark::WATERMARK_NAME;
@@ -9,10 +12,13 @@ use crate::client::Client;
 use crate::damage::{Scar, Witness, known, spoil};
 use crate::disk::{Ailment, Ailments, Latency};
 use crate::fault::{Fault, Kind};
+use crate::operator::Operator;
 use crate::power_cut::{Crash, How};
 use crate::rng::Rng;
 use crate::timeline::Micros;
 
+/// How long an operator waits for the end of his order, in µs.
+const ORDER_MAX: Micros = 40_000_000;
 /// What is damaged together with a bit of it, in bytes.
 const PAGE_BYTES: usize = 4096;
 
@@ -89,7 +95,16 @@ impl World {
             | Kind::RotRun
             | Kind::RotManifest
             | Kind::RotWatermark
+            | Kind::RotPacked
             | Kind::RotSegmentHeader => self.rot(fault),
+            Kind::Compact => {
+                let until = now + ORDER_MAX;
+                let order = self.compact(until);
+                self.bursts.push(spawn(async move {
+                    let _ = order.await;
+                }));
+                true
+            }
             Kind::LoseWrite | Kind::MisdirectWrite => self.spoil_write(fault),
             Kind::LoseRun => self.lose_file(fault, ".run").await,
             Kind::LoseManifest => self.lose_file(fault, MANIFEST_NAME).await,
@@ -195,6 +210,7 @@ impl World {
             return false;
         }
         self.excuses.rot = true;
+        self.damaged.store(true, Ordering::Relaxed);
         for (at, scar) in (self.timeline.now() + lasts..).zip(scars) {
             let Scar { name, offset, is, .. } = &scar;
             let text = format_args!("{} bytes damaged in {shard}/{name} at {offset}", is.len());
@@ -226,9 +242,13 @@ impl World {
                 let ending = match kind {
                     Kind::RotRun => ".run",
                     Kind::RotManifest => MANIFEST_NAME,
+                    Kind::RotPacked => ".pack",
                     _ => ".seg",
                 };
-                let files: Vec<_> = image.iter().filter(|(n, _)| n.ends_with(ending)).collect();
+                // What is being packed counts for nothing yet.
+                let counts = |name: &str| image.oldest_of(name) == name;
+                let files: Vec<_> =
+                    image.iter().filter(|(n, _)| n.ends_with(ending) && counts(n)).collect();
                 let (name, content) = files.get(choose(files.len()))?;
                 let size = match kind {
                     Kind::RotSegmentHeader => FIRST_FRAME_OFFSET,
@@ -277,12 +297,30 @@ impl World {
         });
     }
 
+    /// Orders the node to compact.
+    pub(super) fn compact(&self, until: Micros) -> impl Future<Output = bool> + Send + use<> {
+        let medias = self.machine.medias.iter().cloned().enumerate();
+        let disks = medias.map(|(shard, media)| (self.machine.identity(shard), media)).collect();
+        let operator = Operator {
+            wire: self.wire.clone(),
+            ledger: self.ledger.clone(),
+            timeline: self.timeline.clone(),
+            reached: self.reached.clone(),
+            violations: self.violations.clone(),
+            originals: self.watcher.originals(),
+            disks,
+            damaged: Arc::clone(&self.damaged),
+        };
+        operator.compact(true, until)
+    }
+
     /// Puts everything right.
     pub(super) fn heal_all(&mut self) {
         self.forget_overwritten_scars();
         for heal in std::mem::take(&mut self.heals).into_values() {
             self.heal(heal);
         }
+        self.damaged.store(false, Ordering::Relaxed);
         self.wire.weather(|weather| *weather = Default::default());
         self.machine.clock.run_at(1000);
         let power = &self.machine.power;

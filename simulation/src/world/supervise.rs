@@ -89,6 +89,8 @@ impl World {
         let now = self.timeline.now();
         self.trace.note(&[1, in_flight as u64], format_args!("{now} crash, {in_flight} in flight"));
         for shard in 0..self.machine.medias.len() {
+            let being_packed = self.machine.medias[shard].image().being_packed();
+            self.reached.add("crash while a segment was packed", being_packed as u64);
             self.look_at_remains(shard);
         }
     }

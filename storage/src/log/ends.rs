@@ -119,6 +119,14 @@ impl Log {
         (end, self.legs.open_at(end.lsn))
     }
 
+    /// Behind the first durable frame that is not committed.
+    pub(super) fn first_uncommitted(&self) -> Option<&Position> {
+        match &self.commits {
+            Commits::Durable => None,
+            Commits::Told { tail, .. } => tail.front(),
+        }
+    }
+
     pub(super) fn committed_end(&self) -> &Position {
         match &self.commits {
             Commits::Durable => &self.durable_end,

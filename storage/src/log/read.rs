@@ -219,7 +219,9 @@ impl Log {
         let mut at = 0;
         while at < window.len() {
             let (page, offset) = (&window[at..], from.offset + at as u64);
-            if is_end(page) && segment < self.durable_end.segment {
+            // Who came by a place knows that a frame begins there.
+            let may_end = next != Lsn::ZERO && segment < self.durable_end.segment;
+            if may_end && is_end(page) {
                 return Ok(self.hop(goal, sought, next_segment(next, after, segment), 0));
             }
             let header = self.header(page, next, segment, offset)?;

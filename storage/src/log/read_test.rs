@@ -194,6 +194,20 @@ fn damage_is_named_with_its_place_and_frames_before_it_are_read() {
 }
 
 #[test]
+fn a_frame_that_is_known_to_be_there_and_is_not_is_damage_and_no_end_of_its_segment() {
+    let (mut rig, feed) = long();
+    let lost = &feed.frames[7];
+    let start = SECTOR_BYTES + feed.frames[..7].iter().map(|it| it.bytes.len()).sum::<usize>();
+    let file = rig.disk.files.get_mut(&segment_name(1)).expect("there");
+    file[start..start + lost.bytes.len()].fill(0);
+    let after = FrameHeader::decode(&feed.frames[6].bytes).expect("a frame").last_stamp;
+    let place = (1, (start / SECTOR_BYTES) as u32);
+    let step = rig.log.read_behind_from(place, after, Lsn::new(1 << 40), 4096);
+    let Err(damage) = carry_out(&mut rig, step).0 else { panic!("was passed over") };
+    assert_eq!((damage.segment, damage.offset), (1, start as u64));
+}
+
+#[test]
 fn an_empty_log_has_nothing_to_read() {
     let rig = Rig::new(small_settings());
     assert!(matches!(rig.log.locate(Lsn::new(5)), Step::Nothing));

@@ -108,12 +108,11 @@ impl Log {
         (1..=self.sealed_upto()).contains(&segment)
     }
 
-    /// The last segment that is sealed; 0 if none is.
+    /// The last segment that is sealed; 0 if none is. Never less than it was.
     pub fn sealed_upto(&self) -> u32 {
-        let end = self.committed_end();
-        // A segment's first frame waits until all before it are durable.
-        let is_all = end.lsn == self.durable;
-        let open = if is_all { self.space.active_number() } else { end.segment };
+        // A segment's first frame waits until all before it are durable, and is committed after
+        // them: segments before that of the first frame that is not are sealed.
+        let open = self.first_uncommitted().map_or(self.space.active_number(), |end| end.segment);
         open.saturating_sub(1)
     }
 

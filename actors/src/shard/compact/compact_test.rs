@@ -169,6 +169,24 @@ fn an_aggregate_that_is_larger_than_a_pass_goes_in_several() {
     assert!(told(&rig)[3] > 2 * PLACES_MAX as u64, "{:?}", told(&rig));
 }
 
+#[test]
+fn a_segment_stays_sealed_while_a_frame_behind_it_waits_for_its_commit() {
+    let mut rig = Rig::paired();
+    rig.hold_elsewhere(1 << 40);
+    secrets(&mut rig, "subject", 1);
+    while !rig.core.log.has_segment(3) {
+        append(&mut rig, "busy", 20);
+    }
+    secrets(&mut rig, "subject", 1);
+    take(&mut rig, "subject", DELETE);
+    rig.hold_elsewhere(0);
+    rig.send(vec![Work::Step(Step::Compact { order: 1 })]);
+    rig.request(7, write(vec![member("busy", Guard::Any, 1)]));
+    wait(&mut rig, 1);
+    assert!(rig.core.committed() < rig.core.log.durable());
+    assert_eq!(payloads(&mut rig), 0);
+}
+
 const TXN: TxnId = TxnId { epoch: Epoch::new(1), boot: BootId::new(1), counter: 9 };
 
 /// This shard's part of a write over two, durable here and not decided.

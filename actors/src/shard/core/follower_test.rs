@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use celeriant_schema::peer::Position;
 use celeriant_schema::{
-    ClientId, Epoch, Guard, Hash, HeadQuery, Lsn, Refusal, Request, Response, ShardId, Stamp, TxnId,
+    ClientId, EncodedEvents, Epoch, Guard, Hash, HeadQuery, Lsn, Member, Refusal, Request,
+    Response, Retention, ShardId, Stamp, TxnId,
 };
 
 use super::rig::{Rig, key, member, write};
@@ -342,4 +343,33 @@ fn what_was_told_as_complete_stays_so_for_whoever_follows_after_leading() {
     leader.order(Order::StepDown);
     let follower = leader.reopened(&joints);
     assert_eq!(follower.core.closed_stamp(), told);
+}
+
+#[test]
+fn an_order_to_compact_waits_until_what_the_log_has_is_known_to_be_committed() {
+    let (mut leader, mut follower) = (leader(0), follower(&Joints::default(), 0));
+    leader.request(1, write(vec![member("a", Guard::NoStream, 3)]));
+    accept(&mut follower, sealed(&mut leader));
+    leader.hold_elsewhere(2);
+    let retention = Some(Retention::Delete { recreate: true, forget_sequences: false });
+    let (key, events) = (key("a"), EncodedEvents::default());
+    let taking = Member { key, guard: Guard::Any, sequence: None, events, retention };
+    leader.request(2, write(vec![taking]));
+    accept(&mut follower, sealed(&mut leader));
+    leader.hold_elsewhere(3);
+    let answers = leader.replies();
+    assert!(matches!(answers[..], [_, (2, Response::Receipt(_))]), "{answers:?}");
+    let done = |follower: &mut Rig| {
+        for _ in 0..5 {
+            follower.flush();
+            follower.tick();
+        }
+        let [done, _, _, erased] = follower.core.standing.compacted()[0].get();
+        (done, erased > 0)
+    };
+    commit(&mut follower, 2);
+    follower.send(vec![Work::Step(Step::Compact { order: 1 })]);
+    assert_eq!(done(&mut follower), (0, false), "the delete is durable here, and acknowledged");
+    commit(&mut follower, 3);
+    assert_eq!(done(&mut follower), (1, true));
 }
