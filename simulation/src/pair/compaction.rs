@@ -22,7 +22,9 @@ impl World {
             if index == node || fault.amount.is_multiple_of(2) {
                 let order = self.compact(index, until);
                 let bursts = &mut self.bursts;
-                bursts.push(spawn(async move { let _ = order.await; }));
+                bursts.push(spawn(async move {
+                    let _ = order.await;
+                }));
             }
         }
         true

@@ -100,7 +100,9 @@ impl World {
             Kind::Compact => {
                 let until = now + ORDER_MAX;
                 let order = self.compact(until);
-                self.bursts.push(spawn(async move { let _ = order.await; }));
+                self.bursts.push(spawn(async move {
+                    let _ = order.await;
+                }));
                 true
             }
             Kind::LoseWrite | Kind::MisdirectWrite => self.spoil_write(fault),

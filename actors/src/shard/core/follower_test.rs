@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use celeriant_schema::peer::Position;
 use celeriant_schema::{
-    ClientId, EncodedEvents, Epoch, Guard, Hash, HeadQuery, Lsn, Member, Refusal, Request, Response,
-    Retention, ShardId, Stamp, TxnId,
+    ClientId, EncodedEvents, Epoch, Guard, Hash, HeadQuery, Lsn, Member, Refusal, Request,
+    Response, Retention, ShardId, Stamp, TxnId,
 };
 
 use super::rig::{Rig, key, member, write};
