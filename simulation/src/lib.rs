@@ -6,6 +6,8 @@
 //! world      carries a scenario out ── machine (disks, power, clock) ── wire (network) ── client
 //! watcher    checks while it runs; oracle, invariants/ at rest; sabotage shows that they do, and
 //!            ../planted/run with bugs in cores and storage, each a patch
+//! operator   orders to compact; then nothing of what was deleted is in any file ── originals: what
+//!            was there before that, for all other checks ── packed, mark
 //! pair       two such nodes, their link and their bucket ── overseer checks while it runs
 //! air        datagrams between them, for QUIC itself in the place of the simulated link
 //! model      the rules of replication, every state of them

@@ -15,6 +15,9 @@ const MAGIC: [u8; 4] = [0xc7, 0x1e, 0xe5, 0x9d];
 /// Size of a mark, in bytes.
 pub const MARK_BYTES: usize = 16;
 const FILLING: u8 = 0x55;
+/// What is looked through at a time, in bytes.
+const PIECE_BYTES: usize = 1024;
+const ZEROES: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 
 /// A payload of `len` bytes.
 pub fn payload((operation, member, event): Mark, len: usize) -> Vec<u8> {
@@ -35,9 +38,19 @@ pub fn marks(bytes: &[u8]) -> impl Iterator<Item = Mark> {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
-            let rest = bytes.get(at..)?;
-            at += rest.iter().position(|byte| *byte == MAGIC[0])? + 1;
-            if let Some(mark) = bytes.get(at - 1..).and_then(read) {
+            let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+            let piece = &rest[..PIECE_BYTES.min(rest.len())];
+            // Most of a disk is zeroes.
+            let found = match piece == &ZEROES[..piece.len()] {
+                true => None,
+                false => piece.iter().position(|byte| *byte == MAGIC[0]),
+            };
+            let Some(found) = found else {
+                at += piece.len();
+                continue;
+            };
+            at += found + 1;
+            if let Some(mark) = read(&rest[found..]) {
                 at += MARK_BYTES - 1;
                 return Some(mark);
             }
@@ -68,6 +81,8 @@ mod tests {
             let piece = &payload[from..from + 2 * MARK_BYTES];
             assert_eq!(marks(piece).next(), Some(mark), "from {from}");
         }
+        let far = [&[0; 5_000][..], &payload, &[0; 3_000]].concat();
+        assert_eq!(marks(&far).count(), 4);
         let among = [&[0xc7, 1, 0xc7][..], &payload, &[0xc7]].concat();
         assert!(marks(&among).count() == 4 && marks(&among).all(|found| found == mark));
         assert_eq!(marks(&payload[..MARK_BYTES - 1]).next(), None);

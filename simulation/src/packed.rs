@@ -1,6 +1,10 @@
 //! Packed segments, read as storage/docs/format.md §6 describes them, by nothing of what the store
 //! reads them with.
 
+use std::cell::RefCell;
+
+use zstd::bulk::Decompressor;
+
 const PIECE_BYTES: usize = 128 << 10;
 const PIECE_HEADER: usize = 8;
 const PAGE_BYTES: usize = 4096;
@@ -76,7 +80,20 @@ fn unpack_piece(piece: &[u8], len: usize) -> Option<Vec<u8>> {
     let (header, rest) = piece.split_at_checked(PIECE_HEADER)?;
     let packed = rest.get(..number(&header[4..], 4) as usize).filter(|it| !it.is_empty())?;
     let is_whole = crc(packed) == number(header, 4);
-    is_whole.then(|| zstd::bulk::decompress(packed, len).ok()).flatten()
+    is_whole.then(|| decompress(packed, len)).flatten()
+}
+
+fn decompress(packed: &[u8], len: usize) -> Option<Vec<u8>> {
+    thread_local! {
+        // Making one costs as much as its work.
+        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        if decompressor.is_none() {
+            *decompressor = Decompressor::new().ok();
+        }
+        decompressor.as_mut()?.decompress(packed, len).ok()
+    })
 }
 
 fn pack_piece(content: &[u8]) -> Vec<u8> {

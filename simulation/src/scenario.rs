@@ -69,6 +69,9 @@ pub struct Scenario {
     pub sabotage: Option<crate::sabotage::Sabotage>,
     /// How long clients work and faults happen, in virtual ms.
     pub duration_ms: u64,
+    /// A last order to compact is given at rest, and must be carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compacts_at_rest: bool,
     /// The node.
     pub shape: Shape,
     /// Two of them, a bucket and what is between them, instead of one on its own.
@@ -76,9 +79,6 @@ pub struct Scenario {
     pub pair: Option<PairShape>,
     /// The clients.
     pub workload: Workload,
-    /// A last order to compact is given at rest, and must be carried out.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub compacts_at_rest: bool,
     /// What goes wrong, in order of time.
     #[serde(default)]
     pub faults: Vec<Fault>,
@@ -259,7 +259,7 @@ impl Scenario {
     fn compacts(&mut self, rng: &mut Rng) {
         self.shape.compaction_bytes = *rng.pick(&[0, 256 << 10, 1 << 20, 8 << 20]);
         self.compacts_at_rest = rng.chance(500);
-        let mean = *rng.pick(&[1_500_000, 4_000_000, 20_000_000]);
+        let mean = *rng.pick(&[3_000_000, 8_000_000, 20_000_000]);
         let (is_cut, is_rotten) = (rng.chance(300), rng.chance(100));
         let harms = self.profile == Profile::Swarm;
         let mut at = 0;

@@ -128,22 +128,33 @@ impl Walked {
 
 /// The log that an image holds: its frames that continue each other.
 pub fn log(files: &Files, identity: &Identity) -> Vec<Walked> {
-    let (mut next, mut prev) = (Lsn::ZERO.next(), Hash::ZERO);
     let mut frames = walk(files, identity);
-    frames.retain(|Walked { header, .. }| {
+    let mut continues = continuing();
+    frames.retain(&mut continues);
+    frames
+}
+
+/// Whether a frame continues the last one of which that was said, if it is asked in their order.
+pub fn continuing() -> impl FnMut(&Walked) -> bool {
+    let (mut next, mut prev) = (Lsn::ZERO.next(), Hash::ZERO);
+    move |Walked { header, .. }| {
         let continues = header.first_lsn == next && header.prev_hash == prev;
         if continues {
             (next, prev) = (header.last_lsn().next(), header.hash);
         }
         continues
-    });
-    frames
+    }
 }
 
 /// All frames of an image, in order. Each segment ends at the first page that is no intact frame.
 pub fn walk(files: &Files, identity: &Identity) -> Vec<Walked> {
+    walk_all(&segments(files).collect::<Vec<_>>(), identity)
+}
+
+/// The same, of its segments.
+pub fn walk_all(segments: &[Segment<'_>], identity: &Identity) -> Vec<Walked> {
     let mut frames = Vec::new();
-    for Segment { name, content, .. } in segments(files) {
+    for Segment { name, content, .. } in segments {
         let mut offset = FIRST_FRAME_OFFSET;
         while let Some(rest) = content.get(offset as usize..) {
             let Some(frame) = Walked::parse(name, offset, rest, identity) else { break };

@@ -17,7 +17,7 @@ use crate::invariants::{
 };
 use crate::ledger::{Place, receipt_of};
 use crate::originals::Originals;
-use crate::walk::{Walked, walk};
+use crate::walk::{Walked, segments, walk_all};
 use crate::wire::Eyes;
 
 /// The invariants that are checked while a run goes on. Cheap to clone: all clones are one.
@@ -69,10 +69,13 @@ impl Watcher {
         let mut state = self.lock();
         let state = &mut *state;
         for (identity, files) in images {
+            let segments: Vec<_> = segments(files).collect();
+            let frames = walk_all(&segments, &identity);
             if intact {
-                i17_recovery_is_idempotent::check_tail(files, &identity, &self.violations);
+                let log = (&segments[..], &frames[..]);
+                i17_recovery_is_idempotent::check_tail(log, &identity, &self.violations);
             }
-            for frame in walk(files, &identity) {
+            for frame in frames {
                 if intact {
                     state.logs.in_log(identity.shard, &frame, &self.violations);
                 }

@@ -15,7 +15,7 @@ use crate::history::{Batch, History};
 use crate::mark::{Mark, marks};
 use crate::originals::Originals;
 use crate::packed;
-use crate::walk::{Walked, anywhere, log};
+use crate::walk::{Walked, anywhere, continuing};
 
 const RULE: &str = "erasure";
 
@@ -46,11 +46,20 @@ pub fn check_gone(
     originals: &Originals,
     violations: &Violations,
 ) -> usize {
-    let logs = images.iter().flat_map(|(identity, files)| {
-        let whole = |frame| originals.whole(identity.shard, frame, violations);
-        log(files, identity).into_iter().map(whole)
-    });
-    let frames: Vec<Walked> = logs.collect();
+    if taken.is_empty() && said.iter().all(|stamp| *stamp == Stamp::ZERO) {
+        return 0;
+    }
+    let (mut frames, mut loose) = (Vec::new(), Vec::new());
+    for (identity, files) in images {
+        let mut continues = continuing();
+        for frame in anywhere(files, identity) {
+            match continues(&frame) {
+                true => frames.push(originals.whole(identity.shard, frame, violations)),
+                // Also what lies behind a hole, and is no part of the log yet.
+                false => loose.push(frame),
+            }
+        }
+    }
     let history = History::of_frames(&frames);
     let all = history.aggregates.iter().chain(&history.own);
     for (key, batch) in all.flat_map(|(key, all)| all.iter().map(move |batch| (key, batch))) {
@@ -63,7 +72,8 @@ pub fn check_gone(
         let known = taken.entry(key.clone()).or_default();
         *known = upto.max(*known);
     }
-    let due = due(images, &frames, &history, &taken);
+    let all = frames.iter().chain(&loose);
+    let due = due(all, &history, &taken);
     for (identity, files) in images {
         for (name, content) in files.iter() {
             let found = search(name, content, &due);
@@ -94,9 +104,8 @@ pub fn taken_by(retention: Retention, version: Version) -> Version {
 
 /// The payloads that must be nowhere, each with one event that had it: those of events that were
 /// taken away, unless they are somewhere else, too. (A write without sequences may land twice.)
-fn due(
-    images: &[(Identity, Files)],
-    frames: &[Walked],
+fn due<'f>(
+    frames: impl Iterator<Item = &'f Walked>,
     history: &History,
     taken: &Taken,
 ) -> BTreeMap<Mark, (AggregateKey, Version)> {
@@ -106,10 +115,7 @@ fn due(
     };
     let mut due = BTreeMap::new();
     let mut others = BTreeSet::new();
-    // Also what lies behind a hole, and is no part of the log yet.
-    let loose: Vec<Walked> =
-        images.iter().flat_map(|(identity, files)| anywhere(files, identity)).collect();
-    for (key, version, event) in frames.iter().chain(&loose).flat_map(Walked::stored) {
+    for (key, version, event) in frames.flat_map(Walked::stored) {
         let Some(mark) = marks(&event.payload).next() else { continue };
         match is_gone(key, version, event.hash) {
             true => drop(due.insert(mark, (key.detached(), version))),

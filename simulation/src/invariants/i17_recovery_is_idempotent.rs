@@ -8,7 +8,7 @@ use super::Violations;
 use crate::disk::{Fate, Files, Flight};
 use crate::reopen::{LogState, reopen, reopen_until};
 use crate::rng::Rng;
-use crate::walk::{Segment, Walked, segments, walk};
+use crate::walk::{Segment, Walked};
 
 const RULE: &str = "I17";
 
@@ -34,18 +34,23 @@ pub fn check(
     compared
 }
 
-/// A process has started on an image: nothing is left behind the end of its log that was there when
-/// it started, for a later start to stumble over.
-pub fn check_tail(files: &Files, identity: &Identity, violations: &Violations) {
-    let frames = walk(files, identity);
+/// A process has started on an image with these segments and frames: nothing is left behind the end
+/// of its log that was there when it started, for a later start to stumble over.
+pub fn check_tail(
+    (segments, frames): (&[Segment<'_>], &[Walked]),
+    identity: &Identity,
+    violations: &Violations,
+) {
     let newest = frames.last().map(|frame| frame.header.epoch).unwrap_or_default();
-    for Segment { name, content, .. } in segments(files) {
-        let of_file = frames.iter().rev().find(|frame| frame.name == name);
+    for Segment { name, content, .. } in segments {
+        let of_file = frames.iter().rev().find(|frame| frame.name == *name);
         let end = of_file
             .map_or(FIRST_FRAME_OFFSET, |frame| frame.offset + frame.header.frame_bytes() as u64);
         let rest = content.get(end as usize..).unwrap_or_default();
-        let Some(at) = rest.iter().position(|byte| *byte != 0) else { continue };
-        let at = at - at % SECTOR_BYTES;
+        let zeroes = [0; SECTOR_BYTES];
+        let is_used = |page: &[u8]| page != &zeroes[..page.len()];
+        let Some(at) = rest.chunks(SECTOR_BYTES).position(is_used) else { continue };
+        let at = at * SECTOR_BYTES;
         // What is written since may be done in any order.
         let is_new = Walked::parse(name, end + at as u64, &rest[at..], identity)
             .is_some_and(|frame| frame.header.epoch >= newest);
