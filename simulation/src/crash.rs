@@ -407,13 +407,12 @@ impl<D: Disk> Process<D> {
                 batch_offset: 0,
             },
         };
+        let (record_offset, lsn) = (appended.record_offset, appended.lsn);
         if leg {
-            let (key, lsn) = (key.clone(), appended.lsn);
-            self.legs.push(Leg { txn: write_id, lsn, key, batch: None });
+            self.legs.push(Leg { txn: write_id, lsn, key: key.clone(), batch: None });
         }
-        let record_offset = appended.record_offset;
         let applied = Applied { record_offset, batch, key, number, draft: applied };
-        self.pending.insert(appended.lsn, applied);
+        self.pending.insert(lsn, applied);
     }
 
     /// Decides every leg that is durable: commit.

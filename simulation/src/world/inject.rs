@@ -58,12 +58,7 @@ impl World {
                 self.restart_cleanly().await;
                 true
             }
-            Kind::Kill => {
-                let mut crash = Crash::of(How::Keep);
-                crash.pause_max = 2_000;
-                self.crash(&mut crash).await;
-                true
-            }
+            Kind::Kill => self.kill().await,
             Kind::CutAll => {
                 self.wire.cut_all();
                 true
@@ -81,9 +76,7 @@ impl World {
             Kind::OutOfMemory => {
                 let bursts = self.burst(fault.amount);
                 self.timeline.sleep(1_000).await;
-                let mut crash = Crash::of(How::Keep);
-                crash.pause_max = 2_000;
-                self.crash(&mut crash).await;
+                self.kill().await;
                 bursts
             }
             Kind::ClockAhead => self.jump(fault.amount as i64),
@@ -97,14 +90,7 @@ impl World {
             | Kind::RotWatermark
             | Kind::RotPacked
             | Kind::RotSegmentHeader => self.rot(fault),
-            Kind::Compact => {
-                let until = now + ORDER_MAX;
-                let order = self.compact(until);
-                self.bursts.push(spawn(async move {
-                    let _ = order.await;
-                }));
-                true
-            }
+            Kind::Compact => self.order_compaction(),
             Kind::LoseWrite | Kind::MisdirectWrite => self.spoil_write(fault),
             Kind::LoseRun => self.lose_file(fault, ".run").await,
             Kind::LoseManifest => self.lose_file(fault, MANIFEST_NAME).await,
@@ -295,6 +281,21 @@ impl World {
             Heal::Scar { shard, scar } => scar.is_in(&images[*shard]),
             _ => true,
         });
+    }
+
+    async fn kill(&mut self) -> bool {
+        let mut crash = Crash::of(How::Keep);
+        crash.pause_max = 2_000;
+        self.crash(&mut crash).await;
+        true
+    }
+
+    fn order_compaction(&mut self) -> bool {
+        let order = self.compact(self.timeline.now() + ORDER_MAX);
+        self.bursts.push(spawn(async move {
+            let _ = order.await;
+        }));
+        true
     }
 
     /// Orders the node to compact.
