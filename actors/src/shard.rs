@@ -39,7 +39,7 @@ use std::task::{Context as Waking, Poll, ready};
 
 use celeriant_schema::ShardId;
 use celeriant_storage::cache::FrameCache;
-use celeriant_storage::disk::{Disk, DiskError};
+use celeriant_storage::disk::{Disk, DiskError, Op, Token};
 use celeriant_storage::recovery::Recovered;
 use celeriant_storage::{Error, Identity};
 use kameo::Actor;
@@ -219,11 +219,8 @@ impl<D: Disk> Shard<D> {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Disk(token, op) => {
-                    let Some(disk) = &mut self.disk else {
-                        unreachable!("a core that is closed starts nothing");
-                    };
                     self.in_flight += 1;
-                    disk.start(token, op);
+                    start(&mut self.disk, token, op);
                 }
                 Effect::Reply(route, response) => self.outbox.push(route, response),
                 Effect::Read(route, response) => {
@@ -304,6 +301,11 @@ impl<D: Disk> Shard<D> {
             }
         }
     }
+}
+
+fn start<D: Disk>(disk: &mut Option<D>, token: Token, op: Op) {
+    let Some(disk) = disk else { unreachable!("a core that is closed starts nothing") };
+    disk.start(token, op);
 }
 
 impl<D: Disk> Actor for Shard<D> {
