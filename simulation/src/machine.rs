@@ -173,6 +173,12 @@ impl Machine {
     pub fn identity(&self, shard: usize) -> Identity {
         identity(self.cluster, shard)
     }
+
+    /// Its disks, with whose logs they hold.
+    pub fn logs(&self) -> Vec<(Identity, Media)> {
+        let medias = self.medias.iter().cloned().enumerate();
+        medias.map(|(shard, media)| (self.identity(shard), media)).collect()
+    }
 }
 
 /// The way into a node: connections are dealt to threads in the order in which they show up; each

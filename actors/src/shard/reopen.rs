@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::task::{Context as Waking, Poll, ready};
 
 use celeriant_schema::{Request, Response};
-use celeriant_storage::disk::{Disk, DiskError};
+use celeriant_storage::disk::Disk;
 use celeriant_storage::recovery::{Known, Recovered, recover_member};
 use celeriant_storage::{Error, Identity, Settings, Uncut};
 
@@ -126,10 +126,9 @@ async fn open<D: Disk>(
     settings: Settings,
     mut known: Known,
 ) -> Result<Opened<D>, Error> {
-    let disk = || -> Result<D, DiskError> { disks(identity.shard) };
     let mut refused = None;
     loop {
-        let mut disk = disk().map_err(Error::Io)?;
+        let mut disk = disks(identity.shard).map_err(Error::Io)?;
         match recover_member(&mut disk, identity, &settings, known).await {
             Err(Error::Uncut { why, .. }) if refused.is_none() => {
                 (refused, known.cut_after) = (Some(why), None);

@@ -49,8 +49,6 @@ impl World {
 
     fn compact(&self, node: usize, until: Micros) -> JoinHandle<bool> {
         let site = &self.sites[node];
-        let medias = site.machine.medias.iter().cloned().enumerate();
-        let disks = medias.map(|(shard, media)| (site.machine.identity(shard), media)).collect();
         let operator = Operator {
             wire: site.wire.clone(),
             ledger: self.ledger.clone(),
@@ -58,7 +56,7 @@ impl World {
             reached: self.reached.clone(),
             violations: self.violations.clone(),
             originals: self.overseer.originals(),
-            disks,
+            disks: site.machine.logs(),
             damaged: site.damaged.clone(),
         };
         spawn(operator.compact(self.holds_all(node), until))

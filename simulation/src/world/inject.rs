@@ -300,8 +300,6 @@ impl World {
 
     /// Orders the node to compact.
     pub(super) fn compact(&self, until: Micros) -> impl Future<Output = bool> + Send + use<> {
-        let medias = self.machine.medias.iter().cloned().enumerate();
-        let disks = medias.map(|(shard, media)| (self.machine.identity(shard), media)).collect();
         let operator = Operator {
             wire: self.wire.clone(),
             ledger: self.ledger.clone(),
@@ -309,7 +307,7 @@ impl World {
             reached: self.reached.clone(),
             violations: self.violations.clone(),
             originals: self.watcher.originals(),
-            disks,
+            disks: self.machine.logs(),
             damaged: Arc::clone(&self.damaged),
         };
         operator.compact(true, until)

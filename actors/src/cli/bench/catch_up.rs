@@ -8,13 +8,13 @@
 use std::time::Instant;
 
 use celeriant_schema::{FeedPage, FeedQuery, Stamp};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::args::Bench;
 use super::super::failure::Failure;
 use super::Target;
 use super::server::Usage;
-use super::stats::{self, Stats};
+use super::stats::{self, Reading};
 use super::wire::Wire;
 
 /// Reads; returns the result and what the server used.
@@ -31,23 +31,7 @@ pub(super) fn run(bench: &Bench, target: &Target) -> Result<(Value, Value), Fail
     });
     let after = bench.server_pid.map(Usage::of).transpose()?;
     let server = before.zip(after).map(|(before, after)| after.since(&before));
-    let (mut pages, mut events, mut seconds) = (Stats::new(), 0, 0.0_f64);
-    for reading in readings? {
-        pages.add(reading.pages);
-        events += reading.events;
-        seconds = seconds.max(reading.seconds);
-    }
-    let mut result = pages.to_json(seconds);
-    result["operations"] = json!(events);
-    result["per_second"] = json!((events as f64 / seconds).round());
-    Ok((result, server.unwrap_or(Value::Null)))
-}
-
-/// What one connection read.
-struct Reading {
-    pages: Stats,
-    events: u64,
-    seconds: f64,
+    Ok((Reading::result(readings?), server.unwrap_or(Value::Null)))
 }
 
 async fn read(bench: &Bench, target: &Target) -> Result<Reading, Failure> {

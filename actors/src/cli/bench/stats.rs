@@ -26,6 +26,32 @@ pub(super) fn shared() -> Shared {
     Shared(Rc::new(RefCell::new(Stats::new())))
 }
 
+/// What one connection read, page after page.
+pub(super) struct Reading {
+    /// Latencies of pages.
+    pub(super) pages: Stats,
+    /// What counts.
+    pub(super) events: u64,
+    /// How long it read.
+    pub(super) seconds: f64,
+}
+
+impl Reading {
+    /// The result of all that read at the same time.
+    pub(super) fn result(all: Vec<Self>) -> Value {
+        let (mut pages, mut events, mut seconds) = (Stats::new(), 0, 0.0_f64);
+        for reading in all {
+            pages.add(reading.pages);
+            events += reading.events;
+            seconds = seconds.max(reading.seconds);
+        }
+        let mut result = pages.to_json(seconds);
+        result["operations"] = json!(events);
+        result["per_second"] = json!((events as f64 / seconds).round());
+        result
+    }
+}
+
 impl Shared {
     pub(super) fn record(&self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_MAX);

@@ -12,7 +12,7 @@ use celeriant_client::{Error, Pipe};
 use celeriant_schema::limits::RESPONSE_BYTES_MAX;
 use celeriant_schema::wire::{Outbound, decode_outbound};
 use celeriant_schema::{Page, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 
@@ -20,7 +20,7 @@ use super::super::args::{Bench, Work};
 use super::super::failure::Failure;
 use super::Target;
 use super::server::{Usage, park_until};
-use super::stats::{self, Stats};
+use super::stats::{self, Reading};
 use super::template::Template;
 use super::wire::{hello, protocol, welcome};
 
@@ -45,19 +45,13 @@ pub(super) fn run(bench: &Bench, target: &Target, name: &str) -> Result<(Value, 
         ready.wait();
         park_until(Instant::now() + bench.warmup);
         let before = bench.server_pid.map(Usage::of).transpose()?;
-        let (mut stats, mut events, mut seconds) = (Stats::new(), 0, 0.0_f64);
-        for reader in readers {
-            let read = reader.join().map_err(|_| Failure::Load("a reader panicked".into()))??;
-            stats.add(read.pages);
-            events += read.events;
-            seconds = seconds.max(read.seconds);
-        }
+        let panicked = |_| Failure::Load("a reader panicked".into());
+        let readings: Result<Vec<Reading>, Failure> =
+            readers.into_iter().map(|reader| reader.join().map_err(panicked)?).collect();
+        let readings = readings?;
         let after = bench.server_pid.map(Usage::of).transpose()?;
         let server = before.zip(after).map(|(before, after)| after.since(&before));
-        let mut result = stats.to_json(seconds);
-        result["operations"] = json!(events);
-        result["per_second"] = json!((events as f64 / seconds).round());
-        Ok((result, server.unwrap_or(Value::Null)))
+        Ok((Reading::result(readings), server.unwrap_or(Value::Null)))
     })
 }
 
@@ -68,13 +62,6 @@ struct Reader {
     number: usize,
     output: Vec<u8>,
     events: u64,
-}
-
-/// What one connection read.
-struct Reading {
-    pages: Stats,
-    events: u64,
-    seconds: f64,
 }
 
 /// A connection whose thread waits for it.
