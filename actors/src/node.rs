@@ -229,8 +229,14 @@ impl Node {
             Membership::Pair(_) => None,
         };
         let is_member = owner.is_none();
-        let common = Common { cluster, clock: Arc::clone(&clock), disks, is_member, _owner: owner };
-        let common = Arc::new(common);
+        let common = Arc::new(Common {
+            cluster,
+            clock: Arc::clone(&clock),
+            disks,
+            is_member,
+            placement,
+            _owner: owner,
+        });
         for index in 0..threads {
             let (orders, order_receiver) = mpsc::unbounded_channel();
             node.orders.push(orders);

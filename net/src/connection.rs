@@ -14,13 +14,14 @@
 //!
 //! Deliberately absent: queues of requests. Backpressure is not reading.
 
+mod feeds;
 mod in_flight;
 mod socket;
 
 #[cfg(test)]
 mod connection_test;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -39,6 +40,7 @@ use crate::rights::Rights;
 use crate::rooms::Seat;
 use crate::service::{IDLE_ANSWERS, Incoming, Reply, ReplyReceiver, ReplySender, Service};
 use crate::settings::{Settings, Stop};
+use feeds::{Feed, Feeds};
 use in_flight::InFlight;
 
 /// Answers are encoded while less than this waits to be written.
@@ -150,8 +152,7 @@ struct Connection<S, V> {
     in_flight: InFlight,
     /// What it takes of its orgs' room.
     seats: Vec<Seat>,
-    /// The same of feeds that wait for news, by the ids of their requests.
-    watching: BTreeMap<u64, Vec<Seat>>,
+    feeds: Feeds,
     /// What happens when this passes depends on the phase.
     timer: Option<Instant>,
 }
@@ -176,7 +177,7 @@ where
             answers: VecDeque::new(),
             in_flight: InFlight::default(),
             seats: Vec::new(),
-            watching: BTreeMap::new(),
+            feeds: Feeds::default(),
             timer: Some(Instant::now() + settings.hello_timeout),
             settings,
         }
@@ -333,13 +334,11 @@ where
                 };
                 let charge = in_flight::charge(&request, bytes as usize);
                 let id = self.in_flight.begin(id, charge);
-                if !seats.is_empty() {
-                    self.watching.insert(id, seats);
+                if let Request::Feed(query) = &request {
+                    self.feeds.begin(id, Feed::new(query, deadline_ms, bytes, seats));
                 }
-                let deadline = (deadline_ms > 0)
-                    .then(|| Instant::now() + Duration::from_millis(u64::from(deadline_ms)));
                 let by = self.rights.orders(&request);
-                batch.push(Incoming { id, deadline, bytes, request, by });
+                batch.push(Incoming { id, deadline: deadline(deadline_ms), bytes, request, by });
             }
             (Ok(Inbound::Ping), Phase::Open) => wire::encode_pong(&mut self.output),
             (Ok(Inbound::Goodbye), Phase::Open) => self.drain(Ended::Closed),
@@ -389,15 +388,32 @@ where
         self.timer = None;
     }
 
-    /// Turns answers into bytes as fast as the client takes them.
+    /// Turns answers into bytes as fast as the client takes them, and asks for the pages that
+    /// follow.
     fn encode_answers(&mut self) {
+        let mut batch = Vec::new();
         while self.output.len() < OUTPUT_BYTES_SOFT {
             let Some(reply) = self.answers.pop_front() else { break };
-            self.watching.remove(&reply.id);
-            match self.in_flight.finish(reply.id) {
-                Some(id) => wire::encode_response(id, &reply.response, &mut self.output),
-                None => tracing::error!(id = reply.id, "answer to a request that is not waiting"),
+            let Some(id) = self.in_flight.client_id(reply.id) else {
+                tracing::error!(id = reply.id, "answer to a request that is not waiting");
+                continue;
+            };
+            let frame = self.output.len() + wire::FRAME_LENGTH_BYTES;
+            wire::encode_response(id, &reply.response, &mut self.output);
+            let frame_bytes = self.output.len() - frame;
+            match self.next_page(&reply, frame_bytes) {
+                Ok(Some(next)) => {
+                    batch.push(next);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(refusal) => wire::encode_refused(id, &refusal, &mut self.output),
             }
+            self.feeds.end(reply.id);
+            self.in_flight.finish(reply.id);
+        }
+        if !batch.is_empty() {
+            self.service.submit(batch, &self.sender);
         }
         if self.answers.capacity() > IDLE_ANSWERS
             && self.answers.is_empty()
@@ -406,6 +422,21 @@ where
             // An idle connection holds next to nothing.
             self.answers = VecDeque::new();
         }
+    }
+
+    /// What is asked next, if `reply` is a page of a feed that goes on. Whoever may not see more by
+    /// now is refused.
+    fn next_page(
+        &mut self,
+        reply: &Reply,
+        frame_bytes: usize,
+    ) -> Result<Option<Incoming>, Refusal> {
+        let is_over = matches!(self.phase, Phase::Draining(_));
+        let next = self.feeds.next(reply, frame_bytes).filter(|_| !is_over);
+        let Some(mut next) = next else { return Ok(None) };
+        self.rights.check(&next.request)?;
+        self.rights.shorten_wait(&mut next.request);
+        Ok(Some(next))
     }
 
     /// Takes nothing more; ends as `ended` once everything submitted is answered.
@@ -439,6 +470,11 @@ where
             Err(_) => Ended::TimedOut,
         }
     }
+}
+
+/// When nobody waits any more; 0 = somebody always will.
+fn deadline(ms: u32) -> Option<Instant> {
+    (ms > 0).then(|| Instant::now() + Duration::from_millis(ms.into()))
 }
 
 fn unexpected_frame() -> Refusal {

@@ -1,9 +1,10 @@
 //! Feeds: the events of many aggregates in the order of their stamps (semantics.md §6).
 //!
-//! A feed is asked for page by page, each behind the stamp at which the last one ended: a stamp is
-//! the whole cursor, and it is good on every node. A page that would be empty may wait for
-//! something to be there. So a reader that is slow costs the server nothing, and one that is gone
-//! leaves nothing behind.
+//! A feed is asked for behind the stamp at which the last page ended: a stamp is the whole cursor,
+//! and it is good on every node. A page that would be empty may wait for something to be there, and
+//! others may follow it without being asked for: few enough that whoever asked can hold them
+//! ([`Following`]). So a reader that is slow costs the server nothing, and one that is gone leaves
+//! nothing behind.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -15,7 +16,9 @@ use crate::event::{EventHead, check_event_type};
 use crate::hash::Hash;
 use crate::ids::Stamp;
 use crate::key::{AggregateKey, KeyError, NamePart, check_name};
-use crate::limits::{FEED_SELECTORS_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX};
+use crate::limits::{
+    FEED_ANSWER_BYTES, FEED_MORE_MAX, FEED_SELECTORS_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX,
+};
 use crate::request::Retention;
 use crate::response::ReadBatch;
 
@@ -163,6 +166,34 @@ pub struct FeedQuery {
     /// Events come without their payloads: for whoever only looks at types, keys and metadata, or
     /// fetches what is of interest. Hashes are those of the whole events.
     pub headers_only: bool,
+    /// Pages that may follow the first, each behind the one before and as if it had been asked
+    /// for; at most [`FEED_MORE_MAX`]. [`Following`] says which is the last.
+    pub more: u16,
+}
+
+/// The pages of one answer, as both sides count them.
+///
+/// The last is the one that makes up the number, or is empty, or makes the frames of the answer
+/// large ([`FEED_ANSWER_BYTES`]). A refusal in a page's place ends it, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Following {
+    more: u16,
+    bytes: usize,
+}
+
+impl Following {
+    /// Before the first page.
+    pub fn new(query: &FeedQuery) -> Self {
+        Self { more: query.more, bytes: 0 }
+    }
+
+    /// Takes a page whose frame has so many bytes; whether another one follows.
+    pub fn goes_on(&mut self, page: &FeedPage, frame_bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(frame_bytes);
+        let is_last = self.more == 0 || page.batches.is_empty() || self.bytes >= FEED_ANSWER_BYTES;
+        self.more = self.more.saturating_sub(1);
+        !is_last
+    }
 }
 
 impl FeedQuery {
@@ -178,6 +209,9 @@ impl FeedQuery {
         self.types.iter().try_for_each(|name: &Bytes| check_event_type(name))?;
         if self.wait_ms > FEED_WAIT_MS_MAX {
             return Err(DecodeError::Limit { what: "wait_ms", limit: FEED_WAIT_MS_MAX.into() });
+        }
+        if self.more > FEED_MORE_MAX {
+            return Err(DecodeError::Limit { what: "more", limit: FEED_MORE_MAX.into() });
         }
         Ok(())
     }
@@ -233,6 +267,34 @@ impl FeedPage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{BootId, ClientId, Epoch, Version};
+    use crate::{BatchHeader, WriteId};
+
+    #[test]
+    fn an_answer_ends_with_its_last_page_or_an_empty_one_or_when_it_is_large() {
+        let header = BatchHeader {
+            first_version: Version::new(1),
+            last_version: Version::new(1),
+            client_id: ClientId::NONE,
+            sequence: None,
+            server_time: 0,
+            stamp: Stamp::new(1),
+            write_id: WriteId { epoch: Epoch::new(1), boot: BootId::new(1), counter: 1 },
+        };
+        let batch = ReadBatch { header, events: Vec::new() };
+        let key = "acme/order/1".parse().expect("valid");
+        let full = FeedBatch { key, batch, notice: None };
+        let full = FeedPage { batches: vec![full], ..FeedPage::default() };
+        let empty = FeedPage::default();
+        let following = |more| Following::new(&FeedQuery { more, ..FeedQuery::default() });
+
+        assert!(!following(0).goes_on(&full, 1), "one page, one answer");
+        let mut three = following(2);
+        assert!(three.goes_on(&full, 1) && three.goes_on(&full, 1) && !three.goes_on(&full, 1));
+        assert!(!following(2).goes_on(&empty, 1), "nothing was there in its time");
+        let mut large = following(9);
+        assert!(large.goes_on(&full, FEED_ANSWER_BYTES - 1) && !large.goes_on(&full, 1));
+    }
 
     #[test]
     fn a_selector_is_a_key_cut_short() {

@@ -61,7 +61,7 @@ pub use api_key::{ApiKey, ApiKeyError, ApiKeyHash, ApiKeyId, SECRET_BYTES, Token
 pub use codec::DecodeError;
 pub use credential::{Credential, CredentialError, TokenText};
 pub use event::{ContentType, EncodedEvents, Event, SchemaVersion};
-pub use feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};
+pub use feed::{FeedBatch, FeedPage, FeedQuery, Following, Notice, Selector};
 pub use hash::Hash;
 pub use ids::{
     BootId, ClientId, ClusterId, Epoch, EventId, Lsn, Sequence, ShardId, Stamp, StoreId, TxnId,

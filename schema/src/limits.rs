@@ -59,6 +59,11 @@ pub const LIST_PAGE_MAX: u32 = 1000;
 pub const FILTER_TYPES_MAX: usize = 64;
 /// Selectors that one feed may be about.
 pub const FEED_SELECTORS_MAX: usize = 64;
+/// Pages of a feed that may follow the first without being asked for.
+pub const FEED_MORE_MAX: u16 = 1000;
+/// The page with which the frames of one answer come to this is its last, in bytes: what a client
+/// that asks for many pages must be ready to hold.
+pub const FEED_ANSWER_BYTES: usize = 1 << 20;
 /// Longest that a page of a feed may wait for something to be in it, in ms.
 pub const FEED_WAIT_MS_MAX: u32 = 60_000;
 /// Requests of one connection that may be unanswered at a time.

@@ -10,7 +10,7 @@ use crate::feed::{FeedBatch, FeedPage, FeedQuery, Notice, Selector};
 use crate::hash::Hash;
 use crate::ids::{BootId, ClientId, Epoch, EventId, Sequence, Stamp, Version, WriteId};
 use crate::key::AggregateKey;
-use crate::limits::{FEED_WAIT_MS_MAX, FILTER_TYPES_MAX, NUMBER_MAX};
+use crate::limits::{FEED_MORE_MAX, FEED_WAIT_MS_MAX, FILTER_TYPES_MAX, NUMBER_MAX};
 use crate::refusal::{AlreadyApplied, Conflict, Refusal};
 use crate::request::{Guard, HeadQuery, ListQuery, Member, ReadQuery, Request, Retention, Write};
 use crate::response::{
@@ -177,13 +177,14 @@ fn feed_query() -> impl Strategy<Value = FeedQuery> {
     let selector = prop_oneof![4 => plain, 1 => several];
     let types = vec("[A-Za-z]{1,64}".prop_map(Bytes::from), 0..=FILTER_TYPES_MAX.min(5));
     let after = option::of(stamp());
-    (selector, types, after, 0..=FEED_WAIT_MS_MAX, any::<bool>()).prop_map(
-        |(selector, types, after, wait_ms, headers_only)| FeedQuery {
+    (selector, types, after, 0..=FEED_WAIT_MS_MAX, any::<bool>(), 0..=FEED_MORE_MAX).prop_map(
+        |(selector, types, after, wait_ms, headers_only, more)| FeedQuery {
             selector,
             types,
             after,
             wait_ms,
             headers_only,
+            more,
         },
     )
 }

@@ -352,7 +352,7 @@ pub fn feed(newest: Stamp, rng: &mut Rng) -> FeedQuery {
         _ => Some(Stamp::ZERO),
     };
     let wait_ms = *rng.pick(&FEED_WAITS_MS);
-    FeedQuery { selector, types, after, wait_ms, headers_only: false }
+    FeedQuery { selector, types, after, wait_ms, headers_only: false, more: 0 }
 }
 
 /// A listing by chance.

@@ -17,15 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Error, Settings, TakeEpoch};
-use crate::clock::{Clock, StampClock};
+use super::{Error, Placement, Settings, TakeEpoch};
+use crate::clock::{Clock, Micros, StampClock};
 use crate::coordinator::{AnswerMail, BeginMail, Coordinator, ShardMail};
 use crate::replicator::orders::{OrderMail, ReportMail};
 use crate::router::Router;
 use crate::schemas::WantedMail;
 use crate::shard::{Args, Disks, Drain, Elsewhere, Joints, Orgs, Shard, Surroundings, Tick};
 use crate::standing::Standing;
-use crate::watch::{NewsMail, Release, Watch, WatchMail};
+use crate::watch::{Busy, NewsMail, Release, Watch, WatchMail};
 
 /// How often shards note what is durable and look at deadlines.
 const TICK: Duration = Duration::from_secs(1);
@@ -99,6 +99,7 @@ pub(super) struct Common<D> {
     pub(super) disks: Disks<D>,
     /// One of a pair: what is durable here is not committed for that.
     pub(super) is_member: bool,
+    pub(super) placement: Placement,
     /// Holds the data directory of a node on its own until the last thread ends.
     pub(super) _owner: Option<TakeEpoch>,
 }
@@ -282,7 +283,8 @@ impl<D: Disk> Worker<D> {
         }
         if let Some(prepared) = self.watch.take() {
             self.watching = Some(prepared.actor_ref().clone());
-            let actor = Watch::new(self.index, Arc::clone(clock), Arc::clone(&run.shards));
+            let shards = Arc::clone(&run.shards);
+            let actor = Watch::new(self.index, Arc::clone(clock), self.busy(), shards);
             self.tasks.push(watch(&self.news, format!("watch {}", self.index), prepared, actor));
         }
         let cache_bytes = self.settings.cache_bytes / usize::from(self.settings.shards.max(1));
@@ -324,6 +326,21 @@ impl<D: Disk> Worker<D> {
             self.tasks.push(watch(&self.news, name, actor, args));
         }
         self.router = Some(run.router);
+    }
+
+    /// How long this thread has worked. In a simulation it always does, so that a watch rests
+    /// there, too.
+    fn busy(&self) -> Busy {
+        match self.common.placement {
+            Placement::Threads => {
+                let metrics = tokio::runtime::Handle::current().metrics();
+                Box::new(move || metrics.worker_total_busy_duration(0).as_micros() as Micros)
+            }
+            Placement::Here => {
+                let clock = Arc::clone(&self.common.clock);
+                Box::new(move || clock.now())
+            }
+        }
     }
 
     fn tick(&self) {

@@ -74,11 +74,14 @@ struct Held {
     bytes: Bytes,
 }
 
-/// What the batches of one frame come to.
-struct Found {
-    batches: Vec<FeedBatch>,
-    /// Complete up to here, if that is before the frame's end.
-    stopped: Option<Stamp>,
+/// How far the batches of a frame were told.
+enum Told {
+    /// All of them.
+    Whole,
+    /// Up to here: what lies behind is not decided, or may not be passed yet.
+    Upto(Stamp),
+    /// It is no frame.
+    Nothing,
 }
 
 impl Feed {
@@ -212,8 +215,9 @@ impl<R> Core<R> {
         while let Some(held) = self.feed.held.pop_front_if(|held| held.last_stamp <= closed) {
             self.feed.held_bytes -= held.bytes.len();
             // What is deleted meanwhile, its notice follows: the watches take it out.
-            match self.batches_of(&held.bytes, closed, |_| true, |_| Ok(Version::NONE)) {
-                Ok(Some(Found { batches, stopped: None })) => told.extend(batches),
+            let take = |batch| told.push(batch);
+            match self.batches_of(&held.bytes, closed, |_| true, |_| Ok(Version::NONE), take) {
+                Ok(Told::Whole) => {}
                 _ => return self.lose_listeners(effects),
             }
         }
@@ -334,13 +338,14 @@ impl<R> Core<R> {
                 batch.view.last_stamp > ask.after && ask.selector.matches(&batch.view.key)
             };
             let first = |key: &AggregateKey| self.directory.first_available(key, &self.pins);
-            let Some(found) = self.batches_of(&frame, closed, wanted, first)? else {
-                unreachable!("frames are checked when they are read")
-            };
-            part.batches.extend(found.batches.into_iter().filter_map(|batch| ask.narrow(batch)));
-            if let Some(stopped) = found.stopped {
-                part.upto = stopped;
-                return Ok(part);
+            let take = |batch| part.batches.extend(ask.narrow(batch));
+            match self.batches_of(&frame, closed, wanted, first, take)? {
+                Told::Whole => {}
+                Told::Upto(stamp) => {
+                    part.upto = stamp;
+                    return Ok(part);
+                }
+                Told::Nothing => unreachable!("frames are checked when they are read"),
             }
         }
         if end < self.committed {
@@ -349,23 +354,22 @@ impl<R> Core<R> {
         Ok(part)
     }
 
-    /// The batches of a committed frame that count, up to `closed`, without what was deleted or
-    /// trimmed: below the version that `first` says. `None`: it is no frame.
+    /// Hands `take` the batches of a committed frame that count, up to `closed`, without what was
+    /// deleted or trimmed: below the version that `first` says.
     fn batches_of(
         &self,
         frame: &Bytes,
         closed: Stamp,
         wanted: impl Fn(&FrameBatch) -> bool,
         first: impl Fn(&AggregateKey) -> Result<Version, Fault>,
-    ) -> Result<Option<Found>, Fault> {
-        let Ok(header) = FrameHeader::decode(frame) else { return Ok(None) };
+        mut take: impl FnMut(FeedBatch),
+    ) -> Result<Told, Fault> {
+        let Ok(header) = FrameHeader::decode(frame) else { return Ok(Told::Nothing) };
         let (meta, blobs) = (header.meta(frame), header.blobs(frame));
-        let Ok(batches) = decode_batches(&meta, header.count) else { return Ok(None) };
-        let mut found = Found { batches: Vec::new(), stopped: None };
-        for batch in batches {
+        for batch in decode_batches(&meta, header.count) {
+            let Ok(batch) = batch else { return Ok(Told::Nothing) };
             if batch.view.last_stamp > closed {
-                found.stopped = Some(closed.min(below(batch.view.stamp)));
-                break;
+                return Ok(Told::Upto(closed.min(below(batch.view.stamp))));
             }
             if !wanted(&batch) {
                 continue;
@@ -377,12 +381,9 @@ impl<R> Core<R> {
             match counts {
                 Some(true) => {}
                 Some(false) => continue,
-                None => {
-                    found.stopped = Some(below(batch.view.stamp));
-                    break;
-                }
+                None => return Ok(Told::Upto(below(batch.view.stamp))),
             }
-            let Ok(mut events) = batch.events(&blobs) else { return Ok(None) };
+            let Ok(mut events) = batch.events(&blobs) else { return Ok(Told::Nothing) };
             let FrameBatch { header, view, .. } = batch;
             let first = first(&view.key)?;
             if first > Version::new(1) {
@@ -393,9 +394,9 @@ impl<R> Core<R> {
             }
             let batch = ReadBatch { header, events };
             let notice = view.retention.map(|what| Notice { what, hash: view.hash });
-            found.batches.push(FeedBatch { key: view.key, batch, notice });
+            take(FeedBatch { key: view.key, batch, notice });
         }
-        Ok(Some(found))
+        Ok(Told::Whole)
     }
 }
 

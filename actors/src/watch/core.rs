@@ -3,6 +3,13 @@
 //! A poll is answered from the ring when it starts there, else from the shards. When there is
 //! nothing for it, it waits, and is answered with a bare checkpoint when its time is over: so a
 //! reader of a rare thing gets on, and whoever is gone is forgotten.
+//!
+//! ```text
+//! taken ──► due ──┬─► answered                     as fast as the thread allows: [`Share`]
+//!            ▲    ├─► waiting: all up to the head is for others
+//!            │    └─► catching up, queued, stalled: reads the log
+//!            └── something happens that concerns it ──┘
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -14,6 +21,7 @@ use celeriant_schema::{
 };
 
 use super::ring::{Ring, last_stamp, page_bytes};
+use super::share::Share;
 use super::waiting::Waiting;
 use crate::clock::Micros;
 use crate::shard::feed::narrow;
@@ -30,6 +38,8 @@ const IDLE_TICKS: u32 = 30;
 /// Whoever wants to begin at what comes next waits for that at least, in µs: a shard says at once
 /// where that is, unless it is busy or has just been started.
 const BEGINNING_MIN: Micros = 1_000_000;
+/// When the thread has no time, the next look at it is so much later, in µs.
+const REST: Micros = 1_000;
 /// When a watch is full, or does not know yet where to begin.
 const OVERLOAD_RETRY_MS: u32 = 1_000;
 
@@ -86,7 +96,10 @@ pub struct Core<R> {
     nudged: Vec<Stamp>,
     /// Want to begin at what comes next, before anybody knows where that is.
     beginning: Vec<Poll<R>>,
+    /// There may be something for them.
+    due: VecDeque<Poll<R>>,
     waiting: Waiting<R>,
+    share: Share,
     next_ask: u64,
     catching_up: BTreeMap<u64, CatchingUp<R>>,
     /// Wait for their turn to read the log.
@@ -101,6 +114,12 @@ impl<R> Poll<R> {
     fn after(&self) -> Stamp {
         self.query.after.unwrap_or_default()
     }
+
+    /// Nothing up to `stamp` is for it.
+    fn not_before(mut self, stamp: Stamp) -> Self {
+        self.query.after = Some(self.after().max(stamp));
+        self
+    }
 }
 
 impl<R> Core<R> {
@@ -114,7 +133,9 @@ impl<R> Core<R> {
             idle_ticks: 0,
             nudged: vec![Stamp::ZERO; shards.into()],
             beginning: Vec::new(),
+            due: VecDeque::new(),
             waiting: Waiting::default(),
+            share: Share::default(),
             next_ask: 0,
             catching_up: BTreeMap::new(),
             queued: VecDeque::new(),
@@ -142,14 +163,14 @@ impl<R> Core<R> {
             None if self.ring.is_live() => self.answer_head(poll, effects),
             None if self.is_released => effects.push(unready(poll)),
             None => self.beginning.push(Poll { until: until.max(now + BEGINNING_MIN), ..poll }),
-            Some(_) => self.serve(now, poll, effects),
+            Some(_) => self.due.push_back(poll),
         }
     }
 
     /// Polls that are not answered.
     fn held(&self) -> usize {
         let at_rest = self.beginning.len() + self.waiting.len() + self.stalled.len();
-        at_rest + self.queued.len() + self.catching_up.len()
+        at_rest + self.due.len() + self.queued.len() + self.catching_up.len()
     }
 
     fn switch_on(&mut self, effects: &mut Vec<Effect<R>>) {
@@ -171,6 +192,11 @@ impl<R> Core<R> {
         effects.push(poll.reply(page));
     }
 
+    fn deliver(&mut self, poll: Poll<R>, page: FeedPage, effects: &mut Vec<Effect<R>>) {
+        self.share.spend(&page);
+        effects.push(poll.reply(page));
+    }
+
     /// Answers now or later.
     fn serve(&mut self, now: Micros, mut poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
         let (floor, head) = self.ring.range();
@@ -184,7 +210,7 @@ impl<R> Core<R> {
             return self.catch_up(poll, effects);
         }
         if !page.batches.is_empty() || self.is_over(now, &poll) {
-            return effects.push(poll.reply(page));
+            return self.deliver(poll, page, effects);
         }
         poll.query.after = Some(poll.after().max(head));
         self.waiting.add(poll);
@@ -218,7 +244,7 @@ impl<R> Core<R> {
         self.catching_up.insert(number, CatchingUp { poll, parts, missing });
     }
 
-    /// A shard tells something.
+    /// A shard tells something. Whom it concerns is answered by [`Core::settle`].
     pub fn hear(
         &mut self,
         now: Micros,
@@ -233,7 +259,7 @@ impl<R> Core<R> {
                     for poll in std::mem::take(&mut self.beginning) {
                         self.answer_head(poll, effects);
                     }
-                    self.serve_stalled(now, effects);
+                    self.due.extend(self.stalled.drain(..));
                 }
             }
             FeedNews::Told { batches, upto } if self.is_on => self.ring.told(at, &batches, upto),
@@ -242,9 +268,9 @@ impl<R> Core<R> {
                 self.ring.lost(at);
                 effects.push(Effect::Step(shard, Step::Listen { watch: self.index }));
                 // What they wait for may be in none of the news.
-                for poll in self.waiting.take_if(|_| true) {
-                    self.serve(now, poll, effects);
-                }
+                let head = self.ring.range().1;
+                let waiting = self.waiting.take_if(|_| true);
+                self.due.extend(waiting.into_iter().map(|poll| poll.not_before(head)));
             }
             FeedNews::Part { number, part } => self.part(now, number, part, effects),
             // Said before it heard that nobody listens any more.
@@ -252,24 +278,35 @@ impl<R> Core<R> {
         }
     }
 
-    /// Everything that arrived together was heard: answers whom it concerns.
-    pub fn settle(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
+    /// Everything that arrived together was heard: answers whom it concerns, as far as the thread,
+    /// which has worked for `busy` µs since it began, has time for it.
+    pub fn settle(&mut self, now: Micros, busy: Micros, effects: &mut Vec<Effect<R>>) {
+        self.merge(effects);
+        self.share.look(now, busy);
+        while (self.share.is_left() || self.is_released)
+            && let Some(poll) = self.due.pop_front()
+        {
+            self.serve(now, poll, effects);
+        }
+    }
+
+    /// When it is to look again whether the thread has time, if anything is left to deliver.
+    pub fn next_look(&self, now: Micros) -> Option<Micros> {
+        (!self.due.is_empty()).then_some(now + REST)
+    }
+
+    /// What is complete enters the ring; whom it concerns is due.
+    fn merge(&mut self, effects: &mut Vec<Effect<R>>) {
         let before = self.ring.range().1;
         let added = self.ring.merge();
-        let mut concerned = Vec::new();
         for entry in self.ring.newest(added) {
-            self.waiting.concerned(&entry.batch().key, &mut concerned);
-        }
-        concerned.sort_unstable();
-        concerned.dedup();
-        for number in concerned {
-            if let Some(poll) = self.waiting.take(number) {
-                self.serve(now, poll, effects);
-            }
+            // Of what was there before, nothing was for those who waited.
+            let concerned = self.waiting.take_concerned(&entry.batch().key);
+            self.due.extend(concerned.into_iter().map(|poll| poll.not_before(before)));
         }
         self.ring.trim();
         if self.ring.range().1 > before {
-            self.serve_stalled(now, effects);
+            self.due.extend(self.stalled.drain(..));
         }
         let Some(next) = self.ring.next() else { return };
         for at in self.ring.behind_stamp(next) {
@@ -277,12 +314,6 @@ impl<R> Core<R> {
                 self.nudged[at] = next;
                 effects.push(Effect::Step(ShardId::new(at as u16), Step::Nudge));
             }
-        }
-    }
-
-    fn serve_stalled(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
-        for poll in std::mem::take(&mut self.stalled) {
-            self.serve(now, poll, effects);
         }
     }
 
@@ -298,7 +329,7 @@ impl<R> Core<R> {
         let after = poll.after();
         let page = joined(parts, after);
         if !page.batches.is_empty() || self.is_over(now, &poll) {
-            effects.push(poll.reply(page));
+            self.deliver(poll, page, effects);
         } else if page.upto > after {
             // Goes on behind what concerns nobody, without troubling the client.
             poll.query.after = Some(page.upto);
@@ -318,11 +349,11 @@ impl<R> Core<R> {
     pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
         let head = self.ring.range().1;
         for poll in self.waiting.take_if(|poll| poll.until <= now) {
-            let upto = poll.query.after.unwrap_or_default().max(head);
+            let upto = poll.after().max(head);
             let page = FeedPage { batches: Vec::new(), upto, head };
             effects.push(poll.reply(page));
         }
-        self.serve_stalled(now, effects);
+        self.due.extend(self.stalled.drain(..));
         let late = self.beginning.extract_if(.., |poll| poll.until <= now);
         effects.extend(late.map(unready));
         if !self.is_on || self.held() > 0 {

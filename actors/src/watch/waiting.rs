@@ -41,31 +41,46 @@ impl<R> Waiting<R> {
         self.polls.insert(self.next, poll);
     }
 
-    /// Those whom an event of `key` may concern.
-    pub(super) fn concerned(&self, key: &AggregateKey, found: &mut Vec<u64>) {
+    /// Takes those out whom an event of `key` may concern.
+    pub(super) fn take_concerned(&mut self, key: &AggregateKey) -> Vec<Poll<R>> {
+        let mut taken = Vec::new();
         if self.by_selector.is_empty() {
-            return;
+            return taken;
         }
         let text = key.as_str();
         let [org, kind] = key.separators();
         for selector in ["*", &text[..org], &text[..kind], text] {
-            if let Some(waiting) = self.by_selector.get(selector) {
-                found.extend_from_slice(waiting);
+            let Some(numbers) = self.by_selector.remove(selector) else { continue };
+            taken.reserve(numbers.len());
+            for number in numbers {
+                let Some(poll) = self.polls.remove(&number) else { continue };
+                for other in poll.query.selector.parts() {
+                    self.forget(number, &other.to_string(), selector);
+                }
+                taken.push(poll);
+            }
+        }
+        taken
+    }
+
+    /// It is not found by `selector` any more, unless `gone` says that nobody is.
+    fn forget(&mut self, number: u64, selector: &str, gone: &str) {
+        if selector == gone {
+            return;
+        }
+        if let Some(waiting) = self.by_selector.get_mut(selector) {
+            waiting.retain(|waiting| *waiting != number);
+            if waiting.is_empty() {
+                self.by_selector.remove(selector);
             }
         }
     }
 
     /// Takes one out.
-    pub(super) fn take(&mut self, number: u64) -> Option<Poll<R>> {
+    fn take(&mut self, number: u64) -> Option<Poll<R>> {
         let poll = self.polls.remove(&number)?;
         for selector in poll.query.selector.parts() {
-            let selector = selector.to_string();
-            if let Some(waiting) = self.by_selector.get_mut(&selector) {
-                waiting.retain(|waiting| *waiting != number);
-                if waiting.is_empty() {
-                    self.by_selector.remove(&selector);
-                }
-            }
+            self.forget(number, &selector.to_string(), "");
         }
         Some(poll)
     }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::backoff::{self, Backoff};
 use crate::event::IntoId;
 use crate::keys::KeyRing;
-use crate::link::{Attempt, Dial, Link, Shared, Tcp};
+use crate::link::{Attempt, Dial, Link, Pages, Shared, Tcp};
 use crate::nodes::{Choice, NodeId, Nodes, Place};
 use crate::queries::{Head, List};
 use crate::resend::{Course, Next, Resend};
@@ -154,7 +154,7 @@ impl Client {
         let client = Self { inner: Arc::new(inner) };
         let deadline = Instant::now() + client.timeout().min(TIMEOUT_MAX);
         for id in ids {
-            if let Attempt::Answer(_) =
+            if let (Attempt::Answer(_), _) =
                 client.inner.send(id, &Request::Ping, deadline, deadline).await?
             {
                 return Ok(client);
@@ -313,17 +313,18 @@ impl Client {
             Request::Head(query) => query.any,
             _ => false,
         };
-        self.call_to(any, request, resend, timeout).await
+        Ok(self.call_to(any, request, resend, timeout).await?.0)
     }
 
-    /// The same, also to nodes that do not lead, if `any` will do.
+    /// The same, also to nodes that do not lead, if `any` will do; and the pages that follow the
+    /// answer.
     pub(crate) async fn call_to(
         &self,
         any: bool,
         request: &Request,
         resend: Resend,
         timeout: Duration,
-    ) -> Result<Response, Error> {
+    ) -> Result<(Response, Option<Pages>), Error> {
         let inner = &*self.inner;
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
         let mut course = Course::new(resend, inner.next_seed());
@@ -333,12 +334,13 @@ impl Client {
                 return Err(course.out_of_time(inner.shared.failure()));
             };
             let once = resend == Resend::Unsequenced;
-            let attempt = match inner.attempt(choice, place, request, once, deadline).await {
+            let attempt = inner.attempt(choice, place, request, once, deadline).await;
+            let (attempt, pages) = match attempt {
                 Ok(attempt) => attempt,
                 Err(error) => return Err(course.not_sent(error)),
             };
             let pause = match course.take(attempt) {
-                Next::Done(response) => return Ok(response),
+                Next::Done(response) => return Ok((response, pages)),
                 Next::Failed(error) => return Err(error),
                 Next::Again(pause) => pause,
             };
@@ -377,7 +379,7 @@ impl Inner {
         request: &Request,
         once: bool,
         deadline: Instant,
-    ) -> Result<Attempt, Error> {
+    ) -> Result<(Attempt, Option<Pages>), Error> {
         let begin = Instant::now();
         let half = deadline.saturating_duration_since(begin) / 2;
         let until = match request {
@@ -387,7 +389,7 @@ impl Inner {
             _ if once || self.shared.nodes(|nodes| nodes.is_alone()) => deadline,
             _ => begin + half.min(LEADER_PATIENCE),
         };
-        let attempt = self.send(choice.node, request, until, deadline).await?;
+        let (attempt, pages) = self.send(choice.node, request, until, deadline).await?;
         let now = Instant::now();
         self.shared.nodes(|nodes| match &attempt {
             Attempt::Answer(Response::Refused(Refusal::NotLeader { leader })) => {
@@ -410,7 +412,7 @@ impl Inner {
             }
             _ => {}
         });
-        Ok(attempt)
+        Ok((attempt, pages))
     }
 
     async fn send(
@@ -419,9 +421,11 @@ impl Inner {
         request: &Request,
         until: Instant,
         deadline: Instant,
-    ) -> Result<Attempt, Error> {
+    ) -> Result<(Attempt, Option<Pages>), Error> {
         // Forgotten meanwhile: there are newer addresses.
-        let Some(links) = self.links(node) else { return Ok(Attempt::Lost { sent: false }) };
+        let Some(links) = self.links(node) else {
+            return Ok((Attempt::Lost { sent: false }, None));
+        };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         links[lane(request, links.len())].attempt(id, request, until, deadline).await
     }

@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use celeriant_schema::limits::REQUEST_BYTES_MAX;
-use celeriant_schema::{ClusterId, Credential, Refusal, Request, Response, wire};
+use celeriant_schema::{
+    ClusterId, Credential, FeedPage, Following, Refusal, Request, Response, wire,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -145,7 +147,56 @@ struct Call {
     id: u64,
     frame: Bytes,
     stage: Arc<Stage>,
-    answer: oneshot::Sender<Response>,
+    owed: Owed,
+}
+
+/// The pages of a feed that follow the one that answered. Ends with the last, or with the
+/// connection. As many as are bounded by what was asked for may be held.
+pub(crate) type Pages = mpsc::UnboundedReceiver<FeedPage>;
+
+/// What a node owes to a caller.
+#[derive(Debug)]
+struct Owed {
+    /// Until it has come.
+    answer: Option<oneshot::Sender<Response>>,
+    /// Where pages that follow go.
+    further: Option<(Following, mpsc::UnboundedSender<FeedPage>)>,
+}
+
+impl Owed {
+    /// For `request`: what the node owes, and where it arrives.
+    fn of(request: &Request) -> (Self, oneshot::Receiver<Response>, Option<Pages>) {
+        let (answer, answered) = oneshot::channel();
+        let (further, pages) = match request {
+            Request::Feed(query) if query.more > 0 => {
+                let (sender, pages) = mpsc::unbounded_channel();
+                (Some((Following::new(query), sender)), Some(pages))
+            }
+            _ => (None, None),
+        };
+        (Self { answer: Some(answer), further }, answered, pages)
+    }
+
+    /// Nobody waits for it any more.
+    fn is_dropped(&self) -> bool {
+        self.answer.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
+    /// Hands over what came in a frame of so many bytes; whether more is to come. A caller that is
+    /// gone has no use for it.
+    fn take(&mut self, response: Response, frame_bytes: usize) -> bool {
+        let goes_on = match (&mut self.further, &response) {
+            (Some((following, _)), Response::Feed(page)) => following.goes_on(page, frame_bytes),
+            _ => false,
+        };
+        let is_heard = match (self.answer.take(), &self.further, response) {
+            (Some(answer), _, response) => answer.send(response).is_ok(),
+            (None, Some((_, pages)), Response::Feed(page)) => pages.send(page).is_ok(),
+            // Whoever asks on is refused again.
+            _ => false,
+        };
+        goes_on && is_heard
+    }
 }
 
 /// A handle to one connection. Without handles it ends.
@@ -165,7 +216,7 @@ impl Link {
     }
 
     /// Sends `request` once, for the node to give up at `deadline`, and waits for its answer
-    /// `until` then.
+    /// `until` then. With the pages that follow it, if it asked for any.
     ///
     /// # Errors
     /// `Error::TooLarge` when the node would not take it.
@@ -175,11 +226,20 @@ impl Link {
         request: &Request,
         until: Instant,
         deadline: Instant,
-    ) -> Result<Attempt, Error> {
+    ) -> Result<(Attempt, Option<Pages>), Error> {
         let frame = self.encode(id, request, deadline)?;
-        let stage = Arc::new(Stage::default());
-        let (answer, answered) = oneshot::channel();
-        let call = Call { id, frame, stage: Arc::clone(&stage), answer };
+        let (owed, answered, pages) = Owed::of(request);
+        let attempt = self.send(Call { id, frame, stage: Arc::default(), owed }, answered, until);
+        Ok((attempt.await, pages))
+    }
+
+    async fn send(
+        &self,
+        call: Call,
+        answered: oneshot::Receiver<Response>,
+        until: Instant,
+    ) -> Attempt {
+        let stage = Arc::clone(&call.stage);
         match timeout_at(until, self.calls.send(call)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
@@ -187,15 +247,15 @@ impl Link {
                 let reason = String::from("the runtime that the client was made in is gone");
                 let failure = Failure { address: String::new(), reason, refusal: None };
                 self.shared.down(self.node, Duration::ZERO, failure);
-                return Ok(Attempt::Lost { sent: false });
+                return Attempt::Lost { sent: false };
             }
-            Err(_) => return Ok(Attempt::TimedOut { sent: false }),
+            Err(_) => return Attempt::TimedOut { sent: false },
         }
-        Ok(match timeout_at(until, answered).await {
+        match timeout_at(until, answered).await {
             Ok(Ok(response)) => Attempt::Answer(response),
             Ok(Err(_)) => Attempt::Lost { sent: !stage.cancel() },
             Err(_) => Attempt::TimedOut { sent: !stage.cancel() },
-        })
+        }
     }
 
     fn encode(&self, id: u64, request: &Request, deadline: Instant) -> Result<Bytes, Error> {

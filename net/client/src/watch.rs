@@ -1,6 +1,9 @@
 //! Watching: the events of many aggregates in one order, first those that are there, then those
 //! that come.
 
+#[cfg(test)]
+mod watch_test;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,14 +16,17 @@ use celeriant_schema::{
     Retention, Retry, Selector, Stamp, Version,
 };
 use futures_core::Stream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::client::unexpected;
+use crate::link::Pages;
 use crate::resend::Resend;
 use crate::{Batch, Client, Error, sealing};
 
 /// An answer without events is asked for so often, if nothing else is said.
 const CHECKPOINTS: Duration = Duration::from_secs(5);
+/// Pages that may follow one that is asked for, without being asked for.
+const FOLLOWING: u16 = 255;
 /// Before a page is asked for again, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
@@ -178,12 +184,13 @@ impl Watch {
         self
     }
 
-    /// What happens, as it happens: the next page is asked for when one begins to be taken, so at
-    /// most two are held. Goes on by itself whatever becomes of nodes and connections, where it
-    /// left off; an error is told only when going on cannot help.
-    pub fn stream(self) -> Feed {
+    /// What happens, as it happens: pages come without being asked for, about 1 MiB of them ahead
+    /// of what is taken at most. Goes on by itself whatever becomes of nodes and connections, where
+    /// it left off; an error is told only when going on cannot help.
+    pub fn stream(mut self) -> Feed {
+        self.query.more = FOLLOWING;
         let mut feed = Feed { watch: Some(self), page: None, end: None, ready: VecDeque::new() };
-        feed.ask();
+        feed.go_on(None);
         feed
     }
 
@@ -215,8 +222,8 @@ impl Watch {
     /// # Errors
     /// See [`Error`].
     pub async fn page(self) -> Result<Vec<Watched>, Error> {
-        let page = self.ask().await?;
-        Ok(page.told)
+        let (page, _) = self.clone().ask_raw().await?;
+        Ok(self.tell(page, None).await?.told)
     }
 
     /// One page as the store gives it, with all that hashes cover, and nothing opened: for whoever
@@ -225,6 +232,10 @@ impl Watch {
     /// # Errors
     /// See [`Error`].
     pub async fn raw_page(self) -> Result<FeedPage, Error> {
+        self.ask_patiently().await.map(|(page, _)| page)
+    }
+
+    async fn ask_patiently(&self) -> Result<(FeedPage, Option<Pages>), Error> {
         let mut pauses = self.client.backoff(PAUSES.0, PAUSES.1);
         loop {
             match self.clone().ask_raw().await {
@@ -234,22 +245,20 @@ impl Watch {
         }
     }
 
-    async fn ask_raw(self) -> Result<FeedPage, Error> {
-        let wait = Duration::from_millis(self.query.wait_ms.into());
-        let timeout = self.client.timeout() + wait;
+    fn patience(&self) -> Duration {
+        self.client.timeout() + Duration::from_millis(self.query.wait_ms.into())
+    }
+
+    async fn ask_raw(self) -> Result<(FeedPage, Option<Pages>), Error> {
+        let timeout = self.patience();
         let request = Request::Feed(self.query);
         match self.client.call_to(self.any, &request, Resend::Read, timeout).await? {
-            Response::Feed(page) => Ok(page),
-            other => Err(unexpected(&other)),
+            (Response::Feed(page), pages) => Ok((page, pages)),
+            (other, _) => Err(unexpected(&other)),
         }
     }
 
-    async fn ask(self) -> Result<Told, Error> {
-        let page = self.clone().ask_raw().await?;
-        self.tell(page).await
-    }
-
-    async fn tell(self, page: FeedPage) -> Result<Told, Error> {
+    async fn tell(self, page: FeedPage, further: Option<Pages>) -> Result<Told, Error> {
         // Without payloads there is nothing to open.
         let keys = self.client.options().keys.clone().filter(|_| !self.query.headers_only);
         let caught_up = page.upto >= page.head;
@@ -267,13 +276,19 @@ impl Watch {
             told.push(Watched::Batch { key, batch });
         }
         told.push(checkpoint);
-        Ok(Told { told, upto: page.upto, head: page.head })
+        Ok(Told { told, upto: page.upto, head: page.head, further })
     }
 
-    /// Asks until there is an answer, or there will be none.
-    async fn ask_patiently(self) -> Result<Told, Error> {
-        let page = self.clone().raw_page().await?;
-        self.tell(page).await
+    /// The page that follows, or, behind the last, one that is asked for until there is an answer,
+    /// or there will be none.
+    async fn next_page(self, further: Option<Pages>) -> Result<Told, Error> {
+        if let Some(mut pages) = further
+            && let Ok(Some(page)) = timeout(self.patience(), pages.recv()).await
+        {
+            return self.tell(page, Some(pages)).await;
+        }
+        let (page, further) = self.ask_patiently().await?;
+        self.tell(page, further).await
     }
 }
 
@@ -282,6 +297,8 @@ struct Told {
     told: Vec<Watched>,
     upto: Stamp,
     head: Stamp,
+    /// Pages that follow.
+    further: Option<Pages>,
 }
 
 type Page = Pin<Box<dyn Future<Output = Result<Told, Error>> + Send>>;
@@ -303,8 +320,8 @@ impl Feed {
         std::future::poll_fn(|cx| self.poll_told(cx)).await
     }
 
-    fn ask(&mut self) {
-        let page = |watch: &Watch| Box::pin(watch.clone().ask_patiently()) as Page;
+    fn go_on(&mut self, further: Option<Pages>) {
+        let page = |watch: &Watch| Box::pin(watch.clone().next_page(further)) as Page;
         self.page = self.watch.as_ref().map(page);
     }
 
@@ -346,7 +363,7 @@ impl Feed {
                 return;
             }
         }
-        self.ask();
+        self.go_on(page.further);
     }
 }
 

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+mod following;
+
 use super::*;
 use crate::listener::{self, Door};
 use crate::settings::Shutdown;
@@ -83,7 +85,7 @@ fn answer(request: &Incoming) -> Reply {
             next: None,
         }),
         Request::Head(query) => Response::Refused(Refusal::NotFound { key: query.key.clone() }),
-        Request::Feed(_) => Response::Feed(celeriant_schema::FeedPage::default()),
+        Request::Feed(query) => Response::Feed(following::page(query)),
         // Stands for an answer that is large.
         Request::List(_) => Response::List(celeriant_schema::ListPage {
             names: vec!["n".repeat(128); 400],

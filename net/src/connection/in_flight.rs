@@ -39,6 +39,12 @@ impl InFlight {
         self.bytes
     }
 
+    /// The client's id of the request that travels as `id`; `None`: no such one waits.
+    pub(super) fn client_id(&self, id: u64) -> Option<u64> {
+        let slot = self.slots.get(id as u32 as usize)?;
+        (slot.used && slot.generation == (id >> 32) as u32).then_some(slot.client_id)
+    }
+
     /// Notes a request; returns the id under which it travels through the node.
     pub(super) fn begin(&mut self, client_id: u64, charge: usize) -> u64 {
         self.generation = self.generation.wrapping_add(1);
@@ -60,13 +66,11 @@ impl InFlight {
 
     /// Notes the answer; returns the client's id. `None`: this request is not waiting.
     pub(super) fn finish(&mut self, id: u64) -> Option<u64> {
+        let client_id = self.client_id(id)?;
         let place = id as u32;
-        let slot = self.slots.get_mut(place as usize)?;
-        if !slot.used || slot.generation != (id >> 32) as u32 {
-            return None;
-        }
+        let slot = &mut self.slots[place as usize];
         slot.used = false;
-        let (client_id, charge) = (slot.client_id, slot.charge);
+        let charge = slot.charge;
         self.free.push(place);
         self.count -= 1;
         self.bytes -= charge;

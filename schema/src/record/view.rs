@@ -204,29 +204,61 @@ impl FrameBatch {
 }
 
 /// The batches of a frame's writes and legs, in order, for whoever reads along: without the hashes
-/// that [`decode_records`] computes.
-///
-/// # Errors
-/// At the first record that is malformed.
-pub fn decode_batches(meta: &Bytes, count: u32) -> Result<Vec<FrameBatch>, DecodeError> {
-    let mut found = Vec::with_capacity(count.min(4096) as usize);
-    let mut at = 0;
-    for _ in 0..count {
-        let bytes = record_bytes(meta, at)?;
-        at += bytes.len();
-        if !holds_batches(&bytes) {
-            continue;
+/// that [`decode_records`] computes. Ends behind the first record that is malformed.
+pub fn decode_batches(
+    meta: &Bytes,
+    count: u32,
+) -> impl Iterator<Item = Result<FrameBatch, DecodeError>> {
+    let mut batches = FrameBatches { meta, at: 0, left: count, record: None };
+    std::iter::from_fn(move || {
+        let next = batches.next().transpose();
+        if matches!(next, Some(Err(_))) {
+            (batches.left, batches.record) = (0, None);
         }
-        let write = WriteHeader::read(&bytes)?;
-        let mut start = write.end;
-        for _ in 0..write.batches {
-            let (view, end) = BatchView::read(&bytes, start, write.stamp)?;
-            start = end;
-            let (header, is_leg) = (write.batch(&view), bytes[HASHED_FROM] == KIND_LEG);
-            found.push(FrameBatch { header, is_leg, view });
+        next
+    })
+}
+
+struct FrameBatches<'a> {
+    meta: &'a Bytes,
+    /// Where the next record begins, and how many there are.
+    at: usize,
+    left: u32,
+    record: Option<OpenRecord>,
+}
+
+/// A record of which some batches are left.
+struct OpenRecord {
+    bytes: Bytes,
+    write: WriteHeader,
+    /// Where the next batch begins, and how many there are.
+    at: usize,
+    left: u16,
+}
+
+impl FrameBatches<'_> {
+    fn next(&mut self) -> Result<Option<FrameBatch>, DecodeError> {
+        loop {
+            if let Some(record) = self.record.as_mut().filter(|record| record.left > 0) {
+                let (view, end) = BatchView::read(&record.bytes, record.at, record.write.stamp)?;
+                (record.at, record.left) = (end, record.left - 1);
+                let header = record.write.batch(&view);
+                let is_leg = record.bytes[HASHED_FROM] == KIND_LEG;
+                return Ok(Some(FrameBatch { header, is_leg, view }));
+            }
+            if self.left == 0 {
+                return Ok(None);
+            }
+            self.left -= 1;
+            let bytes = record_bytes(self.meta, self.at)?;
+            self.at += bytes.len();
+            if holds_batches(&bytes) {
+                let write = WriteHeader::read(&bytes)?;
+                let (at, left) = (write.end, write.batches);
+                self.record = Some(OpenRecord { bytes, write, at, left });
+            }
         }
     }
-    Ok(found)
 }
 
 /// A write or a leg, compacted or not.

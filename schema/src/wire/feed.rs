@@ -12,6 +12,7 @@ use crate::limits::{FEED_SELECTORS_MAX, FILTER_TYPES_MAX, KEY_BYTES_MAX};
 
 const FLAG_AFTER: u8 = 1;
 const FLAG_HEADERS_ONLY: u8 = 1 << 1;
+const FLAG_MORE: u8 = 1 << 2;
 /// Of a batch: it is a notice.
 const FLAG_NOTICE: u8 = 1;
 /// Of several, with a line break behind each.
@@ -20,9 +21,13 @@ const SELECTOR_BYTES_MAX: usize = FEED_SELECTORS_MAX * (KEY_BYTES_MAX + 1);
 pub(super) fn put_feed(out: &mut BytesMut, query: &FeedQuery) {
     let bit = |flag, set| if set { flag } else { 0 };
     let follows = bit(FLAG_AFTER, query.after.is_some());
-    out.put_u8(follows | bit(FLAG_HEADERS_ONLY, query.headers_only));
+    let more = bit(FLAG_MORE, query.more > 0);
+    out.put_u8(follows | bit(FLAG_HEADERS_ONLY, query.headers_only) | more);
     out.put_u32_le(query.wait_ms);
     out.put_u64_le(query.after.map_or(0, Stamp::value));
+    if query.more > 0 {
+        out.put_u16_le(query.more);
+    }
     put_text(out, &query.selector.to_string(), SELECTOR_BYTES_MAX);
     out.put_u8(query.types.len() as u8);
     for name in &query.types {
@@ -32,7 +37,7 @@ pub(super) fn put_feed(out: &mut BytesMut, query: &FeedQuery) {
 }
 
 pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
-    let flags = input.flags(FLAG_AFTER | FLAG_HEADERS_ONLY)?;
+    let flags = input.flags(FLAG_AFTER | FLAG_HEADERS_ONLY | FLAG_MORE)?;
     let (follows, headers_only) = (flags & FLAG_AFTER != 0, flags & FLAG_HEADERS_ONLY != 0);
     let wait_ms = input.u32()?;
     let after = match (follows, input.u64()?) {
@@ -40,6 +45,13 @@ pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
         (false, 0) => None,
         (false, _) => return Err(DecodeError::invalid("after", "is there without its flag")),
     };
+    let more = match flags & FLAG_MORE != 0 {
+        true => input.u16()?,
+        false => 0,
+    };
+    if more == 0 && flags & FLAG_MORE != 0 {
+        return Err(DecodeError::invalid("more", "is none, with its flag"));
+    }
     let selector: Selector = input.text("selector", SELECTOR_BYTES_MAX)?.parse()?;
     let count = usize::from(input.u8()?);
     if count > FILTER_TYPES_MAX {
@@ -50,7 +62,7 @@ pub(super) fn feed(input: &mut Input<'_>) -> Result<FeedQuery, DecodeError> {
         let len = input.u8()?;
         types.push(input.bytes(len.into())?);
     }
-    Ok(FeedQuery { selector, types, after, wait_ms, headers_only })
+    Ok(FeedQuery { selector, types, after, wait_ms, headers_only, more })
 }
 
 /// A page's bytes without a frame around them, for whoever keeps it.

@@ -83,7 +83,8 @@ mod tests {
         for frame in &frames {
             let header = FrameHeader::decode(frame).expect("a frame");
             let (meta, blobs) = (header.meta(frame), header.blobs(frame));
-            for batch in decode_batches(&meta, header.count).expect("records") {
+            for batch in decode_batches(&meta, header.count) {
+                let batch = batch.expect("records");
                 let key = batch.view.key.clone();
                 for event in batch.events(&blobs).expect("events") {
                     let prev = before.insert(key.as_str().into(), event.hash);

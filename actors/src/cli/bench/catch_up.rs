@@ -2,12 +2,12 @@
 //! bench begins, again and again by each connection. What it reads, `bench write` has written
 //! before.
 //!
-//! A page is asked for when the one before has been decoded. What is counted are events; latencies
-//! are those of pages.
+//! Pages come as far ahead as a client's may. What is counted are events; latencies are how long
+//! each page was waited for.
 
 use std::time::Instant;
 
-use celeriant_schema::{FeedPage, FeedQuery, Stamp};
+use celeriant_schema::{FeedQuery, Stamp};
 use serde_json::Value;
 
 use super::super::args::Bench;
@@ -15,7 +15,7 @@ use super::super::failure::Failure;
 use super::Target;
 use super::server::Usage;
 use super::stats::{self, Reading};
-use super::wire::Wire;
+use super::wire::{Feed, Wire};
 
 /// Reads; returns the result and what the server used.
 pub(super) fn run(bench: &Bench, target: &Target) -> Result<(Value, Value), Failure> {
@@ -35,26 +35,22 @@ pub(super) fn run(bench: &Bench, target: &Target) -> Result<(Value, Value), Fail
 }
 
 async fn read(bench: &Bench, target: &Target) -> Result<Reading, Failure> {
-    let (mut wire, _) = Wire::connect(target).await?;
-    let (pages, mut events, mut after) = (stats::shared(), 0, Stamp::ZERO);
+    let (wire, _) = Wire::connect(target).await?;
+    let mut feed = Feed::new(wire, FeedQuery { after: Some(Stamp::ZERO), ..<_>::default() });
+    let (pages, mut events) = (stats::shared(), 0);
     let begun = Instant::now();
     while begun.elapsed() < bench.duration {
         let asked = Instant::now();
-        let page = page(&mut wire, after).await?;
+        let page = feed.page().await?;
         pages.record(asked.elapsed());
         let of_page = page.batches.iter().map(|batch| batch.batch.events.len());
         events += of_page.sum::<usize>() as u64;
-        after = page.upto;
-        if after >= page.head {
+        if page.batches.is_empty() {
             if events == 0 {
                 return Err(Failure::Load("there are no events: bench write first".into()));
             }
-            after = Stamp::ZERO;
+            feed.seek(Stamp::ZERO);
         }
     }
     Ok(Reading { pages: pages.take(), events, seconds: begun.elapsed().as_secs_f64() })
-}
-
-async fn page(wire: &mut Wire, after: Stamp) -> Result<FeedPage, Failure> {
-    wire.feed(&FeedQuery { after: Some(after), ..FeedQuery::default() }).await
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! writer ── write i, when it is due ──► receipt: acked[i] = now
-//! watcher ── page behind a cursor ──► batch: key and version say which write it is
+//! watcher ── feed, page after page ──► batch: key and version say which write it is
 //!                                        └─► how long after its receipt was it here?
 //! ```
 //! What is counted are deliveries: one write that one watcher got. Their latencies begin with the
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use celeriant_client::Error;
 use celeriant_schema::wire::{Outbound, decode_outbound};
-use celeriant_schema::{FeedBatch, FeedPage, FeedQuery, Response, Selector};
+use celeriant_schema::{FeedBatch, FeedQuery, Response, Selector};
 use serde_json::Value;
 use tokio::sync::Barrier;
 use tokio::task::{JoinSet, LocalSet};
@@ -32,7 +32,7 @@ use super::pace::Pace;
 use super::server::{Usage, park_until};
 use super::stats::{self, Shared, Stats};
 use super::template::{self, Template};
-use super::wire::{Wire, protocol};
+use super::wire::{Feed, Wire, protocol};
 
 /// A page that would be empty waits so long.
 const WAIT_MS: u32 = 5_000;
@@ -214,7 +214,7 @@ async fn watch(scene: Arc<Scene>, number: usize, stats: Shared) -> Result<(), Fa
     let end = scene.window(started).end + DRAIN;
     let mut missing = scene.writes_of(watcher.topic);
     while missing > 0 {
-        let Ok(page) = timeout_at(end.into(), watcher.page()).await else { break };
+        let Ok(page) = timeout_at(end.into(), watcher.feed.page()).await else { break };
         for batch in page?.batches {
             watcher.take(&batch, started)?;
             missing -= 1;
@@ -227,8 +227,7 @@ async fn watch(scene: Arc<Scene>, number: usize, stats: Shared) -> Result<(), Fa
 struct Watcher<'a> {
     scene: &'a Scene,
     topic: usize,
-    wire: Wire,
-    query: FeedQuery,
+    feed: Feed,
     /// Of each aggregate of the topic: the version that came last.
     versions: Vec<u32>,
     stats: Shared,
@@ -241,16 +240,9 @@ impl<'a> Watcher<'a> {
         let selector = Selector::of_type(template::ORG, scene.kind(topic));
         let query = FeedQuery { selector, wait_ms: WAIT_MS, ..FeedQuery::default() };
         let versions = vec![0; scene.aggregates / scene.topics];
-        let mut watcher = Self { scene, topic, wire, query, versions, stats };
-        watcher.page().await?;
-        Ok(watcher)
-    }
-
-    /// What is behind the cursor, which moves.
-    async fn page(&mut self) -> Result<FeedPage, Failure> {
-        let page = self.wire.feed(&self.query).await?;
-        self.query.after = Some(page.upto);
-        Ok(page)
+        let mut feed = Feed::new(wire, query);
+        feed.page().await?;
+        Ok(Self { scene, topic, feed, versions, stats })
     }
 
     /// Which write is it, and how long did it take?

@@ -11,12 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use celeriant_client::{Error, Pipe};
-use celeriant_schema::limits::RESPONSE_BYTES_MAX;
+use celeriant_schema::limits::{FEED_MORE_MAX, RESPONSE_BYTES_MAX};
 use celeriant_schema::wire::{
     Hello, Outbound, PROTOCOL_MAX, PROTOCOL_MIN, Welcome, decode_outbound, encode_hello,
     encode_request,
 };
-use celeriant_schema::{FeedPage, FeedQuery, Request, Response};
+use celeriant_schema::{FeedPage, FeedQuery, Following, Request, Response, Stamp};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::failure::Failure;
@@ -67,22 +67,6 @@ impl Wire {
                 return Ok(frame);
             }
             self.exchange().await?;
-        }
-    }
-
-    /// Asks for a page of a feed, on a connection with nothing in flight.
-    pub(super) async fn feed(&mut self, query: &FeedQuery) -> Result<FeedPage, Failure> {
-        let mut asked = BytesMut::new();
-        let request = Request::Feed(query.clone());
-        encode_request(1, 0, &request, &mut asked).map_err(Error::from)?;
-        self.output.extend_from_slice(&asked);
-        let frame = self.frame().await?;
-        match decode_outbound(self.copy(&frame)).map_err(|error| protocol(&error.to_string()))? {
-            Outbound::Response { response: Response::Feed(page), .. } => Ok(page),
-            Outbound::Response { response: Response::Refused(refusal), .. } => {
-                Err(Error::from(refusal).into())
-            }
-            _ => Err(protocol("an answer of another kind")),
         }
     }
 
@@ -155,6 +139,57 @@ impl Wire {
         let frame = self.unread.start + 4..self.unread.start + 4 + length;
         self.unread.start = frame.end;
         Ok(Some(frame))
+    }
+}
+
+/// A feed, on a connection with nothing else in flight. Pages come without being asked for, as many
+/// as may.
+pub(super) struct Feed {
+    wire: Wire,
+    query: FeedQuery,
+    /// Of the answer that is coming.
+    following: Option<Following>,
+}
+
+impl Feed {
+    /// Nothing is asked for yet.
+    pub(super) fn new(wire: Wire, query: FeedQuery) -> Self {
+        Self { wire, query: FeedQuery { more: FEED_MORE_MAX, ..query }, following: None }
+    }
+
+    /// The page behind the last one.
+    pub(super) async fn page(&mut self) -> Result<FeedPage, Failure> {
+        let mut following = match self.following {
+            Some(following) => following,
+            None => self.ask()?,
+        };
+        let frame = self.wire.frame().await?;
+        let answer = decode_outbound(self.wire.copy(&frame));
+        match answer.map_err(|error| protocol(&error.to_string()))? {
+            Outbound::Response { response: Response::Feed(page), .. } => {
+                self.query.after = Some(page.upto);
+                self.following = following.goes_on(&page, frame.len()).then_some(following);
+                Ok(page)
+            }
+            Outbound::Response { response: Response::Refused(refusal), .. } => {
+                Err(Error::from(refusal).into())
+            }
+            _ => Err(protocol("an answer of another kind")),
+        }
+    }
+
+    fn ask(&mut self) -> Result<Following, Failure> {
+        let mut asked = BytesMut::new();
+        let request = Request::Feed(self.query.clone());
+        encode_request(1, 0, &request, &mut asked).map_err(Error::from)?;
+        self.wire.output.extend_from_slice(&asked);
+        Ok(Following::new(&self.query))
+    }
+
+    /// Goes on behind `after`, between two answers.
+    pub(super) fn seek(&mut self, after: Stamp) {
+        debug_assert!(self.following.is_none(), "in the middle of an answer");
+        self.query.after = Some(after);
     }
 }
 

@@ -49,6 +49,7 @@ fn deleted(key: &str, stamp: u64) -> FeedBatch {
 struct Rig {
     core: Core<u32>,
     now: u64,
+    busy: u64,
     pages: Vec<(u32, FeedPage)>,
     steps: Vec<(u16, Step)>,
     refused: Vec<u32>,
@@ -57,7 +58,7 @@ struct Rig {
 impl Rig {
     fn new(shards: u16) -> Self {
         let (pages, steps, refused) = (Vec::new(), Vec::new(), Vec::new());
-        Self { core: Core::new(0, shards), now: 0, pages, steps, refused }
+        Self { core: Core::new(0, shards), now: 0, busy: 0, pages, steps, refused }
     }
 
     /// One that its shards tell everything behind `upto`.
@@ -79,6 +80,7 @@ impl Rig {
             after: after.map(Stamp::new),
             wait_ms,
             headers_only: false,
+            more: 0,
         };
         self.ask(route, query);
     }
@@ -87,13 +89,14 @@ impl Rig {
         let mut effects = Vec::new();
         let task = Task { route, deadline: None, request: Request::Feed(query) };
         self.core.take(self.now, task, &mut effects);
+        self.core.settle(self.now, self.busy, &mut effects);
         self.deliver(effects);
     }
 
     fn hear(&mut self, shard: u16, news: FeedNews) {
         let mut effects = Vec::new();
         self.core.hear(self.now, ShardId::new(shard), news, &mut effects);
-        self.core.settle(self.now, &mut effects);
+        self.core.settle(self.now, self.busy, &mut effects);
         self.deliver(effects);
     }
 
@@ -106,6 +109,15 @@ impl Rig {
         self.now = now;
         let mut effects = Vec::new();
         self.core.tick(now, &mut effects);
+        self.core.settle(now, self.busy, &mut effects);
+        self.deliver(effects);
+    }
+
+    /// Time passes in which the thread does other things.
+    fn rest(&mut self, until: u64) {
+        (self.now, self.busy) = (until, self.busy + until - self.now);
+        let mut effects = Vec::new();
+        self.core.settle(self.now, self.busy, &mut effects);
         self.deliver(effects);
     }
 
@@ -187,7 +199,7 @@ fn types_are_filtered_and_nobody_is_woken_for_others() {
     let types = vec![Bytes::from_static(b"T5")];
     let selector = Selector::All;
     let after = Some(Stamp::new(100));
-    let query = FeedQuery { selector, types, after, wait_ms: 5_000, headers_only: false };
+    let query = FeedQuery { selector, types, after, wait_ms: 5_000, headers_only: false, more: 0 };
     rig.ask(1, query);
     rig.told(0, &[batch("a/t/1", 104)], 104);
     assert_eq!(rig.answers(), []);
@@ -287,6 +299,7 @@ fn nobody_waits_for_ever_to_be_told_where_to_begin() {
     assert_eq!(rig.refused(), [1]);
     let mut effects = Vec::new();
     rig.core.release(&mut effects);
+    rig.core.settle(rig.now, rig.busy, &mut effects);
     rig.deliver(effects);
     assert_eq!(rig.refused(), [2]);
     rig.poll(3, "*", None, 0);
@@ -340,6 +353,7 @@ fn a_node_that_is_about_to_stop_lets_nobody_wait() {
     rig.poll(1, "*", Some(100), 60_000);
     let mut effects = Vec::new();
     rig.core.release(&mut effects);
+    rig.core.settle(rig.now, rig.busy, &mut effects);
     rig.deliver(effects);
     assert_eq!(rig.answers(), [(1, vec![], 100)]);
     rig.poll(2, "*", Some(100), 60_000);
@@ -371,4 +385,47 @@ fn a_poll_that_does_not_wait_hears_how_far_shards_are_and_not_how_far_they_have_
     assert_eq!(rig.answers(), []);
     assert_eq!(rig.answer_asks(&[], 120), 2);
     assert_eq!(rig.answers(), [(1, vec![], 120)]);
+}
+
+#[test]
+fn on_a_busy_thread_watchers_get_less_often_more_and_nobody_misses_anything() {
+    const WATCHERS: u32 = 1_000;
+    let mut rig = Rig::live(1, 100);
+    let selectors = ["*", "a/t", "a/t/1", "a/t/1\na/t/2", "b"];
+    let selector = |route: u32| selectors[route as usize % selectors.len()];
+    for route in 0..WATCHERS {
+        rig.poll(route, selector(route), Some(100), 60_000);
+    }
+    let mut seen = vec![Vec::new(); WATCHERS as usize];
+    let (mut pages, mut stamp) = (0, 100);
+    let mut take = |rig: &mut Rig| {
+        for (route, stamps, upto) in rig.answers() {
+            pages += 1;
+            seen[route as usize].extend(stamps);
+            rig.poll(route, selector(route), Some(upto), 60_000);
+        }
+    };
+    // A second: 100 events, and others always have something to do.
+    for ms in 1..=1_000_u64 {
+        rig.rest(ms * 1_000);
+        if ms % 10 == 0 {
+            stamp += 1;
+            rig.told(0, &[batch(&format!("a/t/{}", ms / 10 % 3), stamp)], stamp);
+        }
+        take(&mut rig);
+    }
+    for ms in 1_001..=1_200_u64 {
+        rig.rest(ms * 1_000);
+        take(&mut rig);
+    }
+    assert_eq!(rig.core.next_look(rig.now), None, "nothing is left");
+    for (route, seen) in seen.iter().enumerate() {
+        let wanted = (101..=200).filter(|stamp| {
+            let key = format!("a/t/{}", (stamp - 100) % 3).parse().expect("valid");
+            selector(route as u32).parse::<Selector>().expect("valid").matches(&key)
+        });
+        assert_eq!(*seen, wanted.collect::<Vec<u64>>(), "watcher {route}");
+    }
+    let deliveries: usize = seen.iter().map(Vec::len).sum();
+    assert!(pages * 3 < deliveries, "{deliveries} deliveries in {pages} pages");
 }

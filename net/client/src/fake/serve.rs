@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use celeriant_schema::wire::{self, Inbound};
-use celeriant_schema::{ClusterId, Refusal, Request, Response};
+use celeriant_schema::{ClusterId, FeedQuery, Following, Refusal, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -93,9 +93,7 @@ impl Serving {
                     Verdict::Answer(Response::Refused(Refusal::NotYet { .. })) => {
                         self.answer_late(id, asked, LOOK_AGAIN, deadline);
                     }
-                    Verdict::Answer(response) => {
-                        wire::encode_response(id, &response, &mut self.output);
-                    }
+                    Verdict::Answer(response) => return self.answer(id, asked, response),
                     Verdict::AnswerLate(response, late) => {
                         let answers = self.answers.clone();
                         self.late.spawn(async move {
@@ -112,6 +110,31 @@ impl Serving {
             }
         }
         true
+    }
+
+    /// Answers, if it is a feed with the pages that follow: each as if it had been asked for.
+    fn answer(&mut self, id: u64, mut asked: Request, mut response: Response) -> bool {
+        let mut following = match &asked {
+            Request::Feed(query) => Following::new(query),
+            _ => Following::new(&FeedQuery::default()),
+        };
+        loop {
+            let frame = self.output.len() + wire::FRAME_LENGTH_BYTES;
+            wire::encode_response(id, &response, &mut self.output);
+            let (Request::Feed(query), Response::Feed(page)) = (&mut asked, &response) else {
+                return true;
+            };
+            if !following.goes_on(page, self.output.len() - frame) {
+                return true;
+            }
+            query.after = Some(page.upto);
+            let verdict = self.script.lock().expect("not poisoned").take(asked.clone());
+            match verdict {
+                Verdict::Answer(next) => response = next,
+                Verdict::Drop => return false,
+                _ => panic!("a page that follows comes, or the connection breaks"),
+            }
+        }
     }
 
     /// Does it later; if it waits for a stamp, again and again until its deadline.

@@ -1,6 +1,7 @@
 //! One connection, from welcome to loss: sends what is asked, hands out answers, notices silence.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -8,15 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use celeriant_schema::Response;
 use celeriant_schema::limits::RESPONSE_BYTES_MAX;
 use celeriant_schema::wire::{self, Outbound};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::driver::Socket;
-use super::{Call, Pipe, Shared};
+use super::{Call, Owed, Pipe, Shared};
 use crate::nodes::NodeId;
 
 /// Most bytes taken by one read.
@@ -49,7 +49,7 @@ pub(super) struct Session<'a> {
     shared: &'a Shared,
     node: NodeId,
     calls: Vec<Call>,
-    pending: BTreeMap<u64, oneshot::Sender<Response>>,
+    pending: BTreeMap<u64, Owed>,
     pending_max: usize,
     scratch: Box<[u8]>,
     input: BytesMut,
@@ -182,11 +182,11 @@ impl<'a> Session<'a> {
         }
         for call in std::mem::take(&mut self.calls) {
             // A caller that is gone, or out of time, must not be sent for.
-            if call.answer.is_closed() || !call.stage.send() {
+            if call.owed.is_dropped() || !call.stage.send() {
                 continue;
             }
             self.output.extend_from_slice(&call.frame);
-            self.pending.insert(call.id, call.answer);
+            self.pending.insert(call.id, call.owed);
         }
     }
 
@@ -218,6 +218,7 @@ impl<'a> Session<'a> {
     }
 
     fn take_frame(&mut self, frame: Bytes) -> Result<(), String> {
+        let bytes = frame.len();
         match wire::decode_outbound(frame) {
             Ok(Outbound::Refused(refusal)) => Err(format!("the node ends it: {refusal}")),
             Ok(Outbound::Pong) => Ok(()),
@@ -225,9 +226,10 @@ impl<'a> Session<'a> {
                 if !std::mem::replace(&mut self.answered, true) {
                     self.shared.up(self.node);
                 }
-                if let Some(answer) = self.pending.remove(&id) {
-                    // A caller that is gone has no use for it.
-                    let _ = answer.send(response);
+                if let Entry::Occupied(mut owed) = self.pending.entry(id)
+                    && !owed.get_mut().take(response, bytes)
+                {
+                    owed.remove();
                 }
                 Ok(())
             }
