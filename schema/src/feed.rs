@@ -98,14 +98,26 @@ impl Selector {
 
     /// Whether events of `key` belong to it.
     pub fn matches(&self, key: &AggregateKey) -> bool {
+        self.matches_bytes(key.as_bytes())
+    }
+
+    /// The same, of a key as bytes.
+    pub fn matches_bytes(&self, key: &[u8]) -> bool {
         match self {
-            Self::All => !key.org().starts_with('$'),
-            Self::Org(org) => key.org() == org,
-            Self::Type { org, kind } => key.org() == org && key.kind() == kind,
-            Self::Aggregate(wanted) => key == wanted,
-            Self::Several(parts) => parts.iter().any(|part| part.matches(key)),
+            Self::All => !key.starts_with(b"$"),
+            Self::Org(org) => behind(key, org).is_some(),
+            Self::Type { org, kind } => {
+                behind(key, org).is_some_and(|rest| behind(rest, kind).is_some())
+            }
+            Self::Aggregate(wanted) => key == wanted.as_bytes(),
+            Self::Several(parts) => parts.iter().any(|part| part.matches_bytes(key)),
         }
     }
+}
+
+/// What of a key is behind a name and its slash, if it begins with them.
+fn behind<'a>(key: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    key.strip_prefix(name.as_bytes())?.strip_prefix(b"/")
 }
 
 fn check(part: NamePart, name: &str) -> Result<(), KeyError> {

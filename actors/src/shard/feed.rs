@@ -216,7 +216,8 @@ impl<R> Core<R> {
             self.feed.held_bytes -= held.bytes.len();
             // What is deleted meanwhile, its notice follows: the watches take it out.
             let take = |batch| told.push(batch);
-            match self.batches_of(&held.bytes, closed, |_| true, |_| Ok(Version::NONE), take) {
+            let span = (Stamp::ZERO, closed);
+            match self.batches_of(&held.bytes, span, |_| true, |_| Ok(Version::NONE), take) {
                 Ok(Told::Whole) => {}
                 _ => return self.lose_listeners(effects),
             }
@@ -334,12 +335,10 @@ impl<R> Core<R> {
                 return Ok(part);
             }
             (end, last) = (header.last_lsn(), header.last_stamp);
-            let wanted = |batch: &FrameBatch| {
-                batch.view.last_stamp > ask.after && ask.selector.matches(&batch.view.key)
-            };
+            let wanted = |key: &[u8]| ask.selector.matches_bytes(key);
             let first = |key: &AggregateKey| self.directory.first_available(key, &self.pins);
             let take = |batch| part.batches.extend(ask.narrow(batch));
-            match self.batches_of(&frame, closed, wanted, first, take)? {
+            match self.batches_of(&frame, (ask.after, closed), wanted, first, take)? {
                 Told::Whole => {}
                 Told::Upto(stamp) => {
                     part.upto = stamp;
@@ -354,24 +353,25 @@ impl<R> Core<R> {
         Ok(part)
     }
 
-    /// Hands `take` the batches of a committed frame that count, up to `closed`, without what was
-    /// deleted or trimmed: below the version that `first` says.
+    /// Hands `take` the batches of a committed frame that count, of keys that are `wanted`, behind
+    /// one stamp and up to another, without what was deleted or trimmed: below the version that
+    /// `first` says.
     fn batches_of(
         &self,
         frame: &Bytes,
-        closed: Stamp,
-        wanted: impl Fn(&FrameBatch) -> bool,
+        (after, closed): (Stamp, Stamp),
+        wanted: impl Fn(&[u8]) -> bool,
         first: impl Fn(&AggregateKey) -> Result<Version, Fault>,
         mut take: impl FnMut(FeedBatch),
     ) -> Result<Told, Fault> {
         let Ok(header) = FrameHeader::decode(frame) else { return Ok(Told::Nothing) };
         let (meta, blobs) = (header.meta(frame), header.blobs(frame));
-        for batch in decode_batches(&meta, header.count) {
+        for batch in decode_batches(&meta, header.count, wanted) {
             let Ok(batch) = batch else { return Ok(Told::Nothing) };
             if batch.view.last_stamp > closed {
                 return Ok(Told::Upto(closed.min(below(batch.view.stamp))));
             }
-            if !wanted(&batch) {
+            if batch.view.last_stamp <= after {
                 continue;
             }
             let counts = match batch.is_leg {

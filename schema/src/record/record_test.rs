@@ -209,6 +209,31 @@ proptest! {
     }
 
     #[test]
+    fn whoever_reads_along_gets_the_batches_of_his_keys(
+        cases in vec(case(), 1..4),
+        bit in 0..3_u32,
+    ) {
+        let encoded: Vec<Encoded> = cases.iter().map(Case::encode).collect();
+        let meta: Vec<u8> = encoded.iter().flat_map(|it| it.meta.to_vec()).collect();
+        let meta = Bytes::from(meta);
+        // Half of the keys, by chance.
+        let ones = |key: &[u8]| key.iter().map(|byte| byte.count_ones()).sum::<u32>();
+        let wanted = |key: &[u8]| ones(key) >> bit & 1 == 0;
+        let (count, mut given) = (cases.len() as u32, cases.iter().flat_map(|it| &it.batches));
+        for batch in decode_batches(&meta, count, wanted) {
+            let batch = batch.expect("valid");
+            let (key, .., first, _, _, _) =
+                given.find(|(key, ..)| wanted(key.as_bytes())).expect("as many");
+            prop_assert_eq!(&batch.view.key, key);
+            prop_assert_eq!(batch.header.first_version.value(), *first);
+        }
+        prop_assert!(!given.any(|(key, ..)| wanted(key.as_bytes())), "none is left out");
+        let mut cut = decode_batches(&meta, count + 1, |_| true);
+        let last = cut.by_ref().last();
+        prop_assert!(matches!(last, Some(Err(_))) && cut.next().is_none());
+    }
+
+    #[test]
     fn erased_events_leave_their_hashes_and_nothing_else(
         case in case(),
         picked: prop::sample::Index,

@@ -203,13 +203,15 @@ impl FrameBatch {
     }
 }
 
-/// The batches of a frame's writes and legs, in order, for whoever reads along: without the hashes
-/// that [`decode_records`] computes. Ends behind the first record that is malformed.
+/// The batches of a frame's writes and legs whose keys, as bytes, are `wanted`, in order, for
+/// whoever reads along: without the hashes that [`decode_records`] computes. Of the others only
+/// the length is looked at. Ends behind the first record that is malformed.
 pub fn decode_batches(
     meta: &Bytes,
     count: u32,
+    wanted: impl Fn(&[u8]) -> bool,
 ) -> impl Iterator<Item = Result<FrameBatch, DecodeError>> {
-    let mut batches = FrameBatches { meta, at: 0, left: count, record: None };
+    let mut batches = FrameBatches { meta, wanted, at: 0, left: count, record: None };
     std::iter::from_fn(move || {
         let next = batches.next().transpose();
         if matches!(next, Some(Err(_))) {
@@ -219,8 +221,9 @@ pub fn decode_batches(
     })
 }
 
-struct FrameBatches<'a> {
+struct FrameBatches<'a, W> {
     meta: &'a Bytes,
+    wanted: W,
     /// Where the next record begins, and how many there are.
     at: usize,
     left: u32,
@@ -236,10 +239,15 @@ struct OpenRecord {
     left: u16,
 }
 
-impl FrameBatches<'_> {
+impl<W: Fn(&[u8]) -> bool> FrameBatches<'_, W> {
     fn next(&mut self) -> Result<Option<FrameBatch>, DecodeError> {
         loop {
             if let Some(record) = self.record.as_mut().filter(|record| record.left > 0) {
+                let (bytes, key) = batch_range(&record.bytes, record.at)?;
+                if !(self.wanted)(&record.bytes[key]) {
+                    (record.at, record.left) = (bytes.end, record.left - 1);
+                    continue;
+                }
                 let (view, end) = BatchView::read(&record.bytes, record.at, record.write.stamp)?;
                 (record.at, record.left) = (end, record.left - 1);
                 let header = record.write.batch(&view);
@@ -259,6 +267,20 @@ impl FrameBatches<'_> {
             }
         }
     }
+}
+
+/// Where the batch at `start` of a record lies, and its key.
+fn batch_range(record: &[u8], start: usize) -> Result<(Range<usize>, Range<usize>), DecodeError> {
+    let bytes = record.get(start..).ok_or(CUT)?;
+    let len = u32_at(bytes, 0)? as usize;
+    if len < BATCH_HEADER || !len.is_multiple_of(8) || len > bytes.len() {
+        return Err(DecodeError::new("batch's length is impossible"));
+    }
+    let key_end = BATCH_HEADER + usize::from(u16_at(bytes, 4)?);
+    if key_end > len {
+        return Err(CUT);
+    }
+    Ok((start..start + len, start + BATCH_HEADER..start + key_end))
 }
 
 /// A write or a leg, compacted or not.
@@ -424,22 +446,14 @@ impl BatchView {
         start: usize,
         stamp: Stamp,
     ) -> Result<(Self, usize), DecodeError> {
-        let bytes = record.get(start..).ok_or(CUT)?;
-        let len = u32_at(bytes, 0)? as usize;
-        if len < BATCH_HEADER || !len.is_multiple_of(8) || len > bytes.len() {
-            return Err(DecodeError::new("batch's length is impossible"));
-        }
-        let bytes = &bytes[..len];
+        let (range, key) = batch_range(record, start)?;
+        let bytes = &record[range];
+        let (len, events_at) = (bytes.len(), key.end - start);
         if bytes[7] & !BATCH_FLAG_TOMBSTONE != 0 {
             return Err(DecodeError::new("unknown batch flag"));
         }
         let is_tombstone = bytes[7] != 0;
-        let events_at = BATCH_HEADER + usize::from(u16_at(bytes, 4)?);
-        if events_at > len {
-            return Err(CUT);
-        }
-        let key = record.slice(start + BATCH_HEADER..start + events_at);
-        let key = AggregateKey::from_bytes(key)
+        let key = AggregateKey::from_bytes(record.slice(key))
             .map_err(|_| DecodeError::new("batch's key is not org/type/id"))?;
         let count = u32_at(bytes, 32)?;
         let first = u64_at(bytes, 24)?;

@@ -83,7 +83,7 @@ mod tests {
         for frame in &frames {
             let header = FrameHeader::decode(frame).expect("a frame");
             let (meta, blobs) = (header.meta(frame), header.blobs(frame));
-            for batch in decode_batches(&meta, header.count) {
+            for batch in decode_batches(&meta, header.count, |_| true) {
                 let batch = batch.expect("records");
                 let key = batch.view.key.clone();
                 for event in batch.events(&blobs).expect("events") {
