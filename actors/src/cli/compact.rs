@@ -93,11 +93,14 @@ fn is_done(status: &Value, number: u64) -> bool {
 
 fn report(address: &str, status: &Value, number: u64) -> Value {
     let sum = |name: &str| shards(status).filter_map(|shard| shard[name].as_u64()).sum::<u64>();
-    let upto = shards(status).filter_map(|shard| shard["erased_upto"].as_u64()).min();
+    let is_done = is_done(status, number);
+    let upto = shards(status).filter_map(|shard| shard["erased_upto"].as_u64());
+    // Of a shard that is done and has no such stamp, nothing was ever deleted.
+    let upto = upto.filter(|upto| !is_done || *upto > 0).min();
     let mut report = json!({
         "address": address,
         "node_id": status["node_id"],
-        "done": is_done(status, number),
+        "done": is_done,
         "reclaimed_bytes": sum("reclaimed_bytes"),
         "erased_bytes": sum("erased_bytes"),
         "erased_upto": upto,
