@@ -228,15 +228,9 @@ impl Node {
             Membership::Alone(take_epoch) => Some(Arc::clone(take_epoch)),
             Membership::Pair(_) => None,
         };
-        let is_member = owner.is_none();
-        let common = Arc::new(Common {
-            cluster,
-            clock: Arc::clone(&clock),
-            disks,
-            is_member,
-            placement,
-            _owner: owner,
-        });
+        let (same, is_member) = (Arc::clone(&clock), owner.is_none());
+        let common = Common { cluster, clock: same, disks, is_member, placement, _owner: owner };
+        let common = Arc::new(common);
         for index in 0..threads {
             let (orders, order_receiver) = mpsc::unbounded_channel();
             node.orders.push(orders);

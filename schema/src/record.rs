@@ -22,13 +22,13 @@ use crate::key::AggregateKey;
 use crate::limits::INLINE_PAYLOAD_BYTES_MAX;
 use crate::request::{Guard, Retention};
 
+mod batches;
 mod erase;
 pub mod view;
 
+pub use batches::{FrameBatch, decode_batches};
 pub use erase::{erase, erase_leg};
-pub use view::{
-    BatchView, FrameBatch, Record, WriteRecord, batch_at, decode_batches, decode_records,
-};
+pub use view::{BatchView, Record, WriteRecord, batch_at, decode_records};
 
 pub(crate) const KIND_WRITE: u8 = 1;
 pub(crate) const KIND_LEG: u8 = 2;

@@ -383,7 +383,7 @@ impl<R> Core<R> {
                 Some(false) => continue,
                 None => return Ok(Told::Upto(below(batch.view.stamp))),
             }
-            let Ok(mut events) = batch.events(&blobs) else { return Ok(Told::Nothing) };
+            let Ok(mut events) = batch.view.read_events(&blobs) else { return Ok(Told::Nothing) };
             let FrameBatch { header, view, .. } = batch;
             let first = first(&view.key)?;
             if first > Version::new(1) {

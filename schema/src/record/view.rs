@@ -151,9 +151,8 @@ pub fn batch_at(
 ) -> Result<(BatchHeader, AggregateKey, Vec<ReadEvent>), DecodeError> {
     let bytes = record_bytes(meta, record_offset as usize)?;
     let (header, batch) = placed_batch(&bytes, batch_offset)?;
-    let found = FrameBatch { header: header.batch(&batch), is_leg: false, view: batch };
-    let events = found.events(blobs)?;
-    Ok((found.header, found.view.key, events))
+    let events = batch.read_events(blobs)?;
+    Ok((header.batch(&batch), batch.key, events))
 }
 
 /// The batch at `offset` of a record's `bytes`, and what the record says of it.
@@ -173,104 +172,11 @@ pub(super) fn placed_batch(
     Ok((header, batch))
 }
 
-/// One batch of a frame, before its events are looked at.
-#[derive(Clone, Debug)]
-pub struct FrameBatch {
-    /// What its events share.
-    pub header: BatchHeader,
-    /// Of a write over several shards, which may have been given up.
-    pub is_leg: bool,
-    /// The batch.
-    pub view: BatchView,
-}
-
-impl FrameBatch {
-    /// Its events, in order, without those that were erased.
-    ///
-    /// # Errors
-    /// At the first that is malformed.
-    pub fn events(&self, blobs: &Bytes) -> Result<Vec<ReadEvent>, DecodeError> {
-        let mut version = self.view.first_version;
-        let mut events = Vec::with_capacity(self.view.count.min(4096) as usize);
-        for event in self.view.events(blobs) {
-            let event = event?;
-            if !event.is_erased() {
-                events.push(ReadEvent { version, hash: event.hash, body: event.body() });
-            }
-            version = version.next();
-        }
-        Ok(events)
-    }
-}
-
-/// The batches of a frame's writes and legs whose keys, as bytes, are `wanted`, in order, for
-/// whoever reads along: without the hashes that [`decode_records`] computes. Of the others only
-/// the length is looked at. Ends behind the first record that is malformed.
-pub fn decode_batches(
-    meta: &Bytes,
-    count: u32,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> impl Iterator<Item = Result<FrameBatch, DecodeError>> {
-    let mut batches = FrameBatches { meta, wanted, at: 0, left: count, record: None };
-    std::iter::from_fn(move || {
-        let next = batches.next().transpose();
-        if matches!(next, Some(Err(_))) {
-            (batches.left, batches.record) = (0, None);
-        }
-        next
-    })
-}
-
-struct FrameBatches<'a, W> {
-    meta: &'a Bytes,
-    wanted: W,
-    /// Where the next record begins, and how many there are.
-    at: usize,
-    left: u32,
-    record: Option<OpenRecord>,
-}
-
-/// A record of which some batches are left.
-struct OpenRecord {
-    bytes: Bytes,
-    write: WriteHeader,
-    /// Where the next batch begins, and how many there are.
-    at: usize,
-    left: u16,
-}
-
-impl<W: Fn(&[u8]) -> bool> FrameBatches<'_, W> {
-    fn next(&mut self) -> Result<Option<FrameBatch>, DecodeError> {
-        loop {
-            if let Some(record) = self.record.as_mut().filter(|record| record.left > 0) {
-                let (bytes, key) = batch_range(&record.bytes, record.at)?;
-                if !(self.wanted)(&record.bytes[key]) {
-                    (record.at, record.left) = (bytes.end, record.left - 1);
-                    continue;
-                }
-                let (view, end) = BatchView::read(&record.bytes, record.at, record.write.stamp)?;
-                (record.at, record.left) = (end, record.left - 1);
-                let header = record.write.batch(&view);
-                let is_leg = record.bytes[HASHED_FROM] == KIND_LEG;
-                return Ok(Some(FrameBatch { header, is_leg, view }));
-            }
-            if self.left == 0 {
-                return Ok(None);
-            }
-            self.left -= 1;
-            let bytes = record_bytes(self.meta, self.at)?;
-            self.at += bytes.len();
-            if holds_batches(&bytes) {
-                let write = WriteHeader::read(&bytes)?;
-                let (at, left) = (write.end, write.batches);
-                self.record = Some(OpenRecord { bytes, write, at, left });
-            }
-        }
-    }
-}
-
 /// Where the batch at `start` of a record lies, and its key.
-fn batch_range(record: &[u8], start: usize) -> Result<(Range<usize>, Range<usize>), DecodeError> {
+pub(super) fn batch_range(
+    record: &[u8],
+    start: usize,
+) -> Result<(Range<usize>, Range<usize>), DecodeError> {
     let bytes = record.get(start..).ok_or(CUT)?;
     let len = u32_at(bytes, 0)? as usize;
     if len < BATCH_HEADER || !len.is_multiple_of(8) || len > bytes.len() {
@@ -288,7 +194,7 @@ pub(super) fn holds_batches(record: &[u8]) -> bool {
     record[4] & !FLAG_COMPACTED == 0 && matches!(record[HASHED_FROM], KIND_WRITE | KIND_LEG)
 }
 
-fn record_bytes(meta: &Bytes, at: usize) -> Result<Bytes, DecodeError> {
+pub(super) fn record_bytes(meta: &Bytes, at: usize) -> Result<Bytes, DecodeError> {
     record_range(meta, at).map(|range| meta.slice(range))
 }
 
@@ -426,7 +332,7 @@ impl WriteHeader {
 
 impl WriteHeader {
     /// What a reader is told of one of its batches.
-    fn batch(&self, view: &BatchView) -> BatchHeader {
+    pub(super) fn batch(&self, view: &BatchView) -> BatchHeader {
         BatchHeader {
             first_version: view.first_version,
             last_version: view.last_version,
@@ -440,6 +346,23 @@ impl WriteHeader {
 }
 
 impl BatchView {
+    /// Its events as readers get them, in order, without those that were erased.
+    ///
+    /// # Errors
+    /// At the first that is malformed.
+    pub fn read_events(&self, blobs: &Bytes) -> Result<Vec<ReadEvent>, DecodeError> {
+        let mut version = self.first_version;
+        let mut events = Vec::with_capacity(self.count.min(4096) as usize);
+        for event in self.events(blobs) {
+            let event = event?;
+            if !event.is_erased() {
+                events.push(ReadEvent { version, hash: event.hash, body: event.body() });
+            }
+            version = version.next();
+        }
+        Ok(events)
+    }
+
     /// Reads the batch at `start` of a record; returns it and where the next one starts.
     pub(super) fn read(
         record: &Bytes,

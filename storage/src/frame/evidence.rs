@@ -86,7 +86,7 @@ mod tests {
             for batch in decode_batches(&meta, header.count, |_| true) {
                 let batch = batch.expect("records");
                 let key = batch.view.key.clone();
-                for event in batch.events(&blobs).expect("events") {
+                for event in batch.view.read_events(&blobs).expect("events") {
                     let prev = before.insert(key.as_str().into(), event.hash);
                     let evidence = evidence(frame, &key, event.version).expect("there");
                     let lsn = Lsn::new(header.first_lsn.value() + evidence.record as u64);
