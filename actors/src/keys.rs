@@ -10,7 +10,9 @@
 //! ```
 //! On the node that carries out an order it counts on all threads before the order is answered; on
 //! the other one as soon as that has read what was committed. It is looked up, not waited for: a
-//! feed would keep the watches busy at every commit.
+//! feed that always waits would have every shard tell a watch of every commit, also where nobody
+//! else watches, to be earlier by some 100 ms at what happens a few times a day. Four reads a
+//! second of one aggregate, which mostly find nothing, are less.
 //! Deliberately absent: the secrets. They are told once, to whoever orders a key.
 
 pub mod event;

@@ -398,19 +398,16 @@ where
                 tracing::error!(id = reply.id, "answer to a request that is not waiting");
                 continue;
             };
+            let reply = Reply { response: self.rights.review(reply.response), ..reply };
             let frame = self.output.len() + wire::FRAME_LENGTH_BYTES;
             wire::encode_response(id, &reply.response, &mut self.output);
             let frame_bytes = self.output.len() - frame;
-            match self.next_page(&reply, frame_bytes) {
-                Ok(Some(next)) => {
-                    batch.push(next);
-                    continue;
-                }
-                Ok(None) => {}
-                Err(refusal) => wire::encode_refused(id, &refusal, &mut self.output),
+            if let Some(next) = self.next_page(&reply, frame_bytes) {
+                batch.push(next);
+            } else {
+                self.feeds.end(reply.id);
+                self.in_flight.finish(reply.id);
             }
-            self.feeds.end(reply.id);
-            self.in_flight.finish(reply.id);
         }
         if !batch.is_empty() {
             self.service.submit(batch, &self.sender);
@@ -424,19 +421,14 @@ where
         }
     }
 
-    /// What is asked next, if `reply` is a page of a feed that goes on. Whoever may not see more by
-    /// now is refused.
-    fn next_page(
-        &mut self,
-        reply: &Reply,
-        frame_bytes: usize,
-    ) -> Result<Option<Incoming>, Refusal> {
-        let is_over = matches!(self.phase, Phase::Draining(_));
-        let next = self.feeds.next(reply, frame_bytes).filter(|_| !is_over);
-        let Some(mut next) = next else { return Ok(None) };
-        self.rights.check(&next.request)?;
+    /// What is asked next, if `reply` is a page of a feed that goes on.
+    fn next_page(&mut self, reply: &Reply, frame_bytes: usize) -> Option<Incoming> {
+        if matches!(self.phase, Phase::Draining(_)) {
+            return None;
+        }
+        let mut next = self.feeds.next(reply, frame_bytes)?;
         self.rights.shorten_wait(&mut next.request);
-        Ok(Some(next))
+        Some(next)
     }
 
     /// Takes nothing more; ends as `ended` once everything submitted is answered.

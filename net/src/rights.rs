@@ -24,7 +24,8 @@
 //! that is not known here is an operator's. A node's own certificate opens everything: a gateway
 //! checks whoever asks it before it asks the leader in its own name.
 //! A connection may do what its certificate says and what its key says. A key is looked up anew at
-//! each request: one that is revoked or over ends all that its connection may do.
+//! each request, and once more before news is told to who waited for it: one that is revoked or
+//! over ends all that its connection may do.
 //!
 //! **Tokens** take away: whoever shows one may do what the token says *and* its key still allows,
 //! down to one aggregate, whatever else his connection may do. They open nothing of the store as a
@@ -51,7 +52,7 @@ use std::sync::Arc;
 
 use celeriant_schema::{
     AggregateKey, ApiKey, ApiKeyId, ClientId, ClusterId, Credential, ListQuery, Refusal, Request,
-    Selector, TokenKey, Write,
+    Response, Selector, TokenKey, Write,
 };
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
@@ -311,10 +312,7 @@ impl Rights {
     /// # Errors
     /// `Unauthenticated`, or `PermissionDenied` with what is missing.
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
-        if let (Some((key, _)), Some(keyring)) = (&self.key, &self.keyring) {
-            keyring.check(*key)?;
-            self.scope.as_ref().map_or(Ok(()), |scope| scope.check(keyring.now()))?;
-        }
+        self.check_shown()?;
         let grants = match &self.of {
             Of::Everybody => return Ok(()),
             Of::Nobody if matches!(request, Request::Ping) => return Ok(()),
@@ -336,6 +334,23 @@ impl Rights {
             Request::List(query) => may.list(query),
             Request::Feed(query) => may.on_all_of(Operation::Watch, &query.selector),
             Request::Admin(order) => may.order(order),
+        }
+    }
+
+    /// Whether what was shown still counts.
+    fn check_shown(&self) -> Result<(), Refusal> {
+        let (Some((key, _)), Some(keyring)) = (&self.key, &self.keyring) else { return Ok(()) };
+        keyring.check(*key)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.check(keyring.now()))
+    }
+
+    /// What is told, for `answer`: who waits for news may be taken back before there is any.
+    pub(crate) fn review(&self, answer: Response) -> Response {
+        match answer {
+            Response::Feed(page) => {
+                self.check_shown().map_or_else(Response::Refused, |()| Response::Feed(page))
+            }
+            other => other,
         }
     }
 

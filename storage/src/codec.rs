@@ -57,6 +57,15 @@ impl<'a> Reader<'a> {
         Ok(Hash(self.array()?))
     }
 
+    /// Takes bytes that this format leaves at zero: with others it is not of this format, whatever
+    /// its checksum says.
+    pub(crate) fn zeroes(&mut self, count: usize) -> Result<(), Flaw> {
+        match self.take(count)?.iter().all(|byte| *byte == 0) {
+            true => Ok(()),
+            false => Err(Flaw::Decode("reserved bytes that are not zero".into())),
+        }
+    }
+
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }

@@ -119,7 +119,7 @@ impl FrameHeader {
         frame.slice(self.meta_range().end..self.content_bytes())
     }
 
-    fn encode(&self, out: &mut [u8]) {
+    pub(crate) fn encode(&self, out: &mut [u8]) {
         put(out, 0, &MAGIC.to_le_bytes());
         put(out, 8, &FORMAT.to_le_bytes());
         put(out, 10, &self.identity.shard.value().to_le_bytes());
@@ -177,6 +177,7 @@ impl FrameHeader {
             hash: reader.hash()?,
             body_checksum: reader.u32()?,
         };
+        reader.zeroes(HEADER_CHECKSUM_AT - 156)?;
         header.check_numbers().map(|()| header)
     }
 

@@ -117,6 +117,9 @@ pub fn frame_header(data: &[u8]) {
     assert!(
         header.frame_bytes() >= header.content_bytes() && header.last_lsn() >= header.first_lsn
     );
+    let mut again = [0; FRAME_HEADER_BYTES];
+    header.encode(&mut again);
+    assert_eq!(again, page[..FRAME_HEADER_BYTES], "a frame's header has two forms");
     let chain = Chain::start(header.identity);
     let _ = chain.header(&page, page.len() as u64);
     let _ = chain.is_behind(&page);
@@ -153,11 +156,14 @@ pub fn watermark(data: &[u8]) {
     let mut page = vec![0; SECTOR_BYTES];
     let len = data.len().min(104);
     page[..len].copy_from_slice(&data[..len]);
-    put(&mut page, 0, b"CLRWMK\r\n\x01\x00");
+    put(&mut page, 0, b"CLRWMK\r\n\x01\x00\x00\x00");
+    put(&mut page, 16, &[0; 16]);
     let checksum = crc32c(&page[..104]);
     put(&mut page, 104, &checksum.to_le_bytes());
-    let _ = Watermark::decode(data, 0, &Identity::default());
-    let _ = Watermark::decode(&page, 0, &Identity::default());
+    let identity = Identity::default();
+    let _ = Watermark::decode(data, 0, &identity);
+    let Ok(Some(note)) = Watermark::decode(&page, 0, &identity) else { return };
+    assert_eq!(note.encode(&identity)[..], page, "a watermark has two forms");
 }
 
 /// The file `node`: as it is, and with checksums that are right.

@@ -56,7 +56,7 @@ impl SegmentHeader {
         if page.len() < SECTOR_BYTES {
             return Err(Flaw::Missing);
         }
-        let mut reader = Reader::new(&page[..SECTOR_BYTES]);
+        let mut reader = Reader::new(&page[..CHECKSUM_AT]);
         if reader.u64()? != MAGIC {
             return Err(Flaw::Magic("segment"));
         }
@@ -72,6 +72,7 @@ impl SegmentHeader {
         let cluster = ClusterId::new(reader.u128()?);
         let bytes = reader.u64()?;
         let lsn_hint = Lsn::new(reader.u64()?);
+        reader.zeroes(reader.left())?;
         Ok(Self { identity: Identity { cluster, shard }, number, bytes, lsn_hint })
     }
 

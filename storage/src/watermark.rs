@@ -104,7 +104,7 @@ impl Watermark {
             return Err(Flaw::Magic("watermark of a format that this build knows"));
         }
         let shard = ShardId::new(reader.u16()?);
-        reader.take(4)?;
+        reader.zeroes(4)?;
         let cluster = ClusterId::new(reader.u128()?);
         if cluster != identity.cluster {
             return Err(Flaw::Foreign("cluster"));
@@ -117,7 +117,11 @@ impl Watermark {
             durable: Lsn::new(reader.u64()?),
             hash: reader.hash()?,
             segments_made: reader.u32()?,
-            is_cut: reader.u32()? == CUT,
+            is_cut: match reader.u32()? {
+                0 => false,
+                CUT => true,
+                other => return Err(Flaw::Decode(format!("{other} for whether it was cut"))),
+            },
             committed: Lsn::new(reader.u64()?),
             made_in: Epoch::new(reader.u64()?),
         };

@@ -33,7 +33,7 @@ use crate::link::{Attempt, Dial, Link, Pages, Shared, Tcp};
 use crate::nodes::{Choice, NodeId, Nodes, Place};
 use crate::queries::{Head, List};
 use crate::resend::{Course, Next, Resend};
-use crate::{ClientId, Error, Event, Once, Read, Tls, Url, Watch, Write, Writer};
+use crate::{ClientId, Credentials, Error, Event, Once, Read, Tls, Url, Watch, Write, Writer};
 
 /// Longest timeout: longer ones are as good as none.
 const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -76,6 +76,9 @@ pub struct Options {
     /// of one, and then no others. What the URL says comes first. Sent over TLS, or to this
     /// machine, and nowhere else.
     pub api_key: Option<Credential>,
+    /// The same for a token that ends before the client does: asked instead of `api_key` at each
+    /// new connection, and again when the node no longer takes what was shown on one.
+    pub credentials: Option<Credentials>,
     /// Told to the node, for its logs.
     pub name: String,
     /// Keys for payloads that are encrypted; see [`Event::encrypt_for`].
@@ -91,9 +94,17 @@ impl Default for Options {
             connections: 1,
             tls: None,
             api_key: None,
+            credentials: None,
             name: String::from(concat!("celeriant-client ", env!("CARGO_PKG_VERSION"))),
             keys: None,
         }
+    }
+}
+
+impl Options {
+    /// What is shown, if anything, wherever it comes from.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        self.credentials.clone().or_else(|| self.api_key.clone().map(Credentials::from))
     }
 }
 
@@ -136,7 +147,10 @@ impl Client {
     pub async fn connect_with(url: &str, options: Options) -> Result<Self, Error> {
         let parsed = url.parse::<Url>()?;
         let tls = parsed.tls(options.tls.as_ref())?;
-        let options = Options { api_key: parsed.api_key()?.or(options.api_key), ..options };
+        let options = match parsed.api_key()? {
+            Some(key) => Options { api_key: Some(key), credentials: None, ..options },
+            None => options,
+        };
         Self::connect_over(Arc::new(Tcp { tls }), backoff::seed(), url, options).await
     }
 
@@ -328,6 +342,7 @@ impl Client {
         let inner = &*self.inner;
         let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
         let mut course = Course::new(resend, inner.next_seed());
+        course.renews = inner.options.credentials.is_some();
         loop {
             let place = if any { Place::Any(course.attempts()) } else { Place::Leader };
             let Some(choice) = inner.choose(place, deadline).await else {
@@ -427,7 +442,22 @@ impl Inner {
             return Ok((Attempt::Lost { sent: false }, None));
         };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        links[lane(request, links.len())].attempt(id, request, until, deadline).await
+        let link = &links[lane(request, links.len())];
+        let (attempt, pages) = link.attempt(id, request, until, deadline).await?;
+        if matches!(attempt, Attempt::Answer(Response::Refused(Refusal::Unauthenticated { .. }))) {
+            self.renew(node, &links);
+        }
+        Ok((attempt, pages))
+    }
+
+    /// What was shown on these connections does not count any more: requests to come go over new
+    /// ones. Others end on these, which close behind them.
+    fn renew(&self, node: NodeId, used: &Arc<[Link]>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = links.get(&node).is_some_and(|links| Arc::ptr_eq(links, used));
+        if is_current && self.options.credentials.is_some() {
+            links.remove(&node);
+        }
     }
 
     fn links(&self, node: NodeId) -> Option<Arc<[Link]>> {

@@ -136,7 +136,8 @@ pub enum Error {
         /// Newest it speaks.
         max: u16,
     },
-    /// The node wants to know who this is: connect with a certificate.
+    /// The node wants to know who this is: connect with a certificate, an API key or a token, or
+    /// what was shown does not count any more.
     Unauthenticated {
         /// What to show.
         reason: String,

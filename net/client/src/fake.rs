@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use celeriant_schema::{Refusal, Request, Response, Stamp, Write};
+use celeriant_schema::{Credential, Refusal, Request, Response, Stamp, Write};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -75,6 +75,8 @@ pub(crate) struct Script {
     /// Every other request that arrived, but for signs of life.
     pub(crate) others: Vec<Request>,
     pub(crate) hellos: usize,
+    /// The one thing that counts when it is shown; `None`: nobody is asked.
+    pub(crate) takes: Option<Credential>,
     /// Frames that ask for a sign of life.
     pub(crate) pings: usize,
     pub(crate) cluster: u128,
@@ -194,6 +196,10 @@ enum Verdict {
 }
 
 impl Script {
+    fn takes(&self, shown: Option<&Credential>) -> bool {
+        self.takes.is_none() || self.takes.as_ref() == shown
+    }
+
     fn with_store<T>(&self, with: impl FnOnce(&mut Store) -> T) -> T {
         with(&mut self.store.lock().expect("not poisoned"))
     }

@@ -32,6 +32,7 @@
 //!  ├ writer          Writer: read, decide, append, on conflict again: exactly once, as one call
 //!  └ once            Once: the same, at most once per request id, across processes
 //! keys         payloads that only those read who have the key, until it is destroyed
+//! Credentials  what to show, asked for again when it has ended
 //! Aggregate    how an application's events make state
 //! Error        what went wrong, whether trying again helps, whether it is certain
 //! ```
@@ -49,6 +50,26 @@
 //! **TLS.** With [`Options::tls`], or `?ca=FILE&cert=FILE&key=FILE` in the URL, connections are
 //! TLS 1.3: nodes must show a certificate of that authority, and are shown this one.
 //!
+//! **Who asks.** Over TLS, or to this machine, a client shows an API key, or a token of one:
+//! [`Options::api_key`], `?api_key=FILE` or `CELERIANT_API_KEY`. Tokens end within hours; a client
+//! that goes on for longer is given [`Options::credentials`], and asks for the next one:
+//!
+//! ```no_run
+//! use celeriant_client::{Client, Credentials, Options};
+//!
+//! # async fn ask_the_backend() -> std::io::Result<String> { Ok(String::new()) }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let credentials = Credentials::new(|| async {
+//!     let token = ask_the_backend().await.map_err(|error| error.to_string())?;
+//!     token.parse().map_err(|error| format!("{error}"))
+//! });
+//! let options = Options { credentials: Some(credentials), ..Options::default() };
+//! let client = Client::connect_with("celeriant://db-a.internal?ca=certs/ca.crt", options).await?;
+//! # Ok(()) }
+//! ```
+//! Calls and watches go on over the end of a token without an error; so they do when a key is
+//! exchanged for another and revoked.
+//!
 //! Deliberately absent: the server and everything it needs, and everything that only one operating
 //! system has.
 
@@ -60,6 +81,7 @@ mod aggregate;
 pub mod audit;
 mod backoff;
 mod client;
+mod credentials;
 mod error;
 mod event;
 #[cfg(test)]
@@ -89,6 +111,7 @@ pub use celeriant_schema::{
     Receipt, Refusal, Retry, SchemaVersion, Selector, Sequence, Stamp, Version, WriteId,
 };
 pub use client::{Client, Options};
+pub use credentials::Credentials;
 pub use error::Error;
 pub use event::{Batch, Event, IntoId, Payload, Recorded};
 pub use link::{Pipe, dial};

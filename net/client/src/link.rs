@@ -21,14 +21,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use celeriant_schema::limits::REQUEST_BYTES_MAX;
-use celeriant_schema::{
-    ClusterId, Credential, FeedPage, Following, Refusal, Request, Response, wire,
-};
+use celeriant_schema::{ClusterId, FeedPage, Following, Refusal, Request, Response, wire};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::nodes::{NodeId, Nodes};
-use crate::{Error, Options};
+use crate::{Credentials, Error, Options};
 #[cfg(test)]
 pub(crate) use dial::Dialing;
 pub(crate) use dial::{Dial, Tcp};
@@ -54,7 +52,7 @@ pub(crate) enum Attempt {
 pub(crate) struct Shared {
     dial: Arc<dyn Dial>,
     name: String,
-    api_key: Option<Credential>,
+    credentials: Option<Credentials>,
     connect_timeout: Duration,
     silence_timeout: Duration,
     known: Mutex<Known>,
@@ -98,7 +96,7 @@ impl Shared {
         Self {
             dial,
             name: options.name.clone(),
-            api_key: options.api_key.clone(),
+            credentials: options.credentials(),
             connect_timeout: options.connect_timeout.min(share),
             silence_timeout: options.silence_timeout.min(share),
             known: Mutex::new(known),

@@ -3,6 +3,7 @@
 //! ```text
 //! attempt ─▶ answer                        done
 //!         ─▶ refused, nothing was done     again: NotLeader, NoLeader, Overloaded, NotYet
+//!                                          Unauthenticated, if there is something newer to show
 //!         ─▶ lost, or outcome unknown      again if doing it twice is the same as doing it once
 //!                                          (reads; writes with sequences), else UnknownOutcome
 //!         ─▶ anything else                 the caller decides
@@ -52,6 +53,8 @@ pub(crate) struct Course {
     refused: Option<Refusal>,
     backoff: Backoff,
     attempts: u32,
+    /// Who no longer may can show something newer, over another connection.
+    pub(crate) renews: bool,
 }
 
 /// What follows from an attempt.
@@ -66,7 +69,8 @@ pub(crate) enum Next {
 impl Course {
     pub(crate) fn new(resend: Resend, seed: u64) -> Self {
         let backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX, seed);
-        Self { resend, in_doubt: false, is_late: false, refused: None, backoff, attempts: 0 }
+        let (in_doubt, is_late, renews) = (false, false, false);
+        Self { resend, in_doubt, is_late, refused: None, backoff, attempts: 0, renews }
     }
 
     /// Attempts that have been taken in.
@@ -94,6 +98,7 @@ impl Course {
             // Whom to ask, and how soon, is known to `nodes`.
             Refusal::NoLeader | Refusal::NotLeader { .. } => Duration::ZERO,
             Refusal::NotYet { .. } => self.backoff.wait(),
+            Refusal::Unauthenticated { .. } if self.renews => self.backoff.wait(),
             Refusal::Overloaded { retry_after_ms, .. } => {
                 Duration::from_millis(u64::from(*retry_after_ms)) + self.backoff.wait()
             }

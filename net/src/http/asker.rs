@@ -107,7 +107,8 @@ impl<V: Service> Asker<V> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let incoming = Incoming { id, deadline: Some(deadline), bytes, request, by };
         self.service.submit(vec![incoming], &self.sender);
-        match timeout_at(deadline + GRACE, answer).await {
+        let answer = timeout_at(deadline + GRACE, answer).await;
+        match answer.map(|answer| answer.map(|response| self.rights.review(response))) {
             Ok(Ok(Response::Refused(refusal))) => Err(refusal),
             Ok(Ok(response)) => Ok(response),
             // The node ends without a word, or is late: nobody can tell what became of it.

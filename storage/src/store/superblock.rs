@@ -129,7 +129,7 @@ impl Superblock {
                 return Ok(Slot::Newer(format));
             }
             let shard_count = reader.u16()?;
-            reader.u32()?;
+            reader.zeroes(4)?;
             let superblock = Self {
                 shard_count,
                 generation: reader.u64()?,
@@ -138,6 +138,7 @@ impl Superblock {
                 epoch_promised: Epoch::new(reader.u64()?),
                 epoch_seen: Epoch::new(reader.u64()?),
             };
+            reader.zeroes(reader.left())?;
             if shard_count == 0 || shard_count > SHARDS_MAX {
                 return Err(Flaw::Decode(format!("{shard_count} shards")));
             }

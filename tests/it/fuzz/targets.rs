@@ -2,9 +2,9 @@
 //! rule is broken. `fuzz.rs` calls them with the corpus, `tests/fuzz` with what a fuzzer finds.
 
 use bytes::Bytes;
-use celeriant_client::{AggregateKey, Selector, Url};
-use celeriant_net::json;
+use celeriant_client::{AggregateKey, Credential, Selector, Url};
 use celeriant_net::tls::{Grant, Name};
+use celeriant_net::{Token, json};
 use celeriant_schema::payload::Validator;
 use celeriant_schema::system::{Format, SchemaName, SchemaSource};
 use celeriant_schema::{SchemaVersion, fuzzing as schema};
@@ -21,6 +21,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("peer", schema::peer),
     ("write-json", write_json),
     ("texts", texts),
+    ("token", token),
     // What is in files.
     ("record", schema::record),
     ("segment", |data| _ = storage::segment(data)),
@@ -74,6 +75,22 @@ fn texts(data: &[u8]) {
     }
     let _ = (json::parse_begin(text), json::parse_guard(text), json::parse_content_type(text));
     let _ = (Grant::from_uri(text), text.parse::<Grant>(), text.parse::<Name>());
+}
+
+/// What is shown, as it comes, and as a token that says any bytes.
+fn token(data: &[u8]) {
+    let said = json::base64(data).replace('+', "-").replace('/', "_");
+    let signature = "5".repeat(128);
+    let says = format!("celeriant_token_{:016x}.{}.{signature}", 7, said.trim_end_matches('='));
+    for text in std::str::from_utf8(data).into_iter().chain([says.as_str()]) {
+        if let Ok(shown) = text.parse::<Credential>() {
+            assert_eq!(shown.reveal().parse(), Ok(shown));
+        }
+        if let Ok(token) = text.parse::<Token>() {
+            let again: Token = token.reveal().parse().expect("it was one");
+            assert_eq!((again.key(), again.scope()), (token.key(), token.scope()));
+        }
+    }
 }
 
 /// A scenario file.

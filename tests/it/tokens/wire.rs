@@ -1,8 +1,10 @@
 //! The same tokens over the binary protocol, by the command line and the Rust client.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use celeriant_client::{Client, Error, Options};
+use celeriant_client::{Client, Credentials, Error, Event, Options, Watched};
 
 use super::*;
 use crate::support::program::Called;
@@ -106,6 +108,37 @@ async fn a_token_ends_for_a_client_that_is_connected_and_for_its_watch() {
         matches!(&over, Error::Unauthenticated { reason } if reason.contains("is over")),
         "{over}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_asks_for_its_tokens_and_its_watch_go_on_when_they_end() {
+    let (_dir, node, http, made) = node_with_key(&["acme:*:all"]);
+    let key = text(&made, "key");
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    let credentials = Credentials::new(move || {
+        asked.fetch_add(1, Ordering::Relaxed);
+        let rights = ["read", "append", "watch"];
+        let wanted = json!({"selectors": ["acme"], "rights": rights, "seconds": 1});
+        std::future::ready(text(&mint(&http, &key, &wanted).expect(201), "token").parse())
+    });
+    let options = Options { credentials: Some(credentials), ..Options::default() };
+    let client = Client::connect_with(&url_of(&node), options).await.expect("it is good");
+    let place = "acme/list/food".parse().expect("a key");
+    let mut feed = client.watch("acme".parse().expect("a selector")).stream();
+    let mut told = 0;
+    while count.load(Ordering::Relaxed) < 4 {
+        let event = Event::json("T", &1).expect("json");
+        let receipt = client.append(&place, [event]).await.expect("whatever ends");
+        while told < receipt.writes[0].last_version.value() {
+            let news = feed.next().await.expect("it goes on").expect("whatever ends");
+            let Watched::Batch { batch, .. } = news else { continue };
+            for event in batch.events {
+                told += 1;
+                assert_eq!(event.version.value(), told, "each once, in order");
+            }
+        }
+    }
 }
 
 #[test]

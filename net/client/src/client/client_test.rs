@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celeriant_schema::{AlreadyApplied, Refusal, Request, Version};
+use celeriant_schema::{AlreadyApplied, Credential, Refusal, Request, Version};
 
 use crate::fake::{Fake, Fault};
 use crate::resend::Resend;
@@ -320,6 +320,21 @@ async fn a_real_socket_does_as_well_as_one_in_memory() {
     fake.faults([Fault::DropAfter]);
     assert!(sequenced(&client).await.expect("lands").already_applied);
     assert_eq!(fake.lock().hellos, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_comes_late_ends_no_connection_that_is_newer() {
+    let fake = Fake::start();
+    let credentials = "celeriant_token_0".parse::<Credential>().expect("one, from afar").into();
+    let options = Options { credentials: Some(credentials), ..Options::default() };
+    let client = fake.client_with(options).await;
+    let node = client.inner.shared.nodes(|nodes| nodes.ids())[0];
+    let used = client.inner.links(node).expect("it is known");
+    for _ in 0..3 {
+        client.inner.renew(node, &used);
+        client.ping().await.expect("over a newer one");
+        assert_eq!(fake.lock().hellos, 2);
+    }
 }
 
 #[test]

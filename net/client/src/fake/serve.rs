@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use celeriant_schema::wire::{self, Inbound};
-use celeriant_schema::{ClusterId, FeedQuery, Following, Refusal, Request, Response};
+use celeriant_schema::{ClusterId, Credential, FeedQuery, Following, Refusal, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 struct Serving {
     script: Arc<Mutex<Script>>,
+    shown: Option<Credential>,
     output: BytesMut,
     answers: mpsc::UnboundedSender<(u64, Response)>,
     late: JoinSet<()>,
@@ -28,7 +29,8 @@ struct Serving {
 pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, script: Arc<Mutex<Script>>) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (answers, mut ready) = mpsc::unbounded_channel();
-    let mut serving = Serving { script, output: BytesMut::new(), answers, late: JoinSet::new() };
+    let (output, late) = (BytesMut::new(), JoinSet::new());
+    let mut serving = Serving { script, shown: None, output, answers, late };
     let mut input = BytesMut::new();
     loop {
         let read = tokio::select! {
@@ -50,6 +52,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, script: Arc<Mute
         while let Some(frame) = wire::split_frame(&mut input, 1 << 24).expect("small") {
             let inbound = wire::decode_inbound(frame).expect("a client sends what makes sense");
             if !serving.take(inbound) {
+                // What was said last is said, if there is anybody.
+                let _ = writer.write_all(&serving.output).await;
                 return;
             }
         }
@@ -77,12 +81,23 @@ impl Serving {
     fn take(&mut self, inbound: Inbound) -> bool {
         let mut script = self.script.lock().expect("not poisoned");
         match inbound {
-            Inbound::Hello(_) => welcome(&mut script, &mut self.output),
+            Inbound::Hello(hello) => {
+                self.shown = hello.api_key;
+                script.hellos += 1;
+                if !script.takes(self.shown.as_ref()) {
+                    wire::encode_refused(0, &unauthenticated(), &mut self.output);
+                    return false;
+                }
+                welcome(&script, &mut self.output);
+            }
             Inbound::Ping => {
                 script.pings += 1;
                 wire::encode_pong(&mut self.output);
             }
             Inbound::Goodbye => return false,
+            Inbound::Request { id, .. } if !script.takes(self.shown.as_ref()) => {
+                wire::encode_refused(id, &unauthenticated(), &mut self.output);
+            }
             Inbound::Request { id, deadline_ms, request } => {
                 script.deadlines.push(deadline_ms);
                 let deadline = Instant::now() + Duration::from_millis(u64::from(deadline_ms));
@@ -157,8 +172,11 @@ impl Serving {
     }
 }
 
-fn welcome(script: &mut Script, output: &mut BytesMut) {
-    script.hellos += 1;
+fn unauthenticated() -> Refusal {
+    Refusal::Unauthenticated { reason: "it is over".to_owned() }
+}
+
+fn welcome(script: &Script, output: &mut BytesMut) {
     let welcome = wire::Welcome {
         protocol: 1,
         cluster_id: ClusterId::new(script.cluster),

@@ -96,18 +96,22 @@ impl From<io::Error> for Unwelcome {
 /// Reaches the node and introduces itself.
 async fn connect(shared: &Shared, address: &str) -> Result<Socket, Unwelcome> {
     let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    if shared.api_key.is_some() && !shared.dial.is_private(address) {
+    if shared.credentials.is_some() && !shared.dial.is_private(address) {
         return Err(
             broken("API keys and tokens go over TLS, or to this machine, and not there").into()
         );
     }
     let mut stream = shared.dial.dial(address).await?;
+    let api_key = match &shared.credentials {
+        Some(credentials) => Some(credentials.ask().await.map_err(io::Error::other)?),
+        None => None,
+    };
     let mut output = BytesMut::new();
     let hello = wire::Hello {
         min_protocol: wire::PROTOCOL_MIN,
         max_protocol: wire::PROTOCOL_MAX,
         client_name: shared.name.clone(),
-        api_key: shared.api_key.clone(),
+        api_key,
     };
     wire::encode_hello(&hello, &mut output);
     stream.write_all(&output).await?;

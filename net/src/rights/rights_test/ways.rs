@@ -39,7 +39,11 @@ struct Client {
 
 impl Client {
     /// Says hello with `shown` on a connection with `rights`.
-    async fn connect(service: &Yes, rights: &Rights, shown: &Credential) -> Result<Self, Refusal> {
+    async fn connect<V: Service>(
+        service: &V,
+        rights: &Rights,
+        shown: &Credential,
+    ) -> Result<Self, Refusal> {
         let (far, near) = tokio::io::duplex(1 << 20);
         let (service, rights) = (service.clone(), rights.clone());
         let shutdown = Shutdown::new();
@@ -227,6 +231,40 @@ async fn a_token_ends_on_a_connection_that_is_up_and_nobody_waits_beyond_that() 
         assert!(refused.to_string().contains("ask for another"), "{refused}");
     }
     assert_eq!(service.asked(), []);
+}
+
+/// Takes back all keys before it answers.
+#[derive(Clone)]
+struct Late(Arc<Keyring>);
+
+impl Service for Late {
+    fn submit(&self, requests: Vec<Incoming>, replies: &ReplySender) {
+        self.0.publish(std::collections::BTreeMap::new());
+        for Incoming { id, .. } in requests {
+            let response = Response::Feed(celeriant_schema::FeedPage::default());
+            replies.send(vec![Reply { id, response }]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_taken_back_while_he_waits_is_told_nothing_new() {
+    let key = secret(1);
+    let new = new_token(&["acme"], &["watch"], None);
+    for shown in [key.reveal(), token(&key, &new).reveal()] {
+        let [(one, by_http), (other, by_wire)] = [(); 2].map(|()| {
+            let ring = keyring([keyed(&key, &["acme:*:all"])]);
+            (Rights::none().with_keys(Some(Arc::clone(&ring)), true), Late(ring))
+        });
+        let (news, header) = (feed("acme"), format!("Bearer {shown}"));
+        let news = std::slice::from_ref(&news);
+        let http = crate::http::ask_as(by_http, &one, &header, news).await;
+        let http = http.expect("it was good").remove(0).expect_err("not any more");
+        let shown = shown.parse().expect("from afar");
+        let client = Client::connect(&by_wire, &other, &shown).await;
+        let wire = client.expect("it was good").ask(&news[0]).await.expect_err("not any more");
+        assert_eq!((http.code(), http), (1004, wire));
+    }
 }
 
 /// A key counts on for who waits, as long as it counts.
