@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::damage::{Scar, Witness, known, spoil};
 use crate::disk::{Ailment, Ailments, Latency};
 use crate::fault::{Fault, Kind};
-use crate::operator::Operator;
+use crate::operator::{Holds, Operator};
 use crate::power_cut::{Crash, How};
 use crate::rng::Rng;
 use crate::timeline::Micros;
@@ -291,7 +291,7 @@ impl World {
     }
 
     fn order_compaction(&mut self) -> bool {
-        let order = self.compact(self.timeline.now() + ORDER_MAX);
+        let order = self.compact(Holds::Acknowledged, self.timeline.now() + ORDER_MAX);
         self.bursts.push(spawn(async move {
             let _ = order.await;
         }));
@@ -299,7 +299,11 @@ impl World {
     }
 
     /// Orders the node to compact.
-    pub(super) fn compact(&self, until: Micros) -> impl Future<Output = bool> + Send + use<> {
+    pub(super) fn compact(
+        &self,
+        holds: Holds,
+        until: Micros,
+    ) -> impl Future<Output = bool> + Send + use<> {
         let operator = Operator {
             wire: self.wire.clone(),
             ledger: self.ledger.clone(),
@@ -310,7 +314,7 @@ impl World {
             disks: self.machine.logs(),
             damaged: Arc::clone(&self.damaged),
         };
-        operator.compact(true, until)
+        operator.compact(holds, until)
     }
 
     /// Puts everything right.
