@@ -12,8 +12,8 @@ use crate::event::EventHead;
 use crate::ids::{TxnId, Version};
 use crate::key::AggregateKey;
 
-/// Erases the events up to `upto` of the batch of `key` that begins with version `first`, at a place
-/// of a frame's `meta`data. Returns how many bytes that were there are gone; 0 when they have been
+/// Erases the events up to `upto` of the batch of `key` that begins with version `first`, at a
+/// place of a frame's `meta`data. Returns how many bytes that were there are gone; 0 when they have been
 /// before.
 ///
 /// # Errors

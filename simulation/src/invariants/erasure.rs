@@ -1,5 +1,5 @@
-//! What compaction promises (semantics.md §9): what leaves a disk was taken away or aborted, and when
-//! a node says that this has left its disk, no byte of it is in any file.
+//! What compaction promises (semantics.md §9): what leaves a disk was taken away or aborted, and
+//! when a node says that this has left its disk, no byte of it is in any file.
 //!
 //! The first is looked for in the logs, by hash. The second is not: files are searched for payloads
 //! as anybody would who finds the disk, whatever the store thinks that they are.
@@ -136,8 +136,8 @@ pub fn check_gone(
     Searched { payloads: due.len(), aborted }
 }
 
-/// No frame of the logs has an event that is to be gone, whether its payload is somewhere else, too,
-/// or not. How many of aborted legs are.
+/// No frame of the logs has an event that is to be gone, whether its payload is somewhere else,
+/// too, or not. How many of aborted legs are.
 fn check_left<'f>(
     frames: impl Iterator<Item = &'f Walked>,
     erasable: &Erasable<'_>,
