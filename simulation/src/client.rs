@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use celeriant_schema::{
-    AggregateKey, ClientId, EncodedEvents, Guard, Member, Refusal, Request, Response, Retry,
-    Sequence, Version,
+    AggregateKey, ClientId, EncodedEvents, Guard, Member, Refusal, Request, Response, Retention,
+    Retry, Sequence, Version,
 };
 use tokio::task::JoinHandle;
 
@@ -15,6 +15,9 @@ use crate::timeline::{Micros, Timeline};
 use crate::wire::{Sending, Wire};
 use crate::workload::{self, Workload};
 use crate::world::spawn;
+
+/// Client index of one that only deletes.
+pub const PURGER: usize = 3_000;
 
 /// Everything a client needs of its world.
 #[derive(Clone)]
@@ -160,6 +163,15 @@ impl Client {
     /// Sends `count` appends at once, as a client that has gone wild does.
     pub async fn burst(mut self, count: u64) {
         let ids: Vec<OperationId> = (0..count).map(|_| self.new_append(false)).collect();
+        let timeout = self.timeout();
+        let wire = self.world.wires[self.at].clone();
+        let sendings = ids.iter().map(|id| wire.send(self.index, *id, timeout, None));
+        join(sendings.collect()).await;
+    }
+
+    /// Deletes `count` times at once, every second time several aggregates together.
+    pub async fn purge(mut self, count: u64) {
+        let ids: Vec<OperationId> = (0..count).map(|at| self.new_purge(1 + at % 2 * 3)).collect();
         let timeout = self.timeout();
         let wire = self.world.wires[self.at].clone();
         let sendings = ids.iter().map(|id| wire.send(self.index, *id, timeout, None));
@@ -382,6 +394,30 @@ impl Client {
         let is_sequenced = self.rng.chance(self.world.workload.sequenced_per_mille);
         let target = (key, guard);
         self.world.ledger.open(|id| workload::taking(id, target, retention, is_sequenced))
+    }
+
+    /// A delete of `count` aggregates; of several, the first gets events instead.
+    fn new_purge(&mut self, count: u64) -> OperationId {
+        let keys = self.world.workload.keys(count, &mut self.rng);
+        let is_alone = keys.len() == 1;
+        let client_id = self.client_id;
+        let (workload, rng) = (&self.world.workload, &mut self.rng);
+        let retention = Retention::Delete { recreate: true, forget_sequences: false };
+        self.world.ledger.open(|id| {
+            let member = |(index, key): (usize, AggregateKey)| match index {
+                0 => workload::member(key, Guard::Any, None, workload.events(id, 0, rng)),
+                _ => Member {
+                    retention: Some(retention),
+                    ..workload::member(key, Guard::Any, None, EncodedEvents::default())
+                },
+            };
+            match keys.first() {
+                Some(key) if is_alone => {
+                    workload::taking(id, (key.clone(), Guard::Any), retention, false)
+                }
+                _ => workload::write(client_id, keys.into_iter().enumerate().map(member).collect()),
+            }
+        })
     }
 
     fn new_write(&mut self) -> OperationId {

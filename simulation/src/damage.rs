@@ -67,6 +67,14 @@ impl Scar {
         }
     }
 
+    /// Whether the segment that it is in is being packed: what was read of it already gets into
+    /// the new file, however right the old one is by now.
+    pub fn is_being_packed(&self, files: &Files) -> bool {
+        let segment = packed::segment_of(&self.name).map(|(number, _)| number);
+        let is_it = |name: &str| packed::segment_of(name).map(|(number, _)| number) == segment;
+        segment.is_some() && files.iter().filter(|(name, _)| is_it(name)).count() > 1
+    }
+
     /// The content of a directory as it should be.
     pub fn mended(&self, files: &mut Files) {
         if let Some((name, content)) = self.right(files) {

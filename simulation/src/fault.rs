@@ -189,6 +189,8 @@ kinds! {
     Compact,
     /// A bit of a packed segment flips; it is repaired after a while.
     RotPacked,
+    /// A client deletes `amount` times at once, also several aggregates together.
+    Purge,
 }
 
 impl Kind {
@@ -309,7 +311,7 @@ impl Fault {
             Kind::CutOne | Kind::Compact => (rng.number() >> 16, 0),
             Kind::SlowAnswers => (rng.between(1_000, 400_000), rng.between(50_000, 1_000_000)),
             Kind::SlowRequests => (rng.between(1_000, 100_000), rng.between(50_000, 1_000_000)),
-            Kind::Burst | Kind::OutOfMemory => (rng.between(3, 40), 0),
+            Kind::Burst | Kind::OutOfMemory | Kind::Purge => (rng.between(3, 40), 0),
             _ => (0, 0),
         };
         Self { at, kind, node: 0, shard, amount, lasts }

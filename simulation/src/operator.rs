@@ -27,6 +27,17 @@ const PATIENCE: Micros = 3_000_000;
 /// Between two questions, in µs.
 const PAUSE: Micros = 300_000;
 
+/// What the disks of a node hold when it is ordered to compact.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Holds {
+    /// Whatever it is.
+    Something,
+    /// Everything that was acknowledged.
+    Acknowledged,
+    /// That, and nothing else is under way.
+    Everything,
+}
+
 /// Somebody who gives one order.
 pub struct Operator {
     /// The way to the node.
@@ -49,9 +60,9 @@ pub struct Operator {
 
 impl Operator {
     /// Gives the order until it is taken, and waits until `until` for its end. Whether that came.
-    /// `holds_all`: the node holds everything that was acknowledged by now.
-    pub async fn compact(self, holds_all: bool, until: Micros) -> bool {
-        let mut taken = if holds_all { self.ledger.taken() } else { Taken::new() };
+    /// `holds`: what the node holds now.
+    pub async fn compact(self, mut holds: Holds, until: Micros) -> bool {
+        let taken = self.ledger.taken();
         let mut ordered: Option<(u64, String)> = None;
         while self.timeline.now() < until {
             let order = if ordered.is_some() { Order::Status } else { Order::Compact };
@@ -64,15 +75,15 @@ impl Operator {
                 }
                 (Some(report), Some((_, boot))) if boot_of(&report) != *boot => {
                     self.reached.note("compaction ordered again, of another process");
-                    (ordered, taken) = (None, Taken::new());
+                    (ordered, holds) = (None, Holds::Something);
                     continue;
                 }
                 (Some(report), Some((number, _))) if is_done(&report, *number) => {
-                    self.look(&report, taken);
+                    self.look(&report, holds, taken);
                     return true;
                 }
                 // Perhaps it comes to another process.
-                (None, None) => taken.clear(),
+                (None, None) => holds = Holds::Something,
                 _ => {}
             }
             self.timeline.sleep(PAUSE).await;
@@ -91,17 +102,23 @@ impl Operator {
     }
 
     /// The node says that it is done.
-    fn look(&self, report: &Value, taken: Taken) {
+    fn look(&self, report: &Value, holds: Holds, taken: Taken) {
         self.reached.note("compaction done");
         if self.damaged.load(Ordering::Relaxed) {
             return self.reached.note("compaction done on a damaged disk");
         }
         let images: Vec<(Identity, Files)> =
             self.disks.iter().map(|(identity, media)| (*identity, media.image())).collect();
-        let said = shards(report).map(|shard| shard["erased_upto"].as_u64().unwrap_or_default());
+        let said = shards(report).map(|shard| match holds {
+            // Whatever was taken away or aborted, the order is about it.
+            Holds::Everything => u64::MAX,
+            _ => shard["erased_upto"].as_u64().unwrap_or_default(),
+        });
         let said: Vec<Stamp> = said.map(Stamp::new).collect();
+        let taken = if holds == Holds::Something { Taken::new() } else { taken };
         let searched = check_gone(&images, &said, taken, &self.originals, &self.violations);
-        self.reached.add("payloads that are nowhere after a compaction", searched as u64);
+        self.reached.add("payloads that are nowhere after a compaction", searched.payloads as u64);
+        self.reached.add("events of aborted legs that are gone", searched.aborted as u64);
     }
 }
 

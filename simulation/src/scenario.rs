@@ -261,6 +261,8 @@ impl Scenario {
         self.compacts_at_rest = rng.chance(500);
         let mean = *rng.pick(&[3_000_000, 8_000_000, 20_000_000]);
         let (is_cut, is_rotten) = (rng.chance(300), rng.chance(100));
+        let mut stalls = rng.fork("stalls");
+        let is_stalled = stalls.chance(300);
         let harms = self.profile == Profile::Swarm;
         let mut at = 0;
         loop {
@@ -269,18 +271,29 @@ impl Scenario {
                 break;
             }
             let shard = rng.below(u64::from(self.shape.shards)) as u16;
-            let mut add = |kind, at, rng: &mut Rng| {
-                self.faults.push(match self.pair.is_some() {
-                    true => Fault::of_pair(kind, at, shard, rng),
-                    false => Fault::of(kind, at, shard, rng),
-                });
+            let is_pair = self.pair.is_some();
+            let fault = |kind, at, rng: &mut Rng| match is_pair {
+                true => Fault::of_pair(kind, at, shard, rng),
+                false => Fault::of(kind, at, shard, rng),
             };
-            add(Kind::Compact, at, rng);
-            if harms && is_cut {
-                add(Kind::CrashAtOperation, at + rng.below(30_000), rng);
+            self.faults.push(fault(Kind::Compact, at, rng));
+            if harms && is_stalled {
+                // Deletes over several shards wait for this one while others compact; an order
+                // that comes later is about them, too.
+                let since = at.saturating_sub(stalls.below(500_000));
+                let lasts = stalls.between(500_000, 1_500_000);
+                let stall = fault(Kind::DiskStall, since, &mut stalls);
+                self.faults.push(Fault { lasts, ..stall });
+                if self.workload.weights.take_away > 0 {
+                    self.faults.push(fault(Kind::Purge, since.midpoint(at), &mut stalls));
+                }
+                self.faults.push(fault(Kind::Compact, since + 2 * lasts, &mut stalls));
             }
-            if harms && is_rotten && self.pair.is_none() {
-                add(Kind::RotPacked, at + rng.below(mean), rng);
+            if harms && is_cut {
+                self.faults.push(fault(Kind::CrashAtOperation, at + rng.below(30_000), rng));
+            }
+            if harms && is_rotten && !is_pair {
+                self.faults.push(fault(Kind::RotPacked, at + rng.below(mean), rng));
             }
         }
         self.faults.sort_by_key(|fault| fault.at);

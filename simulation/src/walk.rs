@@ -95,8 +95,15 @@ impl Walked {
 
     /// Every event of every write and leg in it, as it lies there.
     pub fn stored(&self) -> impl Iterator<Item = (&AggregateKey, Version, StoredEvent)> {
-        let batches = self.writes().flat_map(|write| &write.batches);
-        batches.flat_map(|batch| {
+        self.writes().flat_map(|write| self.stored_of(write))
+    }
+
+    /// Every event of a write or leg in it, as it lies there.
+    pub fn stored_of<'a>(
+        &'a self,
+        write: &'a WriteRecord,
+    ) -> impl Iterator<Item = (&'a AggregateKey, Version, StoredEvent)> {
+        write.batches.iter().flat_map(|batch| {
             let first = batch.first_version.value();
             batch.events(&self.blobs).enumerate().filter_map(move |(index, event)| {
                 Some((&batch.key, Version::new(first + index as u64), event.ok()?))

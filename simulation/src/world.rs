@@ -28,6 +28,7 @@ use crate::history::Shown;
 use crate::invariants::{Violation, Violations, i22_caps};
 use crate::ledger::Ledger;
 use crate::machine::Machine;
+use crate::operator::Holds;
 use crate::oracle::{Evidence, Excuses, check_final};
 use crate::pair;
 use crate::rng::Rng;
@@ -244,7 +245,7 @@ impl World {
             return;
         }
         let deadline = self.timeline.now() + COMPACTION_MAX;
-        let compaction = spawn(self.compact(deadline));
+        let compaction = spawn(self.compact(Holds::Everything, deadline));
         let done = tokio::select! {
             biased;
             done = compaction => done.unwrap_or(false),

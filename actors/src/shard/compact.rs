@@ -355,7 +355,7 @@ impl<R> Core<R> {
         let newest = self.directory.locate(key, Version::new(1), upto, true, 1, pins)?;
         let found = self.directory.locate(key, from, upto, false, BATCHES_MAX, pins)?;
         let last = found.last().map_or(upto, |(_, last, _)| *last);
-        let erase = |(_, _, location)| Erase::Batch { key: key.clone(), location, upto };
+        let erase = |(first, _, location)| Erase::Batch { key: key.clone(), location, first, upto };
         Ok(Found {
             newest: newest.first().map(|(_, _, at)| at.segment),
             erases: found.into_iter().map(erase).collect(),

@@ -12,24 +12,29 @@ use crate::event::EventHead;
 use crate::ids::{TxnId, Version};
 use crate::key::AggregateKey;
 
-/// Erases the events up to `upto` of the batch of `key` at a place of a frame's `meta`data. Returns
-/// how many bytes that were there are gone; 0 when they have been before.
+/// Erases the events up to `upto` of the batch of `key` that begins with version `first`, at a
+/// place of a frame's `meta`data. Returns how many bytes that were there are gone; 0 when they have been
+/// before.
 ///
 /// # Errors
-/// When there is no batch of `key` at that place. Both areas are then to be thrown away: part of
+/// When that batch is not at that place. Both areas are then to be thrown away: part of
 /// the batch may be erased.
 pub fn erase(
     meta: &mut [u8],
     blobs: &mut [u8],
     (record_offset, batch_offset): (u32, u32),
     key: &AggregateKey,
-    upto: Version,
+    (first, upto): (Version, Version),
 ) -> Result<u64, DecodeError> {
     let range = record_range(meta, record_offset as usize)?;
     let record = &mut meta[range];
     let (_, batch) = placed_batch(&Bytes::copy_from_slice(record), batch_offset)?;
     if batch.key != *key {
         return Err(DecodeError::new("the batch at this place is of another aggregate"));
+    }
+    // A write that went astray may lie there, of the same aggregate.
+    if batch.first_version != first {
+        return Err(DecodeError::new("the batch at this place is another one of its aggregate"));
     }
     erase_batch(record, blobs, &batch, upto)
 }

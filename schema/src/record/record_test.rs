@@ -245,11 +245,12 @@ proptest! {
         let (key, _, _, first, _, events, _) = &case.batches[at];
         let upto = Version::new((first + cut).saturating_sub(1));
         let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
+        let versions = (Version::new(*first), upto);
         let place = (0, encoded.batches[at].offset);
-        let gone = erase(&mut meta, &mut blobs, place, key, upto).expect("there");
+        let gone = erase(&mut meta, &mut blobs, place, key, versions).expect("there");
         let bodies = events.iter().take(cut as usize);
         prop_assert_eq!(gone, bodies.map(|body| body.whole().len() as u64).sum::<u64>());
-        prop_assert_eq!(erase(&mut meta, &mut blobs, place, key, upto), Ok(0), "again");
+        prop_assert_eq!(erase(&mut meta, &mut blobs, place, key, versions), Ok(0), "again");
         let left = Encoded { meta: meta.into(), blobs: blobs.into(), ..case.encode() };
         let (record, hash) = only_record(&left);
         prop_assert_eq!(hash, encoded.hash);
@@ -513,11 +514,15 @@ const GOLDEN_START_HASH: &str = "9cf2e028b10086a54736b20bad91b6efa98258183c5b77a
 
 #[test]
 fn only_the_batch_that_is_meant_is_erased() {
-    let encoded = sample_case().encode();
+    let case = sample_case();
+    let encoded = case.encode();
     let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
     let place = (0, encoded.batches[0].offset);
+    let (key, first, upto) = (&case.batches[0].0, case.batches[0].3, Version::new(99));
     let other = AggregateKey::new("acme", "order", "nobody").expect("valid");
-    let refused = erase(&mut meta, &mut blobs, place, &other, Version::new(99));
+    let refused = erase(&mut meta, &mut blobs, place, &other, (Version::new(first), upto));
+    assert!(refused.is_err(), "{refused:?}");
+    let refused = erase(&mut meta, &mut blobs, place, key, (Version::new(first + 1), upto));
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!((meta, blobs), (encoded.meta.to_vec(), encoded.blobs.to_vec()));
 }
@@ -538,7 +543,8 @@ fn what_is_left_of_an_erased_event_is_zero_and_its_record_says_so() {
     let encoded = case.encode();
     let (mut meta, mut blobs) = (encoded.meta.to_vec(), encoded.blobs.to_vec());
     let place = (0, encoded.batches[0].offset);
-    erase(&mut meta, &mut blobs, place, &case.batches[0].0, Version::new(99)).expect("there");
+    let versions = (Version::new(case.batches[0].3), Version::new(99));
+    erase(&mut meta, &mut blobs, place, &case.batches[0].0, versions).expect("there");
     assert!(blobs.iter().all(|byte| *byte == 0), "the payload apart is gone");
     let decodes = |meta: &[u8]| {
         let (meta, blobs) = (Bytes::copy_from_slice(meta), Bytes::from(blobs.clone()));

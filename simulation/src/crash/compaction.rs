@@ -70,7 +70,8 @@ impl Erasing {
                 missing.may_be.insert((batch.key.clone(), Version::new(version)));
                 self.in_hand.push((batch.number as usize, 0, (version - first) as usize));
             }
-            erases.push(Erase::Batch { key: batch.key.clone(), location: *location, upto });
+            let (key, first) = (batch.key.clone(), batch.first_version);
+            erases.push(Erase::Batch { key, location: *location, first, upto });
         }
         erases
     }

@@ -5,7 +5,7 @@ use tokio::task::JoinHandle;
 
 use super::World;
 use crate::fault::Fault;
-use crate::operator::Operator;
+use crate::operator::{Holds, Operator};
 use crate::timeline::Micros;
 use crate::world::spawn;
 
@@ -20,7 +20,7 @@ impl World {
         let until = self.timeline.now() + ORDER_MAX;
         for index in 0..self.sites.len() {
             if index == node || fault.amount.is_multiple_of(2) {
-                let order = self.compact(index, until);
+                let order = self.compact(index, Holds::Acknowledged, until);
                 let bursts = &mut self.bursts;
                 bursts.push(spawn(async move {
                     let _ = order.await;
@@ -36,7 +36,7 @@ impl World {
             return;
         }
         let until = self.timeline.now() + COMPACTION_MAX;
-        for order in [0, 1].map(|node| self.compact(node, until)) {
+        for order in [0, 1].map(|node| self.compact(node, Holds::Everything, until)) {
             let done = tokio::select! {
                 biased;
                 done = order => done.unwrap_or(false),
@@ -47,7 +47,8 @@ impl World {
         }
     }
 
-    fn compact(&self, node: usize, until: Micros) -> JoinHandle<bool> {
+    /// Orders a node to compact, which `holds` that if it holds what is acknowledged.
+    fn compact(&self, node: usize, holds: Holds, until: Micros) -> JoinHandle<bool> {
         let site = &self.sites[node];
         let operator = Operator {
             wire: site.wire.clone(),
@@ -59,7 +60,8 @@ impl World {
             disks: site.machine.logs(),
             damaged: site.damaged.clone(),
         };
-        spawn(operator.compact(self.holds_all(node), until))
+        let holds = if self.holds_all(node) { holds } else { Holds::Something };
+        spawn(operator.compact(holds, until))
     }
 
     /// Whether a node's disks hold everything that is acknowledged (I4).

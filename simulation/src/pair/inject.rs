@@ -11,7 +11,7 @@ use super::World;
 use super::disks::Snapshot;
 use super::site::{Stage, end_of};
 use crate::bucket::{Ailment as BucketAilment, Outage};
-use crate::client::Client;
+use crate::client::{Client, PURGER};
 use crate::disk::{Ailment, Latency};
 use crate::fault::{FOLLOWER, Fault, Kind, LEADER};
 use crate::link::Trouble;
@@ -276,6 +276,7 @@ impl World {
                 self.heal_at(until, Heal::Reach(node));
             }
             Kind::Burst => return self.burst(fault.amount),
+            Kind::Purge => return self.purge(fault.amount),
             Kind::ClockAhead => clock.jump(fault.amount as i64),
             Kind::ClockBack => clock.jump(-(fault.amount as i64)),
             Kind::ClockFast => clock.run_at(1000 + fault.amount),
@@ -299,6 +300,14 @@ impl World {
             let client = Client::new(2_000 + index, self.surroundings(0), rng);
             self.bursts.push(spawn(client.burst(count)));
         }
+        true
+    }
+
+    fn purge(&mut self, count: u64) -> bool {
+        self.excuses.overload |= self.scenario.shape.admission_bytes < 4 << 20;
+        let rng = Rng::new(self.rng.number());
+        let client = Client::new(PURGER, self.surroundings(0), rng);
+        self.bursts.push(spawn(client.purge(count)));
         true
     }
 

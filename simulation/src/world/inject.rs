@@ -8,11 +8,11 @@ use celeriant_storage::segment::FIRST_FRAME_OFFSET;
 use celeriant_storage::watermark::WATERMARK_NAME;
 
 use super::{World, spawn};
-use crate::client::Client;
+use crate::client::{Client, PURGER};
 use crate::damage::{Scar, Witness, known, spoil};
 use crate::disk::{Ailment, Ailments, Latency};
 use crate::fault::{Fault, Kind};
-use crate::operator::Operator;
+use crate::operator::{Holds, Operator};
 use crate::power_cut::{Crash, How};
 use crate::rng::Rng;
 use crate::timeline::Micros;
@@ -21,6 +21,8 @@ use crate::timeline::Micros;
 const ORDER_MAX: Micros = 40_000_000;
 /// What is damaged together with a bit of it, in bytes.
 const PAGE_BYTES: usize = 4096;
+/// When a place in a segment that is being packed is looked at again, in µs.
+const PACKING: Micros = 1_000_000;
 
 /// Something to be put right at a time.
 #[derive(Clone, Debug)]
@@ -73,6 +75,7 @@ impl World {
                 true
             }
             Kind::Burst => self.burst(fault.amount),
+            Kind::Purge => self.purge(fault.amount),
             Kind::OutOfMemory => {
                 let bursts = self.burst(fault.amount);
                 self.timeline.sleep(1_000).await;
@@ -153,6 +156,14 @@ impl World {
             let client = Client::new(2_000 + index, self.surroundings(0), rng);
             self.bursts.push(spawn(client.burst(count)));
         }
+        true
+    }
+
+    fn purge(&mut self, count: u64) -> bool {
+        self.excuses.overload |= self.scenario.shape.admission_bytes < 4 << 20;
+        let rng = Rng::new(self.rng.number());
+        let client = Client::new(PURGER, self.surroundings(0), rng);
+        self.bursts.push(spawn(client.purge(count)));
         true
     }
 
@@ -258,8 +269,11 @@ impl World {
     }
 
     fn heal_at(&mut self, at: Micros, heal: Heal) {
-        let number = self.faults_injected;
-        self.heals.insert((at, number), heal);
+        let mut at = (at, self.faults_injected);
+        while self.heals.contains_key(&at) {
+            at.0 += 1;
+        }
+        self.heals.insert(at, heal);
     }
 
     /// Puts right what is due.
@@ -278,7 +292,10 @@ impl World {
     pub(super) fn forget_overwritten_scars(&mut self) {
         let images: Vec<_> = self.machine.medias.iter().map(|media| media.image()).collect();
         self.heals.retain(|_, heal| match heal {
-            Heal::Scar { shard, scar } => scar.is_in(&images[*shard]),
+            Heal::Scar { shard, scar } => {
+                let image = &images[*shard];
+                scar.is_in(image) || scar.is_being_packed(image)
+            }
             _ => true,
         });
     }
@@ -291,7 +308,7 @@ impl World {
     }
 
     fn order_compaction(&mut self) -> bool {
-        let order = self.compact(self.timeline.now() + ORDER_MAX);
+        let order = self.compact(Holds::Acknowledged, self.timeline.now() + ORDER_MAX);
         self.bursts.push(spawn(async move {
             let _ = order.await;
         }));
@@ -299,7 +316,11 @@ impl World {
     }
 
     /// Orders the node to compact.
-    pub(super) fn compact(&self, until: Micros) -> impl Future<Output = bool> + Send + use<> {
+    pub(super) fn compact(
+        &self,
+        holds: Holds,
+        until: Micros,
+    ) -> impl Future<Output = bool> + Send + use<> {
         let operator = Operator {
             wire: self.wire.clone(),
             ledger: self.ledger.clone(),
@@ -310,7 +331,7 @@ impl World {
             disks: self.machine.logs(),
             damaged: Arc::clone(&self.damaged),
         };
-        operator.compact(true, until)
+        operator.compact(holds, until)
     }
 
     /// Puts everything right.
@@ -378,8 +399,12 @@ impl World {
             }),
             Heal::Clock => self.machine.clock.run_at(1000),
             Heal::Scar { shard, scar } => {
-                scar.mend(&self.machine.medias[shard]);
+                let media = &self.machine.medias[shard];
+                scar.mend(media);
                 self.mended.insert(shard);
+                if scar.is_being_packed(&media.image()) {
+                    self.heal_at(now + PACKING, Heal::Scar { shard, scar });
+                }
             }
         }
     }

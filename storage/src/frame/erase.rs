@@ -18,6 +18,8 @@ pub enum Erase {
         key: AggregateKey,
         /// Where the batch is.
         location: BatchLocation,
+        /// Version of the batch's first event.
+        first: Version,
         /// The last of them. Later events of the batch stay.
         upto: Version,
     },
@@ -46,9 +48,9 @@ pub(crate) fn erase(frame: &mut [u8], identity: &Identity, erases: &[Erase]) -> 
     let mut erased = 0;
     for erase in erases {
         let done = match erase {
-            Erase::Batch { key, location, upto } => {
+            Erase::Batch { key, location, first, upto } => {
                 let place = (location.record_offset, location.batch_offset);
-                erase_batch(meta, blobs, place, key, *upto)
+                erase_batch(meta, blobs, place, key, (*first, *upto))
             }
             Erase::Leg(leg) => erase_leg(meta, blobs, leg.location.record_offset, leg.txn),
         };

@@ -86,8 +86,11 @@ impl Rig {
                 let Some((_, last, _)) = found.last() else { panic!("nothing from {next} on") };
                 next = last.next();
                 let here = found.iter().filter(|(_, _, at)| at.segment == segment);
-                let erase = |location| Erase::Batch { key: key.clone(), location, upto: *upto };
-                erases.extend(here.map(|(_, _, location)| erase(*location)));
+                let (upto, key) = (*upto, || key.clone());
+                erases.extend(here.map(|(first, _, location)| {
+                    let (first, location) = (*first, *location);
+                    Erase::Batch { key: key(), location, first, upto }
+                }));
             }
         }
         let legs = self.aborted().into_iter().filter(|leg| leg.location.segment == segment);
