@@ -17,7 +17,7 @@
 pub mod core;
 mod ring;
 mod share;
-mod waiting;
+mod topics;
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -20,9 +20,9 @@ use celeriant_schema::{
     FeedBatch, FeedPage, FeedQuery, Refusal, Request, Selector, ShardId, Stamp,
 };
 
-use super::ring::{Ring, last_stamp, page_bytes};
+use super::ring::{Entry, Ring, last_stamp, page_bytes};
 use super::share::Share;
-use super::waiting::Waiting;
+use super::topics::Topics;
 use crate::clock::Micros;
 use crate::shard::feed::narrow;
 use crate::work::{FeedAsk, FeedNews, FeedPart, Step, Task};
@@ -98,7 +98,8 @@ pub struct Core<R> {
     beginning: Vec<Poll<R>>,
     /// There may be something for them.
     due: VecDeque<Poll<R>>,
-    waiting: Waiting<R>,
+    /// All up to the head of the ring is for others.
+    waiting: Topics<R>,
     share: Share,
     next_ask: u64,
     catching_up: BTreeMap<u64, CatchingUp<R>>,
@@ -134,7 +135,7 @@ impl<R> Core<R> {
             nudged: vec![Stamp::ZERO; shards.into()],
             beginning: Vec::new(),
             due: VecDeque::new(),
-            waiting: Waiting::default(),
+            waiting: Topics::default(),
             share: Share::default(),
             next_ask: 0,
             catching_up: BTreeMap::new(),
@@ -169,7 +170,7 @@ impl<R> Core<R> {
 
     /// Polls that are not answered.
     fn held(&self) -> usize {
-        let at_rest = self.beginning.len() + self.waiting.len() + self.stalled.len();
+        let at_rest = self.beginning.len() + self.waiting.waiting() + self.stalled.len();
         at_rest + self.due.len() + self.queued.len() + self.catching_up.len()
     }
 
@@ -203,7 +204,10 @@ impl<R> Core<R> {
         if !self.ring.is_live() || poll.after() < floor {
             return self.catch_up(poll, effects);
         }
-        let page = page_of(&poll, &self.ring);
+        let page = match self.waiting.entries(&poll.query.selector, poll.after()) {
+            Some(listed) => page_of(&poll, self.ring.listed_behind(listed, poll.after()), head),
+            None => page_of(&poll, self.ring.behind(poll.after()), head),
+        };
         if page.batches.is_empty() && poll.query.wait_ms == 0 && !self.is_released {
             // At rest nobody tells how far he has come: an end that a page from the log has named
             // may be beyond what was told, and who goes on to there would ask for ever.
@@ -213,7 +217,7 @@ impl<R> Core<R> {
             return self.deliver(poll, page, effects);
         }
         poll.query.after = Some(poll.after().max(head));
-        self.waiting.add(poll);
+        self.waiting.add(poll, head);
     }
 
     fn is_over(&self, now: Micros, poll: &Poll<R>) -> bool {
@@ -299,12 +303,16 @@ impl<R> Core<R> {
     fn merge(&mut self, effects: &mut Vec<Effect<R>>) {
         let before = self.ring.range().1;
         let added = self.ring.merge();
-        for entry in self.ring.newest(added) {
-            // Of what was there before, nothing was for those who waited.
-            let concerned = self.waiting.take_concerned(&entry.batch().key);
-            self.due.extend(concerned.into_iter().map(|poll| poll.not_before(before)));
+        let mut concerned = Vec::new();
+        for (number, entry) in self.ring.newest(added) {
+            self.waiting.told(number, &entry.batch().key, &mut concerned);
         }
+        // Of what was there before, nothing was for those who waited.
+        self.due.extend(concerned.into_iter().map(|poll| poll.not_before(before)));
         self.ring.trim();
+        if self.waiting.is_full() {
+            self.waiting.look(self.ring.first(), self.ring.range().1, false);
+        }
         if self.ring.range().1 > before {
             self.due.extend(self.stalled.drain(..));
         }
@@ -353,6 +361,7 @@ impl<R> Core<R> {
             let page = FeedPage { batches: Vec::new(), upto, head };
             effects.push(poll.reply(page));
         }
+        self.waiting.look(self.ring.first(), head, true);
         self.due.extend(self.stalled.drain(..));
         let late = self.beginning.extract_if(.., |poll| poll.until <= now);
         effects.extend(late.map(unready));
@@ -364,6 +373,7 @@ impl<R> Core<R> {
         if self.idle_ticks >= IDLE_TICKS {
             self.is_on = false;
             self.ring = Ring::new(self.shards);
+            self.waiting = Topics::default();
             self.nudged.fill(Stamp::ZERO);
             self.tell_all(effects, |watch| Step::Unlisten { watch });
         }
@@ -388,11 +398,15 @@ fn unready<R>(poll: Poll<R>) -> Effect<R> {
     Effect::Refuse(poll.route, Refusal::Overloaded { what, retry_after_ms: OVERLOAD_RETRY_MS })
 }
 
-/// What the ring has for a poll, as much as a page takes.
-fn page_of<R>(poll: &Poll<R>, ring: &Ring) -> FeedPage {
-    let (after, head) = (poll.after(), ring.range().1);
+/// What these entries of the ring, which ends at `head`, have for a poll, as much as a page takes.
+fn page_of<'a, R>(
+    poll: &Poll<R>,
+    entries: impl Iterator<Item = &'a Entry>,
+    head: Stamp,
+) -> FeedPage {
+    let after = poll.after();
     let (mut batches, mut bytes, mut last): (Vec<FeedBatch>, _, _) = (Vec::new(), 0, after);
-    for entry in ring.behind(after) {
+    for entry in entries {
         if !poll.query.selector.matches(&entry.batch().key) {
             continue;
         }

@@ -24,6 +24,8 @@ const BATCH_BYTES: usize = 256;
 pub(super) struct Ring {
     shards: Vec<Stream>,
     entries: VecDeque<Entry>,
+    /// Number of the first of them: they are counted from the beginning.
+    first: u64,
     bytes: usize,
     /// Everything behind this is here.
     floor: Stamp,
@@ -79,6 +81,7 @@ impl Ring {
         Self {
             shards: (0..shards).map(|_| stream()).collect(),
             entries: VecDeque::new(),
+            first: 0,
             bytes: 0,
             floor: Stamp::ZERO,
             head: Stamp::ZERO,
@@ -107,6 +110,7 @@ impl Ring {
         let Stream { closed, queue } = &mut self.shards[shard];
         (*closed, self.bytes) = (None, 0);
         queue.clear();
+        self.first += self.entries.len() as u64;
         self.entries.clear();
         self.floor = self.head;
     }
@@ -166,6 +170,7 @@ impl Ring {
         while self.bytes > BYTES_MAX
             && let Some(oldest) = self.entries.pop_front()
         {
+            self.first += 1;
             self.bytes -= oldest.bytes();
             self.floor = oldest.last();
         }
@@ -199,9 +204,29 @@ impl Ring {
         self.entries.range(from..)
     }
 
-    /// The newest `count` entries.
-    pub(super) fn newest(&self, count: usize) -> impl Iterator<Item = &Entry> {
-        self.entries.range(self.entries.len() - count..)
+    /// The newest `count` entries, with their numbers.
+    pub(super) fn newest(&self, count: usize) -> impl Iterator<Item = (u64, &Entry)> {
+        let from = self.entries.len() - count;
+        (self.first + from as u64..).zip(self.entries.range(from..))
+    }
+
+    /// Number of the first entry.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Of the entries with these numbers, which are in order, those behind `after`.
+    pub(super) fn listed_behind<'a>(
+        &'a self,
+        numbers: &'a VecDeque<u64>,
+        after: Stamp,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let entry = |number: &u64| {
+            let at = number.checked_sub(self.first)?;
+            self.entries.get(usize::try_from(at).ok()?)
+        };
+        let is_old = |number: &u64| entry(number).is_none_or(|entry| entry.last() <= after);
+        numbers.range(numbers.partition_point(is_old)..).filter_map(entry)
     }
 }
 

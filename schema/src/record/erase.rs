@@ -13,12 +13,12 @@ use crate::ids::{TxnId, Version};
 use crate::key::AggregateKey;
 
 /// Erases the events up to `upto` of the batch of `key` that begins with version `first`, at a
-/// place of a frame's `meta`data. Returns how many bytes that were there are gone; 0 when they have been
-/// before.
+/// place of a frame's `meta`data. Returns how many bytes that were there are gone; 0 when they have
+/// been before.
 ///
 /// # Errors
-/// When that batch is not at that place. Both areas are then to be thrown away: part of
-/// the batch may be erased.
+/// When that batch is not at that place. Both areas are then to be thrown away: part of the batch
+/// may be erased.
 pub fn erase(
     meta: &mut [u8],
     blobs: &mut [u8],

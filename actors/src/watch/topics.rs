@@ -1,0 +1,166 @@
+//! What is watched: who waits for something of it, and where in the ring that is. So the cost of an
+//! event does not grow with the watchers that it does not concern, nor that of a watcher with the
+//! events that do not concern him.
+//!
+//! ```text
+//! event ─► its key, type, org, and all ─► topics ─┬─► numbers of ring entries, one list a topic
+//!                                                 └─► who waits is due
+//! ```
+//! A topic begins with whoever waits first, and ends a little after nobody did any more. What its
+//! list does not reach back to is looked for in the ring itself.
+
+use std::collections::VecDeque;
+
+use celeriant_schema::{AggregateKey, Selector, Stamp};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+
+use super::core::Poll;
+
+/// Numbers in all lists together; more, and they begin anew.
+const LISTED_MAX: usize = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Topics<R> {
+    next: u64,
+    topics: HashMap<u64, Topic<R>, FixedState>,
+    /// By their selectors, as text.
+    by_text: HashMap<String, u64, FixedState>,
+    /// Those that have that plain selector among theirs.
+    by_part: HashMap<String, Vec<u64>, FixedState>,
+    waiting: usize,
+    listed: usize,
+}
+
+#[derive(Debug)]
+struct Topic<R> {
+    selector: Selector,
+    waiting: Vec<Poll<R>>,
+    /// Entries of the ring that are of it.
+    entries: VecDeque<u64>,
+    /// Those behind this are listed.
+    from: Stamp,
+    /// Since the last look somebody waited.
+    is_used: bool,
+}
+
+impl<R> Default for Topics<R> {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            topics: HashMap::default(),
+            by_text: HashMap::default(),
+            by_part: HashMap::default(),
+            waiting: 0,
+            listed: 0,
+        }
+    }
+}
+
+impl<R> Topics<R> {
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// One more waits: up to `head`, where the ring ends, nothing is for him.
+    pub(super) fn add(&mut self, poll: Poll<R>, head: Stamp) {
+        let text = poll.query.selector.to_string();
+        let number = *self.by_text.entry(text).or_insert_with(|| {
+            self.next += 1;
+            for part in poll.query.selector.parts() {
+                self.by_part.entry(part.to_string()).or_default().push(self.next);
+            }
+            self.next
+        });
+        let topic = self.topics.entry(number).or_insert_with(|| Topic {
+            selector: poll.query.selector.clone(),
+            waiting: Vec::new(),
+            entries: VecDeque::new(),
+            from: head,
+            is_used: true,
+        });
+        topic.is_used = true;
+        topic.waiting.push(poll);
+        self.waiting += 1;
+    }
+
+    /// Entry `number` of the ring, the newest, is an event of `key`; takes those out whom it may
+    /// concern.
+    pub(super) fn told(&mut self, number: u64, key: &AggregateKey, into: &mut Vec<Poll<R>>) {
+        if self.topics.is_empty() {
+            return;
+        }
+        let text = key.as_str();
+        let [org, kind] = key.separators();
+        for part in ["*", &text[..org], &text[..kind], text] {
+            for topic in self.by_part.get(part).into_iter().flatten() {
+                let Some(topic) = self.topics.get_mut(topic) else { continue };
+                // Of several selectors more than one may have it.
+                if topic.entries.back() != Some(&number) {
+                    topic.entries.push_back(number);
+                    self.listed += 1;
+                }
+                self.waiting -= topic.waiting.len();
+                into.append(&mut topic.waiting);
+            }
+        }
+    }
+
+    /// The ring's entries of a selector behind `after`, and maybe some before; `None`: not known.
+    pub(super) fn entries(&self, selector: &Selector, after: Stamp) -> Option<&VecDeque<u64>> {
+        let number = self.by_text.get(selector.to_string().as_str())?;
+        let topic = self.topics.get(number)?;
+        (topic.from <= after).then_some(&topic.entries)
+    }
+
+    /// Takes those out that are.
+    pub(super) fn take_if(&mut self, is_due: impl Fn(&Poll<R>) -> bool) -> Vec<Poll<R>> {
+        let topics = self.topics.values_mut();
+        let due: Vec<_> =
+            topics.flat_map(|topic| topic.waiting.extract_if(.., |poll| is_due(poll))).collect();
+        self.waiting -= due.len();
+        due
+    }
+
+    /// The ring begins with entry `first`, and ends at `head`: forgets what is not there any more,
+    /// and, once in a while, topics that nobody waited for since the last time.
+    pub(super) fn look(&mut self, first: u64, head: Stamp, is_time: bool) {
+        let is_full = self.is_full();
+        self.listed = 0;
+        let mut gone = Vec::new();
+        self.topics.retain(|_, topic| {
+            if is_full {
+                (topic.entries, topic.from) = (VecDeque::new(), head);
+            }
+            let old = topic.entries.partition_point(|entry| *entry < first);
+            topic.entries.drain(..old);
+            let is_used = !is_time || std::mem::take(&mut topic.is_used);
+            let stays = is_used || !topic.waiting.is_empty();
+            match stays {
+                true => self.listed += topic.entries.len(),
+                false => gone.push(topic.selector.clone()),
+            }
+            stays
+        });
+        for selector in gone {
+            self.by_text.remove(selector.to_string().as_str());
+            for part in selector.parts() {
+                let Entry::Occupied(mut of_part) = self.by_part.entry(part.to_string()) else {
+                    continue;
+                };
+                of_part.get_mut().retain(|topic| self.topics.contains_key(topic));
+                if of_part.get().is_empty() {
+                    of_part.remove();
+                }
+            }
+        }
+    }
+
+    /// Whether the lists have become long: a look makes them shorter.
+    pub(super) fn is_full(&self) -> bool {
+        self.listed > LISTED_MAX
+    }
+}
