@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use celeriant_schema::limits::PAGE_BYTES_TARGET;
 use celeriant_schema::{
-    FeedBatch, FeedPage, FeedQuery, Refusal, Request, Selector, ShardId, Stamp,
+    AggregateKey, FeedBatch, FeedPage, FeedQuery, Refusal, Request, Selector, ShardId, Stamp,
 };
 
 use super::ring::{Entry, Ring, last_stamp, page_bytes};
@@ -98,8 +98,8 @@ pub struct Core<R> {
     beginning: Vec<Poll<R>>,
     /// There may be something for them.
     due: VecDeque<Poll<R>>,
-    /// All up to the head of the ring is for others.
-    waiting: Topics<R>,
+    /// What is watched, and who waits for it: all in the ring is for others.
+    topics: Topics<R>,
     share: Share,
     next_ask: u64,
     catching_up: BTreeMap<u64, CatchingUp<R>>,
@@ -135,7 +135,7 @@ impl<R> Core<R> {
             nudged: vec![Stamp::ZERO; shards.into()],
             beginning: Vec::new(),
             due: VecDeque::new(),
-            waiting: Topics::default(),
+            topics: Topics::default(),
             share: Share::default(),
             next_ask: 0,
             catching_up: BTreeMap::new(),
@@ -170,7 +170,7 @@ impl<R> Core<R> {
 
     /// Polls that are not answered.
     fn held(&self) -> usize {
-        let at_rest = self.beginning.len() + self.waiting.waiting() + self.stalled.len();
+        let at_rest = self.beginning.len() + self.topics.waiting() + self.stalled.len();
         at_rest + self.due.len() + self.queued.len() + self.catching_up.len()
     }
 
@@ -187,7 +187,9 @@ impl<R> Core<R> {
         effects.extend(all.map(|shard| Effect::Step(shard, step(self.index))));
     }
 
-    fn answer_head(&self, poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
+    fn answer_head(&mut self, poll: Poll<R>, effects: &mut Vec<Effect<R>>) {
+        // Whoever asks for that comes back for what follows.
+        self.topics.begin(&poll.query.selector, self.ring.latest());
         let head = self.ring.complete();
         let page = FeedPage { batches: Vec::new(), upto: head, head };
         effects.push(poll.reply(page));
@@ -204,10 +206,13 @@ impl<R> Core<R> {
         if !self.ring.is_live() || poll.after() < floor {
             return self.catch_up(poll, effects);
         }
-        let page = match self.waiting.entries(&poll.query.selector, poll.after()) {
-            Some(listed) => page_of(&poll, self.ring.listed_behind(listed, poll.after()), head),
-            None => page_of(&poll, self.ring.behind(poll.after()), head),
+        if poll.query.wait_ms > 0 {
+            self.topics.begin(&poll.query.selector, self.ring.latest());
+        }
+        let Some(listed) = self.topics.entries(&poll.query.selector, poll.after()) else {
+            return self.catch_up(poll, effects);
         };
+        let page = page_of(&poll, self.ring.listed_behind(listed, poll.after()), head);
         if page.batches.is_empty() && poll.query.wait_ms == 0 && !self.is_released {
             // At rest nobody tells how far he has come: an end that a page from the log has named
             // may be beyond what was told, and who goes on to there would ask for ever.
@@ -217,7 +222,7 @@ impl<R> Core<R> {
             return self.deliver(poll, page, effects);
         }
         poll.query.after = Some(poll.after().max(head));
-        self.waiting.add(poll, head);
+        self.topics.add(poll);
     }
 
     fn is_over(&self, now: Micros, poll: &Poll<R>) -> bool {
@@ -266,14 +271,17 @@ impl<R> Core<R> {
                     self.due.extend(self.stalled.drain(..));
                 }
             }
-            FeedNews::Told { batches, upto } if self.is_on => self.ring.told(at, &batches, upto),
+            FeedNews::Told { batches, upto } if self.is_on => {
+                let is_watched = |key: &AggregateKey| self.topics.is_watched(key);
+                self.ring.told(at, &batches, upto, is_watched);
+            }
             FeedNews::Lost if self.is_on => {
                 self.nudged[at] = Stamp::ZERO;
                 self.ring.lost(at);
                 effects.push(Effect::Step(shard, Step::Listen { watch: self.index }));
                 // What they wait for may be in none of the news.
                 let head = self.ring.range().1;
-                let waiting = self.waiting.take_if(|_| true);
+                let waiting = self.topics.take_if(|_| true);
                 self.due.extend(waiting.into_iter().map(|poll| poll.not_before(head)));
             }
             FeedNews::Part { number, part } => self.part(now, number, part, effects),
@@ -305,13 +313,13 @@ impl<R> Core<R> {
         let added = self.ring.merge();
         let mut concerned = Vec::new();
         for (number, entry) in self.ring.newest(added) {
-            self.waiting.told(number, &entry.batch().key, &mut concerned);
+            self.topics.told(number, &entry.batch().key, &mut concerned);
         }
         // Of what was there before, nothing was for those who waited.
         self.due.extend(concerned.into_iter().map(|poll| poll.not_before(before)));
         self.ring.trim();
-        if self.waiting.is_full() {
-            self.waiting.look(self.ring.first(), self.ring.range().1, false);
+        if self.topics.is_full() {
+            self.topics.look(self.ring.first(), self.ring.latest(), false);
         }
         if self.ring.range().1 > before {
             self.due.extend(self.stalled.drain(..));
@@ -356,12 +364,12 @@ impl<R> Core<R> {
     /// Time has passed: answers those who have waited long enough.
     pub fn tick(&mut self, now: Micros, effects: &mut Vec<Effect<R>>) {
         let head = self.ring.range().1;
-        for poll in self.waiting.take_if(|poll| poll.until <= now) {
+        for poll in self.topics.take_if(|poll| poll.until <= now) {
             let upto = poll.after().max(head);
             let page = FeedPage { batches: Vec::new(), upto, head };
             effects.push(poll.reply(page));
         }
-        self.waiting.look(self.ring.first(), head, true);
+        self.topics.look(self.ring.first(), self.ring.latest(), true);
         self.due.extend(self.stalled.drain(..));
         let late = self.beginning.extract_if(.., |poll| poll.until <= now);
         effects.extend(late.map(unready));
@@ -373,7 +381,7 @@ impl<R> Core<R> {
         if self.idle_ticks >= IDLE_TICKS {
             self.is_on = false;
             self.ring = Ring::new(self.shards);
-            self.waiting = Topics::default();
+            self.topics = Topics::default();
             self.nudged.fill(Stamp::ZERO);
             self.tell_all(effects, |watch| Step::Unlisten { watch });
         }
@@ -383,7 +391,7 @@ impl<R> Core<R> {
     pub fn release(&mut self, effects: &mut Vec<Effect<R>>) {
         self.is_released = true;
         let head = self.ring.range().1;
-        for poll in self.waiting.take_if(|_| true).into_iter().chain(self.stalled.drain(..)) {
+        for poll in self.topics.take_if(|_| true).into_iter().chain(self.stalled.drain(..)) {
             let upto = poll.after();
             let page = FeedPage { batches: Vec::new(), upto, head: head.max(upto) };
             effects.push(poll.reply(page));

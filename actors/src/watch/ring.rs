@@ -5,14 +5,14 @@
 //! shard 1: … ─► queue ─┴──────────► entries │ floor < stamp <= head
 //! ```
 //! A batch enters when no shard can come up with an earlier one; a notice takes out what it says is
-//! gone, so that a page never has what was deleted up to its head. Bounded by bytes: the oldest
-//! leave, and the floor rises; whoever is below it reads the log.
+//! gone, so that a page never has what was deleted up to its head. What nobody watches stays out.
+//! Bounded by bytes: the oldest leave, and the floor rises; whoever is below it reads the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use celeriant_schema::{FeedBatch, Notice, Stamp};
+use celeriant_schema::{AggregateKey, FeedBatch, Notice, Stamp};
 
 /// Bytes of batches kept.
 const BYTES_MAX: usize = 8 << 20;
@@ -115,13 +115,37 @@ impl Ring {
         self.floor = self.head;
     }
 
-    /// A shard tells what is new, up to `upto`.
-    pub(super) fn told(&mut self, shard: usize, batches: &Arc<[FeedBatch]>, upto: Stamp) {
+    /// A shard tells what is new, up to `upto`; only what is watched is kept.
+    pub(super) fn told(
+        &mut self,
+        shard: usize,
+        batches: &Arc<[FeedBatch]>,
+        upto: Stamp,
+        is_watched: impl Fn(&AggregateKey) -> bool,
+    ) {
         let Stream { closed, queue } = &mut self.shards[shard];
         let Some(known) = closed else { return };
-        let entries = (0..batches.len()).map(|at| Entry { told: Arc::clone(batches), at });
-        queue.extend(entries.filter(|entry| entry.last() > *known));
+        let is_new = |batch: &FeedBatch| last_stamp(batch) > *known && is_watched(&batch.key);
+        let kept: Vec<usize> =
+            batches.iter().enumerate().filter(|(_, it)| is_new(it)).map(|(at, _)| at).collect();
+        // One batch keeps all that were told with it, and their frame, in memory.
+        match kept.len() * 2 < batches.len() {
+            true => {
+                let alone: Arc<[FeedBatch]> =
+                    kept.iter().map(|at| detached(&batches[*at])).collect();
+                queue.extend((0..alone.len()).map(|at| Entry { told: Arc::clone(&alone), at }));
+            }
+            false => {
+                queue.extend(kept.into_iter().map(|at| Entry { told: Arc::clone(batches), at }));
+            }
+        }
         *known = upto.max(*known);
+    }
+
+    /// Up to here something was told, by one shard at least.
+    pub(super) fn latest(&self) -> Stamp {
+        let latest = self.shards.iter().filter_map(|shard| shard.closed).max();
+        latest.unwrap_or_default().max(self.head)
     }
 
     /// Merges what can be. Returns how many entries at the end are new.
@@ -198,12 +222,6 @@ impl Ring {
         (self.floor, self.head)
     }
 
-    /// The entries behind `after`, which is not below the floor.
-    pub(super) fn behind(&self, after: Stamp) -> impl Iterator<Item = &Entry> {
-        let from = self.entries.partition_point(|entry| entry.last() <= after);
-        self.entries.range(from..)
-    }
-
     /// The newest `count` entries, with their numbers.
     pub(super) fn newest(&self, count: usize) -> impl Iterator<Item = (u64, &Entry)> {
         let from = self.entries.len() - count;
@@ -228,6 +246,15 @@ impl Ring {
         let is_old = |number: &u64| entry(number).is_none_or(|entry| entry.last() <= after);
         numbers.range(numbers.partition_point(is_old)..).filter_map(entry)
     }
+}
+
+/// The same, in memory of its own.
+fn detached(batch: &FeedBatch) -> FeedBatch {
+    let mut alone = FeedBatch { key: batch.key.detached(), ..batch.clone() };
+    for event in &mut alone.batch.events {
+        event.body = Bytes::copy_from_slice(&event.body);
+    }
+    alone
 }
 
 /// Bytes that a batch takes on a page.

@@ -1,13 +1,13 @@
 //! What is watched: who waits for something of it, and where in the ring that is. So the cost of an
 //! event does not grow with the watchers that it does not concern, nor that of a watcher with the
-//! events that do not concern him.
+//! events that do not concern him, which the ring does not even keep.
 //!
 //! ```text
 //! event ─► its key, type, org, and all ─► topics ─┬─► numbers of ring entries, one list a topic
 //!                                                 └─► who waits is due
 //! ```
-//! A topic begins with whoever waits first, and ends a little after nobody did any more. What its
-//! list does not reach back to is looked for in the ring itself.
+//! A topic begins with whoever watches first, and ends a little after nobody did any more. What was
+//! before it is in the log.
 
 use std::collections::VecDeque;
 
@@ -65,37 +65,38 @@ impl<R> Topics<R> {
         self.waiting
     }
 
-    /// One more waits: up to `head`, where the ring ends, nothing is for him.
-    pub(super) fn add(&mut self, poll: Poll<R>, head: Stamp) {
-        let text = poll.query.selector.to_string();
-        let number = *self.by_text.entry(text).or_insert_with(|| {
-            self.next += 1;
-            for part in poll.query.selector.parts() {
-                self.by_part.entry(part.to_string()).or_default().push(self.next);
-            }
-            self.next
-        });
-        let topic = self.topics.entry(number).or_insert_with(|| Topic {
-            selector: poll.query.selector.clone(),
-            waiting: Vec::new(),
-            entries: VecDeque::new(),
-            from: head,
-            is_used: true,
-        });
+    /// A topic is to be: what shards tell behind `from` will be listed.
+    pub(super) fn begin(&mut self, selector: &Selector, from: Stamp) {
+        let Entry::Vacant(text) = self.by_text.entry(selector.to_string()) else { return };
+        self.next += 1;
+        text.insert(self.next);
+        for part in selector.parts() {
+            self.by_part.entry(part.to_string()).or_default().push(self.next);
+        }
+        let (selector, waiting, entries) = (selector.clone(), Vec::new(), VecDeque::new());
+        self.topics.insert(self.next, Topic { selector, waiting, entries, from, is_used: true });
+    }
+
+    /// One more waits, of a topic that is: nothing in the ring is for him.
+    pub(super) fn add(&mut self, poll: Poll<R>) {
+        let number = self.by_text.get(poll.query.selector.to_string().as_str());
+        let Some(topic) = number.and_then(|number| self.topics.get_mut(number)) else {
+            unreachable!("who waits has looked into the list of his topic")
+        };
         topic.is_used = true;
         topic.waiting.push(poll);
         self.waiting += 1;
     }
 
+    /// Whether somebody watches `key`.
+    pub(super) fn is_watched(&self, key: &AggregateKey) -> bool {
+        !self.topics.is_empty() && parts(key).into_iter().any(|it| self.by_part.contains_key(it))
+    }
+
     /// Entry `number` of the ring, the newest, is an event of `key`; takes those out whom it may
     /// concern.
     pub(super) fn told(&mut self, number: u64, key: &AggregateKey, into: &mut Vec<Poll<R>>) {
-        if self.topics.is_empty() {
-            return;
-        }
-        let text = key.as_str();
-        let [org, kind] = key.separators();
-        for part in ["*", &text[..org], &text[..kind], text] {
+        for part in parts(key) {
             for topic in self.by_part.get(part).into_iter().flatten() {
                 let Some(topic) = self.topics.get_mut(topic) else { continue };
                 // Of several selectors more than one may have it.
@@ -125,15 +126,15 @@ impl<R> Topics<R> {
         due
     }
 
-    /// The ring begins with entry `first`, and ends at `head`: forgets what is not there any more,
-    /// and, once in a while, topics that nobody waited for since the last time.
-    pub(super) fn look(&mut self, first: u64, head: Stamp, is_time: bool) {
+    /// The ring begins with entry `first`, and shards have told up to `latest`: forgets what is not
+    /// there any more, and, once in a while, topics that nobody waited for since the last time.
+    pub(super) fn look(&mut self, first: u64, latest: Stamp, is_time: bool) {
         let is_full = self.is_full();
         self.listed = 0;
         let mut gone = Vec::new();
         self.topics.retain(|_, topic| {
             if is_full {
-                (topic.entries, topic.from) = (VecDeque::new(), head);
+                (topic.entries, topic.from) = (VecDeque::new(), latest);
             }
             let old = topic.entries.partition_point(|entry| *entry < first);
             topic.entries.drain(..old);
@@ -163,4 +164,11 @@ impl<R> Topics<R> {
     pub(super) fn is_full(&self) -> bool {
         self.listed > LISTED_MAX
     }
+}
+
+/// The plain selectors that have `key`.
+fn parts(key: &AggregateKey) -> [&str; 4] {
+    let text = key.as_str();
+    let [org, kind] = key.separators();
+    ["*", &text[..org], &text[..kind], text]
 }

@@ -319,6 +319,26 @@ fn what_was_deleted_is_told_no_more_however_old_the_cursor() {
 }
 
 #[test]
+fn what_nobody_watches_is_not_kept_and_whoever_comes_later_reads_the_log() {
+    let mut rig = Rig::live(1, 100);
+    rig.poll(1, "b", Some(100), 60_000);
+    rig.told(0, &[batch("a/t/1", 101)], 101);
+    assert_eq!(rig.core.ring.newest(1).count(), 1, "somebody has asked for everything");
+    rig.tick(1);
+    rig.tick(2);
+    let all = [batch("a/t/1", 102), batch("b/t/1", 103), batch("a/t/1", 104)];
+    rig.told(0, &all, 104);
+    assert_eq!(rig.answers(), [(1, vec![103], 104)]);
+    rig.poll(2, "a/t", Some(100), 60_000);
+    assert_eq!(rig.answers(), [], "102 and 104 are not here");
+    assert_eq!(rig.answer_asks(&[batch("a/t/1", 102), batch("a/t/1", 104)], 104), 1);
+    assert_eq!(rig.answers(), [(2, vec![102, 104], 104)]);
+    rig.poll(2, "a/t", Some(104), 60_000);
+    rig.told(0, &[batch("a/t/1", 105)], 105);
+    assert_eq!(rig.answers(), [(2, vec![105], 105)], "and from now on here");
+}
+
+#[test]
 fn the_ring_forgets_the_oldest_and_says_so() {
     let mut rig = Rig::live(1, 100);
     let many: Vec<FeedBatch> = (0..60_000).map(|n| batch("a/t/1", 101 + n)).collect();
