@@ -21,6 +21,10 @@ use super::core::Poll;
 /// Numbers in all lists together; more, and they begin anew.
 const LISTED_MAX: usize = 1 << 20;
 
+/// A topic ends after so many looks without anybody: more than the longest that one who goes on may
+/// have to wait for a thread that is full.
+const UNUSED_MAX: u8 = 5;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Topics<R> {
@@ -42,8 +46,8 @@ struct Topic<R> {
     entries: VecDeque<u64>,
     /// Those behind this are listed.
     from: Stamp,
-    /// Since the last look somebody waited.
-    is_used: bool,
+    /// Looks since somebody wanted something of it.
+    unused: u8,
 }
 
 impl<R> Default for Topics<R> {
@@ -74,7 +78,7 @@ impl<R> Topics<R> {
             self.by_part.entry(part.to_string()).or_default().push(self.next);
         }
         let (selector, waiting, entries) = (selector.clone(), Vec::new(), VecDeque::new());
-        self.topics.insert(self.next, Topic { selector, waiting, entries, from, is_used: true });
+        self.topics.insert(self.next, Topic { selector, waiting, entries, from, unused: 0 });
     }
 
     /// One more waits, of a topic that is: nothing in the ring is for him.
@@ -83,7 +87,6 @@ impl<R> Topics<R> {
         let Some(topic) = number.and_then(|number| self.topics.get_mut(number)) else {
             unreachable!("who waits has looked into the list of his topic")
         };
-        topic.is_used = true;
         topic.waiting.push(poll);
         self.waiting += 1;
     }
@@ -111,9 +114,10 @@ impl<R> Topics<R> {
     }
 
     /// The ring's entries of a selector behind `after`, and maybe some before; `None`: not known.
-    pub(super) fn entries(&self, selector: &Selector, after: Stamp) -> Option<&VecDeque<u64>> {
+    pub(super) fn entries(&mut self, selector: &Selector, after: Stamp) -> Option<&VecDeque<u64>> {
         let number = self.by_text.get(selector.to_string().as_str())?;
-        let topic = self.topics.get(number)?;
+        let topic = self.topics.get_mut(number)?;
+        topic.unused = 0;
         (topic.from <= after).then_some(&topic.entries)
     }
 
@@ -127,7 +131,7 @@ impl<R> Topics<R> {
     }
 
     /// The ring begins with entry `first`, and shards have told up to `latest`: forgets what is not
-    /// there any more, and, once in a while, topics that nobody waited for since the last time.
+    /// there any more, and, once in a while, topics that nobody wanted for some time.
     pub(super) fn look(&mut self, first: u64, latest: Stamp, is_time: bool) {
         let is_full = self.is_full();
         self.listed = 0;
@@ -138,8 +142,11 @@ impl<R> Topics<R> {
             }
             let old = topic.entries.partition_point(|entry| *entry < first);
             topic.entries.drain(..old);
-            let is_used = !is_time || std::mem::take(&mut topic.is_used);
-            let stays = is_used || !topic.waiting.is_empty();
+            topic.unused += u8::from(is_time);
+            let stays = topic.unused <= UNUSED_MAX || !topic.waiting.is_empty();
+            if !topic.waiting.is_empty() {
+                topic.unused = 0;
+            }
             match stays {
                 true => self.listed += topic.entries.len(),
                 false => gone.push(topic.selector.clone()),
