@@ -31,6 +31,8 @@ use crate::work::{FeedAsk, FeedNews, FeedPart, Step, Task};
 const WAITING_MAX: usize = 50_000;
 /// Polls that read the log at a time; the others take turns.
 const CATCHING_UP_MAX: usize = 8;
+/// What was read of the log is told as a whole up to this: what is cut off is read again.
+const JOINED_BYTES_MAX: usize = 2 * PAGE_BYTES_TARGET;
 /// Least log that a shard looks at for one page, in bytes.
 const LOOK_BYTES_MIN: usize = 64 << 10;
 /// After so many ticks without anybody, the shards are told to be silent.
@@ -430,7 +432,7 @@ fn page_of<'a, R>(
     FeedPage { batches, upto: head.max(after), head }
 }
 
-/// What all shards have up to where the first of them ends, as much as a page takes.
+/// What all shards have up to where the first of them ends, as much as a page may hold.
 fn joined(parts: Vec<FeedPart>, after: Stamp) -> FeedPage {
     let upto = parts.iter().map(|part| part.upto).min().unwrap_or(after).max(after);
     let head = parts.iter().map(|part| part.head).min().unwrap_or(after);
@@ -441,7 +443,7 @@ fn joined(parts: Vec<FeedPart>, after: Stamp) -> FeedPage {
     let mut bytes = 0;
     let is_beyond = |(at, batch): (usize, &FeedBatch)| {
         bytes += page_bytes(batch);
-        bytes > PAGE_BYTES_TARGET && at > 0
+        bytes > JOINED_BYTES_MAX && at > 0
     };
     let beyond = page.batches.iter().enumerate().position(is_beyond);
     if let Some(beyond) = beyond {

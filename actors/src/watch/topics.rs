@@ -21,6 +21,8 @@ use super::core::Poll;
 /// Numbers in all lists together; more, and they begin anew.
 const LISTED_MAX: usize = 1 << 20;
 
+/// Topics at a time: of a selector beyond them the log is read, which finds the same.
+pub(super) const TOPICS_MAX: usize = 100_000;
 /// A topic ends after so many looks without anybody: more than the longest that one who goes on may
 /// have to wait for a thread that is full.
 const UNUSED_MAX: u8 = 5;
@@ -69,9 +71,13 @@ impl<R> Topics<R> {
         self.waiting
     }
 
-    /// A topic is to be: what shards tell behind `from` will be listed.
+    /// A topic is to be, if there is room: what shards tell behind `from` will be listed.
     pub(super) fn begin(&mut self, selector: &Selector, from: Stamp) {
+        let is_full = self.topics.len() >= TOPICS_MAX;
         let Entry::Vacant(text) = self.by_text.entry(selector.to_string()) else { return };
+        if is_full {
+            return;
+        }
         self.next += 1;
         text.insert(self.next);
         for part in selector.parts() {

@@ -103,7 +103,7 @@ impl Default for Options {
 
 impl Options {
     /// What is shown, if anything, wherever it comes from.
-    pub(crate) fn credentials(&self) -> Option<Credentials> {
+    pub(crate) fn shown(&self) -> Option<Credentials> {
         self.credentials.clone().or_else(|| self.api_key.clone().map(Credentials::from))
     }
 }

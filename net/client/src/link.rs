@@ -96,7 +96,7 @@ impl Shared {
         Self {
             dial,
             name: options.name.clone(),
-            credentials: options.credentials(),
+            credentials: options.shown(),
             connect_timeout: options.connect_timeout.min(share),
             silence_timeout: options.silence_timeout.min(share),
             known: Mutex::new(known),

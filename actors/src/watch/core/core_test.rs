@@ -9,6 +9,7 @@ use celeriant_schema::{
     WriteId,
 };
 
+use super::super::topics::TOPICS_MAX;
 use super::{CATCHING_UP_MAX, Core, Effect, IDLE_TICKS};
 use crate::work::{FeedNews, FeedPart, Step, Task};
 
@@ -337,6 +338,23 @@ fn what_nobody_watches_is_not_kept_and_whoever_comes_later_reads_the_log() {
     rig.poll(2, "a/t", Some(104), 60_000);
     rig.told(0, &[batch("a/t/1", 105)], 105);
     assert_eq!(rig.answers(), [(2, vec![105], 105)], "and from now on here");
+}
+
+#[test]
+fn of_more_selectors_than_are_kept_the_log_is_read() {
+    let mut rig = Rig::live(1, 100);
+    for number in 0..=TOPICS_MAX as u32 {
+        rig.poll(number, &format!("a/t{number}"), None, 0);
+    }
+    rig.answers();
+    let late = format!("a/t{TOPICS_MAX}/1");
+    rig.poll(1, "a/t1", Some(100), 60_000);
+    rig.poll(2, &format!("a/t{TOPICS_MAX}"), Some(100), 60_000);
+    assert_eq!(rig.answer_asks(&[], 100), 1, "one of them has no topic");
+    rig.told(0, &[batch("a/t1/1", 101), batch(&late, 102)], 102);
+    assert_eq!(rig.answers(), [(1, vec![101], 102)]);
+    assert_eq!(rig.answer_asks(&[batch(&late, 102)], 102), 1);
+    assert_eq!(rig.answers(), [(2, vec![102], 102)]);
 }
 
 #[test]
