@@ -208,10 +208,13 @@ impl<R> Core<R> {
         if !self.ring.is_live() || poll.after() < floor {
             return self.catch_up(poll, effects);
         }
-        if poll.query.wait_ms > 0 {
-            self.topics.begin(&poll.query.selector, self.ring.latest());
-        }
-        let Some(listed) = self.topics.entries(&poll.query.selector, poll.after()) else {
+        let topic = match poll.query.wait_ms {
+            0 => self.topics.find(&poll.query.selector),
+            _ => self.topics.begin(&poll.query.selector, self.ring.latest()),
+        };
+        let Some((topic, listed)) =
+            topic.and_then(|topic| Some((topic, self.topics.entries(topic, poll.after())?)))
+        else {
             return self.catch_up(poll, effects);
         };
         let page = page_of(&poll, self.ring.listed_behind(listed, poll.after()), head);
@@ -224,7 +227,7 @@ impl<R> Core<R> {
             return self.deliver(poll, page, effects);
         }
         poll.query.after = Some(poll.after().max(head));
-        self.topics.add(poll);
+        self.topics.add(topic, poll);
     }
 
     fn is_over(&self, now: Micros, poll: &Poll<R>) -> bool {
@@ -417,9 +420,6 @@ fn page_of<'a, R>(
     let after = poll.after();
     let (mut batches, mut bytes, mut last): (Vec<FeedBatch>, _, _) = (Vec::new(), 0, after);
     for entry in entries {
-        if !poll.query.selector.matches(&entry.batch().key) {
-            continue;
-        }
         let narrowed = narrow(entry.batch().clone(), &poll.query.selector, &poll.types, after);
         let Some(batch) = narrowed else { continue };
         bytes += page_bytes(&batch);

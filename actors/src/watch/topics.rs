@@ -71,13 +71,15 @@ impl<R> Topics<R> {
         self.waiting
     }
 
-    /// A topic is to be, if there is room: what shards tell behind `from` will be listed.
-    pub(super) fn begin(&mut self, selector: &Selector, from: Stamp) {
+    /// The topic of a selector. If there is none it begins, if there is room: what shards tell
+    /// behind `from` will be listed.
+    pub(super) fn begin(&mut self, selector: &Selector, from: Stamp) -> Option<u64> {
         let is_full = self.topics.len() >= TOPICS_MAX;
-        let Entry::Vacant(text) = self.by_text.entry(selector.to_string()) else { return };
-        if is_full {
-            return;
-        }
+        let text = match self.by_text.entry(selector.to_string()) {
+            Entry::Occupied(number) => return Some(*number.get()),
+            Entry::Vacant(_) if is_full => return None,
+            Entry::Vacant(text) => text,
+        };
         self.next += 1;
         text.insert(self.next);
         for part in selector.parts() {
@@ -85,12 +87,17 @@ impl<R> Topics<R> {
         }
         let (selector, waiting, entries) = (selector.clone(), Vec::new(), VecDeque::new());
         self.topics.insert(self.next, Topic { selector, waiting, entries, from, unused: 0 });
+        Some(self.next)
+    }
+
+    /// The topic of a selector, if there is one.
+    pub(super) fn find(&self, selector: &Selector) -> Option<u64> {
+        self.by_text.get(selector.to_string().as_str()).copied()
     }
 
     /// One more waits, of a topic that is: nothing in the ring is for him.
-    pub(super) fn add(&mut self, poll: Poll<R>) {
-        let number = self.by_text.get(poll.query.selector.to_string().as_str());
-        let Some(topic) = number.and_then(|number| self.topics.get_mut(number)) else {
+    pub(super) fn add(&mut self, topic: u64, poll: Poll<R>) {
+        let Some(topic) = self.topics.get_mut(&topic) else {
             unreachable!("who waits has looked into the list of his topic")
         };
         topic.waiting.push(poll);
@@ -119,10 +126,9 @@ impl<R> Topics<R> {
         }
     }
 
-    /// The ring's entries of a selector behind `after`, and maybe some before; `None`: not known.
-    pub(super) fn entries(&mut self, selector: &Selector, after: Stamp) -> Option<&VecDeque<u64>> {
-        let number = self.by_text.get(selector.to_string().as_str())?;
-        let topic = self.topics.get_mut(number)?;
+    /// The ring's entries of a topic behind `after`, and maybe some before; `None`: not known.
+    pub(super) fn entries(&mut self, topic: u64, after: Stamp) -> Option<&VecDeque<u64>> {
+        let topic = self.topics.get_mut(&topic)?;
         topic.unused = 0;
         (topic.from <= after).then_some(&topic.entries)
     }

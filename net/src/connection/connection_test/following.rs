@@ -59,14 +59,17 @@ async fn uptos(peer: &mut Peer<DuplexStream>, query: FeedQuery) -> Vec<u64> {
     }
 }
 
+/// A client whose pipe holds so many bytes.
+async fn connected(bytes: usize) -> (Fake, Peer<DuplexStream>, Shutdown) {
+    let (service, shutdown) = (Fake::default(), Shutdown::new());
+    let (near, far) = duplex(bytes);
+    tokio::spawn(serve(far, service.clone(), Rights::all(), Arc::default(), shutdown.stop()));
+    (service, Peer::new(near).welcomed().await, shutdown)
+}
+
 #[tokio::test(start_paused = true)]
 async fn pages_follow_without_being_asked_for_until_the_last() {
-    let service = Fake::default();
-    let (near, far) = duplex(1 << 16);
-    let shutdown = Shutdown::new();
-    let stop = shutdown.stop();
-    tokio::spawn(serve(far, service.clone(), Rights::all(), Arc::default(), stop));
-    let mut peer = Peer::new(near).welcomed().await;
+    let (service, mut peer, _shutdown) = connected(1 << 16).await;
     assert_eq!(uptos(&mut peer, feed(0, 0)).await, [1], "one is one");
     assert_eq!(uptos(&mut peer, feed(0, 3)).await, [1, 2, 3, 4]);
     assert_eq!(uptos(&mut peer, feed(7, 100)).await, [8, 9, 9], "an empty one is the last");
@@ -77,12 +80,7 @@ async fn pages_follow_without_being_asked_for_until_the_last() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_gets_no_more_than_is_on_its_way() {
-    let service = Fake::default();
-    let (near, far) = duplex(1 << 10);
-    let shutdown = Shutdown::new();
-    let stop = shutdown.stop();
-    tokio::spawn(serve(far, service.clone(), Rights::all(), Arc::default(), stop));
-    let mut peer = Peer::new(near).welcomed().await;
+    let (service, mut peer, _shutdown) = connected(1 << 10).await;
     let large = FeedQuery { types: vec![Bytes::from(vec![b'T'; 64]); 64], ..feed(0, 1_000) };
     let mut bytes = BytesMut::new();
     put(&mut bytes, 7, &Request::Feed(large.clone()));
